@@ -1,0 +1,154 @@
+"""What most operators start from: `Stateless`, `Keyed`, `Detector`, `Forecaster`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from tocsin.batch import OUT, Batch, Codes, Floats, Ints, floats, times_us
+from tocsin.contracts import Operator
+from tocsin.errors import SchemaError
+from tocsin.state import NO_STATE, Columns, Field
+
+
+def require(schema: pa.Schema, column: str, part: str, *, number: bool = False) -> pa.Field:
+    """The field of a column, or a `SchemaError` that says what was wanted and what was there."""
+    if column not in schema.names:
+        raise SchemaError(f"{part} needs column '{column}'; what reaches it is [{', '.join(schema.names)}]")
+    found = schema.field(column)
+    if number and not (pt.is_integer(found.type) or pt.is_floating(found.type) or pt.is_boolean(found.type)):
+        raise SchemaError(f"{part} needs a number in column '{column}', which is {found.type}; cast it first")
+    return found
+
+
+def added(schema: pa.Schema, fields: Sequence[pa.Field], part: str) -> pa.Schema:
+    """A schema with further columns; refuses to overwrite one."""
+    for new in fields:
+        if new.name in schema.names:
+            raise SchemaError(f"{part} adds a column '{new.name}', but there is one already; rename it with derive")
+        schema = schema.append(new)
+    return schema
+
+
+class Stateless(Operator):
+    """An operator that looks at one batch at a time."""
+
+    @abstractmethod
+    def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows that leave for the rows that came."""
+
+    def initial(self) -> None:
+        return None
+
+    def step(self, state: None, batch: Batch) -> tuple[None, Sequence[Batch]]:
+        return None, (batch.with_rows(self.apply(batch.rows)),)
+
+    def dump(self, state: None) -> pa.Table:
+        return NO_STATE
+
+    def load(self, table: pa.Table) -> None:
+        return None
+
+
+class Keyed(Operator):
+    """An operator that remembers a fixed number of values for each key, and answers each row at once."""
+
+    @abstractmethod
+    def fields(self) -> Mapping[str, Field]:
+        """What is remembered for each key."""
+
+    @abstractmethod
+    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
+        """The rows that leave; row i belongs to the key in ``slots[i]`` of the state's arrays."""
+
+    def initial(self) -> Columns:
+        return Columns(self.fields())
+
+    def step(self, state: Columns, batch: Batch) -> tuple[Columns, Sequence[Batch]]:
+        slots = state.slots(batch.rows.column("key"))
+        return state, (batch.with_rows(self.update(state, batch.rows, slots)),)
+
+    def dump(self, state: Columns) -> pa.Table:
+        return state.dump()
+
+    def load(self, table: pa.Table) -> Columns:
+        return Columns.load(self.fields(), table)
+
+
+VERDICT = (
+    pa.field("expected", pa.float64()),
+    pa.field("lower", pa.float64()),
+    pa.field("upper", pa.float64()),
+    pa.field("score", pa.float64()),
+)
+"""What a detector adds to each row: the value it expected, the band around it, and a score from 0 to 100.
+
+All four are null where it cannot tell (yet): no number, still learning, or not in the operating state it watches."""
+
+
+class Detector(Keyed):
+    """Judges each reading before it learns from it, and adds `VERDICT` to each row: one verdict a row."""
+
+    of: str = "value"
+    """The column with the reading."""
+    when: str | None = None
+    """A true-or-false column that says when the machine is in the state to judge; other readings are not learned."""
+    direction: Literal["both", "above", "below"] = "both"
+    """Which side of the expected value is abnormal."""
+    deviation_min: float = 0.0
+    """Smallest distance from the expected value, in the reading's unit, that may score."""
+    deviation_min_percent: float = 0.0
+    """Smallest distance from the expected value, in percent of it, that may score."""
+
+    EXTRA: ClassVar[Sequence[pa.Field]] = ()
+    """Columns that this detector adds beside the verdict."""
+
+    @abstractmethod
+    def judge(
+        self, state: Columns, slots: Codes, times: Ints, values: Floats
+    ) -> tuple[Floats, Floats, Floats, Floats, *tuple[pa.Array, ...]]:
+        """Expected, lower, upper and score (each shape (rows,), NaN where it cannot tell), then the `EXTRA` columns.
+
+        ``values`` holds NaN for readings that must be neither judged nor learned.
+        """
+
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        require(input, self.of, self.name(), number=True)
+        if self.when is not None:
+            require(input, self.when, self.name())
+        return added(input, (*VERDICT, *self.EXTRA), self.name())
+
+    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
+        values = floats(rows.column(self.of))
+        if not np.isfinite(values).all():
+            values = np.where(np.isfinite(values), values, np.nan)
+        if self.when is not None:
+            values = np.where(rows.column(self.when).fill_null(False).to_numpy(zero_copy_only=False), values, np.nan)
+        expected, lower, upper, score, *extra = self.judge(state, slots, times_us(rows), values)
+        score = self._limited(values, expected, score)
+        verdict = [pc.if_else(pc.is_nan(a), None, a) for a in map(pa.array, (expected, lower, upper, score))]
+        return pa.RecordBatch.from_arrays(
+            [*rows.columns, *verdict, *extra], schema=added(rows.schema, (*VERDICT, *self.EXTRA), self.name())
+        )
+
+    def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
+        """The score, 0 where the deviation is too small or on the side that does not matter."""
+        if self.direction == "both" and not self.deviation_min and not self.deviation_min_percent:
+            return score
+        off = values - expected
+        small = np.abs(off) < np.maximum(self.deviation_min, self.deviation_min_percent / 100 * np.abs(expected))
+        wrong = {"both": np.zeros(len(off), bool), "above": off < 0, "below": off > 0}[self.direction]
+        return np.where((small | wrong) & ~np.isnan(score), 0.0, score)
+
+
+class Forecaster(Keyed):
+    """Adds ``forecast``, ``lower`` and ``upper`` for a named horizon to each row."""
+
+
+__all__ = ["OUT", "VERDICT", "Detector", "Forecaster", "Keyed", "Stateless", "added", "require"]

@@ -1,0 +1,132 @@
+"""What flows: a batch of rows with the event-time watermark and the port they leave by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+START = -(2**63)
+"""The watermark before anything is known."""
+END = 2**63 - 1
+"""The watermark after which nothing follows."""
+
+OUT = "out"
+LATE = "late"
+REJECTED = "rejected"
+ACTIONS = "actions"
+"""The port by which what operators do (acknowledge, shelve ...) reaches an alarm step."""
+
+KEY_TYPE = pa.dictionary(pa.int32(), pa.string())
+TIME_TYPE = pa.timestamp("us", tz="UTC")
+KEY = pa.field("key", KEY_TYPE, nullable=False)
+"""Which machine or series a row belongs to."""
+TIME = pa.field("time", TIME_TYPE, nullable=False)
+"""When it happened, there."""
+
+RAW = pa.schema(
+    [
+        pa.field("payload", pa.binary(), nullable=False),
+        pa.field("topic", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("received", TIME_TYPE, nullable=False),
+    ]
+)
+"""Undecoded records: the bytes; the topic or file they came by; where in it (byte or sequence); when they arrived."""
+
+REJECTED_SCHEMA = pa.schema(
+    [
+        KEY,
+        TIME,
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("payload", pa.binary(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+"""Rows set aside: time is the arrival, key the device where it is known, else empty; payload at most 64 KiB of it."""
+
+ACTIONS_SCHEMA = pa.schema(
+    [
+        TIME,
+        pa.field("alarm", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("by", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("until", TIME_TYPE),
+    ]
+)
+"""What operators do with alarms: when, to which alarm (its id), what, who, why, and until when (shelving)."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows, and how far event time has come once they are seen.
+
+    The watermark says: no row with an earlier ``time`` follows, but on the port ``late``. It travels with the rows,
+    so time is data. An empty batch whose watermark has moved is a tick; one at `END` is the end.
+    """
+
+    rows: pa.RecordBatch
+    watermark_us: int = START
+    port: str = OUT
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.rows.schema
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def with_rows(self, rows: pa.RecordBatch) -> Batch:
+        return replace(self, rows=rows)
+
+    def on_port(self, port: str) -> Batch:
+        return replace(self, port=port)
+
+    def until(self, watermark_us: int) -> Batch:
+        return replace(self, watermark_us=watermark_us)
+
+
+def empty(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows of a schema."""
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def tick(schema: pa.Schema, watermark_us: int) -> Batch:
+    """An empty batch that only says how far time has come."""
+    return Batch(empty(schema), watermark_us)
+
+
+def floats(column: pa.Array) -> Floats:
+    """A numeric column as float64, shape (rows,); null becomes NaN."""
+    if column.type != pa.float64():
+        column = pc.cast(column, pa.float64(), safe=False)
+    if column.null_count:
+        column = column.fill_null(np.nan)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def times_us(rows: pa.RecordBatch, column: str = "time") -> Ints:
+    """The time column as int64 microseconds since 1970, shape (rows,)."""
+    return np.asarray(rows.column(column).cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def as_times(us: Ints) -> pa.Array:
+    """The reverse of `times_us`."""
+    return pa.array(us, pa.int64()).cast(TIME_TYPE)
+
+
+def as_keys(column: pa.Array) -> pa.Array:
+    """A column of text as keys (dictionary of int32 to text)."""
+    return column if column.type == KEY_TYPE else column.cast(pa.string()).dictionary_encode().cast(KEY_TYPE)

@@ -1,0 +1,1 @@
+"""From bytes to rows; what cannot be read goes to port ``rejected``."""

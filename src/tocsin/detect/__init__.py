@@ -1,0 +1,1 @@
+"""Steps that say what is abnormal."""

@@ -1,0 +1,133 @@
+"""The impure world behind small interfaces, so that it can be simulated and crashed at every step.
+
+`Clock` and `Disk` are here with their real versions. The other three that the runner touches, a source, a table and
+the checkpoint store with its outbox, are `contracts.Reader`, `contracts.Writer` and `CheckpointStore`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from tocsin.errors import DurabilityError
+
+
+class Clock(Protocol):
+    """Wall clock, as data only; a monotonic clock for intervals; and waiting."""
+
+    def now_us(self) -> int: ...
+    def monotonic_s(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1_000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Disk(Protocol):
+    """Files, with the durability that POSIX gives them: bytes after `sync`, names after `sync_folder`."""
+
+    def read(self, path: Path) -> bytes: ...
+    def write(self, path: Path, data: bytes | memoryview) -> None: ...  # create or replace whole; not yet durable
+    def append(self, path: Path, data: bytes | memoryview) -> None: ...  # create if absent; not yet durable
+    def truncate(self, path: Path, size: int) -> None: ...
+    def sync(self, path: Path) -> None: ...  # the file's bytes; DurabilityError if the system refuses
+    def sync_folder(self, path: Path) -> None: ...  # the names in a folder
+    def link(self, old: Path, new: Path) -> None: ...  # FileExistsError if the new name is taken
+    def rename(self, old: Path, new: Path) -> None: ...
+    def unlink(self, path: Path) -> None: ...  # no error if absent
+    def names(self, folder: Path) -> Sequence[str]: ...  # sorted; empty if absent
+    def size(self, path: Path) -> int: ...
+    def make_folder(self, path: Path) -> None: ...  # with parents; durable
+
+
+class SystemDisk:
+    """The machine's own files. Keeps the files it appends to open."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, IO[bytes]] = {}
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def write(self, path: Path, data: bytes | memoryview) -> None:
+        with open(path, "wb") as file:
+            file.write(data)
+
+    def append(self, path: Path, data: bytes | memoryview) -> None:
+        file = self._open.get(path)
+        if file is None:
+            file = self._open[path] = open(path, "ab", buffering=0)  # noqa: SIM115 (kept open on purpose)
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+
+    def truncate(self, path: Path, size: int) -> None:
+        self._close(path)
+        os.truncate(path, size)
+
+    def sync(self, path: Path) -> None:
+        file = self._open.get(path)
+        if file is not None:
+            self._fsync(file.fileno(), path)
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            self._fsync(descriptor, path)
+        finally:
+            os.close(descriptor)
+
+    def sync_folder(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._fsync(descriptor, path)
+        finally:
+            os.close(descriptor)
+
+    def link(self, old: Path, new: Path) -> None:
+        os.link(old, new)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._close(old)
+        os.replace(old, new)
+
+    def unlink(self, path: Path) -> None:
+        self._close(path)
+        path.unlink(missing_ok=True)
+
+    def names(self, folder: Path) -> Sequence[str]:
+        return sorted(os.listdir(folder)) if folder.is_dir() else ()
+
+    def size(self, path: Path) -> int:
+        return path.stat().st_size
+
+    def make_folder(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        self.sync_folder(path.parent)
+
+    def _close(self, path: Path) -> None:
+        if file := self._open.pop(path, None):
+            file.close()
+
+    @staticmethod
+    def _fsync(descriptor: int, path: Path) -> None:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # After a failed fsync the kernel may have dropped the pages: retrying on the same file proves nothing.
+            raise DurabilityError(f"fsync of {path} failed ({error}); check the disk, then start again") from error

@@ -1,0 +1,1 @@
+"""Steps that say how a machine is."""

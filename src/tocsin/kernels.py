@@ -1,0 +1,106 @@
+"""Compiled loops: the one decorator, and the hash table that finds the slot of a key.
+
+A kernel is scalar maths over (slot, value) arrays in time order. It reads like its paper, costs tens of nanoseconds a
+reading, and costs the same for one key with a million rows as for a million keys with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function to machine code: no Python object inside, the interpreter lock released, cached on disk."""
+    return cast(Callable[P, R], numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+@kernel
+def hash_bytes(data: npt.NDArray[np.uint8], begin: int, end: int) -> np.uint64:
+    """64-bit hash of ``data[begin:end]``, eight bytes at a time (multiply and fold, after wyhash)."""
+    h = np.uint64(end - begin) * np.uint64(0x9E3779B97F4A7C15)
+    i = begin
+    while i < end:
+        word = np.uint64(0)
+        stop = min(i + 8, end)
+        shift = np.uint64(0)
+        for j in range(i, stop):
+            word |= np.uint64(data[j]) << shift
+            shift += np.uint64(8)
+        h = (h ^ word) * np.uint64(0xD6E8FEB86659FD93)
+        h ^= h >> np.uint64(32)
+        i = stop
+    h *= np.uint64(0xD6E8FEB86659FD93)
+    return h ^ (h >> np.uint64(29))
+
+
+@kernel
+def intern_codes(
+    codes: npt.NDArray[np.int32],
+    text: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int32],
+    table: npt.NDArray[np.int32],
+    hashes: npt.NDArray[np.uint64],
+    arena: npt.NDArray[np.uint8],
+    arena_ends: npt.NDArray[np.int64],
+    count: int,
+    slot_of_code: npt.NDArray[np.int32],
+    slots: npt.NDArray[np.int32],
+) -> int:
+    """Give each row the slot of its key, in order of first appearance; returns the new number of keys.
+
+    ``text`` and ``ends`` (n + 1 offsets) are the batch's dictionary. ``table`` is an open-addressing hash table of
+    slots (a power of two, at most half full, -1 where free); a hit is verified byte by byte. Only codes that a row
+    uses are interned: a filtered batch may carry a dictionary with keys that it has no rows of.
+    """
+    mask = len(table) - 1
+    for row in range(len(codes)):
+        code = codes[row]
+        slot = slot_of_code[code]
+        if slot < 0:
+            begin, end = ends[code], ends[code + 1]
+            h = hash_bytes(text, begin, end)
+            at = np.int64(h & np.uint64(mask))
+            while True:
+                slot = table[at]
+                if slot < 0:
+                    slot = count
+                    start = arena_ends[count]
+                    for j in range(end - begin):
+                        arena[start + j] = text[begin + j]
+                    arena_ends[count + 1] = start + end - begin
+                    hashes[count] = h
+                    table[at] = slot
+                    count += 1
+                    break
+                if hashes[slot] == h and arena_ends[slot + 1] - arena_ends[slot] == end - begin:
+                    start = arena_ends[slot]
+                    same = True
+                    for j in range(end - begin):
+                        if arena[start + j] != text[begin + j]:
+                            same = False
+                            break
+                    if same:
+                        break
+                at = (at + 1) & mask
+            slot_of_code[code] = slot
+        slots[row] = slot
+    return count
+
+
+@kernel
+def rebuild_table(table: npt.NDArray[np.int32], hashes: npt.NDArray[np.uint64], count: int) -> None:
+    """Fill an empty hash table with the first ``count`` slots."""
+    mask = len(table) - 1
+    for slot in range(count):
+        at = np.int64(hashes[slot] & np.uint64(mask))
+        while table[at] >= 0:
+            at = (at + 1) & mask
+        table[at] = slot

@@ -1,0 +1,1 @@
+"""Steps that turn verdicts into alarms."""

@@ -1,0 +1,1 @@
+"""Runners: what drives a pipeline."""
