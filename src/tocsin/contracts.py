@@ -41,6 +41,8 @@ class Component(BaseModel):
 
     SHORTHAND: ClassVar[str | None] = None
     """The setting that a bare value in YAML stands for: ``keep: "z > 3"`` is ``keep: {where: "z > 3"}``."""
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    """Settings with which the conformance kit (`checks`) tries the part on its sample."""
 
     @classmethod
     def name(cls) -> str:
@@ -53,6 +55,13 @@ class Operator(Component, ABC):
 
     ACCEPTS_ACTIONS: ClassVar[bool] = False
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
+    ACROSS_KEYS: ClassVar[str] = ""
+    """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+
+    @classmethod
+    def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The conformance kit's rows, turned into rows that this part can use."""
+        return rows
 
     @abstractmethod
     def output_schema(self, input: pa.Schema) -> pa.Schema:
