@@ -1,5 +1,41 @@
-"""tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail."""
+"""tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail.
+
+    import tocsin
+
+    pipeline = tocsin.load("humidity.yaml")          # or tocsin.Pipeline(name=..., source=..., streams=...)
+    for name, rows in tocsin.preview(pipeline):      # a sample after each step
+        print(name, rows)
+    tocsin.run(pipeline)                             # to the end of its sources, or until Ctrl-C
+    tocsin.read("anomalies").to_pandas()             # a table as Arrow, from there to pandas or polars
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["Pipeline", "load", "preview", "query", "read", "run"]
+
+if TYPE_CHECKING:
+    from tocsin.lake import query, read
+    from tocsin.pipeline import Pipeline
+    from tocsin.run.api import preview, run
+    from tocsin.yamlfile import load
+
+_WHERE = {
+    "Pipeline": "tocsin.pipeline",
+    "load": "tocsin.yamlfile",
+    "preview": "tocsin.run.api",
+    "query": "tocsin.lake",
+    "read": "tocsin.lake",
+    "run": "tocsin.run.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand, because `import tocsin` and `tocsin --help` should take no time.
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tocsin' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)

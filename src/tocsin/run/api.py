@@ -1,0 +1,27 @@
+"""`run` and `preview` for Python: a pipeline, or the path of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from tocsin.pipeline import Pipeline
+from tocsin.run.embedded import EmbeddedRunner
+from tocsin.run.preview import preview as preview_plan
+from tocsin.yamlfile import load
+
+
+def run(pipeline: Pipeline | Path | str) -> None:
+    """Run to the end of the sources, or until a signal; started again it goes on exactly where it was."""
+    EmbeddedRunner(_pipeline(pipeline).plan()).run()
+
+
+def preview(pipeline: Pipeline | Path | str, rows: int = 1_000, wait_s: float = 10.0) -> Iterator[tuple[str, pa.Table]]:
+    """A sample of the rows after each step, as (place, rows)."""
+    return preview_plan(_pipeline(pipeline).plan(), rows, wait_s)
+
+
+def _pipeline(pipeline: Pipeline | Path | str) -> Pipeline:
+    return pipeline if isinstance(pipeline, Pipeline) else load(pipeline)
