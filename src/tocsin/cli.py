@@ -1,0 +1,206 @@
+"""The command line. Data goes to stdout, all else to stderr; 0 is success, 1 failure, 2 a mistake of the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from tocsin import __version__
+from tocsin.errors import ConfigError, TocsinError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Commands(click.Group):
+    """Expected trouble ends in one sentence, not in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TocsinError as error:
+            click.echo(f"tocsin: {error}", err=True)
+            ctx.exit(2 if isinstance(error, ConfigError) else 1)
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`): nothing is left to say.
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
+@click.version_option(__version__, prog_name="tocsin")
+def main() -> None:
+    """tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail."""
+
+
+def _file(command: Callable[P, R]) -> Callable[P, R]:
+    return click.argument("file", type=click.Path(path_type=Path))(command)
+
+
+def _set(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="A.B=VALUE",
+        help="Override a setting of the file, such as folder=/data.",
+    )(command)
+
+
+def _folder(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option(
+        "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
+        help="The folder that the pipeline writes to.",
+    )(command)  # fmt: skip
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--set {pair}: write it as place=value, such as --set checkpoint=5s")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@main.command()
+@click.option("--port", default=8321, show_default=True, help="Where the page is.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True)
+def demo(port: int, folder: Path) -> None:
+    """Watch this computer and a small simulated plant, live, on a page in the browser."""
+    from tocsin.demo import run_demo
+
+    run_demo(folder, port)
+
+
+@main.command()
+@_file
+@_set
+@click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
+@click.option("--port", default=8321, show_default=True)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where the page listens to other machines.")
+@click.option("--tls-key", type=click.Path(path_type=Path))
+@click.option("--token", help="Likewise; better set as TOCSIN_RUN_TOKEN.")
+def run(
+    file: Path,
+    settings: tuple[str, ...],
+    page: bool,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token: str | None,
+) -> None:
+    """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was."""
+    from tocsin.live import run_live
+    from tocsin.yamlfile import load_with_plan
+
+    pipeline, plan = load_with_plan(file, _settings(settings))
+    address = None
+    if page:
+        from tocsin.serve.access import Address
+
+        address = Address(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token)
+    run_live(plan, pipeline.page.streams, address)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_set
+def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
+    """Check a pipeline whole before any data flows: every setting, every column after every step.
+
+    Also takes anomaly jobs and detector models (JSON).
+    """
+    for file in files:
+        if file.suffix == ".json":
+            click.echo(_check_json(file))
+            continue
+        from tocsin.yamlfile import load_with_plan
+
+        _, plan = load_with_plan(file, _settings(settings))
+        for inlet in plan.inlets:
+            click.echo(f"{inlet.id}: {_columns(inlet.schemas['out'])}")
+        for step in plan.steps:
+            click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
+        click.echo(f"{file}: right", err=True)
+
+
+def _check_json(file: Path) -> str:
+    import json
+
+    try:
+        tree = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON ({error})") from error
+    if isinstance(tree, dict) and ("analysis_config" in tree or "job_id" in tree or "jobs" in tree):
+        from tocsin.detect.job import load_job
+
+        load_job(file)
+        return f"{file}: a right anomaly job"
+    from tocsin.notify.detector_model import load_model
+
+    load_model(file)
+    return f"{file}: a right detector model"
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+@main.command()
+@_file
+@_set
+@click.option("--rows", default=5, show_default=True, help="Rows to show after each step.")
+@click.option("--sample", default=1_000, show_default=True, help="Records to take from each source.")
+@click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for a live source.")
+def preview(file: Path, settings: tuple[str, ...], rows: int, sample: int, wait: float) -> None:
+    """Show a sample of the rows after each step; nothing is written or acknowledged."""
+    from tocsin.run.preview import preview as preview_plan
+    from tocsin.tables import show
+    from tocsin.yamlfile import load_with_plan
+
+    _, plan = load_with_plan(file, _settings(settings))
+    for place, table in preview_plan(plan, sample, wait):
+        show(table.slice(0, rows), f"{place}: {table.num_rows} rows")
+
+
+@main.command()
+@click.argument("name", required=False)
+def components(name: str | None) -> None:
+    """List the parts that there are, or show one with its settings and an example."""
+    from tocsin.reference import overview, page
+
+    click.echo(page(name) if name else overview())
+
+
+@main.command()
+@click.argument("sql")
+@_folder
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def query(sql: str, folder: Path, form: str) -> None:
+    """Ask the tables with SQL: tocsin query "select key, count(*) from readings group by key"."""
+    from tocsin.lake import query as ask
+    from tocsin.tables import write
+
+    write(ask(sql, folder), form)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of a pipeline file, for editors."""
+    import json
+
+    from tocsin.reference import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

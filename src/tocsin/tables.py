@@ -1,0 +1,66 @@
+"""Tables for people and for other programs: on the terminal, as CSV, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pyarrow as pa
+
+WIDTH_MAX = 40
+
+
+def show(table: pa.Table, title: str = "") -> None:
+    """Print a table for people; control characters from devices are escaped."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table(title=escape(title) or None, title_justify="left")
+    for field in table.schema:
+        number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+        drawn.add_column(escape(_text(field.name)), justify="right" if number else "left", overflow="fold")
+    for row in table.to_pylist():
+        drawn.add_row(*(escape(_text(value)) for value in row.values()))
+    console = Console()
+    # A wide table is cut by a terminal, but not by a pipe or a file.
+    console.print(drawn, width=None if console.is_terminal else max(console.width, 16 * table.num_columns))
+
+
+def write(table: pa.Table, form: str) -> None:
+    """Write a table to stdout as ``table``, ``csv`` or ``json`` (one object a line)."""
+    if form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(table.column_names)
+        writer.writerows([_cell(value) for value in row.values()] for row in table.to_pylist())
+    elif form == "json":
+        for row in table.to_pylist():
+            sys.stdout.write(json.dumps(row, default=_text) + "\n")
+    else:
+        show(table)
+
+
+def _cell(value: Any) -> Any:
+    """A value for CSV; text that a spreadsheet would run as a formula is quoted."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value if isinstance(value, int | float | str) or value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    elif hasattr(value, "isoformat"):
+        value = value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+    elif isinstance(value, list):
+        shown = ", ".join(_text(v) for v in value[:6])
+        value = f"[{shown}{', ...' if len(value) > 6 else ''}]"
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    return text if len(text) <= WIDTH_MAX else text[: WIDTH_MAX - 1] + "…"

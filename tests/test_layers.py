@@ -1,0 +1,69 @@
+"""Who may import whom: a layer imports only to its left, and no part imports another part."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "tocsin"
+LAYERS = (
+    "errors",
+    "quantities",
+    "batch words",
+    "kernels",
+    "effects state times expressions",
+    "contracts",
+    "bases registry plan",
+    "parts",
+    "pipeline testing",
+    "yamlfile reference checks",
+    "mqtt delta cloudevents",
+    "acquire decode condition detect estimate forecast notify output",
+    "lake tables",
+    "run alarms alarm_kpis",
+    "serve",
+    "live",
+    "demo",
+    "cli",
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+PARTS = {"acquire", "decode", "condition", "detect", "estimate", "forecast", "notify", "output"}
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py",) or path.parent != SOURCE)
+
+
+def owner(path: Path) -> tuple[str, str]:
+    """The layer of a file, and the part in it."""
+    steps = path.relative_to(SOURCE).with_suffix("").parts
+    return steps[0], steps[1] if len(steps) > 1 else ""
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Layer and part of every tocsin module that a file imports at its top or inside."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            steps = name.split(".")
+            if steps[0] == "tocsin" and len(steps) > 1 and not steps[1].startswith("__"):
+                yield steps[1], steps[2] if len(steps) > 2 else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_only_to_the_left(path: Path) -> None:
+    layer, part = owner(path)
+    assert layer in LEVEL, f"say in LAYERS where {layer} stands"
+    for other, other_part in imports(path):
+        assert other in LEVEL, f"say in LAYERS where {other} stands"
+        if other == layer:
+            private = other_part.startswith("_") or layer not in PARTS
+            assert private or other_part in ("", part), (
+                f"{layer}/{part} imports {other}/{other_part}: parts stand alone"
+            )
+        else:
+            assert LEVEL[other] < LEVEL[layer], f"{layer} imports {other}, which stands to its right"
