@@ -108,6 +108,8 @@ class Detector(Keyed):
 
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
+    FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "spike"
+    """The kind of fault it is for: the conformance kit plants one and expects it to be found."""
 
     @abstractmethod
     def judge(
