@@ -12,9 +12,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "tocsin"
 LAYERS = (
     "errors",
     "quantities",
-    "batch words",
+    "batch",
     "kernels",
-    "effects state times expressions",
+    "effects state times expressions words",
     "contracts",
     "bases registry plan",
     "parts",
