@@ -1,0 +1,198 @@
+"""Sink `delta`: rows into a Delta Lake table."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from tocsin.contracts import Sink, Token
+from tocsin.delta import maintenance
+from tocsin.delta.files import partitions, write
+from tocsin.delta.log import Action, Log
+from tocsin.delta.schema import arrow_schema, new_fields, physical_names, schema_string
+from tocsin.effects import Disk
+from tocsin.errors import ConfigError, ForeignCommit, SinkError
+from tocsin.quantities import Duration, Size
+
+_DAY_US = 86_400_000_000
+_PARTITION_TYPES = (pt.is_string, pt.is_integer, pt.is_boolean, pt.is_date)
+
+
+class Delta(Sink):
+    """Keep rows in a Delta Lake table: each row exactly once, readable by any engine while it grows.
+
+    Use it for whatever is to be asked about later (`tocsin query`, DuckDB, Spark, polars). For a few rows that people
+    open by hand, `files` is simpler. Columns that the table does not have yet are added to it; a column whose type
+    has changed is refused. Names that Delta cannot hold (blanks, ``,;{}()=``) are written with ``_`` instead, and the
+    original is kept beside the column. Small files are merged, the log is checkpointed, and what has been replaced
+    is deleted after the retention.
+
+    The Delta Lake protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (reader 1, writer 2).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tocsin.effects import SystemDisk
+    >>> lake = Path(tempfile.mkdtemp())
+    >>> rows = pa.record_batch({"key": ["pump", "fan"], "value": [1.5, 2.5]})
+    >>> writer = Delta(path="readings").open("demo", rows.schema, lake, SystemDisk())
+    >>> writer.commit(1, [writer.stage(1, [rows])])
+    >>> writer.committed()
+    1
+    """
+
+    SHORTHAND: ClassVar[str | None] = "path"
+
+    path: str
+    """Folder of the table; a relative one starts at the pipeline's data folder."""
+    partition_by: tuple[str, ...] = ()
+    """Columns to keep apart in files of their own; ``date`` is the UTC day of ``time`` if there is no such column."""
+    file_size: Size = 128 * 2**20
+    """Small files are merged into files of up to this size."""
+    retention: Duration = 7 * _DAY_US
+    """How long files that were replaced, and old log entries, are kept for readers of older versions."""
+
+    def open(self, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> DeltaWriter:
+        return DeltaWriter(self, app_id, schema, table_folder(self.path, folder), disk)
+
+
+def table_folder(path: str, folder: Path) -> Path:
+    """Where a sink's path lies; a relative one must not leave the data folder."""
+    root = folder.absolute()
+    found = Path(path) if Path(path).is_absolute() else root / path
+    if ".." in Path(path).parts:
+        raise ConfigError(f"the path '{path}' leaves the data folder; write it without '..', or absolute")
+    return found
+
+
+class DeltaWriter:
+    """An open Delta table; the transaction version of ``app_id`` in its log is the last epoch committed."""
+
+    def __init__(self, sink: Delta, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> None:
+        self.app_id, self._sink, self._disk = app_id, sink, disk
+        app = hashlib.sha256(app_id.encode()).hexdigest()[:12]
+        self._prefix, self._merged_prefix = f"part-{app}", f"merged-{app}"
+        self._derives_date = "date" in sink.partition_by and "date" not in schema.names and "time" in schema.names
+        self._schema = schema.append(pa.field("date", pa.date32())) if self._derives_date else schema
+        self.log = Log(folder, disk, app_id)
+        self._settle_schema()
+        self._names = physical_names(self._schema.names, self.log.snapshot.fields)
+        types = arrow_schema(self.log.snapshot.fields)
+        self._types = {name: types.field(physical).type for name, physical in self._names.items()}
+        self._staged = 0
+        self._added_since_compaction = len(self.log.snapshot.files)
+        self._next_vacuum_us = 0
+
+    def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Token:
+        """Write the rows as Parquet, one file for each partition, durable but not yet in the log."""
+        table = self._table(rows)
+        adds = []
+        if table.num_rows:
+            for partition, part in partitions(table, [self._names[c] for c in self._sink.partition_by]):
+                adds.append(write(self.log, part, f"{self._prefix}-{epoch:012d}-{self._staged:06d}", partition))
+                self._staged += 1
+            self._disk.sync_folder(self.log.folder)
+        return {"adds": adds}
+
+    def commit(self, epoch: int, tokens: Sequence[Token]) -> None:
+        if epoch <= self.log.snapshot.transactions.get(self.app_id, -1):
+            return
+        adds = [{"add": add} for token in tokens for add in token["adds"]]
+        txn = {"appId": self.app_id, "version": epoch, "lastUpdated": self.log.now_ms()}
+        self.log.commit([{"txn": txn}, *adds], self._may_append, "STREAMING UPDATE")
+        self._added_since_compaction += len(adds)
+
+    def committed(self) -> int | None:
+        self.log.refresh()
+        self.log.sync_tail()
+        return self.log.snapshot.transactions.get(self.app_id)
+
+    def discard(self, keep: Sequence[Token]) -> None:
+        """Delete our own files that no entry names: staged for an epoch that was never committed, or merged in vain."""
+        kept = {add["path"] for token in keep for add in token["adds"]}
+        kept |= self.log.snapshot.files.keys() | self.log.snapshot.removed.keys()
+        last = self.log.snapshot.transactions.get(self.app_id, -1)
+        staged = re.compile(re.escape(self._prefix) + r"-(\d+)-.*\.parquet")
+        for name in self._disk.names(self.log.folder):
+            if name in kept:
+                continue
+            found = staged.fullmatch(name)
+            if (found and int(found[1]) > last) or name.startswith(self._merged_prefix):
+                self._disk.unlink(self.log.folder / name)
+
+    def housekeep(self) -> None:
+        """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""
+        log, snapshot = self.log, self.log.snapshot
+        if self._added_since_compaction >= 32:
+            maintenance.compact(log, self._merged_prefix, 32, self._sink.file_size)
+            self._added_since_compaction = 0
+        if log.clock.now_us() >= self._next_vacuum_us:
+            maintenance.vacuum(log, self._sink.retention)
+            maintenance.clean_log(log, self._sink.retention)
+            self._next_vacuum_us = log.clock.now_us() + _DAY_US
+        # A checkpoint costs in proportion to the table: the larger it is, the more entries one must pay for.
+        due = max(10, (len(snapshot.files) + len(snapshot.removed)) // 16)
+        if snapshot.version - log.checkpoint_version >= due:
+            maintenance.checkpoint(log)
+
+    def close(self) -> None:
+        pass
+
+    def _table(self, rows: Sequence[pa.RecordBatch]) -> pa.Table:
+        """The rows as the table has them: its names, its types, and the partition column that we add."""
+        batches = []
+        for batch in rows:
+            columns = {self._names[f.name]: self._column(batch, f.name) for f in batch.schema}
+            if self._derives_date:
+                columns[self._names["date"]] = batch.column("time").cast(pa.date32())
+            batches.append(pa.record_batch(columns))
+        if not batches:
+            return arrow_schema(self.log.snapshot.fields).empty_table()
+        return pa.Table.from_batches(batches).unify_dictionaries()
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        column, wanted = batch.column(name), self._types[name]
+        as_is = column.type == wanted or (pt.is_dictionary(column.type) and column.type.value_type == wanted)
+        return column if as_is else column.cast(wanted)
+
+    def _settle_schema(self) -> None:
+        """Create the table, or add the columns that it lacks."""
+        log, wanted = self.log, self._schema
+        for column in self._sink.partition_by:
+            if column not in wanted.names:
+                raise SinkError(f"delta cannot partition by '{column}'; what reaches it is [{', '.join(wanted.names)}]")
+        while True:
+            known = log.snapshot.fields
+            fields = new_fields(wanted, known)
+            names, types = physical_names(wanted.names, fields), arrow_schema(fields)
+            partition_columns = [names[c] for c in self._sink.partition_by]
+            for column in partition_columns:
+                if not any(suits(types.field(column).type) for suits in _PARTITION_TYPES):
+                    raise SinkError(f"delta cannot partition by '{column}', which is {types.field(column).type}")
+            if not log.exists:
+                log.create(schema_string(fields), partition_columns)
+            elif partition_columns != log.snapshot.partition_columns:
+                there = log.snapshot.partition_columns
+                raise SinkError(f"{log.folder} is partitioned by {there}, not by {partition_columns}; set partition_by")
+            elif fields == known:
+                return
+            else:
+                change: Action = {"metaData": {**log.snapshot.metadata, "schemaString": schema_string(fields)}}
+                log.commit([change], lambda _: False, "ADD COLUMNS")
+
+    def _may_append(self, foreign: Sequence[Mapping[str, Any]]) -> bool:
+        """What others did in between is no matter, unless it was under our name or changed what we write to."""
+        if any("txn" in a and a["txn"]["appId"] == self.app_id for a in foreign):
+            raise ForeignCommit(
+                f"{self.log.folder}: another engine writes this table as '{self.app_id}'; stop it, or rename a pipeline"
+            )
+        fields = self.log.snapshot.fields
+        if any("metaData" in a for a in foreign) and new_fields(self._schema, fields) != fields:
+            raise SinkError(f"{self.log.folder}: another engine removed columns of the table; start again to add them")
+        return True

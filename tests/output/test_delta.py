@@ -1,0 +1,184 @@
+"""Sink `delta`, against delta-rs as the oracle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import deltalake
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tocsin.batch import KEY_TYPE, TIME_TYPE
+from tocsin.effects import SystemDisk
+from tocsin.errors import ForeignCommit, SchemaError, SinkError
+from tocsin.output.delta import Delta, DeltaWriter
+
+DAY_US = 86_400_000_000
+
+
+def readings(start: int, n: int, **more: pa.Array) -> pa.RecordBatch:
+    at = np.arange(start, start + n)
+    return pa.record_batch(
+        {
+            "key": pa.array([f"m{i % 3}" for i in at], pa.string()).dictionary_encode().cast(KEY_TYPE),
+            "time": pa.array(at * 3_600_000_000, pa.int64()).cast(TIME_TYPE),
+            "value": pa.array(at * 0.5),
+            **more,
+        }
+    )
+
+
+def open_writer(folder: Path, schema: pa.Schema, app: str = "p/s/0", **settings: object) -> DeltaWriter:
+    return Delta(path="t", **settings).open(app, schema, folder, SystemDisk())
+
+
+def put(writer: DeltaWriter, epoch: int, *rows: pa.RecordBatch) -> None:
+    writer.commit(epoch, [writer.stage(epoch, [batch]) for batch in rows])
+
+
+def seen(folder: Path) -> pa.Table:
+    return deltalake.DeltaTable(folder / "t").to_pyarrow_table().sort_by("time")
+
+
+def same_as_delta_rs(writer: DeltaWriter, folder: Path) -> None:
+    table = deltalake.DeltaTable(folder / "t")
+    assert table.version() == writer.log.snapshot.version
+    assert sorted(table.file_uris()) == sorted(str(folder / "t" / p) for p in writer.log.snapshot.files)
+    assert (table.transaction_version(writer.app_id)) == writer.committed()
+
+
+def test_delta_rs_reads_what_we_write(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path, readings(0, 1).schema)
+    put(writer, 1, readings(0, 5), readings(5, 5))
+    put(writer, 2, readings(10, 3))
+    table = seen(tmp_path)
+    assert table["value"].to_pylist() == [i * 0.5 for i in range(13)]
+    assert table["key"].to_pylist() == [f"m{i % 3}" for i in range(13)]
+    assert table.schema.field("time").type == TIME_TYPE
+    same_as_delta_rs(writer, tmp_path)
+
+
+def test_an_epoch_is_committed_once(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path, readings(0, 1).schema)
+    token = writer.stage(7, [readings(0, 5)])
+    assert writer.committed() is None
+    writer.commit(7, [token])
+    writer.commit(7, [token])
+    again = open_writer(tmp_path, readings(0, 1).schema)
+    again.commit(7, [token])
+    assert again.committed() == 7
+    assert seen(tmp_path).num_rows == 5
+
+
+def test_partitions_by_key_and_derived_day(tmp_path: Path) -> None:
+    odd = pa.record_batch(
+        {
+            "key": pa.array(["a b", "ä/b%20=?*:", "../x", "z" * 300, "", None]).dictionary_encode().cast(KEY_TYPE),
+            "time": pa.array(np.arange(6) * DAY_US // 2).cast(TIME_TYPE),
+            "value": pa.array(np.arange(6.0)),
+        }
+    )
+    writer = open_writer(tmp_path, odd.schema, partition_by=("key", "date"))
+    put(writer, 1, odd)
+    table = seen(tmp_path)
+    assert table["value"].to_pylist() == [0, 1, 2, 3, 4, 5]
+    assert table["key"].to_pylist() == ["a b", "ä/b%20=?*:", "../x", "z" * 300, None, None]
+    assert [str(d) for d in table["date"].to_pylist()] == [f"1970-01-0{i // 2 + 1}" for i in range(6)]
+    put(writer, 2, *(odd.slice(i, 1) for i in range(6) for _ in range(40)))
+    writer.housekeep()
+    assert len(writer.log.snapshot.files) < 20
+    assert sorted(seen(tmp_path)["value"].to_pylist()) == sorted([i for i in range(6) for _ in range(41)])
+    same_as_delta_rs(writer, tmp_path)
+
+
+def test_new_columns_are_added_and_changed_types_refused(tmp_path: Path) -> None:
+    put(open_writer(tmp_path, readings(0, 1).schema), 1, readings(0, 2))
+    wide = readings(2, 2, quality=pa.array([1, 2]), tags=pa.array([["x"], None]))
+    put(open_writer(tmp_path, wide.schema), 2, wide)
+    put(open_writer(tmp_path, readings(0, 1).schema), 3, readings(4, 1))
+    table = seen(tmp_path)
+    assert table["quality"].to_pylist() == [None, None, 1, 2, None]
+    assert table["tags"].to_pylist() == [None, None, ["x"], None, None]
+    with pytest.raises(SchemaError, match="column 'value' is double in the table and string"):
+        open_writer(tmp_path, pa.schema({"value": pa.string()}))
+    with pytest.raises(SinkError, match="partitioned by"):
+        open_writer(tmp_path, readings(0, 1).schema, partition_by=("key",))
+
+
+def test_names_that_delta_cannot_hold_are_slugged_for_good(tmp_path: Path) -> None:
+    robot = "::[scararobot]Ax_J1.ActualPosition"
+    rows = readings(0, 2, **{robot: pa.array([1, 2]), "oil temp (°C)": pa.array([3, 4]), "Value": pa.array([5, 6])})
+    writer = open_writer(tmp_path, rows.schema)
+    put(writer, 1, rows)
+    put(open_writer(tmp_path, rows.select(["Value", "time"]).schema), 2, rows.select(["Value", "time"]))
+    table = seen(tmp_path)
+    assert table.column_names == ["key", "time", "value", robot, "oil_temp__°C_", "Value_2"]
+    assert sorted(table["Value_2"].to_pylist()) == [5, 5, 6, 6]
+
+
+def test_delta_rs_works_beside_us(tmp_path: Path) -> None:
+    schema = readings(0, 1).schema
+    writer = open_writer(tmp_path, schema)
+    for epoch in range(1, 30):
+        put(writer, epoch, readings(epoch * 10, 10))
+        if epoch % 7 == 0:
+            foreign = pa.Table.from_batches([readings(epoch * 1_000, 3)])
+            foreign = foreign.set_column(0, "key", foreign["key"].cast(pa.string()))
+            deltalake.write_deltalake(tmp_path / "t", foreign, mode="append")
+        if epoch % 11 == 0:
+            deltalake.DeltaTable(tmp_path / "t").optimize.compact()
+        if epoch % 13 == 0:
+            deltalake.DeltaTable(tmp_path / "t").create_checkpoint()
+            deltalake.DeltaTable(tmp_path / "t").vacuum(0, enforce_retention_duration=False, dry_run=False)
+        writer.housekeep()
+    expected = Counter(i * 0.5 for e in range(1, 30) for i in range(e * 10, e * 10 + 10))
+    expected.update(i * 0.5 for e in (7, 14, 21, 28) for i in range(e * 1_000, e * 1_000 + 3))
+    assert Counter(seen(tmp_path)["value"].to_pylist()) == expected
+    same_as_delta_rs(writer, tmp_path)
+    same_as_delta_rs(open_writer(tmp_path, schema), tmp_path)
+
+
+def test_another_engine_under_our_name_is_refused(tmp_path: Path) -> None:
+    schema = readings(0, 1).schema
+    one, two = open_writer(tmp_path, schema), open_writer(tmp_path, schema)
+    put(one, 1, readings(0, 1))
+    with pytest.raises(ForeignCommit, match="another engine writes this table"):
+        put(two, 1, readings(0, 1))
+    assert seen(tmp_path).num_rows == 1
+    other = open_writer(tmp_path, schema, app="other")
+    put(other, 1, readings(0, 1))
+    assert seen(tmp_path).num_rows == 2
+
+
+def test_what_was_staged_in_vain_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    schema = readings(0, 1).schema
+    writer = open_writer(tmp_path, schema)
+    for epoch in range(1, 41):
+        put(writer, epoch, readings(epoch, 1))
+    writer.housekeep()
+    kept = writer.stage(41, [readings(41, 1)])
+    writer.stage(41, [readings(50, 1)])
+    before = set(SystemDisk().names(tmp_path / "t"))
+    again = open_writer(tmp_path, schema)
+    again.discard([kept])
+    gone = before - set(SystemDisk().names(tmp_path / "t"))
+    assert len(gone) == 1
+    again.commit(41, [kept])
+    assert seen(tmp_path).num_rows == 41
+
+
+def test_housekeeping_keeps_files_and_log_small(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path, readings(0, 1).schema, retention=0)
+    for epoch in range(1, 201):
+        put(writer, epoch, readings(epoch, 1))
+        writer.housekeep()
+    assert len(writer.log.snapshot.files) < 70
+    writer._next_vacuum_us = 0
+    writer.housekeep()
+    names = SystemDisk().names(tmp_path / "t")
+    assert len(names) == len(writer.log.snapshot.files) + 1
+    assert len(SystemDisk().names(tmp_path / "t" / "_delta_log")) < 60
+    assert seen(tmp_path).num_rows == 200
+    same_as_delta_rs(open_writer(tmp_path, readings(0, 1).schema), tmp_path)
