@@ -122,12 +122,12 @@ def _small(log: Log, files_min: int, target_bytes: int) -> list[list[Mapping[str
     for adds in classes.values():
         group: list[Mapping[str, Any]] = []
         total = 0
-        for add in adds if len(adds) >= files_min else ():
-            if total + add["size"] > target_bytes:
+        for small in adds if len(adds) >= files_min else ():
+            if total + small["size"] > target_bytes:
                 groups.append(group)
                 group, total = [], 0
-            group.append(add)
-            total += add["size"]
+            group.append(small)
+            total += small["size"]
         groups.append(group)
     return [group for group in groups if len(group) > 1]
 
