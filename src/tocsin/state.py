@@ -68,6 +68,10 @@ class Keys:
         text = self._arena[: ends[-1]].tobytes()
         return pa.StringArray.from_buffers(self.count, pa.py_buffer(ends.tobytes()), pa.py_buffer(text))
 
+    def name(self, slot: int) -> str:
+        """The name of one slot."""
+        return self._arena[self._ends[slot] : self._ends[slot + 1]].tobytes().decode()
+
     def keys(self, slots: Codes) -> pa.Array:
         """The reverse of `slots`: a key column."""
         return pa.DictionaryArray.from_arrays(pa.array(slots, pa.int32()), self.names())

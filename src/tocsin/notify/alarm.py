@@ -1,0 +1,489 @@
+"""Alarm: turn readings or scores into few, clear alarms that people acknowledge (ISA-18.2, OPC UA Part 9)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field as Setting
+from pydantic import field_validator, model_validator
+
+from tocsin.alarm_rows import ALARM_SCHEMA, CLOSED, severity, short_id, to_batch
+from tocsin.bases import require
+from tocsin.batch import ACTIONS, END, START, Batch, Codes, Floats, Ints, floats, times_us
+from tocsin.calendars import Period, as_us
+from tocsin.contracts import Operator
+from tocsin.kernels import kernel
+from tocsin.notify._machine import Event, Point, Policy
+from tocsin.quantities import Duration
+from tocsin.state import Columns, Field
+
+TOLD = ("raised", "reraised", "escalated", "eased", "realarmed", "cleared")
+"""Events whose message is made by the template."""
+EVIDENCE = ("expected", "lower", "upper", "score")
+"""Columns of a detector that go into the evidence where they are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One condition: it begins beyond ``limit``, and ends when the number is back by ``deadband``."""
+
+    name: str
+    column: str
+    sign: float
+    limit: float
+    deadband: float
+    priority: int
+
+
+@dataclass(slots=True)
+class AlarmState:
+    """What the compiled loop remembers of every key, and the alarms of those that ever had one."""
+
+    columns: Columns
+    points: dict[int, Point] = field(default_factory=dict)
+    watermark: int = START
+
+
+class Alarm(Operator):
+    """Raise, clear and keep alarms: one for each key, with one row for every transition and every action on it.
+
+    Use it at the end of a stream of readings (with limits) or of scores (``score``), and give its rows to a table and
+    to channels. One alarm has several levels, worst first: passing from ``high`` to ``high_high`` escalates it. Its
+    states are those of ISA-18.2: ACTIVE_UNACK, ACTIVE_ACK, CLEARED_UNACK, CLEARED_ACK, and with ``latching``
+    LATCHED_UNACK and LATCHED_ACK. Delays elapse in event time: when the key's own next change, or the watermark,
+    passes them. A reading older than the key's newest counts as if it came with the newest. A missing reading changes
+    nothing. Not for grouping the alarms of several machines: put `cases` behind it.
+
+    ISA-18.2-2016; OPC UA Part 9 (Alarms and Conditions) 1.05; EEMUA 191 for the meaning of chattering.
+
+    Examples
+    --------
+    >>> hot = rows({"value": [20.0, 81.0, 96.0, 79.0, 70.0]})
+    >>> table = feed(Alarm(rule="hot", high=80, high_high=95, deadband=5), hot)
+    >>> table.select(["event", "state", "level", "severity", "value"]).to_pylist()
+    [{'event': 'raised', 'state': 'ACTIVE_UNACK', 'level': 'high', 'severity': 'major', 'value': 81.0},
+     {'event': 'escalated', 'state': 'ACTIVE_UNACK', 'level': 'high_high', 'severity': 'critical', 'value': 96.0},
+     {'event': 'eased', 'state': 'ACTIVE_UNACK', 'level': 'high', 'severity': 'major', 'value': 79.0},
+     {'event': 'cleared', 'state': 'CLEARED_UNACK', 'level': 'high', 'severity': 'major', 'value': 70.0}]
+    """
+
+    ACCEPTS_ACTIONS: ClassVar[bool] = True
+    EXAMPLES: ClassVar[Sequence[Mapping[str, object]]] = (
+        {"rule": "hot", "high": 50, "deadband": 2},
+        {"rule": "slow", "high": 20.5, "low": 19.5, "on_delay": "2s", "off_delay": "3s", "chatter_max": 2},
+        {"rule": "fault", "when": "flag", "suppressed_when": "flag", "latching": True},
+        {"rule": "often", "rate_of_change": 0.3, "count": 2, "of_last": 5},
+        {"rule": "often", "high": 20, "count": 3, "within": "10s"},
+    )
+
+    rule: str = "alarm"
+    """Name of the rule, unique in the plant: it is part of every alarm's id."""
+    version: int = 1
+    """Raise it when the rule changes its meaning: its alarms get new ids."""
+    of: str = "value"
+    """Column with the reading that the limits are for."""
+    high_high: float | None = None
+    """Above this it is critical."""
+    high: float | None = None
+    """Above this it is an alarm."""
+    low: float | None = None
+    """Below this it is an alarm."""
+    low_low: float | None = None
+    """Below this it is critical."""
+    rate_of_change: float | None = None
+    """An alarm if the reading changes faster than this, up or down, in its unit per second."""
+    score: float | None = None
+    """An alarm from this score of a detector on, more severe from 25, 50 and 75 on; 75 if no other condition is set."""
+    score_column: str = "score"
+    """Column with the detector's score."""
+    when: str | None = None
+    """A true-or-false column: an alarm while it is true."""
+    deadband: float = Setting(0.0, ge=0)
+    """How far a number must be back inside its limit before the alarm clears."""
+    count: int = Setting(1, ge=1, le=64)
+    """How many readings must break a limit: this many of the last ``of_last``, or ``within`` a time."""
+    of_last: int | None = Setting(None, ge=1, le=64)
+    """Of how many of the last readings ``count`` is."""
+    within: Duration | None = None
+    """In how much time ``count`` readings must break a limit."""
+    on_delay: Duration = Setting(0, ge=0)
+    """How long the condition must last before the alarm is raised."""
+    off_delay: Duration = Setting(0, ge=0)
+    """How long it must be over before the alarm clears."""
+    priority: int = Setting(60, ge=0, le=100)
+    """Priority, 0 to 100, of high, low, rate_of_change and when; a score is its own, high_high and low_low have 90."""
+    latching: bool = False
+    """Whether a cleared alarm stays until somebody resets it."""
+    realarm: Duration | None = None
+    """After how long an alarm that is still active rings again, acknowledged or not."""
+    realarm_max: int = Setting(10, ge=0)
+    """How often it rings again at most."""
+    suppressed_when: str | None = None
+    """A true-or-false column: while it is true the alarm is suppressed by design (the machine is idle, say)."""
+    chatter_max: int = Setting(3, ge=0)
+    """An alarm raised more often than this in ``chatter_within`` does not ring until that long after; 0: it does."""
+    chatter_within: Duration = Setting(60_000_000, ge=0)
+    """The time in which ``chatter_max`` counts."""
+    maintenance: tuple[Period, ...] = ()
+    """Times in which the alarm does not ring; if still active and not acknowledged, it rings when they are over."""
+    message: str = "{key} {rule}: {level} ({of} {value:.6g})"
+    """Text of the message, with {key} {rule} {level} {of} {value} {limit} {score} {severity} {state} {event}."""
+
+    @field_validator("message")
+    @classmethod
+    def _fits(cls, template: str) -> str:
+        text, number = ("key", "rule", "level", "of", "severity", "state", "event"), ("value", "limit", "score")
+        try:
+            template.format(**dict.fromkeys(text, "x"), **dict.fromkeys(number, math.nan))
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            known = ", ".join((*text, *number))
+            raise ValueError(f"the message cannot be filled in ({error!r}); it may name {known}") from error
+        return template
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.of_last is not None and self.within is not None:
+            raise ValueError("give either of_last or within, not both")
+        if self.count > 1 and self.of_last is None and self.within is None:
+            raise ValueError("count needs of_last (readings) or within (time)")
+        if self.of_last is not None and self.of_last < self.count:
+            raise ValueError(f"count {self.count} of the last {self.of_last} readings can never be")
+        return self
+
+    @cached_property
+    def levels(self) -> Sequence[Level]:
+        """The conditions, worst first."""
+        found = [
+            Level(name, self.of, sign, limit, self.deadband, priority)
+            for name, sign, limit, priority in (
+                ("high_high", 1.0, self.high_high, 90),
+                ("low_low", -1.0, self.low_low, 90),
+                ("high", 1.0, self.high, self.priority),
+                ("low", -1.0, self.low, self.priority),
+                ("rate_of_change", 1.0, self.rate_of_change, self.priority),
+            )
+            if limit is not None
+        ]
+        if self.when is not None:
+            found.append(Level("when", self.when, 1.0, 0.5, 0.0, self.priority))
+        score = 75.0 if self.score is None and not found else self.score
+        if score is not None:
+            # A score of the limit itself is an alarm; the other limits must be passed.
+            found += [
+                Level("score", self.score_column, 1.0, float(np.nextafter(s, -np.inf)), self.deadband, int(s))
+                for s in (score, *(s for s in (25.0, 50.0, 75.0) if s > score))
+            ]
+        return sorted(found, key=lambda level: -level.priority)
+
+    @cached_property
+    def policy(self) -> Policy:
+        return Policy(
+            self.on_delay, self.off_delay, self.latching, self.realarm or 0, self.realarm_max,
+            self.chatter_max, self.chatter_within, self.maintenance,
+        )  # fmt: skip
+
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        for level in self.levels:
+            require(input, level.column, self.name(), number=True)
+        if self.suppressed_when is not None:
+            require(input, self.suppressed_when, self.name(), number=True)
+        return ALARM_SCHEMA
+
+    def fields(self) -> Mapping[str, Field]:
+        """What the compiled loop remembers of each key."""
+        return {
+            "bits": Field(np.int64),
+            "level": Field(np.int64),
+            "suppressed": Field(np.int64),
+            "clock": Field(np.int64, START),
+            "last": Field(np.float64, np.nan),
+            "last_time": Field(np.int64),
+            "history": Field(np.int64),
+            "broken": Field(np.int64, START, self.count if self.within is not None else 1),
+            "worst": Field(np.int64),
+            "due": Field(np.int64, END),
+        }
+
+    def initial(self) -> AlarmState:
+        return AlarmState(Columns(self.fields()))
+
+    def step(self, state: AlarmState, batch: Batch) -> tuple[AlarmState, Sequence[Batch]]:
+        out: list[dict[str, object]] = []
+        if batch.port == ACTIONS:
+            for action in batch.rows.to_pylist():
+                self._act(state, action, out)
+        else:
+            if len(batch):
+                self._judge(state, batch.rows, out)
+            state.watermark = max(state.watermark, batch.watermark_us)
+            due = state.columns["due"][: len(state.columns)]
+            for slot in np.flatnonzero((due <= state.watermark) & (due != END)).tolist():
+                self._advance(state, slot, state.watermark, out)
+        return state, (Batch(to_batch(out), state.watermark),)
+
+    def _judge(self, state: AlarmState, rows: pa.RecordBatch, out: list[dict[str, object]]) -> None:
+        """Find, in a compiled loop, the rows where a condition changes, and take only those to the state machine."""
+        levels, columns = self.levels, state.columns
+        slots = columns.slots(rows.column("key"))
+        names = sorted({level.column for level in levels})
+        signals = np.ascontiguousarray([floats(rows.column(name)) for name in names])
+        hide = np.zeros(len(slots)) if self.suppressed_when is None else floats(rows.column(self.suppressed_when))
+        broken = columns["broken"].reshape(len(columns["bits"]), -1)
+        level, time, hidden, changed = find_changes(
+            slots,
+            times_us(rows),
+            signals,
+            hide,
+            np.array([names.index(x.column) for x in levels], np.int64),
+            np.array([x.sign for x in levels]),
+            np.array([x.limit for x in levels]),
+            np.array([x.deadband for x in levels]),
+            next((i for i, x in enumerate(levels) if x.name == "rate_of_change"), -1),
+            np.array([self.count, self.of_last or 0, self.within or 0], np.int64),
+            columns["bits"],
+            columns["level"],
+            columns["suppressed"],
+            columns["clock"],
+            columns["last"],
+            columns["last_time"],
+            columns["history"],
+            broken,
+            columns["worst"],
+        )
+        keep = [name for name in (*EVIDENCE, self.score_column, *names) if name in rows.schema.names]
+        # A loop over the few rows where something changes: about 20 µs each.
+        for row in np.flatnonzero(changed).tolist():
+            slot, at = int(slots[row]), int(time[row])
+            point = state.points.setdefault(slot, Point())
+            reading = {name: _number(rows.column(name)[row].as_py()) for name in keep}
+            emit = self._emitter(self._key(state, slot), out)
+            if point.level != level[row]:
+                point.advance(at, self.policy, emit)
+                point.reading = reading
+                point.condition(at, int(level[row]), self.policy, emit)
+            if point.by_design != hidden[row]:
+                point.suppress_by_design(at, bool(hidden[row]), self.policy, emit)
+            columns["due"][slot] = point.due()
+
+    def _advance(self, state: AlarmState, slot: int, to: int, out: list[dict[str, object]]) -> None:
+        point = state.points[slot]
+        point.advance(to, self.policy, self._emitter(self._key(state, slot), out))
+        state.columns["due"][slot] = point.due()
+
+    def _act(self, state: AlarmState, action: Mapping[str, object], out: list[dict[str, object]]) -> None:
+        """Apply what a person did to the alarm it names; an alarm of another rule is not ours to answer for."""
+        slot = self._find(state, str(action["alarm"]))
+        if slot is None:
+            return
+        point, emit = state.points.setdefault(slot, Point()), self._emitter(self._key(state, slot), out)
+        point.advance(int(state.columns["clock"][slot]), self.policy, emit)
+        until = action["until"]
+        point.act(
+            max(_as_us(action["time"]), state.watermark if state.watermark != END else START),
+            str(action["action"]).replace("-", "_"),
+            str(action["by"]),
+            str(action["reason"]),
+            None if until is None else _as_us(until),
+            self.policy,
+            emit,
+        )
+        state.columns["due"][slot] = point.due()
+
+    def _find(self, state: AlarmState, alarm: str) -> int | None:
+        """The slot of an alarm, named by the id of its occurrence or as ``rule:key``."""
+        if alarm.startswith(f"{self.rule}:"):
+            return int(state.columns.slots(pa.array([alarm.removeprefix(f"{self.rule}:")]))[0])
+        for slot, point in state.points.items():
+            if alarm in (self._id(self._key(state, slot), point), self._id(self._key(state, slot), Point())):
+                return slot
+        return None
+
+    def _id(self, key: str, point: Point) -> str:
+        if point.started:
+            return short_id(self.rule, self.version, key, point.started)
+        return short_id(self.rule, self.version, key)
+
+    @staticmethod
+    def _key(state: AlarmState, slot: int) -> str:
+        return state.columns.keys.name(slot)
+
+    def _emitter(self, key: str, out: list[dict[str, object]]) -> Emitter:
+        return Emitter(self, key, out)
+
+    def row(self, key: str, point: Point, event: Event) -> dict[str, object]:
+        """The row for an event."""
+        level = self.levels[max(point.announced, 1) - 1]
+        limit = level.limit if level.name != "score" else float(level.priority)
+        value, score = point.reading.get(self.of), point.reading.get(self.score_column)
+        open_ = point.started != 0
+        id = self._id(key, point)
+        texts = {
+            "key": key, "rule": self.rule, "level": level.name, "of": self.of,
+            "severity": severity(level.priority), "state": point.state, "event": event.name,
+        }  # fmt: skip
+        numbers = {k: math.nan if v is None else v for k, v in (("value", value), ("limit", limit), ("score", score))}
+        return {
+            "key": key,
+            "time": event.time,
+            "id": id,
+            "case": id if point.state not in CLOSED or event.previous not in CLOSED else "",
+            "rule": self.rule,
+            "version": self.version,
+            "priority": level.priority,
+            "severity": severity(level.priority),
+            "state": point.state,
+            "previous": event.previous,
+            "mode": point.mode(event.time, self.policy),
+            "event": event.name,
+            "ring": event.ring,
+            "level": level.name if point.announced else "",
+            "value": value,
+            "limit": limit if point.announced else None,
+            "score": score,
+            "started": point.started if open_ else None,
+            "message": self.message.format(**texts, **numbers)
+            if event.name in TOLD
+            else f"{key} {self.rule}: {event.name}",
+            "by": event.by,
+            "reason": event.reason,
+            "evidence": json.dumps(point.reading, sort_keys=True),
+        }
+
+    def dump(self, state: AlarmState) -> pa.Table:
+        points = [
+            json.dumps(state.points[slot].to_json()) if slot in state.points else None
+            for slot in range(len(state.columns))
+        ]
+        watermark = np.full(len(points), state.watermark, np.int64)
+        table = state.columns.dump()
+        return table.append_column("point", pa.array(points, pa.string())).append_column(
+            "watermark", pa.array(watermark)
+        )
+
+    def load(self, table: pa.Table) -> AlarmState:
+        state = AlarmState(Columns.load(self.fields(), table))
+        slots = state.columns.slots(table.column("key").combine_chunks())
+        for slot, text in zip(slots.tolist(), table.column("point").to_pylist(), strict=True):
+            if text is not None:
+                state.points[slot] = Point.from_json(json.loads(text))
+        if table.num_rows:
+            state.watermark = max(table.column("watermark").to_pylist())
+        return state
+
+
+@dataclass(frozen=True, slots=True)
+class Emitter:
+    """Writes an alarm's events as rows."""
+
+    alarm: Alarm
+    key: str
+    out: list[dict[str, object]]
+
+    def __call__(self, point: Point, event: Event) -> None:
+        self.out.append(self.alarm.row(self.key, point, event))
+
+
+def _number(value: object) -> float | None:
+    """A number for JSON: nothing for null, NaN and infinity."""
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _as_us(moment: object) -> int:
+    assert isinstance(moment, datetime)
+    return as_us(moment)
+
+
+@kernel
+def find_changes(
+    slots: Codes,
+    times: Ints,
+    signals: Floats,
+    hide: Floats,
+    column: Ints,
+    sign: Floats,
+    limit: Floats,
+    deadband: Floats,
+    rate: int,
+    counting: Ints,
+    bits: Ints,
+    level: Ints,
+    suppressed: Ints,
+    clock: Ints,
+    last: Floats,
+    last_time: Ints,
+    history: Ints,
+    broken: Ints,
+    worst: Ints,
+) -> tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]:
+    """For each row: the level it leaves its key at, the key's time, whether it is suppressed, and whether that is new.
+
+    ``counting`` is count, of_last, within. ``history`` holds the last 64 readings as bits, ``broken`` the times of the
+    last ``count`` readings beyond a limit.
+    """
+    rows = len(slots)
+    count, of_last, within = counting
+    new_level, new_time, hidden = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.int64)
+    changed = np.zeros(rows, np.bool_)
+    for i in range(rows):
+        s = slots[i]
+        t = max(times[i], clock[s])
+        clock[s] = t
+        b, judged = bits[s], False
+        for k in range(len(column)):
+            x = signals[column[k], i]
+            if k == rate:
+                dt = times[i] - last_time[s]
+                v = abs(x - last[s]) / (dt * 1e-6) if dt > 0 else np.nan
+                if np.isfinite(x) and dt > 0:
+                    last[s], last_time[s] = x, times[i]
+                if not np.isfinite(v):
+                    continue
+                x = v
+            if not np.isfinite(x):
+                continue
+            judged = True
+            if sign[k] * x > sign[k] * limit[k]:
+                b |= np.int64(1) << k
+            elif sign[k] * x <= sign[k] * limit[k] - deadband[k]:
+                b &= ~(np.int64(1) << k)
+        bits[s] = b
+        now = level[s]
+        if judged:
+            now = 0
+            for k in range(len(column)):
+                if b >> k & 1:
+                    now = k + 1
+                    break
+            if of_last > 0 or within > 0:
+                hit = now > 0
+                if hit:
+                    worst[s] = now
+                if of_last > 0:
+                    history[s] = history[s] << 1 | np.int64(hit)
+                    seen = 0
+                    for k in range(of_last):
+                        seen += history[s] >> k & 1
+                    enough = seen >= count
+                else:
+                    if hit:
+                        for k in range(count - 1):
+                            broken[s, k] = broken[s, k + 1]
+                        broken[s, count - 1] = t
+                    enough = broken[s, 0] >= t - within
+                now = worst[s] if enough else 0
+        hidden[i] = suppressed[s] if np.isnan(hide[i]) else np.int64(hide[i] > 0.5)
+        changed[i] = now != level[s] or hidden[i] != suppressed[s]
+        level[s], suppressed[s] = now, hidden[i]
+        new_level[i], new_time[i] = now, t
+    return new_level, new_time, hidden, changed
