@@ -174,12 +174,9 @@ def _finite(value: Value) -> Value:
 def _number(value: Value) -> Value:
     if not (pt.is_integer(value.type) or pt.is_floating(value.type)):
         raise TypeError
-    # A scalar has no unsafe cast.
-    return pa.scalar(value.as_py(), pa.float64()) if isinstance(value, pa.Scalar) else _as_floats(value)
-
-
-def _as_floats(column: pa.Array) -> pa.Array:
-    return column if pt.is_float64(column.type) else column.cast(pa.float64(), safe=False)
+    if isinstance(value, pa.Scalar):  # which has no unsafe cast
+        return pa.scalar(float(value.as_py()) if value.is_valid else None, pa.float64())
+    return value if pt.is_float64(value.type) else value.cast(pa.float64(), safe=False)
 
 
 def _logic(function: Callable[..., Value]) -> Callable[..., Value]:
