@@ -200,13 +200,15 @@ class Checkpoint:
     fingerprint: str
     """Of the steps and their settings: state only fits the pipeline that wrote it."""
     watermarks: Mapping[str, int] = field(default_factory=dict)
-    """By partition, as ``source/partition``."""
+    """By partition, as ``source/partition``; and by inlet and step, as they leave it."""
     offsets: Mapping[str, Offset] = field(default_factory=dict)
     """By partition."""
     states: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """By step: name of the Arrow file in the state folder, and its sha256."""
     tokens: Mapping[str, Sequence[Token]] = field(default_factory=dict)
-    """By sink."""
+    """By sink: what this epoch staged."""
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """By sink: the epoch its table stood at before this epoch's tokens are committed."""
 
 
 class CheckpointStore(Protocol):

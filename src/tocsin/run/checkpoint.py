@@ -1,0 +1,180 @@
+"""The commit point: one SQLite transaction that holds the epoch and the outbox; and the state file beside it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+
+from tocsin.contracts import Checkpoint, Message
+from tocsin.effects import Disk
+from tocsin.errors import AlreadyRunning, CorruptState
+
+REMEMBERED = 100_000
+"""Delivered ids that are kept in each channel, so that a message can never be sent again under a known id."""
+PRUNE_EPOCHS = 100
+
+_TABLES = """
+create table if not exists epochs (epoch integer primary key, checkpoint text not null, sha256 text not null);
+create table if not exists outbox (
+    number integer primary key autoincrement, channel text not null, id text not null, body blob,
+    epoch integer not null, delivered integer not null default 0, unique (channel, id)
+);
+create index if not exists undelivered on outbox (channel, number) where not delivered;
+"""
+
+
+class SqliteStore:
+    """`contracts.CheckpointStore` in ``checkpoints.db``; also holds the lock on the state folder.
+
+    Any SQLite tool can look inside. One connection for all threads, a lock around it: a courier's transaction holds
+    the epoch up for a millisecond at most.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock_file = _lock(folder)
+        self._lock = threading.Lock()
+        path = folder / "checkpoints.db"
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = full")
+            self._db.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            os.close(self._lock_file)
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise CorruptState(f"{path} is damaged ({error}); restore the state folder from a backup") from error
+        self._path = path
+
+    def last(self) -> Checkpoint | None:
+        row = self._db.execute("select checkpoint, sha256 from epochs order by epoch desc limit 1").fetchone()
+        if row is None:
+            return None
+        if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
+            raise CorruptState(f"the last checkpoint in {self._path} does not match its checksum; restore a backup")
+        return decoded(row[0])
+
+    def commit(self, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
+        text = encoded(checkpoint)
+        rows = [(c, m.id, m.body, checkpoint.epoch) for c, messages in outbox.items() for m in messages]
+        with self._lock, self._db:
+            self._db.execute("begin immediate")
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            self._db.execute("insert into epochs values (?, ?, ?)", (checkpoint.epoch, text, digest))
+            self._db.executemany("insert or ignore into outbox (channel, id, body, epoch) values (?, ?, ?, ?)", rows)
+            self._db.execute("delete from epochs where epoch < ?", (checkpoint.epoch - 1,))
+            if checkpoint.epoch % PRUNE_EPOCHS == 0:
+                last = self._db.execute("select coalesce(max(number), 0) from outbox").fetchone()[0]
+                self._db.execute("delete from outbox where delivered and number < ?", (last - REMEMBERED,))
+
+    def pending(self, channel: str, limit: int) -> Sequence[Message]:
+        query = "select id, body from outbox where channel = ? and not delivered order by number limit ?"
+        with self._lock:
+            return [Message(id, body) for id, body in self._db.execute(query, (channel, limit))]
+
+    def delivered(self, channel: str, ids: Sequence[str]) -> None:
+        with self._lock, self._db:
+            self._db.execute("begin immediate")
+            self._db.executemany(
+                "update outbox set delivered = 1, body = null where channel = ? and id = ?", [(channel, i) for i in ids]
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+            os.close(self._lock_file)
+
+
+def _lock(folder: Path) -> int:
+    """The state folder for this process alone; the system gives it back when the process dies, however it dies."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise AlreadyRunning(
+            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another name"
+        ) from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def encoded(checkpoint: Checkpoint) -> str:
+    return json.dumps(asdict(checkpoint), separators=(",", ":"), sort_keys=True)
+
+
+def decoded(text: str) -> Checkpoint:
+    fields = json.loads(text)
+    fields["states"] = {id: (name, digest) for id, (name, digest) in fields["states"].items()}
+    return Checkpoint(**fields)
+
+
+def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, tuple[str, str]]:
+    """Make the states that have changed durable, in one file; gives each one's place ``file:begin:end`` and sha256."""
+    if not tables:
+        return {}
+    name = f"{epoch:012d}.state"
+    places: dict[str, tuple[str, str]] = {}
+    sink = pa.BufferOutputStream()
+    for id, table in tables.items():
+        begin = sink.tell()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        places[id] = (f"{name}:{begin}:{sink.tell()}", "")
+    data = memoryview(sink.getvalue())
+    for id, (place, _) in places.items():
+        _, begin, end = _parts(place)
+        places[id] = (place, hashlib.sha256(data[begin:end]).hexdigest())
+    disk.write(folder / name, data)
+    disk.sync(folder / name)
+    disk.sync_folder(folder)
+    return places
+
+
+def read_states(disk: Disk, folder: Path, places: Mapping[str, tuple[str, str]]) -> dict[str, pa.Table]:
+    """The states of a checkpoint; `CorruptState` if one is not what was written."""
+    files: dict[str, bytes] = {}
+    tables = {}
+    for id, (place, digest) in places.items():
+        name, begin, end = _parts(place)
+        if name not in files:
+            try:
+                files[name] = disk.read(folder / name)
+            except FileNotFoundError as error:
+                raise CorruptState(f"{folder / name} with the state of '{id}' is gone; restore a backup") from error
+        data = files[name][begin:end]
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CorruptState(
+                f"the state of '{id}' in {folder / name} does not match its checksum: it was changed, or the disk is "
+                "failing. Nothing was touched; restore the state folder from a backup, or move it away to start afresh"
+            )
+        tables[id] = pa.ipc.open_stream(data).read_all()
+    return tables
+
+
+def state_files(places: Mapping[str, tuple[str, str]]) -> set[str]:
+    return {_parts(place)[0] for place, _ in places.values()}
+
+
+def delete_states(disk: Disk, folder: Path, keep: Collection[str]) -> None:
+    """Delete the state files that no checkpoint refers to."""
+    for name in disk.names(folder):
+        if name.endswith(".state") and name not in keep:
+            disk.unlink(folder / name)
+
+
+def _parts(place: str) -> tuple[str, int, int]:
+    name, begin, end = place.split(":")
+    return name, int(begin), int(end)

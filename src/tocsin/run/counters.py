@@ -1,0 +1,57 @@
+"""What the runner counts: rows, rejects by reason, late rows, lag and the cost of epochs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from tocsin.batch import END, LATE, OUT, START
+from tocsin.plan import Port
+
+
+class Counters:
+    """Counted since the start of the process; read by the page, the metrics and the tests."""
+
+    def __init__(self) -> None:
+        self.rows_in: Counter[str] = Counter()
+        """By inlet."""
+        self.rows_out: Counter[Port] = Counter()
+        """By inlet or step, and port."""
+        self.rejected: Counter[tuple[str, str]] = Counter()
+        """By inlet or step, and reason."""
+        self.epochs = 0
+        self.epoch_ms = 0.0
+        """Of the last epoch."""
+        self.epoch_ms_max = 0.0
+        self.waiting_bytes = 0
+        self.recoveries = 0
+        self.trouble: str | None = None
+        """Why nothing flows right now: the disk is full, a sink refuses ..."""
+
+    def epoch(self, milliseconds: float) -> None:
+        self.epochs += 1
+        self.epoch_ms = milliseconds
+        self.epoch_ms_max = max(self.epoch_ms_max, milliseconds)
+
+    def snapshot(self, streams: Mapping[str, Port], watermarks: Mapping[str, int], now_us: int) -> dict[str, Any]:
+        """All of it as JSON: a lag is null before the first row and after the last."""
+        return {
+            "rows_in": dict(self.rows_in),
+            "rows_out": {name: self.rows_out[port] for name, port in streams.items()},
+            "late": {id: n for (id, port), n in self.rows_out.items() if port == LATE},
+            "rejected": [
+                {"source": source, "reason": reason, "rows": n} for (source, reason), n in self.rejected.items()
+            ],
+            "lag_s": {
+                name: (now_us - watermarks[id]) / 1e6 if START < watermarks[id] < END else None
+                for name, (id, port) in streams.items()
+                if port == OUT
+            },
+            "epochs": self.epochs,
+            "epoch_ms": round(self.epoch_ms, 3),
+            "epoch_ms_max": round(self.epoch_ms_max, 3),
+            "waiting_bytes": self.waiting_bytes,
+            "recoveries": self.recoveries,
+            "trouble": self.trouble,
+        }

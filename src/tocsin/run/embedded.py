@@ -1,0 +1,271 @@
+"""READ SECOND: the runner in one process. Poll, step, and every so often a checkpoint: rows arrive exactly once.
+
+Nothing is visible before the commit point (step 5); after it everything can be redone, and is, by `recovery.start`:
+
+    1 poll  2 step  3 stage rows  4 write states  5 COMMIT POINT  6 acknowledge  7 publish rows  8 deliver messages
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+
+from tocsin.batch import END
+from tocsin.contracts import Channel, Checkpoint, Message, Runner, Token
+from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError
+from tocsin.plan import Plan
+from tocsin.run.checkpoint import delete_states, state_files, write_states
+from tocsin.run.counters import Counters
+from tocsin.run.graph import Feed
+from tocsin.run.ingest_log import LoggedReader
+from tocsin.run.recovery import ACTIONS_PARTITION, Effects, Session, start, table_epochs
+
+logger = logging.getLogger(__name__)
+
+ROWS_MAX = 16_384
+"""In one batch: enough to make the fixed cost of a batch small, little enough to stay in the cache."""
+IDLE_WAIT_S = 0.002
+URGENT_SPACING_S = (0.02, 0.2)
+"""Least and greatest time between two epochs that an alarm brings forward; in between, ten times an epoch's cost."""
+ACTIONS_EVERY_S = 0.05
+FEED_EVERY_S = 0.5
+HOUSEKEEPING_EPOCHS = 64
+DRAIN_S = 5.0
+"""How long a clean stop waits for messages to be delivered."""
+RETRIES = 5
+RETRY_AFTER_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+DISK_FULL_RETRY_S = 1.0
+
+
+class EmbeddedRunner(Runner):
+    """Runs a plan until its sources end, or until `stop`.
+
+    On trouble with a disk, source or sink it drops all memory and recovers from the last checkpoint, a few times; while
+    the disk is full it waits for space. After a failed fsync it stops at once: retrying proves nothing.
+    """
+
+    def __init__(self, plan: Plan, effects: Effects | None = None, feed: Feed | None = None) -> None:
+        self.plan = plan
+        self.counters = Counters()
+        self._effects = effects or Effects()
+        self._clock = self._effects.clock
+        self._feed = feed
+        self._stopping = False
+        self._failures = 0
+        self._session: Session | None = None
+
+    def run(self) -> None:
+        with self._stopped_by_signals():
+            while True:
+                try:
+                    self._run_session()
+                    return
+                except (DurabilityError, ForeignCommit):
+                    raise
+                except (OSError, SourceError, SinkError, sqlite3.OperationalError) as error:
+                    self._wait_after(error)
+                    if self._stopping:
+                        return
+
+    def stop(self) -> None:
+        """Finish the epoch, then let `run` return. May be called from a signal handler or another thread."""
+        self._stopping = True
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What has been counted, as JSON."""
+        watermarks = self._session.graph.watermarks if self._session else {}
+        return self.counters.snapshot(self.plan.streams, watermarks, self._clock.now_us())
+
+    def _run_session(self) -> None:
+        session = self._session = start(self.plan, self._effects, self.counters, self._feed)
+        drain_s = 0.0
+        try:
+            if self._effects.couriers_in_threads:
+                for courier in session.couriers:
+                    courier.start()
+            self._loop(session)
+            drain_s = DRAIN_S
+        finally:
+            session.close(drain_s)
+
+    def _loop(self, session: Session) -> None:
+        """Poll and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
+        last_epoch_s = last_actions_s = last_feed_s = self._clock.monotonic_s()
+        spacing_s, dirty = 0.0, False
+        while True:
+            moved = self._poll(session)
+            now_s = self._clock.monotonic_s()
+            if session.actions is not None and now_s - last_actions_s >= ACTIONS_EVERY_S:
+                last_actions_s = now_s
+                moved |= self._take_actions(session)
+            moved |= self._fall_idle(session, now_s)
+            dirty |= moved
+            last = self._stopping or all(intake.ended for intake in session.intakes)
+            due_s = spacing_s if session.graph.urgent else self.plan.checkpoint_us / 1e6
+            if dirty and (last or now_s - last_epoch_s >= due_s or session.graph.bytes >= self.plan.memory_bytes):
+                self._epoch(session)
+                last_epoch_s, dirty = self._clock.monotonic_s(), False
+                cost_s = last_epoch_s - now_s
+                spacing_s = min(max(10 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
+                self.counters.epoch(1e3 * cost_s)
+                self.counters.trouble, self._failures = None, 0
+            if self._feed is not None and (last or now_s - last_feed_s >= FEED_EVERY_S):
+                last_feed_s = now_s
+                self._feed.counters(self.snapshot())
+            if last:
+                return
+            if not moved and (left_s := now_s + IDLE_WAIT_S - self._clock.monotonic_s()) > 0:
+                self._clock.sleep(left_s)
+
+    # 1 and 2: poll and step
+
+    def _poll(self, session: Session) -> bool:
+        """One batch from each partition, through all steps. Whether there was any."""
+        moved = False
+        timeout_s = IDLE_WAIT_S if len(session.intakes) == 1 else 0.0
+        for intake in session.intakes:
+            if intake.ended or (polled := intake.reader.poll(ROWS_MAX, timeout_s)) is None:
+                continue
+            batch, intake.offset = polled
+            intake.last_rows_s = self._clock.monotonic_s()
+            intake.ended = batch.watermark_us == END
+            session.graph.push(intake.chain, batch)
+            moved = True
+        self.counters.waiting_bytes = session.graph.bytes
+        return moved
+
+    def _fall_idle(self, session: Session, now_s: float) -> bool:
+        moved = False
+        for intake in session.intakes:
+            silent_us = 1e6 * (now_s - intake.last_rows_s)
+            if not intake.chain.idle and not intake.ended and silent_us >= intake.chain.inlet.idle_timeout_us:
+                session.graph.fall_idle(intake.chain)
+                moved = True
+        return moved
+
+    def _take_actions(self, session: Session) -> bool:
+        assert session.actions is not None
+        rows = session.actions.poll()
+        if rows is not None:
+            session.graph.act(rows)
+        return rows is not None
+
+    # 3 to 8: the epoch
+
+    def _epoch(self, session: Session) -> None:
+        epoch = session.last.epoch + 1
+        offsets = self._settle(session)
+        rows = session.graph.take()
+        tokens = self._stage(session, epoch, rows)
+        states = self._write_states(session, epoch)
+        checkpoint = Checkpoint(
+            epoch=epoch,
+            fingerprint=self.plan.fingerprint,
+            watermarks=session.graph.all_watermarks(),
+            offsets=offsets,
+            states=states,
+            tokens=tokens,
+            tables=table_epochs(session.last),
+        )
+        self._commit_point(session, checkpoint, self._messages(rows))
+        session.before, session.last = session.last, checkpoint
+        self._acknowledge(session)
+        self._publish(session)
+        self._deliver(session)
+        self._tidy(session)
+
+    def _settle(self, session: Session) -> dict[str, Any]:
+        """What came from sources that cannot be read twice is durable in the ingest log before a checkpoint says so."""
+        for intake in session.intakes:
+            if isinstance(intake.reader, LoggedReader):
+                intake.reader.settle()
+        offsets = {intake.chain.id: intake.offset for intake in session.intakes if intake.offset is not None}
+        if session.actions is not None:
+            offsets[ACTIONS_PARTITION] = session.actions.offset
+        return {**session.last.offsets, **offsets}
+
+    def _stage(
+        self, session: Session, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
+    ) -> dict[str, list[Token]]:
+        return {id: [writer.stage(epoch, rows[id])] for id, writer in session.writers.items() if id in rows}
+
+    def _write_states(self, session: Session, epoch: int) -> dict[str, tuple[str, str]]:
+        changed = session.graph.changed_states()
+        written = write_states(self._effects.disk, self.plan.state_folder, epoch, changed)
+        return {**session.last.states, **written}
+
+    def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
+        return {
+            outlet.id: [message for batch in rows[outlet.id] for message in outlet.part.messages(batch)]
+            for outlet in self.plan.outlets
+            if isinstance(outlet.part, Channel) and outlet.id in rows
+        }
+
+    def _commit_point(self, session: Session, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
+        session.store.commit(checkpoint, outbox)
+
+    def _acknowledge(self, session: Session) -> None:
+        for intake in session.intakes:
+            if intake.chain.id in session.last.offsets:
+                intake.reader.commit(session.last.offsets[intake.chain.id])
+
+    def _publish(self, session: Session) -> None:
+        for id, tokens in session.last.tokens.items():
+            session.writers[id].commit(session.last.epoch, tokens)
+
+    def _deliver(self, session: Session) -> None:
+        for courier in session.couriers:
+            courier.wake()
+
+    def _tidy(self, session: Session) -> None:
+        """Between epochs, when nothing is staged: delete old states; now and then the tables keep house."""
+        assert session.before is not None
+        keep = state_files(session.last.states) | state_files(session.before.states)
+        delete_states(self._effects.disk, self.plan.state_folder, keep)
+        if session.last.epoch % HOUSEKEEPING_EPOCHS == 0:
+            for writer in session.writers.values():
+                writer.housekeep()
+
+    # trouble and signals
+
+    def _wait_after(self, error: Exception) -> None:
+        """Wait before the next try; the error itself after too many. A full disk is no failure: space will come."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full |= isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+        if not full:
+            if self._failures == RETRIES:
+                raise error
+            self._failures += 1
+        wait_s = DISK_FULL_RETRY_S if full else RETRY_AFTER_S[self._failures - 1]
+        self.counters.trouble = "the disk is full; waiting for space" if full else str(error)
+        self.counters.recoveries += 1
+        logger.warning("%s; going back to the last checkpoint in %.1f s", error, wait_s)
+        until_s = self._clock.monotonic_s() + wait_s
+        while not self._stopping and (left_s := until_s - self._clock.monotonic_s()) > 0:
+            self._clock.sleep(min(left_s, 0.1))
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop cleanly, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

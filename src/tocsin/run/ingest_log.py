@@ -1,0 +1,228 @@
+"""Makes a source that cannot be read twice (MQTT, HTTP, this computer) replayable: what comes is logged, then acked.
+
+A folder of segment files, each a row of frames::
+
+    "TLOG" | length u32 | crc32 u32 | seq u64 | durable u64 | Arrow IPC stream of one record batch
+
+``seq`` counts frames and is the offset that checkpoints hold; ``durable`` is the last frame that was known to be on
+disk when this one was written. It tells a tail torn by a power cut, which nobody was promised, from a damaged log.
+The reader's own offset travels in the frame (schema metadata), so that after a restart it can recognise what is sent
+to it again.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tocsin.batch import END, Batch
+from tocsin.contracts import Offset, Reader, Source
+from tocsin.effects import Clock, Disk
+from tocsin.errors import CorruptState
+
+SEGMENT_BYTES = 8 << 20
+SYNC_BYTES = 256 << 10
+SYNC_AFTER_S = 0.01
+"""At most so long, and so many bytes, between what comes and its fsync: many messages share one."""
+
+_MAGIC = b"TLOG"
+_HEAD = struct.Struct("<4sIIQQ")
+_NOTE = b"tocsin"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    seq: int
+    durable: int
+    data: bytes
+
+    def content(self) -> tuple[Batch, Offset]:
+        """The batch, and the reader's own offset after it."""
+        table = pa.ipc.open_stream(self.data)
+        note: Mapping[str, Any] = json.loads(table.schema.metadata[_NOTE])
+        rows = table.read_next_batch()
+        schema = rows.schema.with_metadata({k: v for k, v in rows.schema.metadata.items() if k != _NOTE} or None)
+        return Batch(rows.replace_schema_metadata(schema.metadata), note["watermark_us"]), note["offset"]
+
+
+class IngestLog:
+    """The segments on disk. Opening it repairs the tail and makes it durable before anyone trusts it."""
+
+    def __init__(self, folder: Path, disk: Disk, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._folder = folder
+        self._disk = disk
+        self._segment_bytes = segment_bytes
+        disk.make_folder(folder)
+        self._segments = [int(name.removesuffix(".log")) for name in disk.names(folder) if name.endswith(".log")]
+        self._bytes = 0
+        self._fresh = False
+        self.seq = (self._segments[0] if self._segments else 1) - 1
+        self.tail: Frame | None = None
+        for first in self._segments:
+            if first != self.seq + 1:
+                raise CorruptState(f"{self._path(first)} does not follow frame {self.seq}: the ingest log has a hole")
+            for frame in self._repaired(first):
+                self.seq, self.tail = frame.seq, frame
+        if self._segments:
+            disk.sync(self._path(self._segments[-1]))
+            disk.sync_folder(folder)
+        self.durable = self.seq
+
+    def append(self, batch: Batch, offset: Offset) -> int:
+        """Write one frame, not yet durable; its seq."""
+        if not self._segments or self._bytes >= self._segment_bytes:
+            self.sync()
+            self._segments.append(self.seq + 1)
+            self._bytes, self._fresh = 0, True
+        sink = pa.BufferOutputStream()
+        note = json.dumps({"offset": offset, "watermark_us": batch.watermark_us}, separators=(",", ":"))
+        schema = batch.schema.with_metadata({**(batch.schema.metadata or {}), _NOTE: note.encode()})
+        with pa.ipc.new_stream(sink, schema) as stream:
+            stream.write_batch(batch.rows)
+        data = sink.getvalue().to_pybytes()
+        frame = _pack(self.seq + 1, self.durable, data)
+        self._disk.append(self._path(self._segments[-1]), frame)
+        self.seq += 1
+        self._bytes += len(frame)
+        return self.seq
+
+    def sync(self) -> None:
+        """Make all frames durable."""
+        if self.durable == self.seq:
+            return
+        self._disk.sync(self._path(self._segments[-1]))
+        if self._fresh:
+            self._disk.sync_folder(self._folder)
+            self._fresh = False
+        self.durable = self.seq
+
+    def after(self, seq: int) -> Iterator[Frame]:
+        """The frames that follow ``seq``."""
+        for i, first in enumerate(self._segments):
+            if i + 1 < len(self._segments) and self._segments[i + 1] <= seq + 1:
+                continue
+            for frame in _frames(self._disk.read(self._path(first)), first):
+                if frame.seq > seq:
+                    yield frame
+
+    def forget(self, seq: int) -> None:
+        """Delete segments with nothing after ``seq``. The last two stay: the reader's own offset stands in there."""
+        while len(self._segments) > 2 and self._segments[1] <= seq + 1:
+            self._disk.unlink(self._path(self._segments.pop(0)))
+            self._disk.sync_folder(self._folder)  # oldest first, also after a power cut: no holes
+
+    def _path(self, first: int) -> Path:
+        return self._folder / f"{first:020d}.log"
+
+    def _repaired(self, first: int) -> Iterator[Frame]:
+        """A segment's frames; what follows the last good one is cut off, if it was never durable."""
+        path = self._path(first)
+        data = self._disk.read(path)
+        good, seq = 0, first - 1
+        for frame in _frames(data, first):
+            good, seq = good + _HEAD.size + len(frame.data), frame.seq
+            yield frame
+        if good < len(data):
+            at = data.find(_MAGIC, good + 1)
+            while at >= 0:
+                later = _frame_at(data, at)
+                if later is not None and later.durable > seq:
+                    raise CorruptState(
+                        f"frame {seq + 1} in {path} is damaged although it was on disk; restore a backup"
+                    )
+                at = data.find(_MAGIC, at + 1)
+            if first != self._segments[-1]:
+                raise CorruptState(f"{path} is cut off after frame {seq} although more follow; restore a backup")
+            self._disk.truncate(path, good)
+        self._bytes = good
+
+
+def _pack(seq: int, durable: int, data: bytes) -> bytes:
+    crc = zlib.crc32(struct.pack("<QQ", seq, durable) + data)
+    return _HEAD.pack(_MAGIC, len(data), crc, seq, durable) + data
+
+
+def _frame_at(data: bytes, at: int) -> Frame | None:
+    if at + _HEAD.size > len(data):
+        return None
+    magic, length, crc, seq, durable = _HEAD.unpack_from(data, at)
+    body = data[at + _HEAD.size : at + _HEAD.size + length]
+    if magic != _MAGIC or len(body) < length or zlib.crc32(struct.pack("<QQ", seq, durable) + body) != crc:
+        return None
+    return Frame(seq, durable, body)
+
+
+def _frames(data: bytes, first: int) -> Iterator[Frame]:
+    at, seq = 0, first
+    while (frame := _frame_at(data, at)) is not None and frame.seq == seq:
+        yield frame
+        at, seq = at + _HEAD.size + len(frame.data), seq + 1
+
+
+class LoggedReader:
+    """A `contracts.Reader` whose offset is the log's seq: first what the log holds, then what comes.
+
+    Rows are handed on at once; `settle` makes them durable and only then acknowledges them to whoever sent them. It is
+    called every few milliseconds, and before each commit point.
+    """
+
+    def __init__(self, log: IngestLog, source: Source, partition: str, after: int | None, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        if after is not None and after > log.seq:
+            raise CorruptState(f"the ingest log of '{partition}' ends at {log.seq}, the checkpoint is at {after}")
+        self._replay = log.after(after or 0)
+        self._replaying = True
+        self._inner: Reader | None = None
+        tail = log.tail.content() if log.tail is not None else None
+        if tail is None or tail[0].watermark_us != END:
+            self._inner = source.open(partition, tail[1] if tail is not None else None)
+        self._offset: Offset = None
+        self._unsynced_bytes = 0
+        self._unsynced_since_s = 0.0
+        self._forget_next = 0
+
+    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
+        if self._replaying:
+            frame = next(self._replay, None)
+            if frame is not None:
+                return frame.content()[0], frame.seq
+            self._replaying = False
+        if self._inner is None:
+            return None
+        polled = self._inner.poll(rows_max, timeout_s)
+        now_s = self._clock.monotonic_s()
+        if polled is not None:
+            batch, offset = polled
+            if self._log.durable == self._log.seq:
+                self._unsynced_since_s = now_s
+            self._log.append(batch, offset)
+            self._offset = offset
+            self._unsynced_bytes += int(batch.rows.nbytes)
+        waited_s = now_s - self._unsynced_since_s
+        if self._log.durable < self._log.seq and (waited_s >= SYNC_AFTER_S or self._unsynced_bytes >= SYNC_BYTES):
+            self.settle()
+        return (polled[0], self._log.seq) if polled is not None else None
+
+    def settle(self) -> None:
+        """Make what has come durable, then acknowledge it."""
+        if self._log.durable < self._log.seq and self._inner is not None:
+            self._log.sync()
+            self._inner.commit(self._offset)
+            self._unsynced_bytes = 0
+
+    def commit(self, offset: Offset) -> None:
+        """A checkpoint at this seq is durable; the log reaches back to the one before it, for people to look at."""
+        self._log.forget(self._forget_next)
+        self._forget_next = offset
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()

@@ -1,0 +1,96 @@
+"""Delivery of what waits in the outbox: one courier a channel, beside the epoch loop and never in its way."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from pathlib import Path
+
+from tocsin.contracts import Channel, CheckpointStore, Delivery
+from tocsin.errors import DeliveryError
+
+logger = logging.getLogger(__name__)
+
+MESSAGES_MAX = 100
+BACKOFF_MIN_S = 0.05
+BACKOFF_MAX_S = 30.0
+
+
+class Courier:
+    """Takes one channel's messages from the outbox, in order, until they are delivered.
+
+    `round` does one attempt; `start` keeps doing them in a thread, waiting longer after each failure.
+    """
+
+    def __init__(self, id: str, channel: Channel, store: CheckpointStore, folder: Path) -> None:
+        self.id = id
+        self._channel = channel
+        self._store = store
+        self._folder = folder
+        self._delivery: Delivery | None = None
+        self._stop = threading.Event()
+        self._news = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._broken: Exception | None = None
+
+    def round(self) -> bool:
+        """Deliver some messages, then mark them; False if there are none. `DeliveryError` if they could not be."""
+        messages = self._store.pending(self.id, MESSAGES_MAX)
+        if not messages:
+            return False
+        if self._delivery is None:
+            self._delivery = self._channel.connect(self._folder)
+        self._delivery.deliver(messages)
+        self._store.delivered(self.id, [message.id for message in messages])
+        return True
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"courier {self.id}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something new: deliver it now, if there is no thread. Raises what broke the thread, if so."""
+        if self._broken is not None:
+            raise self._broken
+        self._news.set()
+        if self._thread is None:
+            try:
+                while self.round():
+                    pass
+            except DeliveryError as error:
+                logger.warning("%s: %s; tried again after the next epoch", self.id, error)
+
+    def stop(self, drain_s: float) -> None:
+        """Try to empty the outbox for so long, then stop; what is left is delivered after the next start."""
+        self._stop.set()
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join(drain_s)
+        if self._delivery is not None and (self._thread is None or not self._thread.is_alive()):
+            self._delivery.close()
+
+    def _run(self) -> None:
+        try:
+            self._deliver_all()
+        except Exception as error:  # a defect of the channel: the epoch loop raises it, see `wake`
+            self._broken = error
+
+    def _deliver_all(self) -> None:
+        backoff_s = 0.0
+        while True:
+            try:
+                more = self.round()
+                backoff_s = 0.0
+            except (DeliveryError, OSError, sqlite3.Error) as error:
+                if self._stop.is_set():
+                    return
+                backoff_s = min(max(2 * backoff_s, BACKOFF_MIN_S), BACKOFF_MAX_S)
+                logger.warning("%s: %s; tried again in %.1f s", self.id, error, backoff_s)
+                self._stop.wait(backoff_s)
+                continue
+            if not more:
+                if self._stop.is_set():
+                    return
+                self._news.wait()
+                self._news.clear()

@@ -1,0 +1,146 @@
+"""The runner without faults: rows pass, epochs happen, ends and stops are clean."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "simulation"))
+
+import simulated_parts as parts
+
+from tocsin.errors import AlreadyRunning, ForeignCommit, StateMismatch
+from tocsin.run.embedded import EmbeddedRunner
+
+LINES = {"0": parts.payloads(1, 200, ["a", "b"]), "1": parts.payloads(2, 150, ["c", "d"])}
+
+
+class World:
+    """Tables and messages that outlive the runner."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tables: dict[str, dict[int, list[dict[str, Any]]]] = {}
+        self.rung: list[str] = []
+
+    def plan(self, cut: int = 3, **settings: Any) -> Any:
+        lines = settings.pop("lines", LINES)
+        source = parts.Lines(lines=lines, cut=cut)
+        # model_construct: the table and the list must stay the same objects
+        bell = parts.Bell.model_construct(rung=self.rung)
+        return parts.plan(
+            self.folder,
+            source,
+            lambda name: parts.Kept.model_construct(table=self.tables.setdefault(name, {})),
+            bell,
+            **settings,
+        )
+
+    def rows(self, name: str) -> list[str]:
+        return sorted(str(sorted(row.items())) for rows in self.tables[name].values() for row in rows)
+
+
+def test_rows_pass_and_the_end_is_clean(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    runner = EmbeddedRunner(world.plan())
+    runner.run()
+    good = sum(line.count(b",") == 2 for lines in LINES.values() for line in lines)
+    assert len(world.rows("sums")) == good
+    assert len(world.rows("quarantine")) == 350 - good
+    assert all(row["source"] == "in" for rows in world.tables["quarantine"].values() for row in rows)
+    assert sum(row["value"] for rows in world.tables["windows"].values() for row in rows) == good
+    odd = [row for rows in world.tables["windows"].values() for row in rows if row["value"] % 2]
+    assert len(world.rung) == len(set(world.rung)) == len(odd) > 0
+    counted = runner.snapshot()
+    assert counted["rows_in"] == {"in": 350}
+    assert counted["rejected"] == [{"source": "in", "reason": "json_syntax", "rows": 350 - good}]
+
+
+def test_epochs_and_cuts_change_nothing(tmp_path: Path) -> None:
+    worlds = []
+    for i, (cut, checkpoint_us) in enumerate([(1000, 10**9), (1, 1), (7, 2_000)]):
+        world = World(tmp_path / str(i))
+        EmbeddedRunner(world.plan(cut, checkpoint_us=checkpoint_us)).run()
+        worlds.append(world)
+    for world in worlds[1:]:
+        for name in ("sums", "windows", "quarantine"):
+            assert world.rows(name) == worlds[0].rows(name)
+        assert sorted(world.rung) == sorted(worlds[0].rung)
+
+
+def test_memory_limit_brings_the_checkpoint_forward(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    runner = EmbeddedRunner(world.plan(checkpoint_us=10**12, memory_bytes=2_000, cut=5))
+    runner.run()
+    assert runner.counters.epochs > 5
+
+
+def test_a_run_that_ended_has_nothing_more_to_do(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    EmbeddedRunner(world.plan()).run()
+    before = {name: dict(table) for name, table in world.tables.items()}
+    EmbeddedRunner(world.plan()).run()
+    assert world.tables == before
+
+
+class StopAfter:
+    """A feed that stops the runner after some rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.left = rows
+        self.runner: EmbeddedRunner | None = None
+
+    def offer(self, stream: str, batch: Any) -> None:
+        self.left -= len(batch)
+        if self.left <= 0:
+            assert self.runner is not None
+            self.runner.stop()
+
+    def counters(self, snapshot: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("rows", [1, 40, 200])
+def test_goes_on_where_it_was_stopped(tmp_path: Path, rows: int) -> None:
+    whole = World(tmp_path / "whole")
+    EmbeddedRunner(whole.plan(1000)).run()
+    world = World(tmp_path / "stopped")
+    feed = StopAfter(rows)
+    feed.runner = EmbeddedRunner(world.plan(), feed=feed)
+    feed.runner.run()
+    assert len(world.rows("sums")) < len(whole.rows("sums"))
+    EmbeddedRunner(world.plan(11)).run()
+    for name in ("sums", "windows", "quarantine"):
+        assert world.rows(name) == whole.rows(name)
+    assert sorted(world.rung) == sorted(whole.rung)
+
+
+def test_refuses_the_state_of_another_pipeline(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    world = World(tmp_path)
+    EmbeddedRunner(world.plan()).run()
+    with pytest.raises(StateMismatch, match="other steps or settings"):
+        EmbeddedRunner(replace(world.plan(), fingerprint="2")).run()
+
+
+def test_refuses_a_restored_table(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    EmbeddedRunner(world.plan()).run()
+    table = world.tables["sums"]
+    for epoch in sorted(table)[-2:]:
+        del table[epoch]
+    with pytest.raises(ForeignCommit, match="sums"):
+        EmbeddedRunner(world.plan()).run()
+
+
+def test_refuses_a_second_engine(tmp_path: Path) -> None:
+    from tocsin.run.checkpoint import SqliteStore
+
+    store = SqliteStore(tmp_path / "state")
+    with pytest.raises(AlreadyRunning, match="in use by process"):
+        EmbeddedRunner(World(tmp_path).plan()).run()
+    store.close()
