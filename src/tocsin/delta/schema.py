@@ -118,6 +118,21 @@ def physical_names(names: Iterable[str], fields: Sequence[Mapping[str, Any]] = (
     return found
 
 
+def original_names(fields: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The reverse of `physical_names`: each column of the table, and the name that it was given.
+
+    Where two would only differ in case, which SQL does not tell apart, the later one goes by its name in the table.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = {f["name"].lower() for f in fields}
+    for field in fields:
+        held = str(field["name"])
+        original = str(field["metadata"].get(ORIGINAL) or held)
+        found[held] = held if original.lower() in taken - {held.lower()} else original
+        taken.add(found[held].lower())
+    return found
+
+
 def new_fields(schema: pa.Schema, fields: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """The table's fields, and at their end those of a schema that are not among them yet.
 
