@@ -23,6 +23,7 @@ LAYERS = (
     "parts",
     "pipeline testing",
     "yamlfile reference checks",
+    "alarm_rows calendars",
     "mqtt delta cloudevents",
     "acquire decode condition detect estimate forecast notify output",
     "lake tables",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, TIME_TYPE
+from tocsin.batch import empty as no_rows
 
 NORMAL = "NORMAL"
 ACTIVE_UNACK = "ACTIVE_UNACK"
@@ -78,7 +80,15 @@ def short_id(*parts: object) -> str:
 
 def to_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema = ALARM_SCHEMA) -> pa.RecordBatch:
     """Rows as one record batch; times are given in microseconds."""
+    if not rows:
+        return _empty(schema)
     return pa.RecordBatch.from_arrays([_column([row[f.name] for row in rows], f) for f in schema], schema=schema)
+
+
+@lru_cache(maxsize=8)
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    """Most batches raise no alarm: building 22 empty columns costs 100 µs, once."""
+    return no_rows(schema)
 
 
 def _column(values: list[Any], field: pa.Field) -> pa.Array:

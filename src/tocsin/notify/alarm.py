@@ -185,6 +185,21 @@ class Alarm(Operator):
         return sorted(found, key=lambda level: -level.priority)
 
     @cached_property
+    def _columns(self) -> Sequence[str]:
+        return sorted({level.column for level in self.levels})
+
+    @cached_property
+    def _conditions(self) -> tuple[Ints, Floats, Floats, Floats, int]:
+        """The levels as the compiled loop takes them: column, sign, limit, deadband; and which is the rate."""
+        return (
+            np.array([self._columns.index(x.column) for x in self.levels], np.int64),
+            np.array([x.sign for x in self.levels]),
+            np.array([x.limit for x in self.levels]),
+            np.array([x.deadband for x in self.levels]),
+            next((i for i, x in enumerate(self.levels) if x.name == "rate_of_change"), -1),
+        )
+
+    @cached_property
     def policy(self) -> Policy:
         return Policy(
             self.on_delay, self.off_delay, self.latching, self.realarm or 0, self.realarm_max,
@@ -232,9 +247,9 @@ class Alarm(Operator):
 
     def _judge(self, state: AlarmState, rows: pa.RecordBatch, out: list[dict[str, object]]) -> None:
         """Find, in a compiled loop, the rows where a condition changes, and take only those to the state machine."""
-        levels, columns = self.levels, state.columns
+        columns = state.columns
         slots = columns.slots(rows.column("key"))
-        names = sorted({level.column for level in levels})
+        names = self._columns
         signals = np.ascontiguousarray([floats(rows.column(name)) for name in names])
         hide = np.zeros(len(slots)) if self.suppressed_when is None else floats(rows.column(self.suppressed_when))
         broken = columns["broken"].reshape(len(columns["bits"]), -1)
@@ -243,11 +258,7 @@ class Alarm(Operator):
             times_us(rows),
             signals,
             hide,
-            np.array([names.index(x.column) for x in levels], np.int64),
-            np.array([x.sign for x in levels]),
-            np.array([x.limit for x in levels]),
-            np.array([x.deadband for x in levels]),
-            next((i for i, x in enumerate(levels) if x.name == "rate_of_change"), -1),
+            *self._conditions,
             np.array([self.count, self.of_last or 0, self.within or 0], np.int64),
             columns["bits"],
             columns["level"],
