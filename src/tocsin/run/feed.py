@@ -1,0 +1,231 @@
+"""What the live page listens to: the newest rows of each stream, four times a second, over a Unix socket.
+
+The engine only puts references to batches into a bounded list. A thread of its own thins them out, encodes them and
+sends them to the page's process; it may wait for a slow page, the engine never does: what is not taken in time is
+dropped, oldest first.
+
+A frame is four bytes of length, one byte of kind, and the body: `ROWS` is an Arrow IPC stream whose schema carries the
+stream's name, `COUNTERS` is JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from tocsin.batch import Batch
+
+HEADER = struct.Struct(">IB")
+ROWS = 1
+COUNTERS = 2
+FRAME_BYTES_MAX = 64 * 2**20
+SOCKET = "page.sock"
+"""The socket's name in the state folder."""
+ALARM_COLUMNS = frozenset({"id", "state", "ring"})
+"""A stream with these columns is one of alarms: its newest row counts per alarm, not per key."""
+
+_COLUMNS_MAX = 64
+_STREAMS_MAX = 64
+_WINDOW = 8
+"""How many times more rows are looked at than are sent, so that quiet keys are seen beside busy ones."""
+
+
+class Feed:
+    """Shows the page what flows. `offer` costs about a microsecond, and nothing while no page listens.
+
+    At most ``rows_max`` rows of a stream are sent each ``every_s``; if there are more, the newest of each key and
+    signal. Only ``streams`` are shown, if given.
+    """
+
+    def __init__(
+        self,
+        socket_path: Path,
+        *,
+        streams: Collection[str] | None = None,
+        rows_max: int = 2000,
+        every_s: float = 0.25,
+        timeout_s: float = 2.0,
+    ) -> None:
+        self._path = socket_path
+        self._streams = streams
+        self._rows_max = rows_max
+        self._every_s = every_s
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}
+        self._counters: Mapping[str, object] | None = None
+        self.listening = False
+        """Whether a page listens."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread.start()
+
+    def offer(self, stream: str, batch: Batch) -> None:
+        """Show these rows, if there is time. Never blocks, never grows, never raises for what is in them."""
+        rows = batch.rows
+        if not self.listening or not rows.num_rows or (self._streams is not None and stream not in self._streams):
+            return
+        with self._lock:
+            waiting = self._waiting.get(stream)
+            if waiting is None:
+                if len(self._waiting) >= _STREAMS_MAX:
+                    return
+                waiting = self._waiting[stream] = _Waiting(deque())
+            waiting.add(rows, self._rows_max * _WINDOW)
+
+    def counters(self, snapshot: Mapping[str, object]) -> None:
+        """Show these counters (`run.counters.Counters.snapshot`)."""
+        self._counters = snapshot
+
+    def close(self) -> None:
+        """Send what waits and stop."""
+        self._stop.set()
+        self._thread.join(2 * self._timeout_s)
+
+    def _run(self) -> None:
+        connection: socket.socket | None = None
+        last = False
+        while not last:
+            last = self._stop.wait(self._every_s)
+            try:
+                if connection is None:
+                    connection = connect(self._path, self._timeout_s)
+                    self.listening = True
+                for frame in self._frames():
+                    connection.sendall(frame)
+            except OSError:  # no page, or one that does not read: try again at the next tick, with fresh rows
+                self.listening = False
+                if connection is not None:
+                    connection.close()
+                connection = None
+                with self._lock:
+                    self._waiting.clear()
+                last = last or self._stop.wait(4 * self._every_s)
+        if connection is not None:
+            connection.close()
+
+    def _frames(self) -> list[bytes]:
+        with self._lock:
+            taken, self._waiting = self._waiting, {}
+        frames = [
+            frame(ROWS, encode(stream, thinned(list(waiting.batches), self._rows_max)))
+            for stream, waiting in taken.items()
+        ]
+        counters, self._counters = self._counters, None
+        if counters is not None:
+            frames.append(frame(COUNTERS, json.dumps(counters, default=str).encode()))
+        return frames
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """The newest batches of a stream, as many as hold the rows that will be looked at."""
+
+    batches: deque[pa.RecordBatch]
+    rows: int = 0
+
+    def add(self, rows: pa.RecordBatch, rows_max: int) -> None:
+        self.batches.append(rows)
+        self.rows += rows.num_rows
+        while self.rows - self.batches[0].num_rows >= rows_max:
+            self.rows -= self.batches.popleft().num_rows
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    """A body with its header."""
+    return HEADER.pack(len(body), kind) + body
+
+
+def encode(stream: str, rows: pa.Table) -> bytes:
+    """Rows as an Arrow IPC stream that carries the stream's name."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema.with_metadata({"stream": stream})) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def thinned(batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
+    """At most ``rows_max`` rows, plain columns only; if there are more, the newest of each key and signal."""
+    tail: list[pa.RecordBatch] = []
+    room = rows_max * _WINDOW
+    for rows in reversed(batches):
+        if room <= 0 or rows.schema != batches[-1].schema:
+            break
+        tail.append(rows.slice(max(rows.num_rows - room, 0)))
+        room -= rows.num_rows
+    names = [field.name for field in batches[-1].schema if _plain(field.type)][:_COLUMNS_MAX]
+    table = pa.table(
+        {name: pa.chunked_array([_undictionary(rows.column(name)) for rows in reversed(tail)]) for name in names}
+    )
+    if table.num_rows > rows_max:
+        by = ["id"] if table.column_names and set(table.column_names) >= ALARM_COLUMNS else ["key", "signal"]
+        by = [name for name in by if name in names]
+        rows = table.select(by).append_column("row", pa.array(np.arange(table.num_rows)))
+        newest = rows.group_by(by, use_threads=False).aggregate([("row", "max")]).column("row_max")
+        newest = newest.take(pc.sort_indices(newest))
+        table = table.take(newest.slice(max(len(newest) - rows_max, 0)))
+    return table.combine_chunks()
+
+
+def _plain(kind: pa.DataType) -> bool:
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    return any(test(kind) for test in (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_string, pt.is_timestamp))
+
+
+def _undictionary(column: pa.Array) -> pa.Array:
+    """Plain values: the dictionary of a large plant would cost more than the rows."""
+    return column.cast(column.type.value_type) if pt.is_dictionary(column.type) else column
+
+
+@contextlib.contextmanager
+def _near(path: Path) -> Iterator[str]:
+    """The path by a short name, for a socket's may have no more than about 100 bytes."""
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def connect(path: Path, timeout_s: float) -> socket.socket:
+    """Connect to the page's socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout_s)
+        with _near(path) as name:
+            connection.connect(name)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def listen(path: Path) -> socket.socket:
+    """Open the socket on which the page hears the engine; only this user may connect."""
+    listener = socket.socket(socket.AF_UNIX)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        with _near(path) as name:
+            listener.bind(name)
+    finally:
+        os.umask(before)
+    listener.listen(4)
+    return listener

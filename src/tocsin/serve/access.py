@@ -1,0 +1,218 @@
+"""Who may do what: every request passes `Guard` before it reaches an endpoint.
+
+- The ``Host`` header must be one of ours (a page elsewhere cannot reach us by renaming itself).
+- Requests that change something need an ``Origin`` that is ours and the token of `/api/session`, which only our own
+  page can read, unless they carry the bearer token.
+- With a token set, all but health, signing in and static files needs it, as ``Authorization: Bearer`` or by a
+  session cookie. Without one the page only listens on this computer (`checked_address`).
+- Every answer carries a content security policy that allows only our own files.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tocsin.errors import ConfigError
+
+COOKIE = "tocsin_session"
+CSRF_HEADER = "x-tocsin-csrf"
+_SESSION_S = 12 * 3600.0
+_SESSIONS_MAX = 256
+_FAILURES_MAX = 5
+_FAILURE_S = 30.0
+_TOKEN_MIN = 16
+
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Permission(Enum):
+    """What a route needs."""
+
+    PUBLIC = "public"
+    """Nothing."""
+    VIEW = "view"
+    """To be signed in, where a token is set."""
+    OPERATE = "operate"
+    """That, and proof that our own page (or a program with the token) asks."""
+
+
+@dataclass
+class Keys:
+    """The token, the sessions opened with it, and the secret that only our own page can read."""
+
+    token: str | None
+    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    sessions: dict[str, float] = field(default_factory=dict)
+    """Session to the time at which it ends."""
+    failures: list[float] = field(default_factory=list)
+
+    def sign_in(self, token: str) -> str | None:
+        """A new session for the right token."""
+        if self.token is None or not _same(token, self.token):
+            self.failures.append(time.monotonic())
+            return None
+        session = secrets.token_urlsafe(32)
+        now = time.monotonic()
+        self.sessions = {old: ends for old, ends in self.sessions.items() if ends > now}
+        while len(self.sessions) >= _SESSIONS_MAX:
+            del self.sessions[next(iter(self.sessions))]
+        self.sessions[session] = now + _SESSION_S
+        return session
+
+    def throttled(self) -> bool:
+        """Whether too many sign-ins have just failed."""
+        now = time.monotonic()
+        self.failures = [at for at in self.failures if at > now - _FAILURE_S]
+        return len(self.failures) >= _FAILURES_MAX
+
+    def bearer(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return self.token is not None and scheme.lower() == "bearer" and _same(given, self.token)
+
+    def session(self, headers: Headers) -> bool:
+        for part in headers.get("cookie", "").split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == COOKIE and self.sessions.get(value, 0.0) > time.monotonic():
+                return True
+        return False
+
+
+class Guard:
+    """Stands before one endpoint or application."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, permission: Permission, secure: bool) -> None:
+        self.app, self.keys, self.permission, self.secure = app, keys, permission, secure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self.refusal(Headers(scope=scope))
+        await (self.app if refusal is None else refusal)(scope, receive, send)
+
+    def refusal(self, headers: Headers) -> JSONResponse | None:
+        if self.permission is Permission.PUBLIC:
+            return None
+        bearer = self.keys.bearer(headers)
+        if self.keys.token is not None and not bearer and not self.keys.session(headers):
+            return refused(401, "sign in first, or send the token as 'Authorization: Bearer ...'")
+        if self.permission is Permission.OPERATE and not bearer:
+            if not own_origin(headers, self.secure):
+                return refused(403, "this request does not come from our own page")
+            if not _same(headers.get(CSRF_HEADER, ""), self.keys.csrf):
+                return refused(403, f"the header {CSRF_HEADER} must carry 'csrf' of /api/session")
+        return None
+
+
+class Front:
+    """Stands before everything: checks the ``Host`` header and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app, self.hosts = app, frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        if host_name(Headers(scope=scope).get("host", "")) not in self.hosts:
+            await refused(400, "unknown Host; name it with --allowed-host")(scope, receive, send_guarded)
+        else:
+            await self.app(scope, receive, send_guarded)
+
+
+def refused(status: int, why: str) -> JSONResponse:
+    """A refusal with its remedy."""
+    return JSONResponse({"error": why}, status)
+
+
+def own_origin(headers: Headers, secure: bool) -> bool:
+    """Whether the request comes from a page that we served."""
+    return headers.get("origin", "").lower() == f"{'https' if secure else 'http'}://{headers.get('host', '').lower()}"
+
+
+def host_name(host: str) -> str:
+    """The name in a ``Host`` header, without the port."""
+    if host.startswith("["):
+        return host.partition("]")[0].lower() + "]"
+    return host.partition(":")[0].lower()
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page listens; refuses to be reached from elsewhere without TLS and a token."""
+
+    host: str = "127.0.0.1"
+    port: int = 8321
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    token: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names by which browsers may ask for it."""
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("TLS needs both a certificate and its key (--tls-cert, --tls-key)")
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ConfigError(f"there is no file {path}; TLS needs a certificate and its key as PEM")
+        if not is_local(self.host) and (not self.secure or not self.token):
+            raise ConfigError(
+                f"on {self.host} the page would be open to the network; give it a certificate and a token "
+                "(--tls-cert, --tls-key, --token), or let it listen on 127.0.0.1"
+            )
+        if self.token is not None and len(self.token) < _TOKEN_MIN:
+            raise ConfigError(f"a token needs at least {_TOKEN_MIN} characters; make one with: openssl rand -hex 24")
+
+    @property
+    def secure(self) -> bool:
+        return self.tls_cert is not None
+
+    @property
+    def url(self) -> str:
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.secure else 'http'}://{name}:{self.port}"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """What the ``Host`` header may say."""
+        own = {f"[{self.host}]" if ":" in self.host else self.host, *self.allowed_hosts}
+        return frozenset(map(host_name, own)) | ({"localhost", "127.0.0.1", "[::1]"} if is_local(self.host) else set())
+
+
+def is_local(host: str) -> bool:
+    """Whether an address can only be reached from this computer."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode(), wanted.encode())

@@ -1,0 +1,213 @@
+"""What the page, and anyone else, may ask: JSON, Prometheus text and the stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+import tocsin
+from tocsin.run.actions import append_action
+from tocsin.serve.access import COOKIE, Keys, refused
+from tocsin.serve.hub import VIEWERS_MAX, Hub
+from tocsin.serve.live import POINT, SEVERITIES, Live, pack
+
+BODY_BYTES_MAX = 16 * 2**10
+_TEXT_MAX = 500
+ACTIONS = ("acknowledge", "reset", "shelve", "unshelve", "suppress", "unsuppress", "out_of_service", "in_service")
+_SHELVE_S_MAX = 30 * 86_400
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the endpoints share."""
+
+    title: str
+    state_folder: Path
+    live: Live
+    hub: Hub
+    keys: Keys
+    secure: bool = False
+
+
+class Act(msgspec.Struct, forbid_unknown_fields=True):
+    """What an operator does with an alarm."""
+
+    by: str = ""
+    reason: str = ""
+    for_s: float | None = None
+    """How long to shelve."""
+
+
+class SignIn(msgspec.Struct, forbid_unknown_fields=True):
+    token: str
+
+
+def answer(value: object, status: int = 200) -> Response:
+    return Response(
+        msgspec.json.encode(value), status, media_type="application/json", headers={"cache-control": "no-store"}
+    )
+
+
+def page_of(request: Request) -> Page:
+    page = request.app.state.page
+    assert isinstance(page, Page)
+    return page
+
+
+async def session(request: Request) -> Response:
+    page = page_of(request)
+    return answer({"csrf": page.keys.csrf, "title": page.title, "version": tocsin.__version__})
+
+
+async def sign_in(request: Request) -> Response:
+    page = page_of(request)
+    if page.keys.throttled():
+        return refused(429, "too many failed sign-ins; wait half a minute")
+    body = await _body(request, SignIn)
+    if isinstance(body, Response):
+        return body
+    opened = page.keys.sign_in(body.token)
+    if opened is None:
+        return refused(401, "this is not the token")
+    response = answer({"ok": True})
+    response.set_cookie(COOKIE, opened, max_age=12 * 3600, httponly=True, secure=page.secure, samesite="strict")
+    return response
+
+
+async def machines(request: Request) -> Response:
+    page = page_of(request)
+    return answer({"position": page.hub.position, "machines": page.live.snapshot()})
+
+
+async def series(request: Request) -> Response:
+    page = page_of(request)
+    name = request.query_params.get("machine", "")
+    machine = page.live.machines.get(name)
+    if machine is None:
+        return refused(404, "no such machine; /api/machines lists them")
+    found = [
+        {"id": one.id, "signal": one.signal, "stream": one.stream, "points": pack(one.points())}
+        for one in machine.series.values()
+    ]
+    return answer({"position": page.hub.position, "machine": name, "columns": POINT, "series": found})
+
+
+async def alarms(request: Request) -> Response:
+    page = page_of(request)
+    return answer({"position": page.hub.position, "alarms": list(page.live.alarms.values())})
+
+
+async def act(request: Request) -> Response:
+    page = page_of(request)
+    alarm, action = request.path_params["id"], request.path_params["action"]
+    if action not in ACTIONS:
+        return refused(404, f"there is no action '{action}'; there are {', '.join(ACTIONS)}")
+    if alarm not in page.live.alarms:
+        return refused(404, "no such alarm; /api/alarms lists them")
+    body = await _body(request, Act)
+    if isinstance(body, Response):
+        return body
+    now_us, until_us = time.time_ns() // 1000, None
+    if action == "shelve":
+        if body.for_s is None or not 0 < body.for_s <= _SHELVE_S_MAX:
+            return refused(422, f"shelving needs for_s, at most {_SHELVE_S_MAX} seconds")
+        until_us = now_us + round(body.for_s * 1e6)
+    by, reason = body.by.strip()[:_TEXT_MAX] or "operator", body.reason.strip()[:_TEXT_MAX]
+    try:
+        await asyncio.to_thread(append_action, page.state_folder, now_us, alarm, action, by, reason, until_us)
+    except (OSError, sqlite3.Error) as error:
+        return refused(503, f"the action could not be written down: {error}")
+    return answer({"id": alarm, "action": action, "by": by}, 202)
+
+
+async def counters(request: Request) -> Response:
+    page = page_of(request)
+    return answer(page.live.status() | {"counters": page.live.counters, "viewers": len(page.hub.viewers)})
+
+
+async def metrics(request: Request) -> Response:
+    page = page_of(request)
+    return PlainTextResponse("\n".join(_exposition(page)) + "\n", media_type="text/plain; version=0.0.4")
+
+
+def _exposition(page: Page) -> Iterator[str]:
+    """The engine's counters as Prometheus text."""
+    counted = page.live.counters
+    pipeline = f'pipeline="{_escaped(page.title)}"'
+    for name, label, values in (
+        ("records_in_total", "source", counted.get("rows_in", {})),
+        ("records_out_total", "node", counted.get("rows_out", {})),
+        ("records_late_total", "node", counted.get("late", {})),
+        ("watermark_lag_seconds", "node", counted.get("lag_s", {})),
+    ):
+        yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
+        for key, value in values.items():
+            if value is not None:
+                yield f'tocsin_{name}{{{pipeline},{label}="{_escaped(key)}"}} {value:.15g}'
+    yield "# TYPE tocsin_records_bad_total counter"
+    for entry in counted.get("rejected", ()):
+        labels = f'node="{_escaped(entry["source"])}",reason="{_escaped(entry["reason"])}"'
+        yield f"tocsin_records_bad_total{{{pipeline},{labels}}} {entry['rows']:.15g}"
+    for name, kind, value in (
+        ("checkpoints_total", "counter", counted.get("epochs", 0)),
+        ("checkpoint_duration_seconds", "gauge", counted.get("epoch_ms", 0) / 1000),
+        ("waiting_bytes", "gauge", counted.get("waiting_bytes", 0)),
+        ("recoveries_total", "counter", counted.get("recoveries", 0)),
+        ("engine_connected", "gauge", int(page.live.engine)),
+    ):
+        yield f"# TYPE tocsin_{name} {kind}"
+        yield f"tocsin_{name}{{{pipeline}}} {value:.15g}"
+    yield "# TYPE tocsin_alarms_active gauge"
+    for severity, count in (dict.fromkeys(SEVERITIES, 0) | page.live.active()).items():
+        yield f'tocsin_alarms_active{{{pipeline},severity="{_escaped(severity)}"}} {count}'
+    yield "# TYPE tocsin_build_info gauge"
+    yield f'tocsin_build_info{{version="{tocsin.__version__}"}} 1'
+
+
+async def healthy(request: Request) -> Response:
+    return answer({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    engine = page_of(request).live.engine
+    return answer({"status": "ready" if engine else "no engine"}, 200 if engine else 503)
+
+
+async def events(request: Request) -> Response:
+    page = page_of(request)
+    if len(page.hub.viewers) >= VIEWERS_MAX:
+        return refused(503, f"more than {VIEWERS_MAX} pages are open")
+    after = request.headers.get("last-event-id") or request.query_params.get("after", "")
+    return StreamingResponse(
+        page.hub.messages(after),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )
+
+
+T = TypeVar("T")
+
+
+async def _body(request: Request, type: type[T]) -> T | Response:
+    raw = b""
+    async for part in request.stream():
+        raw += part
+        if len(raw) > BODY_BYTES_MAX:
+            return refused(413, f"a request has at most {BODY_BYTES_MAX} bytes")
+    try:
+        return msgspec.json.decode(raw or b"{}", type=type)
+    except msgspec.DecodeError as error:
+        return refused(422, str(error))
+
+
+def _escaped(text: str) -> str:
+    return str(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,293 @@
+"""The page as a process: hears the engine on a Unix socket, answers browsers on HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tocsin.errors import ConfigError
+from tocsin.run.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, SOCKET, listen
+from tocsin.serve import api
+from tocsin.serve.access import Address, Front, Guard, Keys, Permission
+from tocsin.serve.api import Page
+from tocsin.serve.hub import Hub
+from tocsin.serve.live import Live
+
+log = logging.getLogger(__name__)
+TICK_S = 0.25
+_READY = "ready"
+
+Endpoint = Callable[[Request], Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table of routes: what may be asked, and what that needs."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    permission: Permission
+
+
+ROUTES = (
+    Entry("GET", "/api/session", api.session, Permission.VIEW),
+    Entry("POST", "/api/session", api.sign_in, Permission.PUBLIC),
+    Entry("GET", "/api/machines", api.machines, Permission.VIEW),
+    Entry("GET", "/api/series", api.series, Permission.VIEW),
+    Entry("GET", "/api/alarms", api.alarms, Permission.VIEW),
+    Entry("POST", "/api/alarms/{id}/{action}", api.act, Permission.OPERATE),
+    Entry("GET", "/api/counters", api.counters, Permission.VIEW),
+    Entry("GET", "/events", api.events, Permission.VIEW),
+    Entry("GET", "/metrics", api.metrics, Permission.VIEW),
+    Entry("GET", "/healthz", api.healthy, Permission.PUBLIC),
+    Entry("GET", "/readyz", api.ready, Permission.PUBLIC),
+)
+
+STATIC: Mapping[str, tuple[str, str, str]] = {
+    "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
+    "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
+    "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("tocsin.serve", "pages/style.css", "text/css; charset=utf-8"),
+    "/plotly.css": ("tocsin.serve", "pages/plotly.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("tocsin.serve", "pages/icon.svg", "image/svg+xml"),
+    "/plotly.js": ("plotly", "package_data/plotly.min.js", "text/javascript; charset=utf-8"),
+}
+"""Every file that is served: nothing is looked up by a path that a browser sends."""
+
+
+def build(page: Page, *, hosts: Collection[str], lifespan: Any = None) -> Starlette:
+    """The web application: every route behind the guard that its permission asks for."""
+    table = [*ROUTES, *(Entry("GET", path, _static(*where), Permission.PUBLIC) for path, where in STATIC.items())]
+    routes = []
+    for entry in table:
+        route = Route(entry.path, entry.endpoint, methods=[entry.method])
+        route.app = Guard(route.app, page.keys, entry.permission, page.secure)
+        routes.append(route)
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.add_middleware(Front, hosts=hosts)
+    app.state.page = page
+    return app
+
+
+def _static(package: str, name: str, media_type: str) -> Endpoint:
+    content = files(package).joinpath(name).read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+    async def endpoint(request: Request) -> Response:
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
+
+    return endpoint
+
+
+async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take in what one engine sends, until it goes."""
+    live.engines += 1
+    try:
+        while True:
+            length, kind = HEADER.unpack(await reader.readexactly(HEADER.size))
+            if length > FRAME_BYTES_MAX:
+                log.warning("a frame of %d bytes from the engine is too large; hanging up", length)
+                return
+            body = await reader.readexactly(length)
+            if kind == COUNTERS:
+                live.count(json.loads(body))
+            elif kind == ROWS:
+                with pa.ipc.open_stream(body) as stream:
+                    name = stream.schema.metadata[b"stream"].decode()
+                    live.take(name, stream.read_all())
+    except (asyncio.IncompleteReadError, ConnectionError):
+        log.info("the engine has gone")
+    except (pa.ArrowInvalid, ValueError, KeyError) as error:
+        log.warning("the engine sent what cannot be read (%s); hanging up", error)
+    finally:
+        live.engines -= 1
+        writer.close()
+
+
+async def tick(page: Page) -> None:
+    """Publish what has changed, four times a second."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        page.hub.publish(page.live.changes())
+
+
+def serve(
+    state_folder: Path,
+    lake_folder: Path | None = None,
+    address: Address | None = None,
+    *,
+    title: str = "tocsin",
+    ready: Callable[[], None] = lambda: None,
+    ended: threading.Event | None = None,
+) -> None:
+    """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
+
+    It hears the engine (`run.feed.Feed`) on the socket ``page.sock`` in the state folder, and shows what the lake
+    folder's tables hold from before.
+    """
+    import uvicorn
+
+    address = address or Address()
+    page = Page(title, state_folder, Live(), Hub(), Keys(address.token), address.secure)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engines = await asyncio.start_unix_server(
+            lambda reader, writer: hear(page.live, reader, writer), sock=listen(state_folder / SOCKET)
+        )
+        ticking = asyncio.create_task(tick(page))
+        ticking.add_done_callback(_report)
+        yield
+        ticking.cancel()
+        engines.close()
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build(page, hosts=address.hosts, lifespan=lifespan),
+            ssl_certfile=address.tls_cert,
+            ssl_keyfile=address.tls_key,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=30,
+            limit_concurrency=512,
+            h11_max_incomplete_event_size=32 * 2**10,
+        )
+    )
+    state_folder.mkdir(parents=True, exist_ok=True)
+    listener = _bound(address.host, address.port)
+
+    async def run() -> None:
+        async def watch() -> None:
+            while not server.started:
+                await asyncio.sleep(0.02)
+            ready()
+            while not server.should_exit:
+                if ended is not None and ended.is_set():
+                    server.should_exit = True
+                await asyncio.sleep(0.1)
+            page.hub.close()
+
+        watching = asyncio.create_task(watch())
+        await server.serve(sockets=[listener])
+        watching.cancel()
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run())
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"the page cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
+    listener.listen(128)
+    return listener
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("the page has stopped moving", exc_info=task.exception())
+
+
+class Running:
+    """A page in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process, self.url = process, url
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End it; it also ends by itself when this process does."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def start(
+    state_folder: Path, lake_folder: Path | None = None, address: Address | None = None, *, title: str = "tocsin"
+) -> Running:
+    """Start `serve` in a process of its own and wait until it listens."""
+    address = address or Address()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tocsin.serve"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the engine, which then ends the page
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    wanted = {"state": state_folder, "lake": lake_folder, "title": title, "address": asdict(address)}
+    process.stdin.write(json.dumps(wanted, default=str) + "\n")
+    process.stdin.flush()
+    said = process.stdout.readline().strip()
+    running = Running(process, address.url)
+    if said != _READY:
+        running.stop()
+        raise ConfigError(said or f"the page could not start (exit status {process.returncode})")
+    return running
+
+
+def main() -> None:
+    """The process that `start` starts: settings come on standard input, whose end is the end."""
+    import os
+
+    from tocsin.errors import TocsinError
+
+    wanted = json.loads(sys.stdin.readline())
+    given = wanted["address"]
+    for name in ("tls_cert", "tls_key"):
+        given[name] = given[name] and Path(given[name])
+    address = Address(**given | {"allowed_hosts": tuple(given["allowed_hosts"])})
+    lake = wanted["lake"] and Path(wanted["lake"])
+    ended = threading.Event()
+
+    def watch() -> None:
+        while sys.stdin.read(4096):
+            pass
+        ended.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    with suppress(OSError):
+        os.nice(5)  # the engine comes first
+    try:
+        ready = partial(print, _READY, flush=True)
+        serve(Path(wanted["state"]), lake, address, title=wanted["title"], ended=ended, ready=ready)
+    except TocsinError as error:
+        print(error, flush=True)  # noqa: T201
+        sys.exit(1)

@@ -1,0 +1,92 @@
+"""Server-sent events: each message is encoded once, kept for those who come back, and handed to every viewer.
+
+A viewer that reads too slowly loses the oldest messages, not the newest, and sees from the ids that some are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator
+
+import msgspec
+
+_KEPT = 40
+_QUEUE_MAX = 16
+_HEARTBEAT_S = 10.0
+VIEWERS_MAX = 64
+
+
+class Viewer:
+    """One open page."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[bytes] = deque(maxlen=_QUEUE_MAX)
+        self.ready = asyncio.Event()
+
+    def put(self, message: bytes) -> None:
+        self.waiting.append(message)
+        self.ready.set()
+
+
+class Hub:
+    """All viewers."""
+
+    def __init__(self) -> None:
+        self.boot = secrets.token_hex(4)
+        self.number = 0
+        self.viewers: set[Viewer] = set()
+        self.closed = False
+        self._kept: deque[bytes] = deque(maxlen=_KEPT)
+
+    @property
+    def position(self) -> str:
+        """The id of the newest message."""
+        return f"{self.boot}-{self.number}"
+
+    def publish(self, changes: object) -> None:
+        self.number += 1
+        message = b"id: %s\ndata: %s\n\n" % (self.position.encode(), msgspec.json.encode(changes))
+        self._kept.append(message)
+        for viewer in self.viewers:
+            viewer.put(message)
+
+    def missed(self, after: str) -> list[bytes] | None:
+        """The messages after an id; None if they are no longer known."""
+        boot, _, number = after.rpartition("-")
+        if boot != self.boot or not number.isascii() or not number.isdigit():
+            return None
+        behind = self.number - int(number[:18])
+        if not 0 <= behind <= len(self._kept):
+            return None
+        return list(self._kept)[len(self._kept) - behind :]
+
+    async def messages(self, after: str) -> AsyncIterator[bytes]:
+        """What one viewer gets, from the message after ``after`` on."""
+        viewer = Viewer()
+        missed = self.missed(after)
+        yield b"retry: 1000\n\n"
+        if missed is None:
+            yield b"event: reset\ndata: {}\n\n"
+        else:
+            for message in missed:
+                viewer.put(message)
+        self.viewers.add(viewer)
+        try:
+            while not self.closed:
+                try:
+                    await asyncio.wait_for(viewer.ready.wait(), _HEARTBEAT_S)
+                except TimeoutError:
+                    yield b": still here\n\n"
+                viewer.ready.clear()
+                while viewer.waiting:
+                    yield viewer.waiting.popleft()
+        finally:
+            self.viewers.discard(viewer)
+
+    def close(self) -> None:
+        """End every viewer's stream."""
+        self.closed = True
+        for viewer in self.viewers:
+            viewer.ready.set()
