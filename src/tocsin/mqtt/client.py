@@ -1,0 +1,460 @@
+"""An MQTT client without threads: whoever calls `Client.poll` does the work."""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from tocsin.batch import Ints
+from tocsin.errors import ConfigError, TocsinError
+from tocsin.mqtt import codec
+from tocsin.mqtt.codec import ProtocolError, Publishes
+
+CONNECT_TIMEOUT_S = 10.0
+BACKOFF_S = (0.2, 30.0)
+"""The first wait before connecting again, and the longest; between them it doubles, and half of it is drawn."""
+
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""Linux: confirm what was read at once. Mosquitto leaves Nagle's algorithm on: each PUBACK would wait up to 40 ms for
+the TCP acknowledgement of the one before. The system forgets the option, so it is set after each read."""
+_PENDING = -1
+"""Instead of a reason code: the broker has not answered yet."""
+
+REFUSALS = {
+    1: "it does not speak this protocol version",
+    2: "it refuses this client id",
+    3: "it is not available now",
+    4: "user or password are wrong",
+    5: "this client is not authorised",
+    0x84: "it does not speak this protocol version",
+    0x85: "it refuses this client id",
+    0x86: "user or password are wrong",
+    0x87: "this client is not authorised",
+    0x88: "it is not available now",
+    0x8E: "another client with the same client_id took over",
+    0x95: "the packet is too large",
+    0x97: "the quota is exceeded",
+}
+
+
+class Tls(BaseModel):
+    """How to know the broker, and how it knows us; TLS 1.2 or newer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    ca: str | None = None
+    """File with the certificates to trust (PEM); else those of the operating system."""
+    cert: str | None = None
+    """File with this client's certificate (PEM), where the broker asks for one."""
+    key: str | None = None
+    """File with the certificate's key (PEM)."""
+
+    def context(self, folder: Path | None = None) -> ssl.SSLContext:
+        """A context that verifies the broker's certificate and name; relative files start at ``folder``."""
+
+        def path(name: str | None) -> str | None:
+            return None if name is None else str((folder or Path()) / name)
+
+        try:
+            context = ssl.create_default_context(cafile=path(self.ca))
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.cert is not None:
+                context.load_cert_chain(path(self.cert) or "", path(self.key))
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"the TLS files ca={self.ca} cert={self.cert} key={self.key}: {error}") from error
+        return context
+
+
+class NotConnected(TocsinError):
+    """The connection was refused, or was lost."""
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
+        """Whether trying again without a change of settings is in vain (wrong password, wrong certificate)."""
+
+
+def address(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken.
+
+    Examples
+    --------
+    >>> address("mqtts://broker.example")
+    ('broker.example', 8883, True)
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or parts.path.strip("/"):
+        raise ConfigError(f"{url!r} is not an MQTT address; write mqtt://host:1883 or mqtts://host:8883")
+    if parts.username or parts.password:
+        raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
+    secure = parts.scheme == "mqtts"
+    return parts.hostname, port or (8883 if secure else 1883), secure
+
+
+@dataclass
+class Client:
+    """One connection to a broker, made again (after a pause that grows) whenever it is lost.
+
+    `poll` gives what was received, and keeps the connection alive: call it at least as often as ``keep_alive_s``.
+    Received messages are acknowledged by `acknowledge` only. `publish` waits for the broker's acknowledgements.
+    """
+
+    url: str
+    client_id: str = ""
+    version: int = codec.V5
+    filters: Sequence[str] = ()
+    """What to subscribe to on each new connection."""
+    qos: int = 1
+    subscribe_options: int = 0
+    """Further bits of the options of a subscription (MQTT 5)."""
+    clean: bool = True
+    session_expiry_s: int = 0
+    keep_alive_s: int = 30
+    receive_max: int = 1000
+    packet_bytes_max: int = 1 << 20
+    """A longer message loses its end; another packet so long is an error."""
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    timeout_s: float = CONNECT_TIMEOUT_S
+
+    connects: int = field(default=0, init=False)
+    """How often a connection was made: the number of the present one."""
+    session_present: bool = field(default=False, init=False)
+    """Whether the broker still had our session when the present connection was made."""
+    acks_sent: int = field(default=0, init=False)
+    """How many acknowledgements were sent on the present connection."""
+    acks_confirmed: int = field(default=0, init=False)
+    """How many of these the broker has certainly processed."""
+    last_error: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self._host, self._port, self._secure = address(self.url)
+        self._socket: socket.socket | None = None
+        self._next_try_s = 0.0
+        self._pause_s = BACKOFF_S[0]
+        self._packet_id = 0
+        self._unacked: dict[int, int] = {}
+        self._waiting = 0
+        self._arrived: list[Publishes] = []
+        self._sent_s = self._ping_s = 0.0
+        self._acks_at_ping: int | None = None
+        self._granted: codec.Granted | None = None
+        self._send_max = 1000
+
+    # -------------------------------------------------------------------------------------------- connection
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    def connect(self) -> None:
+        """Connect and subscribe now; `NotConnected` says why it does not go."""
+        self.close(politely=False)
+        try:
+            self._open()
+        except (OSError, ProtocolError) as error:
+            self._drop(error)
+            final = isinstance(error, ssl.SSLCertVerificationError)
+            raise NotConnected(f"cannot connect to {self.url}: {error}", final=final) from error
+        except NotConnected as error:
+            self._drop(error)
+            raise
+        self._pause_s = BACKOFF_S[0]
+
+    def _open(self) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        raw = socket.create_connection((self._host, self._port), self.timeout_s)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._secure:
+            context = self.tls or Tls().context()
+            try:
+                self._socket = context.wrap_socket(raw, server_hostname=self._host)
+            except BaseException:
+                raw.close()
+                raise
+        else:
+            self._socket = raw
+        self._socket.setblocking(False)
+        self._inbox = codec.Inbox(self.version, self.packet_bytes_max, cut=True)
+        self._unacked.clear()
+        self._arrived.clear()
+        self._connack: codec.Connack | None = None
+        self._ping_s, self._acks_at_ping, self.acks_sent, self.acks_confirmed = 0.0, None, 0, 0
+        properties: codec.Properties = {}
+        if self.version == codec.V5:
+            properties["receive_maximum"] = self.receive_max
+            if not self.clean:
+                properties["session_expiry_interval"] = self.session_expiry_s
+        self._send(
+            codec.encode(
+                codec.Connect(
+                    self.client_id,
+                    self.version,
+                    self.clean,
+                    self.keep_alive_s,
+                    self.user,
+                    None if self.password is None else self.password.encode(),
+                    None,
+                    properties,
+                ),
+                self.version,
+            )
+        )
+        while self._connack is None:
+            self._receive(self._left(deadline, "CONNACK"))
+            self._digest(1)
+        found = self._connack
+        if found.reason:
+            text = REFUSALS.get(found.reason, f"reason {found.reason}")
+            raise NotConnected(f"{self.url} refuses the connection: {text}", final=found.reason not in (3, 0x88, 0x97))
+        self.session_present = found.session_present
+        self._send_max = min(found.properties.get("receive_maximum", 65535), 1000)
+        self.keep_alive_s = found.properties.get("server_keep_alive", self.keep_alive_s)
+        self.connects += 1
+        if self.filters:
+            self._subscribe(deadline)
+
+    def _subscribe(self, deadline: float) -> None:
+        options = self.qos | (self.subscribe_options if self.version == codec.V5 else 0)
+        filters = tuple((pattern, options) for pattern in self.filters)
+        self._granted = None
+        self._send(codec.encode(codec.Subscribe(self._next_id(), filters), self.version))
+        while self._granted is None:
+            self._receive(self._left(deadline, "SUBACK"))
+            self._digest(1024)
+        for pattern, reason in zip(self.filters, self._granted.reasons, strict=False):
+            if reason >= 0x80:
+                raise NotConnected(f"{self.url} refuses the subscription to {pattern}: reason {reason}", final=True)
+
+    def _left(self, deadline: float, what: str) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"the broker sent no {what} in time")
+        return left
+
+    def _drop(self, error: Exception) -> None:
+        """The connection is gone: remember why, and when to try again."""
+        self.last_error = str(error)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._next_try_s = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
+
+    def close(self, *, politely: bool = True) -> None:
+        """Disconnect; the session stays at the broker if it was asked to keep it."""
+        if self._socket is None:
+            return
+        if politely:
+            try:
+                self._send(codec.encode(codec.Disconnect(), self.version))
+            except (OSError, NotConnected) as error:
+                self.last_error = str(error)  # gone already: that is what was wanted
+        self._socket.close()
+        self._socket = None
+
+    # --------------------------------------------------------------------------------------------- receiving
+
+    def poll(self, limit: int, timeout_s: float) -> Publishes | None:
+        """At most ``limit`` messages that have come; None if there is none in time.
+
+        Connects again when it is time to; `NotConnected` only if that is in vain.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._socket is None and not self._again(deadline):
+                return None
+            if self._arrived:
+                return self._arrived.pop(0)
+            try:
+                if not self._digest(limit) and not self._arrived:
+                    left = deadline - time.monotonic()
+                    if not self._receive(max(0.0, min(left, self.keep_alive_s / 2 or left))):
+                        self._keep_alive()
+                    self._digest(limit)
+                    if left <= 0 and not self._arrived:
+                        return None
+            except (OSError, ProtocolError, NotConnected) as error:
+                self._drop(error)
+
+    def _again(self, deadline: float) -> bool:
+        """Try to connect once it is time to, at the latest at the deadline; whether there is a connection."""
+        wait = self._next_try_s - time.monotonic()
+        left = deadline - time.monotonic()
+        if wait > 0:
+            time.sleep(max(0.0, min(wait, left)))
+        if wait > left:
+            return False
+        try:
+            self.connect()
+        except NotConnected as error:
+            if error.final:
+                raise
+            return time.monotonic() < deadline and self._again(deadline)
+        return True
+
+    def acknowledge(self, packet_ids: Ints, qos: Ints) -> bool:
+        """Send PUBACKs for messages of the present connection; False if it has been lost."""
+        if self._socket is None:
+            return False
+        data = codec.acks(packet_ids, qos)
+        self.acks_sent += len(packet_ids)
+        if self._acks_at_ping is None:
+            # TCP keeps order and a broker answers in order: its PINGRESP confirms the acknowledgements before it.
+            self._acks_at_ping = self.acks_sent
+            self._ping_s = time.monotonic()
+            data += codec.PING
+        try:
+            self._send(data)
+        except OSError as error:
+            self._drop(error)
+            return False
+        return True
+
+    def tend(self) -> None:
+        """Keep the connection alive without reading from it."""
+        if self._socket is not None and time.monotonic() - self._sent_s > 0.7 * (self.keep_alive_s or 30):
+            try:
+                self._send(codec.PING)
+            except OSError as error:
+                self._drop(error)
+
+    def _keep_alive(self) -> None:
+        """Nothing has come: ask the broker whether it is there, and give it up if it does not say so."""
+        now = time.monotonic()
+        if self._acks_at_ping is not None and now - self._ping_s > (self.keep_alive_s or 30):
+            raise TimeoutError("the broker did not answer a ping in time")
+        if self.keep_alive_s and self._acks_at_ping is None and now - self._sent_s > 0.7 * self.keep_alive_s:
+            self._acks_at_ping, self._ping_s = self.acks_sent, now
+            self._send(codec.PING)
+
+    def _receive(self, timeout_s: float) -> bool:
+        """Read once from the socket into the inbox; whether anything came in time."""
+        assert self._socket is not None
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                count = self._socket.recv_into(self._inbox.room())
+            except (BlockingIOError, ssl.SSLWantReadError):
+                left = end - time.monotonic()
+                if left <= 0 or not select.select((self._socket,), (), (), left)[0]:
+                    return False
+            except ssl.SSLWantWriteError:
+                select.select((), (self._socket,), (), max(0.0, end - time.monotonic()))
+            else:
+                if count == 0:
+                    raise ConnectionResetError("the broker closed the connection")
+                self._inbox.filled(count)
+                if _QUICKACK is not None:
+                    self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                return True
+
+    def _digest(self, limit: int) -> int:
+        """Take at most ``limit`` packets out of the inbox; returns how many."""
+        frames = self._inbox.frames(limit)
+        count = int(frames.shape[1])
+        if not count:
+            return 0
+        kinds = frames[codec.HEAD] >> 4
+        if (kinds == codec.PUBLISH).any():
+            self._arrived.append(codec.publishes(self._inbox.data, frames))
+        for i in np.flatnonzero(kinds != codec.PUBLISH).tolist():
+            head, begin, end = (int(frames[row, i]) for row in (codec.HEAD, codec.BODY, codec.END))
+            self._control(codec.decode(head, self._inbox.data[begin:end].tobytes(), self.version))
+        return count
+
+    def _control(self, packet: codec.Packet) -> None:
+        if isinstance(packet, codec.Ack):
+            if packet.kind == codec.PUBREL:
+                self._send(codec.encode(codec.Ack(codec.PUBCOMP, packet.packet_id), self.version))
+            elif self._unacked.get(packet.packet_id) == _PENDING:
+                self._unacked[packet.packet_id] = packet.reason
+                self._waiting -= 1
+        elif isinstance(packet, codec.Ping):
+            if self._acks_at_ping is not None:
+                self.acks_confirmed, self._acks_at_ping = self._acks_at_ping, None
+        elif isinstance(packet, codec.Connack):
+            self._connack = packet
+        elif isinstance(packet, codec.Granted):
+            self._granted = packet
+        elif isinstance(packet, codec.Disconnect):
+            text = REFUSALS.get(packet.reason, f"reason {packet.reason}")
+            raise NotConnected(f"{self.url} ends the connection: {text}")
+        else:
+            raise ProtocolError(f"a broker does not send {type(packet).__name__}", codec.PROTOCOL)
+
+    # ---------------------------------------------------------------------------------------------- sending
+
+    def publish(
+        self, messages: Sequence[tuple[str, bytes]], *, qos: int = 1, retain: bool = False, timeout_s: float = 30.0
+    ) -> list[int]:
+        """Send messages and wait until the broker has them all (QoS 1); returns its reason code for each.
+
+        `NotConnected` if the connection is lost or the time is over: then some may have arrived, some not.
+        """
+        assert qos in (0, 1)
+        if self._socket is None:
+            self.connect()
+        deadline = time.monotonic() + timeout_s
+        reasons: list[int] = []
+        step = self._send_max if qos else 1000
+        try:
+            for start in range(0, len(messages), step):
+                some = messages[start : start + step]
+                ids = [self._next_id() for _ in some] if qos else [0] * len(some)
+                self._unacked = dict.fromkeys(ids, _PENDING) if qos else {}
+                self._waiting = len(self._unacked)
+                self._send(
+                    b"".join(
+                        codec.publish(
+                            topic.encode(), body, version=self.version, qos=qos, packet_id=packet_id, retain=retain
+                        )
+                        for packet_id, (topic, body) in zip(ids, some, strict=True)
+                    )
+                )
+                while self._waiting:
+                    self._receive(self._left(deadline, "PUBACK"))
+                    while self._digest(1024):
+                        continue
+                reasons += self._unacked.values() if qos else ids
+        except (OSError, ProtocolError, NotConnected) as error:
+            self._drop(error)
+            raise NotConnected(f"publishing to {self.url} failed: {error}") from error
+        finally:
+            self._unacked, self._waiting = {}, 0
+        return reasons
+
+    def _next_id(self) -> int:
+        self._packet_id = self._packet_id % 65535 + 1
+        return self._packet_id
+
+    def _send(self, data: bytes) -> None:
+        assert self._socket is not None
+        deadline = time.monotonic() + self.timeout_s
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"the broker takes nothing for {self.timeout_s:g} s") from None
+                select.select((), (self._socket,), (), left)
+            except ssl.SSLWantReadError:
+                select.select((self._socket,), (), (), max(0.0, deadline - time.monotonic()))
+        self._sent_s = time.monotonic()
