@@ -1,0 +1,152 @@
+"""Rekey: say which machine or series a row belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+from pydantic import Field as Setting
+
+from tocsin.bases import require
+from tocsin.batch import KEY, KEY_TYPE, REJECTED, REJECTED_SCHEMA, Batch
+from tocsin.condition._rejects import rejected
+from tocsin.contracts import Operator
+from tocsin.errors import ConfigError, SchemaError
+from tocsin.state import Columns
+
+_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
+_FINE, _MISSING, _CHARACTERS, _LENGTH, _LIMIT = range(5)
+_REASONS = ("", "missing_key", "key_characters", "key_length", "key_limit")
+
+
+class Rekey(Operator):
+    """Make the column ``key``: the name of the machine or series that a row belongs to.
+
+    One column becomes the key (and is no longer there under its old name); a template such as ``{site}/{machine}``
+    puts it together from several, which stay. Keys are brought into Unicode's composed form (NFC), so that one name
+    is one machine. Rows without a key, or with one that is no name, go to ``rejected``: ``missing_key``,
+    ``key_characters`` (control characters), ``key_length``, ``key_limit`` (more machines than were allowed for).
+
+    Not needed after a source that knows its machines (`host`, `simulate`).
+
+    Examples
+    --------
+    >>> readings = rows({"machine": ["pump", "fan", ""], "value": [1, 2, 3]})
+    >>> feed(Rekey(of="machine"), readings)["key"].to_pylist()
+    ['pump', 'fan']
+    >>> feed(Rekey(of="plant/{machine}"), readings)["key"].to_pylist()
+    ['plant/pump', 'plant/fan']
+    """
+
+    SHORTHAND: ClassVar[str | None] = "of"
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"of": "text"}, {"of": "{text}-{sequence}", "keys_max": 20})
+
+    of: str
+    """The column that names the machine, or a template of columns: ``{site}/{machine}``."""
+    keys_max: int = Setting(200_000, ge=1)
+    """How many machines there may be; rows of further ones are set aside, so that made-up names cannot fill memory."""
+    length_max: int = Setting(128, ge=1)
+    """How many characters a key may have."""
+
+    @classmethod
+    def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
+        return rows.drop_columns(["key", "time"])
+
+    def _parts(self) -> list[str]:
+        """The template's pieces: text, column, text, column, ..., text."""
+        return re.split(r"\{([^{}]*)\}", self.of)
+
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        parts = self._parts()
+        for column in parts[1::2] or [self.of]:
+            kind = require(input, column, self.name()).type
+            if pt.is_floating(kind) or pt.is_nested(kind):
+                raise SchemaError(f"a key is text or a whole number; column '{column}' is {kind}")
+        if len(parts) == 1 and set("{}") & set(self.of):
+            raise ConfigError(f"'{self.of}' is no template; write columns in braces: {{site}}/{{machine}}")
+        dropped = {"key"} if len(parts) > 1 else {"key", self.of}
+        return pa.schema([KEY, *(field for field in input if field.name not in dropped)])
+
+    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
+        return {REJECTED: REJECTED_SCHEMA}
+
+    def initial(self) -> Columns:
+        return Columns({})
+
+    def dump(self, state: Columns) -> pa.Table:
+        return state.dump()
+
+    def load(self, table: pa.Table) -> Columns:
+        return Columns.load({}, table)
+
+    def step(self, state: Columns, batch: Batch) -> tuple[Columns, Sequence[Batch]]:
+        rows = batch.rows
+        schema = self.output_schema(rows.schema)
+        keys, faults = self._admit(state, self._keys(rows))
+        kept = [rows.column(field.name) for field in list(schema)[1:]]
+        if faults is None:
+            return state, (batch.with_rows(pa.RecordBatch.from_arrays([keys, *kept], schema=schema)),)
+        good = pa.array(faults == _FINE)
+        at = np.flatnonzero(faults)
+        words = keys.take(pa.array(at)).to_pylist()
+        bad = rejected(rows, at, [_REASONS[f] for f in faults[at]], [repr(w)[:200] if w else "" for w in words])
+        out = pa.RecordBatch.from_arrays([column.filter(good) for column in (keys, *kept)], schema=schema)
+        return state, (Batch(bad, batch.watermark_us, REJECTED), batch.with_rows(out))
+
+    def _keys(self, rows: pa.RecordBatch) -> pa.Array:
+        parts = self._parts()
+        if len(parts) == 1:
+            column = rows.column(self.of)
+            if not pt.is_dictionary(column.type):
+                return column.cast(pa.string()).dictionary_encode()
+            return column if column.type == KEY_TYPE else column.cast(KEY_TYPE)
+        pieces = [
+            pc.if_else(pc.equal(text, ""), None, text) if i % 2 else text
+            for i, text in enumerate(rows.column(p).cast(pa.string()) if i % 2 else p for i, p in enumerate(parts))
+        ]
+        return pc.binary_join_element_wise(*pieces, "").dictionary_encode()
+
+    def _admit(self, state: Columns, keys: pa.Array) -> tuple[pa.Array, np.ndarray | None]:
+        """The keys in composed form, and what is wrong with each row's (None: nothing is)."""
+        words = pc.utf8_normalize(keys.dictionary, form="NFC")
+        faults = np.zeros(len(words) + 1, np.int8)
+        faults[-1] = _MISSING  # where the row has no word
+        long = pc.greater(pc.utf8_length(words), self.length_max)
+        for fault, found in (
+            (_LENGTH, long),
+            (_CHARACTERS, pc.match_substring_regex(words, _CONTROL)),
+            (_MISSING, pc.equal(words, "")),
+        ):
+            if pc.any(found).as_py():
+                faults[:-1][found.to_numpy(zero_copy_only=False)] = fault
+        codes = keys.indices
+        if codes.null_count:
+            codes = codes.fill_null(-1)
+        keys = pa.DictionaryArray.from_arrays(keys.indices, words)
+        if faults[:-1].any() or keys.indices.null_count:
+            of_row = faults[codes.to_numpy(zero_copy_only=False)]
+            good = keys.filter(pa.array(of_row == _FINE)) if of_row.any() else keys
+        else:
+            of_row, good = None, keys
+        if len(state) + len(words) <= self.keys_max:
+            state.slots(good)
+        else:
+            of_row = self._limited(state, keys, np.zeros(len(keys), np.int8) if of_row is None else of_row)
+        return keys, of_row if of_row is not None and of_row.any() else None
+
+    def _limited(self, state: Columns, keys: pa.Array, faults: np.ndarray) -> np.ndarray:
+        """Close to the limit: new names are taken in order of appearance while there is room."""
+        fine = pa.array(faults == _FINE)
+        known = pc.is_in(keys.dictionary, value_set=state.keys.names()).to_numpy(zero_copy_only=False)
+        codes = keys.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        new, first = np.unique(codes[np.flatnonzero(fine.to_numpy(zero_copy_only=False) & ~known[codes])], True)
+        fresh = keys.dictionary.take(pa.array(new[np.argsort(first)])).unique()
+        room = fresh.slice(0, self.keys_max - len(state))
+        state.slots(room)
+        over = pc.is_in(keys.dictionary, value_set=fresh.slice(len(room))).to_numpy(zero_copy_only=False)
+        return np.where((faults == _FINE) & over[codes], _LIMIT, faults)

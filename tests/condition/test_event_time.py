@@ -1,0 +1,63 @@
+"""Event time: late row by row, and no wrong clock moves the watermark."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tocsin.batch import START, Batch, as_times
+from tocsin.condition.event_time import EventTime
+from tocsin.errors import SchemaError
+from tocsin.testing import BEGIN_US, feed, rows
+
+
+def given(seconds: list[float | None], arrival_s: float = 1000.0) -> pa.RecordBatch:
+    us = [None if s is None else BEGIN_US + int(s * 1e6) for s in seconds]
+    arrived = as_times(np.full(len(us), BEGIN_US + int(arrival_s * 1e6)))
+    columns = {"ts": pa.array(us, pa.timestamp("us", "UTC")), "received": arrived}
+    return rows(columns).drop_columns(["time"])
+
+
+@pytest.mark.parametrize("chop", [1, 3, None])
+def test_late_is_measured_row_by_row_against_the_newest_before(chop: int | None) -> None:
+    seconds = [float(i + random.Random(i).randint(-8, 0)) for i in range(100)]
+    newest, wanted = -1e9, []
+    for s in seconds:  # the reference
+        newest = max(newest, s)
+        wanted.append(s < newest - 5)
+    step = EventTime(column="ts", lateness="5s")
+    left = [(t - BEGIN_US) / 1e6 for t in feed(step, given(seconds), chop=chop)["time"].cast(pa.int64()).to_pylist()]
+    late = feed(step, given(seconds), chop=chop, port="late")
+    assert left == [s for s, is_late in zip(seconds, wanted, strict=True) if not is_late]
+    assert late.num_rows == sum(wanted) > 0
+
+
+def test_wrong_clocks_are_set_aside_and_do_not_move_the_watermark() -> None:
+    step = EventTime(column="ts", lateness="5s", past="10m")
+    stamps = given([900.0, None, 1301.0, 9e9, 1300.0, 100.0])
+    state, left = step.step(step.initial(), Batch(stamps, START))
+    by_port = {b.port: b for b in left}
+    assert by_port["rejected"].rows["reason"].to_pylist() == ["ts_missing", "ts_future", "ts_range", "ts_past"]
+    assert left[-1].watermark_us == BEGIN_US + 1_295_000_000
+    assert state == BEGIN_US + 1_300_000_000
+
+
+def test_by_arrival_nothing_is_late_even_if_the_clock_is_set_back() -> None:
+    arrived = rows({"received": as_times(BEGIN_US + np.array([5, 6, 2, 7]) * 1_000_000)}).drop_columns(["time"])
+    left = feed(EventTime(), arrived, chop=1)
+    assert [t.second for t in left["time"].to_pylist()] == [5, 6, 6, 7]
+    assert left.schema.names == ["key", "time"]
+
+
+def test_text_in_a_zone_and_numbers_with_a_unit() -> None:
+    text = rows({"ts": ["2026-07-01 12:00:00"]}).drop_columns(["time"])
+    assert feed(EventTime(column="ts", zone="Europe/Berlin"), text)["time"][0].as_py().hour == 10
+    numbers = rows({"ts": [1767225600123]}).drop_columns(["time"])
+    assert feed(EventTime(column="ts", unit="ms"), numbers)["time"].cast(pa.int64()).to_pylist() == [1767225600123000]
+    with pytest.raises(SchemaError, match="needs its unit"):
+        EventTime(column="ts").output_schema(numbers.schema)
+    no_zone = feed(EventTime(column="ts"), text, port="rejected")
+    assert no_zone["reason"].to_pylist() == ["ts_zone"]

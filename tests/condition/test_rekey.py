@@ -1,0 +1,43 @@
+"""Rekey: composed names, and what is no name is set aside."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from tocsin.condition.rekey import Rekey
+from tocsin.errors import SchemaError
+from tocsin.testing import feed, rows
+
+ODD = rows({"machine": ["pump", None, "", "a\x00b", "x" * 129, "Cafe\u0301", "Caf\u00e9"]})
+
+
+def test_names_are_composed_and_what_is_no_name_is_set_aside() -> None:
+    assert feed(Rekey(of="machine"), ODD)["key"].to_pylist() == ["pump", "Café", "Café"]
+    aside = feed(Rekey(of="machine"), ODD, port="rejected")
+    assert aside["reason"].to_pylist() == ["missing_key", "missing_key", "key_characters", "key_length"]
+    assert b'"a\\u0000b"' in aside["payload"][2].as_py()
+
+
+def test_a_template_needs_all_its_parts() -> None:
+    given = rows({"site": ["n", "", None], "machine": [1, 2, 3]})
+    assert feed(Rekey(of="{site}/{machine}"), given)["key"].to_pylist() == ["n/1"]
+    assert feed(Rekey(of="{site}/{machine}"), given, port="rejected")["reason"].to_pylist() == ["missing_key"] * 2
+
+
+@pytest.mark.parametrize("chop", [1, 4, None])
+def test_further_machines_are_set_aside_but_known_ones_pass(chop: int | None) -> None:
+    given = rows({"machine": ["a", "b", "c", "a", "d", "b", "c"]})
+    step = Rekey(of="machine", keys_max=2)
+    assert feed(step, given, chop=chop)["key"].to_pylist() == ["a", "b", "a", "b"]
+    assert feed(step, given, chop=chop, port="rejected")["reason"].to_pylist() == ["key_limit"] * 3
+
+
+def test_a_hundred_thousand_machines_are_no_trouble() -> None:
+    names = pa.array([f"machine-{i}" for i in range(100_000)])
+    assert feed(Rekey(of="machine"), rows({"machine": names}), chop=30_000).num_rows == 100_000
+
+
+def test_a_fraction_is_no_key() -> None:
+    with pytest.raises(SchemaError, match="column 'value' is double"):
+        Rekey(of="value").output_schema(rows({"value": [1.5]}).schema)
