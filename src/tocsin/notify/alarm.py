@@ -277,12 +277,16 @@ class Alarm(Operator):
             point = state.points.setdefault(slot, Point())
             reading = {name: _number(rows.column(name)[row].as_py()) for name in keep}
             emit = self._emitter(self._key(state, slot), out)
+            hide_now = bool(hidden[row])
+            # Suppression comes before an alarm of the same reading, and goes after the alarm has cleared.
+            if hide_now and not point.by_design:
+                point.suppress_by_design(at, True, self.policy, emit)
             if point.level != level[row]:
                 point.advance(at, self.policy, emit)
                 point.reading = reading
                 point.condition(at, int(level[row]), self.policy, emit)
-            if point.by_design != hidden[row]:
-                point.suppress_by_design(at, bool(hidden[row]), self.policy, emit)
+            if not hide_now and point.by_design:
+                point.suppress_by_design(at, False, self.policy, emit)
             columns["due"][slot] = point.due()
 
     def _advance(self, state: AlarmState, slot: int, to: int, out: list[dict[str, object]]) -> None:
