@@ -1,0 +1,276 @@
+"""What a broker remembers: sessions with their queues, who subscribes to what, retained messages, who may do what."""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from tocsin.errors import ConfigError
+from tocsin.mqtt.topics import matches, valid_filter
+
+Access = Literal["read", "write", "readwrite"]
+QUEUE_BYTES_MAX = 64 << 20
+
+
+class Message(NamedTuple):
+    """A published message on its way."""
+
+    topic: bytes
+    payload: bytes
+    qos: int
+    retain: bool
+    properties: bytes = b"\0"
+    """Encoded, with their length, as they came (MQTT 5)."""
+
+
+class Link(Protocol):
+    """The connection of a session."""
+
+    def send(self, message: Message, packet_id: int, dup: bool) -> None: ...
+    def clogged(self) -> bool: ...
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's, connected or not.
+
+    Messages at QoS 1 wait in it, at most ``queue_max`` of them and 64 MiB; QoS 0 never waits.
+    """
+
+    client_id: str
+    user: str = ""
+    queue_max: int = 100_000
+    expiry_s: float = 0.0
+    """How long it is kept after the connection ends."""
+    ends_s: float | None = None
+    """When it will be forgotten; None while connected."""
+    link: Link | None = None
+    send_max: int = 65535
+    subscriptions: dict[str, int] = field(default_factory=dict)
+    """Options by filter."""
+    received: set[int] = field(default_factory=set)
+    """Packet ids of incoming QoS 2 messages that are not released yet."""
+    in_flight: dict[int, Message] = field(default_factory=dict)
+    queue: deque[Message] = field(default_factory=deque)
+    dropped: int = 0
+    _packet_id: int = 0
+    _queue_bytes: int = 0
+
+    def deliver(self, message: Message) -> bool:
+        """Send a message, or keep it; False if it had to be dropped."""
+        link = self.link
+        if message.qos == 0:
+            if link is None:
+                return True  # QoS 0 is for those who are there
+            if not link.clogged():
+                link.send(message, 0, False)
+                return True
+        elif link is not None and not self.queue and len(self.in_flight) < self.send_max and not link.clogged():
+            self._send(link, message)
+            return True
+        elif len(self.queue) < self.queue_max and self._queue_bytes < QUEUE_BYTES_MAX:
+            self.queue.append(message)
+            self._queue_bytes += len(message.payload)
+            return True
+        self.dropped += 1
+        return False
+
+    def _send(self, link: Link, message: Message) -> None:
+        packet_id = self._packet_id
+        while True:
+            packet_id = packet_id % 65535 + 1
+            if packet_id not in self.in_flight:
+                break
+        self._packet_id = packet_id
+        self.in_flight[packet_id] = message
+        link.send(message, packet_id, False)
+
+    def acknowledged(self, packet_id: int) -> None:
+        self.in_flight.pop(packet_id, None)
+        self.flow()
+
+    def flow(self) -> None:
+        """Send what waits, as far as the client takes it."""
+        link = self.link
+        while self.queue and link is not None and len(self.in_flight) < self.send_max and not link.clogged():
+            message = self.queue.popleft()
+            self._queue_bytes -= len(message.payload)
+            self._send(link, message)
+
+    def resume(self) -> None:
+        """Send again what was not acknowledged before the connection ended, then what has waited."""
+        assert self.link is not None
+        for packet_id, message in self.in_flight.items():
+            self.link.send(message, packet_id, True)
+        self.flow()
+
+
+class Subscriptions:
+    """Who wants a topic: plain filters are looked up, those with wildcards tried one by one, answers remembered."""
+
+    def __init__(self) -> None:
+        self._plain: dict[str, dict[Session, int]] = {}
+        self._wild: dict[str, dict[Session, int]] = {}
+        self._answers: dict[bytes, list[tuple[Session, int]]] = {}
+
+    def _table(self, pattern: str) -> dict[str, dict[Session, int]]:
+        return self._wild if "+" in pattern or "#" in pattern else self._plain
+
+    def add(self, session: Session, pattern: str, options: int) -> None:
+        session.subscriptions[pattern] = options
+        self._table(pattern).setdefault(pattern, {})[session] = options
+        self._answers.clear()
+
+    def remove(self, session: Session, pattern: str) -> bool:
+        if session.subscriptions.pop(pattern, None) is None:
+            return False
+        table = self._table(pattern)
+        del table[pattern][session]
+        if not table[pattern]:
+            del table[pattern]
+        self._answers.clear()
+        return True
+
+    def clear(self, session: Session) -> None:
+        for pattern in list(session.subscriptions):
+            self.remove(session, pattern)
+
+    def find(self, topic: bytes) -> list[tuple[Session, int]]:
+        """Each session once, with the options of its highest QoS."""
+        found = self._answers.get(topic)
+        if found is None:
+            name = topic.decode()
+            best: dict[Session, int] = dict(self._plain.get(name, {}))
+            for pattern, sessions in self._wild.items():
+                if matches(pattern, name):
+                    for session, options in sessions.items():
+                        if session not in best or options & 3 > best[session] & 3:
+                            best[session] = options
+            if len(self._answers) >= 100_000:
+                self._answers.clear()
+            found = self._answers[topic] = list(best.items())
+        return found
+
+
+class Retained:
+    """The last retained message of each topic, at most ``size_max`` of them."""
+
+    def __init__(self, size_max: int) -> None:
+        self._size_max = size_max
+        self._messages: dict[str, Message] = {}
+
+    def keep(self, message: Message) -> bool:
+        """Keep it, or clear its topic if it is empty; False if there is no room."""
+        topic = message.topic.decode()
+        if not message.payload:
+            self._messages.pop(topic, None)
+        elif topic in self._messages or len(self._messages) < self._size_max:
+            self._messages[topic] = message
+        else:
+            return False
+        return True
+
+    def find(self, pattern: str) -> Iterator[Message]:
+        if "+" not in pattern and "#" not in pattern:
+            if pattern in self._messages:
+                yield self._messages[pattern]
+            return
+        for topic, message in self._messages.items():
+            if matches(pattern, topic):
+                yield message
+
+
+class Acl:
+    """Who may do what, in the words of Mosquitto's ACL files.
+
+    ``topic read|write|readwrite FILTER`` after a line ``user NAME`` is for that user; before one, for those without a
+    name; ``pattern ...`` is for all, ``%u`` standing for the user (with client certificates: the certificate's common
+    name) and ``%c`` for the client id. What no line allows is forbidden. An id with ``+ # /`` matches no pattern.
+
+    Examples
+    --------
+    >>> acl = Acl(["pattern readwrite plant/%u/#", "user tocsin", "topic read plant/#"])
+    >>> acl.may("pump-1", "x", "write", "plant/pump-1/telemetry"), acl.may("pump-1", "x", "write", "plant/pump-2/a")
+    (True, False)
+    >>> acl.may_subscribe("tocsin", "x", "plant/+/telemetry"), acl.may_subscribe("pump-1", "x", "plant/#")
+    (True, False)
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._rules: list[tuple[str | None, Access, str]] = []
+        """User (None: all), access, filter."""
+        user: str | None = ""
+        for number, line in enumerate(lines, 1):
+            words = line.split(maxsplit=2)
+            if not words or words[0].startswith("#"):
+                continue
+            if words[0] == "user" and len(words) > 1:
+                user = line.split(maxsplit=1)[1].strip()
+                continue
+            access = words[1] if len(words) == 3 else "readwrite"
+            pattern = words[-1].strip()
+            if words[0] not in ("topic", "pattern") or len(words) < 2 or access not in ("read", "write", "readwrite"):
+                raise ConfigError(f"line {number} of the ACL is not understood: {line.strip()!r}")
+            if not valid_filter(pattern):
+                raise ConfigError(f"line {number} of the ACL: {pattern!r} is not a topic filter")
+            self._rules.append((None if words[0] == "pattern" else user, access, pattern))  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, path: Path) -> Acl:
+        return cls(path.read_text().splitlines())
+
+    def _filters(self, user: str, client_id: str, access: str) -> Iterator[str]:
+        for owner, allowed, pattern in self._rules:
+            if access in allowed and (owner is None or owner == user):
+                if owner is None:
+                    if any(
+                        "%" + letter in pattern and not _safe(name)
+                        for letter, name in zip("uc", (user, client_id), strict=True)
+                    ):
+                        continue
+                    pattern = "/".join(
+                        level.replace("%u", user).replace("%c", client_id) for level in pattern.split("/")
+                    )
+                yield pattern
+
+    def may(self, user: str, client_id: str, access: Literal["read", "write"], topic: str) -> bool:
+        return any(matches(pattern, topic) for pattern in self._filters(user, client_id, access))
+
+    def may_subscribe(self, user: str, client_id: str, pattern: str) -> bool:
+        """Whether all that the filter covers may be read."""
+        return any(_covers(allowed, pattern) for allowed in self._filters(user, client_id, "read"))
+
+
+def _safe(name: str) -> bool:
+    return bool(name) and not any(c in name for c in "+#/\0")
+
+
+def _covers(allowed: str, wanted: str) -> bool:
+    """Whether every topic that ``wanted`` matches is matched by ``allowed``."""
+    if wanted[:1] == "$" and allowed[:1] in ("+", "#"):
+        return False
+    have, want = allowed.split("/"), wanted.split("/")
+    for i, level in enumerate(have):
+        if level == "#":
+            return True
+        if i == len(want) or want[i] == "#" or (level not in ("+", want[i])):
+            return False
+    return len(have) == len(want)
+
+
+def password_matches(users: Mapping[str, str], user: str | None, password: bytes | None) -> bool:
+    """In the same time whatever is wrong."""
+    known = users.get(user or "")
+    return hmac.compare_digest((known or "\0").encode(), password or b"") and known is not None
+
+
+def read_users(path: Path) -> dict[str, str]:
+    """A file of lines ``name:password`` that only its owner can read."""
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"others can read the passwords in {path}; chmod 600 {path}")
+    pairs = (line.partition(":") for line in path.read_text().splitlines() if line.strip())
+    return {name: password for name, _, password in pairs}
