@@ -1,0 +1,245 @@
+"""Source `simulate`: a small plant that is not there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+from xml.sax.saxutils import escape
+
+import numpy as np
+import pyarrow as pa
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tocsin.acquire._plant import CHUNK, SCARA_TAGS, STATES, Machine
+from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
+from tocsin.contracts import Offset, Source
+from tocsin.errors import UnknownName
+from tocsin.quantities import Duration
+
+SCHEMA = pa.schema(
+    [
+        KEY,
+        TIME,
+        pa.field("signal", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("state", pa.string(), nullable=False),
+    ]
+)
+Kind = Literal["pump", "motor", "compressor", "scara"]
+Rate = Annotated[
+    float, BeforeValidator(lambda v: float(v[:-1]) if isinstance(v, str) and v.endswith("x") else v), Field(ge=0)
+]
+
+
+class Fault(BaseModel):
+    """Something that goes wrong with one machine for a time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: Literal["bearing_wear", "blocked_valve", "leak", "stuck_sensor", "dropout", "stop"]
+    """What goes wrong."""
+    machine: str
+    """Which machine it goes wrong with."""
+    start: Duration
+    """When, from the start of the simulation."""
+    duration: Duration | None = None
+    """How long; for ever if empty."""
+    growth: Duration = 10_000_000
+    """How long wear, a blockage or a leak takes to grow to its full size."""
+    signal: str = ""
+    """Which signal sticks or drops out; all of the machine's if empty."""
+
+
+class Simulate(Source):
+    """Make up the readings of a small plant: a pump, a motor with its bearing, a compressor and a SCARA robot.
+
+    Use it to try a pipeline, to demonstrate, and to test a detector against what is known to be true: the column
+    ``state`` says whether the machine was ``running``, ``idle`` or ``stopped``, whatever its sensors say. Load
+    follows the day, heat follows the load with a lag, bearings wear, sensors are noisy, and faults come when they are
+    told to. The same settings give the same readings, however they are read.
+
+    Examples
+    --------
+    >>> plant = Simulate(machines={"p1": "pump"}, duration="3s", rate=0, start="2026-01-01T00:00:00Z")
+    >>> batch, offset = plant.open("0", None).poll(1000, timeout_s=0)
+    >>> batch.rows.num_rows, batch.rows["signal"][0].as_py(), offset["tick"]
+    (12, 'flow', 3)
+    """
+
+    seed: int = 1
+    """What chance depends on."""
+    machines: Mapping[str, Kind] = {"pump": "pump", "motor": "motor", "compressor": "compressor", "scara": "scara"}
+    """The machines by name, and what kind each is of."""
+    every: Duration = 1_000_000
+    """Time between two readings of a signal."""
+    rate: Rate = 1.0
+    """How fast time passes: 1x is real time, 60x a minute a second, 0 as fast as it is read."""
+    start: AwareDatetime | None = None
+    """When the first reading is; now if empty."""
+    duration: Duration | None = None
+    """After how much simulated time it ends; never if empty."""
+    stops_per_day: float = Field(2.0, ge=0, le=144)
+    """How often each machine stops by chance, for some minutes (and idles twice as often)."""
+    faults: tuple[Fault, ...] = ()
+    """What goes wrong, with which machine, and when."""
+
+    @model_validator(mode="after")
+    def _machines_exist(self) -> Simulate:
+        for fault in self.faults:
+            if fault.machine not in self.machines:
+                raise ValueError(str(UnknownName("machine", fault.machine, self.machines)))
+        return self
+
+    def output_schema(self) -> pa.Schema:
+        return SCHEMA
+
+    def bounded(self) -> bool:
+        return self.duration is not None
+
+    def open(self, partition: str, offset: Offset | None) -> Plant:
+        return Plant(self, offset)
+
+
+class Plant:
+    """The open plant. Its offset is how many ticks have been read, and when the first one was."""
+
+    def __init__(self, settings: Simulate, offset: Offset | None) -> None:
+        now_us = time.time_ns() // 1_000
+        if offset is not None:
+            self.tick, start_us = int(offset["tick"]), int(offset["start_us"])
+        else:
+            self.tick, start_us = 0, _start_us(settings, now_us)
+        self._settings, self._start_us = settings, start_us
+        self._machines = [
+            Machine(
+                name, kind, settings.seed, start_us, settings.every, settings.stops_per_day,
+                tuple(f for f in settings.faults if f.machine == name),
+            )
+            for name, kind in settings.machines.items()
+        ]  # fmt: skip
+        self._columns = sum(len(m.signals) for m in self._machines)
+        # Without a start of its own the plant goes on while nobody reads it, as a device that buffers would.
+        self._paced_from = (start_us, 0) if settings.start is None else (now_us, self.tick)
+        self._chunk: tuple[int, Floats, Ints] = (-1, np.zeros((0, 0)), np.zeros(0, np.int64))
+
+    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
+        if self._ready() <= 0:
+            time.sleep(min(self._wait_s(), timeout_s))
+        last = self._last()
+        if last is not None and self.tick >= last:
+            return Batch(self._rows(0), END), self._offset()
+        count = min(self._ready(), max(1, rows_max // max(1, self._columns)), CHUNK - self.tick % CHUNK)
+        if count <= 0:
+            return None
+        rows = self._rows(count)
+        self.tick += count
+        ended = last is not None and self.tick >= last
+        return Batch(rows, END if ended else self._time_us(self.tick)), self._offset()
+
+    def commit(self, offset: Offset) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def _offset(self) -> dict[str, int]:
+        return {"tick": self.tick, "start_us": self._start_us}
+
+    def _time_us(self, tick: int) -> int:
+        return self._start_us + tick * self._settings.every
+
+    def _last(self) -> int | None:
+        return None if self._settings.duration is None else -(-self._settings.duration // self._settings.every)
+
+    def _ready(self) -> int:
+        """How many ticks may be read now."""
+        ready = 2**31
+        if self._settings.rate:
+            from_us, from_tick = self._paced_from
+            passed_us = (time.time_ns() // 1_000 - from_us) * self._settings.rate
+            ready = int(passed_us // self._settings.every) + 1 + from_tick - self.tick
+        last = self._last()
+        return ready if last is None else min(ready, last - self.tick)
+
+    def _wait_s(self) -> float:
+        """How long until the next tick."""
+        last = self._last()
+        if not self._settings.rate or (last is not None and self.tick >= last):
+            return 0.0
+        from_us, from_tick = self._paced_from
+        due_us = from_us + (self.tick - from_tick) * self._settings.every / self._settings.rate
+        return max(0.0, (due_us - time.time_ns() / 1_000) / 1e6)
+
+    def _rows(self, count: int) -> pa.RecordBatch:
+        """The next ticks, all in one chunk: by time, then machine, then signal."""
+        number, first = divmod(self.tick, CHUNK)
+        if self._chunk[0] != number:
+            chunks = [machine.chunk(number) for machine in self._machines]
+            states = np.column_stack([np.repeat(s[:, None], v.shape[1], axis=1) for v, s in chunks])
+            self._chunk = (number, np.column_stack([v for v, _ in chunks]), states)
+        values = self._chunk[1][first : first + count].reshape(-1)
+        states = self._chunk[2][first : first + count].reshape(-1)
+        sent = np.flatnonzero(~np.isnan(values))
+        tick, column = np.divmod(sent, max(1, self._columns))
+        names = [signal for machine in self._machines for signal in machine.signals]
+        owner = np.repeat(np.arange(len(self._machines)), [len(m.signals) for m in self._machines])
+        return pa.record_batch(
+            [
+                pa.DictionaryArray.from_arrays(
+                    pa.array(owner[column], pa.int32()), pa.array([m.name for m in self._machines], pa.string())
+                ),
+                as_times(self._start_us + (self.tick + tick) * self._settings.every),
+                pa.array(names, pa.string()).take(pa.array(column)),
+                pa.array(values[sent]),
+                pa.array(STATES).take(pa.array(states[sent])),
+            ],
+            schema=SCHEMA,
+        )
+
+
+def _start_us(settings: Simulate, now_us: int) -> int:
+    if settings.start is None:
+        return now_us // settings.every * settings.every
+    return int(settings.start.timestamp()) * 1_000_000 + settings.start.microsecond
+
+
+def write_scara_xml(
+    folder: Path | str, seconds: int, seed: int = 1, start: datetime | None = None, rate: float = 0.0,
+    faults: tuple[Fault, ...] = (),
+) -> int:  # fmt: skip
+    """Write what the SCARA robot writes: one XML file each second with an element for each tag; how many files.
+
+    A file appears whole, under its name, so that a folder that grows can be read while it does.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    plant = Simulate(
+        machines={"scara": "scara"}, seed=seed, rate=rate, start=start or datetime.now(UTC).replace(microsecond=0),
+        duration=seconds * 1_000_000, stops_per_day=0, faults=faults,
+    ).open("0", None)  # fmt: skip
+    written = 0
+    while plant.tick < seconds:
+        polled = plant.poll(len(SCARA_TAGS), 1.0)
+        if polled is None or not len(polled[0]):
+            continue
+        path = target / f"scara_{plant.tick - 1:08d}.xml"
+        temporary = path.with_suffix(".part")
+        temporary.write_text(_xml(polled[0].rows), encoding="utf-8")
+        temporary.replace(path)
+        written += 1
+    return written
+
+
+def _xml(rows: pa.RecordBatch) -> str:
+    columns = [rows.column(name).to_pylist() for name in ("time", "signal", "value")]
+    elements = [
+        f"  <HistoricalTextData>\n    <TagName>{escape(tag)}</TagName>\n    <TagValue>{value!r}</TagValue>\n"
+        f"    <Status>Good</Status>\n    <TimeStamp>{time.isoformat(timespec='milliseconds')}</TimeStamp>\n"
+        "  </HistoricalTextData>\n"
+        for time, tag, value in zip(*columns, strict=True)
+    ]
+    head = '<?xml version="1.0" encoding="utf-8"?>\n<ArrayOfHistoricalTextData>\n'
+    return head + "".join(elements) + "</ArrayOfHistoricalTextData>\n"
