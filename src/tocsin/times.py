@@ -15,7 +15,7 @@ import pyarrow.types as pt
 from tocsin.batch import TIME_TYPE
 from tocsin.errors import SchemaError
 from tocsin.kernels import kernel
-from tocsin.words import Bytes
+from tocsin.words import byte_at, padded
 
 REASONS = ("", "ts_missing", "ts_syntax", "ts_range", "ts_zone", "ts_leap", "ts_fold", "ts_gap")
 """By code; ``ts_zone`` is local time where no zone is configured, ``ts_gap`` an hour that the clock skipped."""
@@ -61,7 +61,7 @@ def parse_times(column: pa.Array, unit: str | None = None, zone: str | None = No
     local = codes >= LOCAL
     if local.any():
         codes = np.where(local, codes - LOCAL, codes)
-        _resolve_zone(us, codes, local, zone)
+        resolve_zone(us, codes, local, zone)
     if column.null_count:
         codes = np.where(column.is_null().to_numpy(zero_copy_only=False), MISSING, codes)
     codes = np.where(((us < 0) | (us >= END_US)) & ((codes == 0) | (codes > ZONE)), RANGE, codes)
@@ -117,12 +117,12 @@ def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64
     if len(column):
         _, offsets, data = column.buffers()
         ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-        text = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-        parse_text(text, ends, UNITS.get(unit or "", 0), us, codes)
+        held = padded(data, int(ends[-1]))
+        parse_text(held.address, ends, UNITS.get(unit or "", 0), us, codes)
     return us, codes
 
 
-def _resolve_zone(
+def resolve_zone(
     us: npt.NDArray[np.int64], codes: npt.NDArray[np.int8], local: npt.NDArray[np.bool_], zone: str | None
 ) -> None:
     """Turn local times into UTC, in place."""
@@ -157,23 +157,23 @@ def days_of(year: int, month: int, day: int) -> int:
 
 
 @kernel
-def _two(data: Bytes, at: int) -> int:
+def _two(at: int) -> int:
     """Two digits, or a number so low that no sum with it can be right."""
-    high, low = int(data[at]) - 48, int(data[at + 1]) - 48
+    high, low = byte_at(at) - 48, byte_at(at + 1) - 48
     return high * 10 + low if 0 <= high <= 9 and 0 <= low <= 9 else -1_000_000
 
 
 @kernel
-def timestamp_us(data: Bytes, begin: int, end: int) -> tuple[int, int]:
+def timestamp_us(begin: int, end: int) -> tuple[int, int]:
     """Microseconds and code of ``YYYY-MM-DD[(T| )HH:MM[:SS[.fraction]][Z|±HH[[:]MM]]]`` (RFC 3339, ISO 8601).
 
     The code is 0, `LEAP` or `SYNTAX`, plus `LOCAL` if no zone is named. Digits beyond microseconds are cut off.
     """
     bad = (0, 2)
-    if end - begin < 10 or data[begin + 4] != 45 or data[begin + 7] != 45:
+    if end - begin < 10 or byte_at(begin + 4) != 45 or byte_at(begin + 7) != 45:
         return bad
-    year = _two(data, begin) * 100 + _two(data, begin + 2)
-    month, day = _two(data, begin + 5), _two(data, begin + 8)
+    year = _two(begin) * 100 + _two(begin + 2)
+    month, day = _two(begin + 5), _two(begin + 8)
     if year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
         return bad
     if day > 28 and (days_of(year + month // 12, month % 12 + 1, 1) - days_of(year, month, 1)) < day:
@@ -182,26 +182,31 @@ def timestamp_us(data: Bytes, begin: int, end: int) -> tuple[int, int]:
     if end - begin == 10:
         return us, 64
     at = begin + 11
-    mark = data[begin + 10]
-    if (mark != 84 and mark != 116 and mark != 32) or end < at + 5 or data[at + 2] != 58:
+    mark = byte_at(begin + 10)
+    if (mark != 84 and mark != 116 and mark != 32) or end < at + 5 or byte_at(at + 2) != 58:
         return bad
-    hour, minute = _two(data, at), _two(data, at + 3)
+    hour, minute = _two(at), _two(at + 3)
     if hour < 0 or hour > 23 or minute < 0 or minute > 59:
         return bad
-    us += hour * 3_600_000_000 + minute * 60_000_000
-    at += 5
+    return timestamp_tail(at + 5, end, us + hour * 3_600_000_000 + minute * 60_000_000)
+
+
+@kernel
+def timestamp_tail(at: int, end: int, us: int) -> tuple[int, int]:
+    """The rest of a time stamp, from behind its minutes on, added to ``us``."""
+    bad = (0, 2)
     code = 0
-    if at < end and data[at] == 58:
+    if at < end and byte_at(at) == 58:
         if end < at + 3:
             return bad
-        second = _two(data, at + 1)
+        second = _two(at + 1)
         at += 3
         fraction, unit = 0, 100_000
-        if at < end and (data[at] == 46 or data[at] == 44):
+        if at < end and (byte_at(at) == 46 or byte_at(at) == 44):
             at += 1
             first = at
-            while at < end and int(data[at]) - 48 >= 0 and int(data[at]) - 48 <= 9:
-                fraction += (int(data[at]) - 48) * unit
+            while at < end and byte_at(at) - 48 >= 0 and byte_at(at) - 48 <= 9:
+                fraction += (byte_at(at) - 48) * unit
                 unit //= 10
                 at += 1
             if at == first:
@@ -213,21 +218,21 @@ def timestamp_us(data: Bytes, begin: int, end: int) -> tuple[int, int]:
         us += second * 1_000_000 + fraction
     if at == end:
         return us, code + 64
-    sign = data[at]
+    sign = byte_at(at)
     if sign == 90 or sign == 122:
         return (us, code) if end == at + 1 else bad
     if (sign != 43 and sign != 45) or end < at + 3:
         return bad
-    offset = _two(data, at + 1) * 60
+    offset = _two(at + 1) * 60
     at += 3
-    if at < end and data[at] == 58:
+    if at < end and byte_at(at) == 58:
         at += 1
         if at == end:
             return bad
     if at < end:
         if end != at + 2:
             return bad
-        minute = _two(data, at)
+        minute = _two(at)
         offset += minute if minute < 60 else -1_000_000
     if offset < 0 or offset >= 1_440:
         return bad
@@ -235,11 +240,13 @@ def timestamp_us(data: Bytes, begin: int, end: int) -> tuple[int, int]:
 
 
 @kernel
-def _epoch_us(data: Bytes, begin: int, end: int, unit: int) -> tuple[int, int]:
+def epoch_us(begin: int, end: int, unit: int) -> tuple[int, int]:
     """Microseconds and code of an epoch number written as ``digits[.digits]``; ``unit`` as in `UNITS`."""
     value, at = 0, begin
-    while at < end and int(data[at]) - 48 >= 0 and int(data[at]) - 48 <= 9:
-        value = value * 10 + int(data[at]) - 48 if value < 10**17 else 10**18
+    if end - begin > 1 and byte_at(begin) == 45 and 48 <= byte_at(begin + 1) <= 57:
+        return 0, 3
+    while at < end and byte_at(at) - 48 >= 0 and byte_at(at) - 48 <= 9:
+        value = value * 10 + byte_at(at) - 48 if value < 10**17 else 10**18
         at += 1
     if at == begin:
         return 0, 2
@@ -249,11 +256,11 @@ def _epoch_us(data: Bytes, begin: int, end: int, unit: int) -> tuple[int, int]:
     out_of_range = value > (7_258_118_400_000_000_000 if unit == 4 else 7_258_118_400_000_000 // scale)
     us = value // 1_000 if unit == 4 else (0 if out_of_range else value * scale)
     if at < end:
-        if data[at] != 46 or at + 1 == end:
+        if byte_at(at) != 46 or at + 1 == end:
             return 0, 2
         at += 1
         while at < end:
-            digit = int(data[at]) - 48
+            digit = byte_at(at) - 48
             if digit < 0 or digit > 9:
                 return 0, 2
             scale //= 10
@@ -264,12 +271,12 @@ def _epoch_us(data: Bytes, begin: int, end: int, unit: int) -> tuple[int, int]:
 
 @kernel
 def parse_text(
-    text: Bytes, ends: npt.NDArray[np.int32], unit: int, us: npt.NDArray[np.int64], codes: npt.NDArray[np.int8]
+    text: int, ends: npt.NDArray[np.int32], unit: int, us: npt.NDArray[np.int64], codes: npt.NDArray[np.int8]
 ) -> None:
     """`timestamp_us` of each row, or its epoch number where there is a unit (0: none)."""
     for row in range(len(us)):
-        value, code = timestamp_us(text, ends[row], ends[row + 1])
+        value, code = timestamp_us(text + ends[row], text + ends[row + 1])
         if code == 2 and unit:
-            value, code = _epoch_us(text, ends[row], ends[row + 1], unit)
+            value, code = epoch_us(text + ends[row], text + ends[row + 1], unit)
         us[row] = value
         codes[row] = code

@@ -1,4 +1,9 @@
-"""Eight bytes at a time: what compiled loops over text are made of."""
+"""Bytes and words at an address: what compiled loops over text are made of.
+
+They take addresses, not arrays: an array handed to a compiled function costs two atomic reference counts and a check
+for negative indices on each access, which is more than the work itself. Whoever calls keeps the memory alive, and
+keeps eight readable bytes behind its end (`padded`).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
-
-from tocsin.kernels import kernel
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _load(typing_context: Any, data: Any, at: Any) -> Any:
-    """The little-endian word at byte ``at``; the caller knows that it lies within the array."""
+def byte_at(typing_context: Any, address: Any) -> Any:
+    """The byte at an address, as a number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
-        word = ir.IntType(64)
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), word.as_pointer())
-        return builder.load(address, align=1)
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(pointer), ir.IntType(64))
 
-    return types.uint64(data, types.int64), generate
+    return types.int64(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def word_at(typing_context: Any, address: Any) -> Any:
+    """The eight bytes from an address on, the first one lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(pointer, align=1)
+
+    return types.uint64(types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -39,12 +51,12 @@ def trailing_zeros(typing_context: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@kernel
-def word_at(data: Bytes, at: int) -> np.uint64:
-    """The eight bytes from ``at``; zeros stand for those behind the end."""
-    if at + 8 <= len(data):
-        return _load(data, at)  # type: ignore[no-any-return]
-    word = np.uint64(0)
-    for i in range(max(len(data) - at, 0)):
-        word |= np.uint64(data[at + i]) << np.uint64(8 * i)
-    return word
+def padded(data: pa.Buffer | None, end: int) -> pa.Buffer:
+    """A buffer in which eight bytes can be read from anywhere before ``end``: itself if it is long enough, or a copy."""
+    if data is not None and data.size >= end + 8:
+        return data
+    copy = np.empty(end + 8, np.uint8)
+    copy[end:] = 0
+    if data is not None:
+        copy[:end] = np.frombuffer(data, np.uint8)[:end]
+    return pa.py_buffer(copy)

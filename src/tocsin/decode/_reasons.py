@@ -1,0 +1,38 @@
+"""Why a record is set aside: the closed list of reasons that decoders give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+REASONS: Mapping[str, str] = {
+    "empty": "no bytes, or nothing but blanks",
+    "too_large": "more bytes than payload_max, or a compressed payload that swells more than a hundredfold",
+    "compression": "not what the declared compression makes",
+    "encoding": "not UTF-8, a lone surrogate, or a null character in a name",
+    "topic": "the topic does not fit the template",
+    "depth": "nested more than 32 deep",
+    "shape": "not an object, or no array where rows should be",
+    "json_syntax": "not JSON",
+    "json_nonfinite": "NaN or Infinity, which are not JSON",
+    "duplicate_key": "an object names a field twice",
+    "number_range": "a number beyond 64 bits",
+    "type": "a value of another type than its column",
+    "missing_field": "a required field is absent, null or (as text) empty",
+    "csv_shape": "not the declared number of fields, or quotes that do not fit",
+    "xml_syntax": "not XML",
+    "xml_dtd": "a document type or entity declaration",
+    "xml_shape": "no element of the name, or a field twice in one",
+    "ts_syntax": "not a time stamp",
+    "ts_range": "a time before 1970 or after 2199",
+    "ts_zone": "a local time, and no zone is configured",
+}
+
+
+class Bad(Exception):
+    """A record, or one row of it, that must be set aside; never leaves a decoder."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        assert reason in REASONS, reason
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
