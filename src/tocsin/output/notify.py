@@ -1,0 +1,228 @@
+"""Channel `notify`: tell people, or their programs."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import re
+import socket
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pydantic import BeforeValidator
+
+from tocsin.contracts import Channel, Message
+from tocsin.errors import DeliveryError
+
+_PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
+_REMEMBERED_MAX = 10_000
+# Apprise's own ways to post to any address do not look where it leads.
+_APPRISE_WEBHOOKS = {"json", "jsons", "xml", "xmls", "form", "forms", "apprise", "apprises"}
+_STYLES = {"critical": "bold red", "major": "red", "minor": "yellow", "warning": "cyan"}
+
+
+class Notify(Channel):
+    """Tell people of each row: on the console, by webhook, or by e-mail, chat and the hundred services of Apprise.
+
+    Use it behind an alarm, and keep only the rows that are to ring (``keep: ring``): each row is a message. It waits in
+    the outbox from the commit point on and is sent again until its target takes it; a webhook gets the row as JSON
+    with the id in the header ``Idempotency-Key``, by which it can tell a repetition. For other machines use `mqtt`.
+
+    Webhooks may only lead to public addresses unless ``allow_private`` is set, whatever their name resolves to, and
+    redirects are not followed: else whoever may edit a pipeline could make this computer ask its neighbours.
+
+    Examples
+    --------
+    >>> rows = pa.record_batch({"key": ["pump"], "message": ["too hot"], "value": [81.25]})
+    >>> channel = Notify(to="console", text="{key}: {message} ({value:.1f})")
+    >>> json.loads(channel.messages(rows)[0].body)["text"]
+    'pump: too hot (81.2)'
+    """
+
+    SHORTHAND: ClassVar[str | None] = "to"
+    URGENT: ClassVar[bool] = True
+
+    to: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ("console",)
+    """Where to: ``console``, the URL of a webhook, or any URL of Apprise (``mailto://``, ``slack://``, ``mqtt://``)."""
+    text: str = ""
+    """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty."""
+    allow_private: bool = False
+    """Whether webhooks may lead to private and local addresses."""
+    timeout_s: float = 10.0
+    """How long a target may take to answer."""
+
+    def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
+        found = []
+        # Alarms are few: a loop over rows costs some 10 µs each.
+        for row in rows.to_pylist():
+            plain = {name: _plain(value) for name, value in row.items()}
+            digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
+            body = {"id": digest, "text": escaped(self._said(row)), "row": plain}
+            found.append(Message(digest, json.dumps(body).encode()))
+        return found
+
+    def _said(self, row: Mapping[str, Any]) -> str:
+        if self.text:
+            return _PLACE.sub(lambda found: _shown(row, found), self.text)
+        if row.get("message"):
+            return f"{row.get('key', '')} {row['message']}".strip()
+        return " ".join(f"{name}={_plain(value)}" for name, value in row.items() if value is not None)
+
+    def connect(self, folder: Path) -> Notifier:
+        return Notifier(self)
+
+
+class Notifier:
+    """The open channel. Each target gets each message; one that fails does not keep it from the others."""
+
+    def __init__(self, settings: Notify) -> None:
+        self._settings = settings
+        self._done: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._client: Any = None
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        failures: dict[str, str] = {}
+        for message in messages:
+            for target in self._settings.to:
+                # After a failure the later messages to the same target wait, so that they keep their order.
+                if target in failures or (target, message.id) in self._done:
+                    continue
+                try:
+                    self._send(target, message)
+                except DeliveryError as error:
+                    failures[target] = str(error)
+                    continue
+                self._done[target, message.id] = None
+                while len(self._done) > _REMEMBERED_MAX:
+                    self._done.popitem(last=False)
+        if failures:
+            raise DeliveryError("; ".join(failures.values()))
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def _send(self, target: str, message: Message) -> None:
+        if target == "console":
+            _print(json.loads(message.body))
+        elif target.startswith(("http://", "https://")):
+            self._post(target, message)
+        else:
+            self._apprise(target, json.loads(message.body))
+
+    def _post(self, url: str, message: Message) -> None:
+        import httpx
+
+        if self._client is None:
+            # No proxy from the environment: it would resolve the name again, and elsewhere.
+            self._client = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False, trust_env=False)
+        parts = httpx.URL(url)
+        address = self._address(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
+        headers = {"Host": parts.netloc.decode(), "Content-Type": "application/json", "Idempotency-Key": message.id}
+        try:
+            # The connection goes to the address that was looked at, so that the name cannot change its mind.
+            answer = self._client.post(
+                parts.copy_with(host=address), content=message.body, headers=headers,
+                extensions={"sni_hostname": parts.host},
+            )  # fmt: skip
+        except httpx.HTTPError as error:
+            raise DeliveryError(f"webhook {_named(url)}: {error or type(error).__name__}") from error
+        if not answer.is_success:
+            raise DeliveryError(f"webhook {_named(url)} answered {answer.status_code}")
+
+    def _address(self, host: str, port: int) -> str:
+        try:
+            found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        except OSError as error:
+            raise DeliveryError(f"webhook host {host} is not known: {error}") from error
+        if not self._settings.allow_private and not all(public(address) for address in found):
+            raise DeliveryError(f"webhook host {host} is a private address; set allow_private if that is meant")
+        return found[0]
+
+    def _apprise(self, target: str, body: Mapping[str, Any]) -> None:
+        if target.partition("://")[0].lower() in _APPRISE_WEBHOOKS and not self._settings.allow_private:
+            raise DeliveryError(f"{_named(target)} is a webhook; write it as https://, or set allow_private")
+        import apprise
+
+        sender = apprise.Apprise()
+        if not sender.add(target):
+            raise DeliveryError(f"'{_named(target)}' is no target that is known; see `tocsin components notify`")
+        if not sender.notify(title="tocsin", body=body["text"]):
+            raise DeliveryError(f"{_named(target)} did not take the message")
+
+
+def public(address: str) -> bool:
+    """Whether an address is one of the internet's, and not of this computer, its network or its cloud.
+
+    Examples
+    --------
+    >>> [public(a) for a in ("93.184.215.14", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1")]
+    [True, False, False, False, False]
+    """
+    found: Any = ipaddress.ip_address(address.partition("%")[0])
+    if found.version == 6:
+        if found in ipaddress.ip_network("64:ff9b::/96"):  # IPv4 by NAT64
+            found = ipaddress.ip_address(int(found) & 0xFFFFFFFF)
+        found = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None) or found
+    return bool(found.is_global and not found.is_multicast)
+
+
+def escaped(text: str) -> str:
+    """Text whose control characters are spelt out: a device's name must not move the cursor or forge a line.
+
+    Examples
+    --------
+    >>> escaped("a\\x1b[31m\\nb")
+    'a\\\\x1b[31m\\\\nb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shown(row: Mapping[str, Any], found: re.Match[str]) -> str:
+    name, form = found[1], found[2]
+    if name not in row:
+        return found[0]
+    value = row[name]
+    if value is None:
+        return ""
+    try:
+        return format(value, form) if form else str(_plain(value))
+    except (ValueError, TypeError):
+        return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return str(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _named(url: str) -> str:
+    """A target without its secrets, which stand in path, query and user."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or '...'}"
+
+
+def _print(body: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    row = body["row"]
+    line = Text(f"{str(row.get('time', ''))[:19].replace('T', ' ')} ", style="dim")
+    line.append(body["text"], style=_STYLES.get(str(row.get("severity", "")), "bold"))
+    Console(stderr=True).print(line, soft_wrap=True)

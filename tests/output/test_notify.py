@@ -1,0 +1,169 @@
+"""Channel `notify`: what it says, to whom, and whom it refuses to talk to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pyarrow as pa
+import pytest
+
+from tocsin.batch import as_times
+from tocsin.contracts import Message
+from tocsin.errors import DeliveryError
+from tocsin.output.notify import Notify, public
+
+
+def rows(**columns: list[object]) -> pa.RecordBatch:
+    first = next(iter(columns.values()))
+    return pa.record_batch({"key": ["pump"] * len(first), "time": as_times([1_000_000] * len(first)), **columns})
+
+
+def texts(channel: Notify, batch: pa.RecordBatch) -> list[str]:
+    return [json.loads(message.body)["text"] for message in channel.messages(batch)]
+
+
+class Receiver:
+    """A web server that keeps what it gets, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.got.append((self.path, dict(self.headers), body))
+                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+                self.send_header("Location", "http://127.0.0.1:1/")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?token=s3cret"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+    found.thread.join()
+
+
+def test_what_is_said() -> None:
+    batch = rows(message=["too hot"], value=[81.26], more=[None])
+    assert texts(Notify(), batch) == ["pump too hot"]
+    assert texts(Notify(text="{key}! {value:.1f} {more} {nothing}"), batch) == ["pump! 81.3  {nothing}"]
+    assert texts(Notify(text="{key.__class__} {value:q}"), batch) == ["{key.__class__} 81.26"]
+    assert texts(Notify(), rows(value=[1.5])) == ["key=pump time=1970-01-01T00:00:01+00:00 value=1.5"]
+
+
+def test_a_device_cannot_forge_a_line_or_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    batch = rows(message=["\x1b[2Jok\r\nCRITICAL [red]x[/red] \u202egnp"])
+    messages = Notify().messages(batch)
+    Notify().connect(None).deliver(messages)  # type: ignore[arg-type]
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1
+    assert "\x1b" not in written
+    assert r"\x1b[2Jok\r\nCRITICAL [red]x[/red] \u202egnp" in written
+
+
+def test_ids_name_what_is_said_once_and_for_all() -> None:
+    batch = rows(message=["a", "b"], value=[float("nan"), None], blob=[b"\xff", b""])
+    first, second = (m.id for m in Notify().messages(batch))
+    assert first != second
+    assert [m.id for m in Notify().messages(batch.slice(1))] == [second]
+
+
+def test_a_webhook_gets_the_row_and_its_id(receiver: Receiver) -> None:
+    channel = Notify(to=receiver.url, allow_private=True)
+    messages = channel.messages(rows(message=["too hot"], value=[81.25]))
+    delivery = channel.connect(None)  # type: ignore[arg-type]
+    delivery.deliver(messages)
+    delivery.close()
+    ((path, headers, body),) = receiver.got
+    assert path == "/hook?token=s3cret"
+    assert headers["Idempotency-Key"] == messages[0].id
+    assert headers["Host"] == f"127.0.0.1:{receiver.server.server_port}"
+    assert json.loads(body)["row"]["value"] == 81.25
+
+
+def test_what_failed_is_sent_again_and_what_arrived_is_not(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    channel = Notify(to=("console", receiver.url), allow_private=True)
+    messages = channel.messages(rows(message=["one", "two"]))
+    delivery = channel.connect(None)  # type: ignore[arg-type]
+    receiver.answers = [500, 302]
+    for status in (500, 302):
+        with pytest.raises(DeliveryError, match=f"answered {status}") as caught:
+            delivery.deliver(messages)
+        assert "s3cret" not in str(caught.value)
+    delivery.deliver(messages)
+    delivery.close()
+    assert [json.loads(body)["text"] for _, _, body in receiver.got] == ["pump one"] * 3 + ["pump two"]
+    assert capsys.readouterr().err.count("pump") == 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/", "http://localhost/", "http://[::1]/", "http://169.254.169.254/latest/meta-data/",
+        "http://10.1.2.3/", "http://192.168.0.1/", "http://0.0.0.0/", "http://2130706433/", "http://0x7f.1/",
+        "http://[::ffff:127.0.0.1]/", "http://user:pw@127.0.0.1/", "http://[fe80::1]/", "http://[fd00::1]/",
+    ],
+)  # fmt: skip
+def test_private_addresses_are_refused(url: str) -> None:
+    delivery = Notify(to=url, timeout_s=2).connect(None)  # type: ignore[arg-type]
+    with pytest.raises(DeliveryError, match=r"private address|not known"):
+        delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
+    delivery.close()
+
+
+def test_a_name_is_judged_by_what_it_resolves_to_and_then_kept(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    url = receiver.url.replace("127.0.0.1", "hooks.example.com")
+    delivery = Notify(to=url).connect(None)  # type: ignore[arg-type]
+    with pytest.raises(DeliveryError, match=r"hooks\.example\.com is a private address"):
+        delivery.deliver([Message("x", b"{}")])
+    delivery.close()
+    assert receiver.got == []
+    assert not public("100.64.0.1")
+    assert public("2606:4700::1111")
+
+
+# Apprise imports a module that Python 3.13 no longer has, and has its own for it.
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_unknown_targets_stay_in_the_outbox() -> None:
+    delivery = Notify(to="nosuch://user:secret@host").connect(None)  # type: ignore[arg-type]
+    with pytest.raises(DeliveryError, match="no target that is known") as caught:
+        delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_apprise_takes_the_rest(receiver: Receiver) -> None:
+    target = receiver.url.replace("http://", "json://")
+    with pytest.raises(DeliveryError, match="is a webhook"):
+        Notify(to=target).connect(None).deliver([Message("x", b"{}")])  # type: ignore[arg-type]
+    delivery = Notify(to=target, allow_private=True).connect(None)  # type: ignore[arg-type]
+    delivery.deliver([Message("x", b'{"text": "pump too hot", "row": {}}')])
+    assert json.loads(receiver.got[0][2])["message"] == "pump too hot"
