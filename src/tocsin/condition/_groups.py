@@ -1,0 +1,118 @@
+"""Compiled loops over groups of readings: put them side by side, in time order, and work out each group's figures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tocsin.batch import Codes, Floats, Ints
+from tocsin.kernels import kernel
+
+
+@kernel
+def group_order(windows: Ints, slots: Codes, window_min: int, key_count: int, ends: Ints, order: Ints) -> None:
+    """Counting sort by (window, key): row ``order[i]`` is the i-th; rows of a group stay in their order.
+
+    ``ends`` has one cell for each (window, key), zero at first; after it, cell g holds where group g ends.
+    """
+    for i in range(len(slots)):
+        ends[(windows[i] - window_min) * key_count + slots[i]] += 1
+    total = 0
+    for g in range(len(ends)):
+        count = ends[g]
+        ends[g] = total
+        total += count
+    for i in range(len(slots)):
+        g = (windows[i] - window_min) * key_count + slots[i]
+        order[ends[g]] = i
+        ends[g] += 1
+
+
+@kernel
+def sort_by_time(times: Ints, starts: Ints, order: Ints, unsorted: Ints) -> int:
+    """Order each group by time, equal times as they came; by insertion, which is fast where little is out of order.
+
+    Groups that would cost more than 64 shifts a row are left, named in ``unsorted``; returns how many.
+    """
+    left = 0
+    for g in range(len(starts) - 1):
+        begin, end = starts[g], starts[g + 1]
+        budget = 64 * (end - begin)
+        for i in range(begin + 1, end):
+            row = order[i]
+            time = times[row]
+            j = i - 1
+            while j >= begin and times[order[j]] > time:
+                order[j + 1] = order[j]
+                j -= 1
+            order[j + 1] = row
+            budget -= i - 1 - j
+            if budget < 0:
+                unsorted[left] = g
+                left += 1
+                break
+    return left
+
+
+@kernel
+def group_figures(values: Floats, starts: Ints, figures: Floats) -> None:
+    """Count, sum, mean, sum of squared differences, min and max of each group; NaN is no value (shape (6, groups))."""
+    for g in range(len(starts) - 1):
+        count, total, low, high = 0, 0.0, np.inf, -np.inf
+        for i in range(starts[g], starts[g + 1]):
+            x = values[i]
+            if not np.isnan(x):
+                count += 1
+                total += x
+                low = min(low, x)
+                high = max(high, x)
+        mean = total / count if count else np.nan
+        squares = 0.0
+        for i in range(starts[g], starts[g + 1]):
+            if not np.isnan(values[i]):
+                squares += (values[i] - mean) ** 2
+        figures[0, g], figures[1, g], figures[2, g], figures[3, g] = count, total, mean, squares
+        figures[4, g], figures[5, g] = low, high
+
+
+@kernel
+def group_zscores(values: Floats, starts: Ints, scores: Floats) -> None:
+    """Distance of each value from its group's mean in standard deviations (of the whole group); 0 if all are equal."""
+    for g in range(len(starts) - 1):
+        begin, end = starts[g], starts[g + 1]
+        count, total = 0, 0.0
+        for i in range(begin, end):
+            if not np.isnan(values[i]):
+                count += 1
+                total += values[i]
+        mean = total / count if count else np.nan
+        squares = 0.0
+        for i in range(begin, end):
+            if not np.isnan(values[i]):
+                squares += (values[i] - mean) ** 2
+        deviation = np.sqrt(squares / count) if count else np.nan
+        # Equal values leave a rest of rounding, not of scatter.
+        flat = not deviation > 1e-12 * np.abs(mean)
+        for i in range(begin, end):
+            scores[i] = np.nan if np.isnan(values[i]) else 0.0 if flat else (values[i] - mean) / deviation
+
+
+@kernel
+def group_quantiles(values: Floats, starts: Ints, shares: Floats, quantiles: Floats) -> None:
+    """Quantiles of each group between the two values next to it (shape (shares, groups)); NaN is no value."""
+    scratch = np.empty(len(values))
+    for g in range(len(starts) - 1):
+        count = 0
+        for i in range(starts[g], starts[g + 1]):
+            if not np.isnan(values[i]):
+                scratch[count] = values[i]
+                count += 1
+        ranked = np.sort(scratch[:count])
+        for q in range(len(shares)):
+            if count == 0:
+                quantiles[q, g] = np.nan
+                continue
+            at = shares[q] * (count - 1)
+            low = int(at)
+            high = min(low + 1, count - 1)
+            # Written so that two equal infinities give themselves.
+            quantiles[q, g] = ranked[low] + (at - low) * (ranked[high] - ranked[low]) if at > low else ranked[low]

@@ -1,0 +1,410 @@
+"""Window: figures of the readings of each machine over stretches of time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.types as pt
+from pydantic import BeforeValidator, model_validator
+from pydantic import Field as Setting
+
+from tocsin.bases import require
+from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
+from tocsin.condition._groups import group_figures, group_order, group_quantiles, sort_by_time
+from tocsin.contracts import Operator
+from tocsin.errors import SchemaError, UnknownName
+from tocsin.quantities import Duration
+from tocsin.state import NO_STATE, Keys
+
+WINDOW_END = pa.field("window_end", TIME.type, nullable=False)
+FUNCTIONS = ("count", "sum", "min", "max", "mean", "median", "std", "std_pop", "first", "last", "p95")
+_CALL = re.compile(r"\s*([a-z_]+|p\d+(?:\.\d+)?)\s*\(\s*(\*|[^()]+?)\s*\)\s*")
+CELLS_MIN = 1 << 16
+"""Up to so many groups of window and key are always sorted by counting."""
+CHUNKS_MAX = 256
+"""So many small batches may wait before they are put together."""
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _named(value: Any) -> Any:
+    """``[mean(value), p95(value)]`` names its columns itself: ``value_mean``, ``value_p95``."""
+    if isinstance(value, str | list | tuple):
+        calls = [str(v) for v in _listed(value)]
+        return {_call_name(*_parsed(call)): call for call in calls}
+    return value
+
+
+def _call_name(function: str, column: str) -> str:
+    return re.sub(r"\W", "_", function if column == "*" else f"{column}_{function}")
+
+
+def _parsed(call: str) -> tuple[str, str]:
+    """Function and column of ``mean(value)``."""
+    found = _CALL.fullmatch(call)
+    if not found:
+        raise ValueError(f"'{call}' is no figure of a window; write it as mean(value), p95(value) or count(*)")
+    function, column = found[1], found[2].strip('"')
+    if function not in FUNCTIONS and not re.fullmatch(r"p\d+(\.\d+)?", function):
+        raise ValueError(str(UnknownName("function of a window", function, FUNCTIONS)))
+    if function[0] == "p" and float(function[1:]) > 100:
+        raise ValueError(f"'{call}': a percentile is p0 to p100")
+    if column == "*" and function != "count":
+        raise ValueError(f"'{call}': only count takes *")
+    return function, column
+
+
+@dataclass(slots=True)
+class Pending:
+    """Readings whose windows are not closed yet, in the order in which they came."""
+
+    keys: Keys = field(default_factory=Keys)
+    slots: list[Codes] = field(default_factory=list)
+    times: list[Ints] = field(default_factory=list)
+    columns: list[pa.RecordBatch] = field(default_factory=list)
+    oldest_us: int = END
+    watermark_us: int = START
+    """Windows that end by then have left."""
+    next_end_us: int = END
+    """No window with readings in it ends earlier."""
+    nothing: pa.RecordBatch | None = None
+    """What leaves as long as no window ends."""
+
+    def merge(self) -> tuple[Codes, Ints, pa.RecordBatch]:
+        """All in one piece."""
+        if len(self.times) > 1:
+            self.slots, self.times = [np.concatenate(self.slots)], [np.concatenate(self.times)]
+            self.columns = [pa.Table.from_batches(self.columns).combine_chunks().to_batches()[0]]
+        return self.slots[0], self.times[0], self.columns[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The windows that leave: ``order[starts[g]:starts[g + 1]]`` are the readings of window g, in time order."""
+
+    order: Ints
+    starts: Ints
+    begins_us: Ints
+    ends_us: Ints
+    keep: npt.NDArray[np.bool_]
+    """The readings that a later window needs."""
+    next_end_us: int
+
+
+class Window(Operator):
+    """Gather the readings of each key over stretches of time, and work out figures of each stretch.
+
+    Tumbling windows by ``every`` alone (aligned to 1970, so that 20s windows begin at :00, :20, :40); sliding ones with
+    a longer ``size``; sessions by ``gap``: they end when nothing has come for so long. A window leaves once the
+    watermark has passed its end: ``key``, ``time`` (its start), ``window_end`` and a column for each figure.
+
+    ``collect`` keeps the readings themselves, in time order, as lists (their times as ``times``); `explode` makes rows
+    of them again. ``compute`` takes count, sum, min, max, mean, median, std (of a sample), std_pop, first, last, and
+    any percentile (p95, p99.9). A missing or NaN reading counts only in ``count(*)`` and in lists. Readings for a
+    window that has left go to port ``late``.
+
+    Open windows are kept with all their readings: for an hour or more of fast readings, window twice.
+
+    Examples
+    --------
+    >>> readings = rows({"value": [1.0, 3.0, 5.0, 9.0]}, every_s=10)
+    >>> feed(Window(every="20s", compute=["mean(value)", "count(*)"]), readings).to_pydict()["value_mean"]
+    [2.0, 7.0]
+    >>> feed(Window(every="20s", collect="value"), readings)["value"].to_pylist()
+    [[1.0, 3.0], [5.0, 9.0]]
+    """
+
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"every": "20s", "collect": ["time", "value", "text"]},
+        {"every": "5s", "size": "15s", "compute": {"n": "count(*)", "mean": "mean(value)", "most": "p95(value)"}},
+        {"every": "20s", "compute": ["first(text)", "last(count)", "sum(count)", "std(value)", "median(other)"]},
+        {"gap": "2s", "compute": ["min(value)", "max(value)"]},
+    )
+
+    every: Duration | None = Setting(None, gt=0)
+    """How often a window begins; also its length, unless ``size`` says otherwise."""
+    size: Duration | None = Setting(None, gt=0)
+    """How long a sliding window is."""
+    gap: Duration | None = Setting(None, gt=0)
+    """For sessions instead: how long nothing must come for one to end."""
+    collect: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Columns whose readings are kept as lists."""
+    compute: Annotated[Mapping[str, str], BeforeValidator(_named)] = {}
+    """Figures by the name of their column, such as ``{hottest: max(celsius)}``; or a list of them."""
+
+    @classmethod
+    def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
+        return rows.filter(pa.array(np.arange(rows.num_rows) % 60 < 45))
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Window:
+        if (self.every is None) == (self.gap is None):
+            raise ValueError("a window needs either every (and maybe size) or gap")
+        if self.gap is not None and self.size is not None:
+            raise ValueError("a session has no size; its gap says when it ends")
+        if self.size is not None and self.size < (self.every or 0):
+            raise ValueError("size is shorter than every: readings between the windows would be in none")
+        if self.size is not None and self.size > 1000 * (self.every or 0):
+            raise ValueError("a reading would be in more than 1,000 windows; take a longer every")
+        if not self.collect and not self.compute:
+            raise ValueError("a window needs collect or compute: what should be known of it?")
+        for call in self.compute.values():
+            _parsed(call)
+        return self
+
+    # ------------------------------------------------------------------------------------------------------- schemas
+
+    def _lists(self) -> Mapping[str, str]:
+        """Name of each list, and its column."""
+        return {"times" if column == "time" else column: column for column in self.collect}
+
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        fields = [KEY, TIME, WINDOW_END]
+        for name, column in self._lists().items():
+            kind = require(input, column, self.name()).type
+            fields.append(pa.field(name, pa.list_(kind.value_type if pt.is_dictionary(kind) else kind)))
+        for name, call in self.compute.items():
+            fields.append(pa.field(name, self._type(input, *_parsed(call))))
+        names = [f.name for f in fields]
+        if twice := [n for n in names if names.count(n) > 1]:
+            raise SchemaError(f"{self.name()} would make two columns '{twice[0]}'; name the figure otherwise")
+        return pa.schema(fields)
+
+    def _type(self, input: pa.Schema, function: str, column: str) -> pa.DataType:
+        if function == "count":
+            if column != "*":
+                require(input, column, self.name())
+            return pa.int64()
+        kind = require(input, column, self.name(), number=function not in ("first", "last")).type
+        if function in ("first", "last"):
+            return kind.value_type if pt.is_dictionary(kind) else kind
+        return pa.int64() if function in ("sum", "min", "max") and pt.is_integer(kind) else pa.float64()
+
+    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
+        return {LATE: input}
+
+    def _needed(self) -> list[str]:
+        columns = [*self._lists().values(), *(_parsed(call)[1] for call in self.compute.values())]
+        return [c for c in dict.fromkeys(columns) if c not in ("*", "key", "time")]
+
+    # --------------------------------------------------------------------------------------------------------- state
+
+    def initial(self) -> Pending:
+        return Pending()
+
+    def dump(self, state: Pending) -> pa.Table:
+        if not state.times:
+            return NO_STATE
+        slots, times, columns = state.merge()
+        keys = state.keys.names().take(pa.array(slots))
+        watermark = pa.repeat(pa.scalar(state.watermark_us, pa.int64()), len(slots))
+        first = [keys, as_times(times), watermark, *columns.columns]
+        return pa.table(first, names=["key", "time", "watermark_us", *columns.schema.names])
+
+    def load(self, table: pa.Table) -> Pending:
+        state = Pending()
+        if table.num_rows:
+            rows = table.combine_chunks().to_batches()[0]
+            state.watermark_us = rows.column("watermark_us")[0].as_py()
+            columns = rows.drop_columns(["key", "time", "watermark_us"])
+            self._add(state, rows.column("key"), times_us(rows), columns)
+        return state
+
+    def _add(self, state: Pending, keys: pa.Array, times: Ints, columns: pa.RecordBatch) -> None:
+        state.slots.append(state.keys.slots(keys))
+        state.times.append(times)
+        state.columns.append(columns)
+        oldest = int(times.min())
+        state.oldest_us = min(state.oldest_us, oldest)
+        state.next_end_us = min(state.next_end_us, self._first_end(oldest))
+        if len(state.times) > CHUNKS_MAX:
+            state.merge()
+
+    def _first_end(self, time_us: int) -> int:
+        """The first end of a window that lies after a time."""
+        return time_us + self.gap if self.gap is not None else self._first_start(time_us) + (self.size or self.every)  # type: ignore[operator]
+
+    def _first_start(self, time_us: int) -> int:
+        assert self.every is not None
+        return (time_us - (self.size or self.every)) // self.every * self.every + self.every
+
+    def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
+        rows, left = batch.rows, []
+        before = state.watermark_us
+        if state.nothing is None:
+            state.nothing = empty(self.output_schema(batch.schema))
+        if len(batch):
+            times = times_us(rows)
+            late = times < before
+            if late.any():
+                left.append(Batch(rows.filter(pa.array(late)), port=LATE))
+                rows, times = rows.filter(pa.array(~late)), times[~late]
+            if len(times):
+                self._add(state, rows.column("key"), times, rows.select(self._needed()))
+        state.watermark_us = max(before, batch.watermark_us)
+        due = state.next_end_us <= state.watermark_us and len(state.times) > 0
+        out = self._close(state, before, state.nothing.schema) if due else state.nothing
+        watermark = self._watermark(state)
+        return state, (*(b.until(watermark) for b in left), Batch(out, watermark))
+
+    def _watermark(self, state: Pending) -> int:
+        """No window that may still leave begins earlier."""
+        if state.watermark_us in (START, END):
+            return state.watermark_us
+        if self.gap is not None:
+            return min(state.watermark_us, state.oldest_us)
+        return self._first_start(state.watermark_us)
+
+    # ------------------------------------------------------------------------------------------------------- closing
+
+    def _close(self, state: Pending, before: int, schema: pa.Schema) -> pa.RecordBatch:
+        """The windows that the watermark has passed; their readings leave the state, unless a later one needs them."""
+        slots, times, columns = state.merge()
+        find = self._windows if self.gap is None else self._sessions
+        groups = find(slots, times, state.keys.count, before, state.watermark_us)
+        out = self._figures(schema, groups, state.keys, slots, times, columns)
+        kept = np.flatnonzero(groups.keep)
+        state.slots, state.times, state.columns = [], [], []
+        state.oldest_us, state.next_end_us = END, groups.next_end_us
+        if len(kept):
+            state.slots, state.times = [slots[kept]], [times[kept]]
+            state.columns = [columns.take(pa.array(kept))]
+            state.oldest_us = int(state.times[0].min())
+        return out
+
+    def _windows(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
+        """Windows by the clock, by their start and key."""
+        every, length = self.every or 1, self.size or self.every or 1
+        last = times // every  # the number of the last window that a reading is in
+        keep = last * every + length > watermark
+        rows, numbers = [], []
+        for back in range(-(-length // every)):
+            end = (last - back) * every + length
+            leaves = np.flatnonzero((end > before) & (end <= watermark) & (end > times))
+            rows.append(leaves)
+            numbers.append(last[leaves] - back)
+        row, number = (rows[0], numbers[0]) if len(rows) == 1 else (np.concatenate(rows), np.concatenate(numbers))
+        order, starts = _grouped(number, slots[row], key_count, times[row])
+        begins = number[order[starts[:-1]]] * every
+        next_end = self._first_end(max(int(times[keep].min()), watermark)) if keep.any() else END
+        return Groups(row[order], starts, begins, begins + length, keep, next_end)
+
+    def _sessions(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
+        """Windows by the gaps between a key's readings, by key and start."""
+        assert self.gap is not None
+        order, starts = _grouped(np.zeros(len(times), np.int64), slots, key_count, times)
+        sorted_times = times[order]
+        gaps = np.flatnonzero(np.diff(sorted_times) >= self.gap) + 1
+        starts = np.unique(np.concatenate([starts, gaps]))
+        ends = sorted_times[starts[1:] - 1] + self.gap
+        leaves = ends <= watermark
+        sizes = np.diff(starts)
+        in_leaving = np.repeat(leaves, sizes)
+        keep = np.empty(len(times), bool)
+        keep[order] = ~in_leaving
+        next_end = int(ends[~leaves].min()) if not leaves.all() else END
+        begins = sorted_times[starts[:-1]][leaves]
+        left = np.concatenate([[0], np.cumsum(sizes[leaves])])
+        return Groups(order[in_leaving], left, begins, ends[leaves], keep, next_end)
+
+    def _figures(
+        self, schema: pa.Schema, groups: Groups, keys: Keys, slots: Codes, times: Ints, columns: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        order, starts = groups.order, groups.starts
+        at = pa.array(order)
+        gathered: dict[str, pa.Array] = {}
+
+        def column(name: str) -> pa.Array:
+            if name not in gathered:
+                if name == "time":
+                    found = as_times(times[order])
+                elif name == "key":
+                    found = keys.keys(slots[order]).dictionary_decode()
+                else:
+                    found = columns.column(name).take(at)
+                gathered[name] = found.dictionary_decode() if pt.is_dictionary(found.type) else found
+            return gathered[name]
+
+        offsets = pa.array(starts.astype(np.int32))
+        arrays = [keys.keys(slots[order[starts[:-1]]]), as_times(groups.begins_us), as_times(groups.ends_us)]
+        arrays += [pa.ListArray.from_arrays(offsets, column(name)) for name in self._lists().values()]
+        figures: dict[str, Floats] = {}
+        for name, call in self.compute.items():
+            function, of = _parsed(call)
+            kind = schema.field(name).type
+            if of == "*":
+                arrays.append(pa.array(np.diff(starts)))
+            elif function in ("first", "last"):
+                arrays.append(column(of).take(pa.array(starts[:-1] if function == "first" else starts[1:] - 1)))
+            elif function == "count" and not _is_number(column(of).type):
+                known = np.concatenate([[0], np.cumsum(column(of).is_valid().to_numpy(zero_copy_only=False))])
+                arrays.append(pa.array(known[starts[1:]] - known[starts[:-1]]))
+            else:
+                arrays.append(_figure(function, floats(column(of)), starts, figures, of).cast(kind, safe=False))
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind))
+
+
+def _figure(function: str, values: Floats, starts: Ints, figures: dict[str, Floats], of: str) -> pa.Array:
+    """One number for each group, null where there is none."""
+    share = {"median": 50.0}.get(function, float(function[1:]) if re.fullmatch(r"p[\d.]+", function) else None)
+    if share is not None:
+        quantiles = np.empty((1, len(starts) - 1))
+        group_quantiles(values, starts, np.array([share / 100]), quantiles)
+        return _known(quantiles[0])
+    if of not in figures:
+        figures[of] = np.empty((6, len(starts) - 1))
+        group_figures(values, starts, figures[of])
+    count, total, mean, squares, low, high = figures[of]
+    match function:
+        case "count":
+            return pa.array(count)
+        case "sum":
+            return pa.array(total, mask=count == 0)
+        case "mean":
+            return _known(mean)
+        case "min":
+            return pa.array(low, mask=count == 0)
+        case "max":
+            return pa.array(high, mask=count == 0)
+        case "std":
+            return _known(np.sqrt(squares / np.where(count > 1, count - 1, np.nan)))
+        case _:
+            return _known(np.sqrt(squares / np.where(count > 0, count, np.nan)))
+
+
+def _known(values: Floats) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+def _grouped(numbers: Ints, slots: Codes, key_count: int, times: Ints) -> tuple[Ints, Ints]:
+    """Order by window number, key and time (as they came, if equal), and where each group of window and key starts."""
+    if not len(slots):
+        return np.empty(0, np.int64), np.zeros(1, np.int64)
+    low = int(numbers.min())
+    cells = (int(numbers.max()) - low + 1) * key_count
+    if cells <= 8 * len(slots) + CELLS_MIN:
+        ends, order = np.zeros(cells, np.int64), np.empty(len(slots), np.int64)
+        group_order(numbers, slots, low, key_count, ends, order)
+        starts = np.unique(np.concatenate([[0], ends]))
+    else:
+        order = np.lexsort((slots, numbers))
+        changes = (np.diff(numbers[order]) != 0) | (np.diff(slots[order]) != 0)
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(order)]])
+    unsorted = np.empty(len(starts) - 1, np.int64)
+    for g in unsorted[: sort_by_time(times, starts, order, unsorted)]:
+        part = order[starts[g] : starts[g + 1]]
+        part.sort()
+        part[:] = part[np.argsort(times[part], kind="stable")]
+    return order, starts
