@@ -54,7 +54,7 @@ def batch(rows: list[tuple[int, str, str, float, float, float]]) -> pa.RecordBat
 class Plant:
     """Feeds the page as an engine would, and applies what operators do."""
 
-    def __init__(self, state_folder: Path, *, past_s: int = 240, fault_after_s: float = 2.0) -> None:
+    def __init__(self, state_folder: Path, *, past_s: int = 300, fault_after_s: float = 2.0) -> None:
         self.feed = Feed(state_folder / SOCKET)
         self.actions = ActionLog(state_folder, 0)
         self.alarm = Alarm(rule="unusual", score=75)
@@ -72,7 +72,9 @@ class Plant:
         while not self.feed.listening and time.monotonic() < ends:
             time.sleep(0.02)
         assert self.feed.listening, "the page does not listen"
-        self.tell([self.begun_s - s for s in range(self.past_s, 0, -1)])
+        for begin in range(self.past_s, 0, -60):
+            self.tell([self.begun_s - s for s in range(begin, max(begin - 60, 0), -1)])
+            time.sleep(0.5)
 
     def tell(self, times_s: list[float]) -> None:
         rows = [

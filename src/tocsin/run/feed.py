@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ SOCKET = "page.sock"
 ALARM_COLUMNS = frozenset({"id", "state", "ring"})
 """A stream with these columns is one of alarms: its newest row counts per alarm, not per key."""
 
+_SHARE_MAX = 0.01
+"""Of one core, for thinning out and encoding: where much flows, the page moves less often."""
 _COLUMNS_MAX = 64
 _STREAMS_MAX = 64
 _WINDOW = 8
@@ -97,9 +100,10 @@ class Feed:
 
     def _run(self) -> None:
         connection: socket.socket | None = None
-        last = False
+        last, cost_s = False, 0.0
         while not last:
-            last = self._stop.wait(self._every_s)
+            last = self._stop.wait(max(self._every_s, cost_s / _SHARE_MAX))
+            begun_s = time.thread_time()
             try:
                 if connection is None:
                     connection = connect(self._path, self._timeout_s)
@@ -114,6 +118,7 @@ class Feed:
                 with self._lock:
                     self._waiting.clear()
                 last = last or self._stop.wait(4 * self._every_s)
+            cost_s = time.thread_time() - begun_s
         if connection is not None:
             connection.close()
 
@@ -167,17 +172,14 @@ def thinned(batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
         tail.append(rows.slice(max(rows.num_rows - room, 0)))
         room -= rows.num_rows
     names = [field.name for field in batches[-1].schema if _plain(field.type)][:_COLUMNS_MAX]
-    table = pa.table(
-        {name: pa.chunked_array([_undictionary(rows.column(name)) for rows in reversed(tail)]) for name in names}
-    )
+    table = pa.Table.from_batches(reversed(tail)).select(names)
     if table.num_rows > rows_max:
-        by = ["id"] if table.column_names and set(table.column_names) >= ALARM_COLUMNS else ["key", "signal"]
-        by = [name for name in by if name in names]
-        rows = table.select(by).append_column("row", pa.array(np.arange(table.num_rows)))
+        by = [name for name in (("id",) if set(names) >= ALARM_COLUMNS else ("key", "signal")) if name in names]
+        rows = _undictionaried(table.select(by)).append_column("row", pa.array(np.arange(table.num_rows)))
         newest = rows.group_by(by, use_threads=False).aggregate([("row", "max")]).column("row_max")
         newest = newest.take(pc.sort_indices(newest))
         table = table.take(newest.slice(max(len(newest) - rows_max, 0)))
-    return table.combine_chunks()
+    return _undictionaried(table).combine_chunks()
 
 
 def _plain(kind: pa.DataType) -> bool:
@@ -186,9 +188,12 @@ def _plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_string, pt.is_timestamp))
 
 
-def _undictionary(column: pa.Array) -> pa.Array:
+def _undictionaried(table: pa.Table) -> pa.Table:
     """Plain values: the dictionary of a large plant would cost more than the rows."""
-    return column.cast(column.type.value_type) if pt.is_dictionary(column.type) else column
+    for i, field in enumerate(table.schema):
+        if pt.is_dictionary(field.type):
+            table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
+    return table
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ from tocsin.serve import api
 from tocsin.serve.access import Address, Front, Guard, Keys, Permission
 from tocsin.serve.api import Page
 from tocsin.serve.hub import Hub
-from tocsin.serve.live import Live
+from tocsin.serve.live import NEVER_S, Live
+from tocsin.serve.past import newest
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -127,6 +128,16 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
         writer.close()
 
 
+async def hear_engines(page: Page, lake_folder: Path | None, streams: Collection[str]) -> None:
+    """First the past, then what the engine sends."""
+    if lake_folder is not None and lake_folder.is_dir():
+        for name, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, streams))):
+            page.live.take(name, rows, NEVER_S)
+    engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
+    async with engines:
+        await engines.serve_forever()
+
+
 async def tick(page: Page) -> None:
     """Publish what has changed, four times a second."""
     while True:
@@ -140,13 +151,14 @@ def serve(
     address: Address | None = None,
     *,
     title: str = "tocsin",
+    streams: Collection[str] = (),
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
     It hears the engine (`run.feed.Feed`) on the socket ``page.sock`` in the state folder, and shows what the lake
-    folder's tables hold from before.
+    folder's tables hold from before, of these ``streams`` if any are named.
     """
     import uvicorn
 
@@ -155,14 +167,12 @@ def serve(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        engines = await asyncio.start_unix_server(
-            lambda reader, writer: hear(page.live, reader, writer), sock=listen(state_folder / SOCKET)
-        )
-        ticking = asyncio.create_task(tick(page))
-        ticking.add_done_callback(_report)
+        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page, lake_folder, streams))]
+        for task in tasks:
+            task.add_done_callback(_report)
         yield
-        ticking.cancel()
-        engines.close()
+        for task in tasks:
+            task.cancel()
 
     server = uvicorn.Server(
         uvicorn.Config(
@@ -239,7 +249,12 @@ class Running:
 
 
 def start(
-    state_folder: Path, lake_folder: Path | None = None, address: Address | None = None, *, title: str = "tocsin"
+    state_folder: Path,
+    lake_folder: Path | None = None,
+    address: Address | None = None,
+    *,
+    title: str = "tocsin",
+    streams: Collection[str] = (),
 ) -> Running:
     """Start `serve` in a process of its own and wait until it listens."""
     address = address or Address()
@@ -252,7 +267,13 @@ def start(
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    wanted = {"state": state_folder, "lake": lake_folder, "title": title, "address": asdict(address)}
+    wanted = {
+        "state": state_folder,
+        "lake": lake_folder,
+        "title": title,
+        "address": asdict(address),
+        "streams": list(streams),
+    }
     process.stdin.write(json.dumps(wanted, default=str) + "\n")
     process.stdin.flush()
     said = process.stdout.readline().strip()
@@ -287,7 +308,8 @@ def main() -> None:
         os.nice(5)  # the engine comes first
     try:
         ready = partial(print, _READY, flush=True)
-        serve(Path(wanted["state"]), lake, address, title=wanted["title"], ended=ended, ready=ready)
+        names = {"title": wanted["title"], "streams": wanted["streams"]}
+        serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201
         sys.exit(1)

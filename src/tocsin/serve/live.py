@@ -90,7 +90,10 @@ class Machine:
 
     def hear(self, now_s: float) -> None:
         gap = now_s - self.seen_s
-        self.interval_s = gap if not self.interval_s else 0.9 * self.interval_s + 0.1 * gap
+        if not self.interval_s and np.isfinite(gap):
+            self.interval_s = gap
+        else:
+            self.interval_s = 0.9 * self.interval_s + 0.1 * min(gap, 10 * self.interval_s)
         self.seen_s = now_s
 
     def silent(self, now_s: float) -> bool:
@@ -310,6 +313,8 @@ class Live:
         return ("silent", "", machine.state) if silent else ("running", "", machine.state)
 
 
+NEVER_S = -np.inf
+"""When a machine was heard that is only known from the lake."""
 SEVERITIES = ("warning", "minor", "major", "critical")
 
 

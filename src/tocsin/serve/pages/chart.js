@@ -25,6 +25,7 @@ class Points {
   constructor() { this.columns = [[], [], [], [], [], []]; }
   get length() { return this.columns[TIME].length; }
   get banded() { return this.columns[EXPECTED].some((v) => v !== null) || this.columns[UPPER].some((v) => v !== null); }
+  get anomalous() { return this.columns[SCORE].some((score) => score >= ANOMALY); }
 
   add(packed) {
     const times = packed[TIME];
@@ -55,7 +56,7 @@ export class Charts {
     this.newest = 0;
     this.readColours();
     setInterval(() => this.drawNext(), 40);
-    new ResizeObserver(() => { for (const card of this.cards.values()) { card.dirty = true; card.resized = true; } }).observe(host);
+    new ResizeObserver(() => { for (const card of this.cards.values()) card.dirty = true; }).observe(host);
   }
 
   readColours() {
@@ -112,16 +113,17 @@ export class Charts {
     header.append(title, stream, score, now);
     root.append(header, plot);
     this.host.append(root);
-    const card = { root, stream, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0, resized: false };
+    const card = { root, stream, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0 };
     this.cards.set(signal, card);
     this.observer.observe(root);
     return card;
   }
 
-  // Signals with a band come first, then by name.
+  // Signals with anomalies come first, then those with a band, then by name.
   sort() {
-    const banded = (card) => (card.series.some((one) => one.points.banded) ? 0 : 1);
-    const sorted = [...this.cards.entries()].sort((a, b) => banded(a[1]) - banded(b[1]) || a[0].localeCompare(b[0], "en", { numeric: true }));
+    const rank = (card) => (card.series.some((one) => one.points.anomalous) ? 0 : card.series.some((one) => one.points.banded) ? 1 : 2);
+    const sorted = [...this.cards].map(([signal, card]) => [signal, card, rank(card)])
+      .sort((a, b) => a[2] - b[2] || a[0].localeCompare(b[0], "en", { numeric: true }));
     if (sorted.every(([, card], i) => this.host.children[i] === card.root)) return;
     for (const [, card] of sorted) this.host.append(card.root);
   }
@@ -161,8 +163,7 @@ export class Charts {
     const c = this.colours;
     const line = { type: "scatter", mode: "lines", x: times, hoverinfo: "skip" };
     const traces = [
-      { ...line, y: columns[LOWER], line: { width: 0 } },
-      { ...line, y: columns[UPPER], line: { width: 0 }, fill: "tonexty", fillcolor: c.band },
+      { ...line, ...bandOf(times, columns), line: { width: 0 }, fill: "toself", fillcolor: c.band },
       { ...line, y: columns[EXPECTED], line: { color: c.expected, width: 1, dash: "dot" } },
       { ...line, y: columns[VALUE], line: { color: c.value, width: 1.6 }, hoverinfo: undefined, hovertemplate: "%{y:.5~g}<extra></extra>" },
       { type: "scatter", mode: "markers", x: marks.times.map((t) => t + shift), y: marks.values, hoverinfo: "skip",
@@ -173,6 +174,8 @@ export class Charts {
     const axis = { gridcolor: c.grid, zeroline: false, linecolor: c.grid, tickcolor: c.grid, tickfont: { color: c.muted, size: 10 }, fixedrange: true };
     Plotly.react(card.plot, traces, {
       datarevision: ++card.revision,
+      width: card.plot.clientWidth,
+      height: card.plot.clientHeight,
       margin: { l: 46, r: 12, t: 6, b: 24 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -184,7 +187,6 @@ export class Charts {
         { dtickrange: [null, 59999], value: "%H:%M:%S" }, { dtickrange: [60000, 86399999], value: "%H:%M" }, { dtickrange: [86400000, null], value: "%d %b" }] },
       yaxis: { ...axis, nticks: 5, tickformat: ".4~g", ...rangeOf(columns, marks.values) },
     }, { displayModeBar: false, responsive: false, showTips: false, doubleClick: false });
-    if (card.resized) { card.resized = false; Plotly.Plots.resize(card.plot); }
   }
 
   // Readings whose score says anomaly, in the stream that is drawn and in those filtered from it.
@@ -213,6 +215,20 @@ function rangeOf(columns, marks) {
   for (const v of columns[UPPER]) if (v !== null && v > top) top = Math.min(v, high + span);
   const pad = (top - bottom || span) * 0.08;
   return { range: [bottom - pad, top + pad] };
+}
+
+// The band as closed outlines, one for each stretch in which it is known.
+function bandOf(times, columns) {
+  const [x, y] = [[], []];
+  for (let i = 0; i < times.length; i++) {
+    const from = i;
+    while (i < times.length && columns[LOWER][i] !== null && columns[UPPER][i] !== null) i++;
+    if (i === from) continue;
+    if (x.length) { x.push(null); y.push(null); }
+    for (let j = from; j < i; j++) { x.push(times[j]); y.push(columns[UPPER][j]); }
+    for (let j = i - 1; j >= from; j--) { x.push(times[j]); y.push(columns[LOWER][j]); }
+  }
+  return { x, y };
 }
 
 // Breaks the line where nothing was heard for much longer than usual.
