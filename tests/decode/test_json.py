@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tocsin.batch import OUT, REJECTED, Batch
-from tocsin.decode.json import Json, raw
+from tocsin.decode._base import raw
+from tocsin.decode.json import Json
 
 COLUMNS = {
     "machine": "category",

@@ -8,15 +8,16 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from tocsin.bases import require
-from tocsin.batch import KEY_TYPE, OUT, RAW, REJECTED, REJECTED_SCHEMA, TIME_TYPE, Batch, Codes, Ints, empty
+from tocsin.batch import KEY_TYPE, OUT, RAW, REJECTED, REJECTED_SCHEMA, TIME_TYPE, Batch, Codes, Ints, as_times, empty
 from tocsin.contracts import Operator
 from tocsin.decode._reasons import Bad
 from tocsin.errors import SchemaError
@@ -114,8 +115,6 @@ class Decoder(Operator):
     compression: Literal["gzip"] | None = None
     """Whether payloads are compressed (gzip or zlib); they may swell to payload_max, and a hundredfold."""
 
-    _schema: pa.Schema | None = PrivateAttr(None)
-
     @field_validator("topic")
     @classmethod
     def _topic_is_a_template(cls, topic: str | None) -> str | None:
@@ -127,21 +126,21 @@ class Decoder(Operator):
     def decode(self, state: Any, payloads: pa.Array, numbers: Ints | None, rejects: Rejects) -> Decoded:
         """Decode payloads, none of them empty; ``numbers`` are their rows in the batch (None: 0, 1, 2 ...)."""
 
-    def _fields(self) -> list[pa.Field]:
-        return [pa.field(name, c.arrow, nullable=c.optional) for name, c in self.columns.items()]
-
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for name in RAW.names:
             require(input, name, self.name())
-        fields = self._fields()
+        return self.decoded_schema
+
+    @cached_property
+    def decoded_schema(self) -> pa.Schema:
+        fields = [pa.field(name, c.arrow, nullable=c.optional) for name, c in self.columns.items()]
         if self.topic is not None:
             fields += [pa.field(name, KEY_TYPE, nullable=False) for name in _topic_pattern(self.topic).groupindex]
         fields.append(RAW.field("received"))
         names = [f.name for f in fields]
         if twice := [n for n in names if names.count(n) > 1]:
             raise SchemaError(f"{self.name()} would make two columns '{twice[0]}'; rename one")
-        self._schema = pa.schema(fields)
-        return self._schema
+        return pa.schema(fields)
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
@@ -156,7 +155,7 @@ class Decoder(Operator):
         return None
 
     def step(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch]]:
-        schema = self._schema or self.output_schema(batch.schema)
+        schema = self.decoded_schema
         if not len(batch):
             return state, (batch.with_rows(empty(schema)),)
         rows, rejects = batch.rows, Rejects()
@@ -331,9 +330,15 @@ def offsets(array: pa.Array) -> Codes:
     return found
 
 
-def joined(first: Sequence[pa.Array], more: Sequence[pa.Array]) -> list[pa.Array]:
-    """Columns one below the other."""
-    return [pa.concat_arrays([a, b]) for a, b in zip(first, more, strict=True)]
+def merged(fast: Sequence[pa.Array], matched: Ints, builder: Builder) -> Decoded:
+    """Rows that a scanner took, and those taken one by one, in the order of their records."""
+    slow, origin = builder.finish()
+    if not len(origin):
+        return Decoded(fast, matched)
+    both = np.concatenate([matched, origin])
+    order = np.argsort(both, kind="stable")
+    at = pa.array(order)
+    return Decoded([pa.concat_arrays([a, b]).take(at) for a, b in zip(fast, slow, strict=True)], both[order])
 
 
 def rejected(rows: pa.RecordBatch, rejects: Rejects) -> pa.RecordBatch:
@@ -359,6 +364,20 @@ def rejected(rows: pa.RecordBatch, rejects: Rejects) -> pa.RecordBatch:
             pa.array([hashlib.sha256(p).hexdigest() for p in payloads]),
         ],
         schema=REJECTED_SCHEMA,
+    )
+
+
+def raw(payloads: list[bytes], topic: str = "", received_us: int = 0) -> pa.RecordBatch:
+    """Undecoded records from their bytes, for examples and tests."""
+    count = len(payloads)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(payloads, pa.binary()),
+            pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([topic])),
+            pa.array(range(count), pa.int64()),
+            as_times(np.full(count, received_us)),
+        ],
+        schema=RAW,
     )
 
 

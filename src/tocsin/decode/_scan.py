@@ -71,12 +71,12 @@ class Scan:
         self.hard = np.empty((count * max(kinds.count(FLOAT), 1), 4), np.int64)
         self.hards = 0
 
-    def run(self, layout: Layout, quoted: bool, stop: int = 34, point: int = 46) -> None:
+    def run(self, layout: Layout, quoted: bool, stop: int = 34, escape: int = 92, point: int = 46) -> None:
         """Try a layout on the rows that none has matched yet."""
         before = self.left
         ops, literals = layout.packed()
         more = scan(
-            self.data.address, self.ends, before, ops, literals, quoted, stop, point,
+            self.data.address, self.ends, before, ops, literals, quoted, stop, escape, point,
             self.values, self.values.view(np.float64), self.null, self.matched, self.hard, self.hards,
         )  # fmt: skip
         if more > self.hards:
@@ -109,7 +109,7 @@ class Scan:
     def arrays(self, zones: list[str | None]) -> list[pa.Array]:
         """The columns, of the rows matched."""
         values, null = self.values, self.null
-        if len(self.left):
+        if not self.matched.all():
             values, null = values.compress(self.matched, 1), null.compress(self.matched, 1)
         masks = null if null.any() else None
         return [
@@ -338,12 +338,13 @@ def codes_of(
 @kernel
 def scan(
     data: int, ends: npt.NDArray[np.int32], rows: Ints, ops: npt.NDArray[np.int64], literals: Words, quoted: bool,
-    stop: int, point: int, values: Ints, floats: npt.NDArray[np.float64], null: npt.NDArray[np.bool_],
+    stop: int, escape: int, point: int, values: Ints, floats: npt.NDArray[np.float64], null: npt.NDArray[np.bool_],
     matched: npt.NDArray[np.bool_], hard: Ints, hards: int,
 ) -> int:  # fmt: skip
     """Match rows against a layout; values of those that fit to the last byte are written. Returns ``hards``, grown.
 
-    ``quoted`` is JSON: text stands in quotes, null is a word. Else (CSV) text goes to the stop byte, null is nothing.
+    ``quoted`` is JSON: text stands in quotes, null is a word. Else (CSV) text goes to the ``stop`` byte, null is
+    nothing. Text with an ``escape`` byte never fits.
     """
     head_1, head_2, head_us = np.uint64(0), np.uint64(0), 0  # date, hour and minute as last read
     for r in range(len(rows)):
@@ -407,7 +408,7 @@ def scan(
             texts = kind >= 4 or kind == 0
             if texts and ((quoted and first == 34) or (not quoted and not (kind == 6 and ops[o, 6]))):
                 begin = at + 1 if quoted else at
-                at = text_end(begin, end, stop, 92 if quoted else 34)
+                at = text_end(begin, end, stop, escape)
                 if at < 0 or (quoted and (at >= end or byte_at(at) != 34)):
                     fits = False
                     break

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import RAW, Ints, as_times, times_us
+from tocsin.batch import Ints, times_us
 from tocsin.decode._base import (
     DEPTH_MAX,
     INT_END,
@@ -19,8 +19,9 @@ from tocsin.decode._base import (
     Decoder,
     Rejects,
     finite,
-    joined,
+    merged,
     offsets,
+    raw,
     utf8,
     without_null,
 )
@@ -45,7 +46,7 @@ class Json(Decoder):
     --------
     >>> decoder = Json(columns={"machine": "category", "celsius": {"path": "data.t", "type": "float"}})
     >>> good, bad = b'{"machine": "pump", "data": {"t": 21.5}}', b'{"machine": "pump", "data": {"t": NaN}}'
-    >>> records = Json.records([good, bad])
+    >>> records = raw([good, bad])
     >>> feed(decoder, records).select(["machine", "celsius"]).to_pylist()
     [{'machine': 'pump', 'celsius': 21.5}]
     >>> feed(decoder, records, port="rejected")["reason"].to_pylist()
@@ -89,14 +90,9 @@ class Json(Decoder):
                     builder.add(i, row, self._values(element, record), _text(element) if len(found) > 1 else None)
                 except Bad as bad:
                     rejects.add(row, Bad(bad.reason, f"row {n}: {bad.detail}"), _text(element))
-        arrays, origin = builder.finish()
         if scan is None:
-            return Decoded(arrays, origin)
-        matched = np.flatnonzero(scan.matched)
-        order = np.argsort(np.concatenate([matched, origin]), kind="stable")
-        at = pa.array(order)
-        both = [a.take(at) for a in joined(scan.arrays(state.zones), arrays)]
-        return Decoded(both, np.concatenate([matched, origin])[order])
+            return Decoded(*builder.finish())
+        return merged(scan.arrays(state.zones), np.flatnonzero(scan.matched), builder)
 
     def _values(self, element: Any, record: Any) -> list[Any]:
         """The columns' values of one row."""
@@ -110,11 +106,6 @@ class Json(Decoder):
     def _paths(self) -> list[list[str]]:
         return [_steps(name, column) for name, column in self.columns.items()]
 
-    @staticmethod
-    def records(payloads: list[bytes], topic: str = "", received_us: int = 0) -> pa.RecordBatch:
-        """Undecoded records from their bytes, for examples and tests."""
-        return raw(payloads, topic, received_us)
-
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
         lines = []
@@ -123,19 +114,6 @@ class Json(Decoder):
             record = {"machine": f"m{i % 3}", "ts": stamp, "value": value, "n": i, "data": {"values": [i / 7, 1]}}
             lines.append(b"{" if i % 10 == 3 else json.dumps(record).encode())
         return raw(lines, "plant/north/t", 0)
-
-
-def raw(payloads: list[bytes], topic: str = "", received_us: int = 0) -> pa.RecordBatch:
-    count = len(payloads)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(payloads, pa.binary()),
-            pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([topic])),
-            pa.array(range(count), pa.int64()),
-            as_times(np.full(count, received_us)),
-        ],
-        schema=RAW,
-    )
 
 
 # ------------------------------------------------------------------------------------------------- one by one, strictly

@@ -1,0 +1,163 @@
+"""XML: repeated elements to rows; no entities, no document types."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from xml.parsers import expat
+
+import numpy as np
+import pyarrow as pa
+
+from tocsin.batch import Ints, times_us
+from tocsin.decode._base import DEPTH_MAX, Builder, Decoded, Decoder, Rejects, from_text, raw, utf8
+from tocsin.decode._reasons import Bad
+
+_ENCODING_ERRORS = {
+    expat.errors.codes[expat.errors.XML_ERROR_UNKNOWN_ENCODING],
+    expat.errors.codes[expat.errors.XML_ERROR_INCORRECT_ENCODING],
+}
+_BLANK = expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS]
+_TOKEN = expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]
+
+
+class Xml(Decoder):
+    """One row for each element of a name, from the elements and attributes in it.
+
+    Use it for exports of historians and controllers. Columns are found by the names of the elements inside (``a.b``
+    for nested ones, ``@a`` for an attribute); namespaces are passed over. Document types and entities are refused
+    before they can do harm, as are more than 32 levels. A bad element is set aside and its siblings go on. Not for
+    mixed text, and slow beside JSON: some 10 µs a row.
+
+    Examples
+    --------
+    >>> decoder = Xml(rows="Reading", columns={"Tag": "category", "Value": "float"})
+    >>> records = raw([b"<a><Reading><Tag>J1</Tag><Value>1.5</Value></Reading><Reading><Tag>J2</Tag></Reading></a>"])
+    >>> feed(decoder, records).select(["Tag", "Value"]).to_pylist()
+    [{'Tag': 'J1', 'Value': 1.5}]
+    >>> feed(decoder, records, port="rejected")["reason"].to_pylist()
+    ['missing_field']
+
+    XML 1.0 (fifth edition).
+    """
+
+    EXAMPLES: ClassVar[Any] = (
+        {"rows": "Reading", "columns": {"Tag": "category", "Value": {"type": "float", "optional": True}}},
+        {"columns": {"Reading.@id": "int", "Reading.TimeStamp": "timestamp"}},
+    )
+
+    rows: str | None = None
+    """Name of the element that is repeated, one a row; if none is named, the whole document is one row."""
+
+    def decode(self, state: None, payloads: pa.Array, numbers: Ints | None, rejects: Rejects) -> Decoded:
+        builder = Builder(self.columns, rejects)
+        for i, payload in enumerate(payloads.to_pylist()):  # expat calls back for each element: some 10 us a row
+            row = i if numbers is None else int(numbers[i])
+            document = _Document(self.rows, payload)
+            document.read()
+            for element, begin, end in document.found:
+                part = payload[begin:end] if self.rows is not None else None
+                try:
+                    builder.add(i, row, self._values(element), part)
+                except Bad as bad:
+                    rejects.add(row, bad, part)
+            if document.bad is not None:
+                rejects.add(row, document.bad)
+            elif not document.found:
+                rejects.add(row, Bad("xml_shape", f"no element {self.rows}"))
+        return Decoded(*builder.finish())
+
+    def _values(self, element: dict[str, str | None]) -> list[Any]:
+        values = []
+        for name, column in self.columns.items():
+            text = element.get(column.path or name, "")
+            if text is None:
+                raise Bad("xml_shape", f"{column.path or name} stands twice in one element")
+            values.append(from_text(name, column, text.strip()))
+        return values
+
+    @classmethod
+    def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
+        documents = []
+        for i, (value, us) in enumerate(zip(rows.column("value").to_pylist(), times_us(rows).tolist(), strict=True)):
+            stamp = np.datetime_as_string(np.datetime64(us, "us"), "ms") + "Z"
+            value = "" if value is None else value
+            inner = (
+                f'<Reading id="{i}"><Tag>J{i % 3}</Tag><Value>{value}</Value><TimeStamp>{stamp}</TimeStamp></Reading>'
+            )
+            documents.append(f"<export>{inner}{'' if i % 10 == 3 else '</export>'}".encode())
+        return raw(documents, "export.xml", 0)
+
+
+class _Document:
+    """One document under expat: the elements of a name, each as its fields by path (None where one stands twice)."""
+
+    def __init__(self, wanted: str | None, payload: bytes) -> None:
+        self.found: list[tuple[dict[str, str | None], int, int]] = []
+        self.bad: Bad | None = None
+        self._wanted = wanted
+        self._payload = payload
+        self._path: list[str] = []
+        self._text: list[list[str]] = []
+        self._fields: dict[str, str | None] | None = None
+        self._base = self._begin = 0
+
+    def read(self) -> None:
+        self._parser = parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        parser.StartDoctypeDeclHandler = self._doctype
+        try:
+            parser.Parse(self._payload, True)
+        except Bad as bad:
+            self.bad = bad
+        except expat.ExpatError as error:
+            self.bad = Bad(self._reason(error.code), str(error))
+        except (ValueError, LookupError) as error:  # an encoding that Python does not know, or not a character map
+            self.bad = Bad("encoding", str(error))
+
+    def _reason(self, code: int) -> str:
+        if code == _BLANK and not self._payload.strip():
+            return "empty"
+        if code == _TOKEN and b"encoding" not in self._payload[:100]:
+            try:
+                utf8(self._payload)
+            except Bad as bad:
+                return bad.reason
+        return "encoding" if code in _ENCODING_ERRORS else "xml_syntax"
+
+    def _doctype(self, name: str, *_: Any) -> None:
+        raise Bad("xml_dtd", f"document type {name[:100]}")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        local = name.rpartition(":")[2]
+        self._path.append(local)
+        self._text.append([])
+        if len(self._path) > DEPTH_MAX:
+            raise Bad("depth", f"nested more than {DEPTH_MAX} deep")
+        if self._fields is None and (self._wanted is None or local == self._wanted):
+            self._fields, self._base, self._begin = {}, len(self._path), self._parser.CurrentByteIndex
+        if self._fields is not None:
+            for key, value in attributes.items():
+                self._put([*self._path[self._base :], "@" + key.rpartition(":")[2]], value)
+
+    def _characters(self, text: str) -> None:
+        if self._text:
+            self._text[-1].append(text)
+
+    def _end(self, name: str) -> None:
+        text = "".join(self._text.pop())
+        if self._fields is not None:
+            if len(self._path) == self._base:
+                end = self._payload.find(b">", self._parser.CurrentByteIndex) + 1
+                self.found.append((self._fields, self._begin, end))
+                self._fields = None
+            else:
+                self._put(self._path[self._base :], text)
+        self._path.pop()
+
+    def _put(self, path: list[str], text: str) -> None:
+        assert self._fields is not None
+        where = ".".join(path)
+        self._fields[where] = None if where in self._fields else text
