@@ -131,7 +131,7 @@ def _column(node: Any) -> Run:
         try:
             column = rows.column(name)
         except KeyError:
-            raise UnknownName("column", name, rows.schema.names) from None
+            raise SchemaError(str(UnknownName("column", name, rows.schema.names))) from None
         kind = column.type
         if pt.is_dictionary(kind):
             return column.dictionary_decode()

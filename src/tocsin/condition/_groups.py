@@ -75,28 +75,6 @@ def group_figures(values: Floats, starts: Ints, figures: Floats) -> None:
 
 
 @kernel
-def group_zscores(values: Floats, starts: Ints, scores: Floats) -> None:
-    """Distance of each value from its group's mean in standard deviations (of the whole group); 0 if all are equal."""
-    for g in range(len(starts) - 1):
-        begin, end = starts[g], starts[g + 1]
-        count, total = 0, 0.0
-        for i in range(begin, end):
-            if not np.isnan(values[i]):
-                count += 1
-                total += values[i]
-        mean = total / count if count else np.nan
-        squares = 0.0
-        for i in range(begin, end):
-            if not np.isnan(values[i]):
-                squares += (values[i] - mean) ** 2
-        deviation = np.sqrt(squares / count) if count else np.nan
-        # Equal values leave a rest of rounding, not of scatter.
-        flat = not deviation > 1e-12 * np.abs(mean)
-        for i in range(begin, end):
-            scores[i] = np.nan if np.isnan(values[i]) else 0.0 if flat else (values[i] - mean) / deviation
-
-
-@kernel
 def group_quantiles(values: Floats, starts: Ints, shares: Floats, quantiles: Floats) -> None:
     """Quantiles of each group between the two values next to it (shape (shares, groups)); NaN is no value."""
     scratch = np.empty(len(values))
