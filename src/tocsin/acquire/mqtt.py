@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from tocsin.batch import RAW, Batch, Ints, as_times
 from tocsin.contracts import Offset, Source
@@ -73,7 +73,7 @@ class Mqtt(Source):
     """Whether to take what the broker had retained before we came; it may be old."""
     packet_bytes_max: Size = 1 << 20
     """A longer message loses its end, which the decoder then rejects as too large."""
-    receive_max: int = 2000
+    receive_max: int = Field(default=2000, ge=1, le=65535)
     """How many messages may wait for their acknowledgement, at most 65535."""
     keep_alive_us: Duration = 30_000_000
     """A silent connection is tested after this time."""

@@ -259,6 +259,8 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.inbox.filled(nbytes)
         try:
+            if self.session is None and self.inbox.first() != codec.CONNECT << 4:
+                raise ProtocolError("the first packet is not CONNECT", codec.PROTOCOL)
             while not self._transport.is_closing():
                 # The first packet says which version the rest is.
                 frames = self.inbox.frames(1 if self.session is None else 1024)

@@ -264,6 +264,10 @@ class Inbox:
             ].copy()
         self._end += count - skipped
 
+    def first(self) -> int:
+        """The first byte that waits; there must be one."""
+        return int(self.data[self._begin])
+
     def feed(self, data: bytes) -> None:
         """`room` and `filled` for bytes at hand."""
         view = memoryview(data)
