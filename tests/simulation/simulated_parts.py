@@ -64,7 +64,9 @@ class LinesReader:
 
 
 class Parse(Operator):
-    """Payloads ``key,time,value`` to rows; what is not three fields is rejected. Watermark: the greatest time seen."""
+    """Payloads ``key,time,value`` to rows; what is not three fields is rejected."""
+
+    lateness_us: int = 5
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         return ROWS
@@ -88,7 +90,7 @@ class Parse(Operator):
             else:
                 bad.append((payload, position))
         out = [Batch(rejected(bad), port=REJECTED)] if bad else []
-        state[0] = max([state[0], batch.watermark_us, *times])
+        state[0] = max([state[0], batch.watermark_us, *(time - self.lateness_us for time in times)])
         rows = [as_keys(pa.array(keys, pa.string())), pa.array(times, pa.int64()).cast(TIME.type), pa.array(values)]
         rows[2] = rows[2].cast(pa.int64())
         return state, [*out, Batch(pa.RecordBatch.from_arrays(rows, schema=ROWS), state[0])]
@@ -318,12 +320,12 @@ def plan(
 
 
 def payloads(seed: int, rows: int, keys: Sequence[str]) -> tuple[bytes, ...]:
-    """Rows in time order, one in ten of them no row at all."""
+    """Rows up to 4 us out of order, one in ten of them no row at all."""
     random = np.random.default_rng(seed)
     lines = []
     for time in range(rows):
         if random.random() < 0.1:
             lines.append(b"bad %d-%d" % (seed, time))
         else:
-            lines.append(f"{random.choice(keys)},{time * 2},{random.integers(100)}".encode())
+            lines.append(f"{random.choice(keys)},{time * 2 + random.integers(5)},{random.integers(100)}".encode())
     return tuple(lines)

@@ -105,8 +105,9 @@ class IngestLog:
 
     def after(self, seq: int) -> Iterator[Frame]:
         """The frames that follow ``seq``."""
-        for i, first in enumerate(self._segments):
-            if i + 1 < len(self._segments) and self._segments[i + 1] <= seq + 1:
+        segments = tuple(self._segments)  # `forget` may be called before the last frame is taken
+        for i, first in enumerate(segments):
+            if i + 1 < len(segments) and segments[i + 1] <= seq + 1:
                 continue
             for frame in _frames(self._disk.read(self._path(first)), first):
                 if frame.seq > seq:

@@ -64,6 +64,8 @@ class Courier:
     def stop(self, drain_s: float) -> None:
         """Try to empty the outbox for so long, then stop; what is left is delivered after the next start."""
         self._stop.set()
+        if drain_s:
+            self.wake()
         self._news.set()
         if self._thread is not None:
             self._thread.join(drain_s)

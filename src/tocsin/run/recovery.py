@@ -16,7 +16,7 @@ from tocsin.run.actions import ActionLog
 from tocsin.run.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.run.counters import Counters
 from tocsin.run.graph import Chain, Feed, Graph
-from tocsin.run.ingest_log import IngestLog, LoggedReader
+from tocsin.run.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.run.outbox import Courier
 
 ACTIONS_PARTITION = "actions"
@@ -30,6 +30,8 @@ class Effects:
     disk: Disk = field(default_factory=SystemDisk)
     open_store: Callable[[Path], CheckpointStore] = SqliteStore
     couriers_in_threads: bool = True
+    segment_bytes: int = SEGMENT_BYTES
+    """Of the ingest log."""
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ def _open(inlet: Inlet, partition: str, offset: Offset, plan: Plan, effects: Eff
     if inlet.source.REPLAYABLE:
         return inlet.source.open(partition, offset)
     name = re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):x}_", partition)
-    log = IngestLog(plan.state_folder / "ingest" / inlet.id / name, effects.disk)
+    log = IngestLog(plan.state_folder / "ingest" / inlet.id / name, effects.disk, effects.segment_bytes)
     return LoggedReader(log, inlet.source, partition, offset, effects.clock)
 
 

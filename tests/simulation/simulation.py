@@ -1,0 +1,429 @@
+"""Crash schedules from seeds, on the real runner, recovery and ingest log; and the mistakes that they must find.
+
+Invariants (RELIABILITY): I1 each offset in one epoch's rows or in quarantine · I2 a table is at the last epoch or one
+behind · I3 tables equal those of a run without faults · I4 so do states, bit by bit · I5 delivered ids are those of
+the outbox, all of them at the end · I6 no acknowledgement before it is durable · I7 every start ends, and starting
+twice is starting once · I8 nothing referenced is deleted · I9 a second engine is refused · I10 cuts and epochs change
+nothing · I11 a full disk loses nothing and is survived.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simulated_parts as parts
+from simulated_world import (
+    Broken,
+    Crash,
+    Mqtt,
+    PowerCut,
+    SimulatedBell,
+    SimulatedDisk,
+    SmallTable,
+    SmallTableWriter,
+    Store,
+    Topic,
+    World,
+    patched,
+)
+
+from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA
+from tocsin.contracts import Sink
+from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError
+from tocsin.output.delta import Delta
+from tocsin.plan import Inlet, Outlet, Plan, Step
+from tocsin.run import embedded
+from tocsin.run.checkpoint import read_states
+from tocsin.run.embedded import EmbeddedRunner
+from tocsin.run.ingest_log import LoggedReader
+from tocsin.run.outbox import Courier
+from tocsin.run.recovery import Effects, Session, table_epochs
+
+INPUTS = 12
+TABLES = ("sums", "windows", "quarantine")
+LAKE, STATE = Path("/lake"), Path("/state")
+INGEST = STATE / "ingest" / "mqtt" / "0"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind."""
+
+    tables: Mapping[str, Counter[str]]
+    states: Mapping[str, pa.Table]
+    alerts: frozenset[str]
+
+
+@functools.cache
+def lines(number: int) -> dict[str, tuple[bytes, ...]]:
+    """One of the inputs: two partitions of the topic, and what the broker sends."""
+    rows = 15 + 5 * (number % 4)
+    return {name: parts.payloads(10 * number + i, rows, [name + "1", name + "2"]) for i, name in enumerate("abm")}
+
+
+def graph(topic: Any, mqtt: Any, tables: Mapping[str, Sink], bell: Any, checkpoint_us: int, memory_bytes: int) -> Plan:
+    """Both sources united: running sums, windows, alerts; rejected rows of both kept."""
+    sides = {OUT: parts.ROWS, REJECTED: REJECTED_SCHEMA}
+    both = (("topic", OUT), ("mqtt", OUT))
+    return Plan(
+        name="simulated",
+        inlets=(Inlet("topic", topic, (parts.Parse(),), sides, 10**15), Inlet("mqtt", mqtt, (parts.Parse(),), sides, 10**15)),
+        steps=(
+            Step("sum", parts.Sum(), both, parts.ROWS, {OUT: parts.SUMS}),
+            Step("every", parts.Every(), both, parts.ROWS, {OUT: parts.ROWS}),
+            Step("odd", parts.Odd(), (("every", OUT),), parts.ROWS, {OUT: parts.ROWS}),
+        ),
+        outlets=(
+            Outlet("sums", (("sum", OUT),), tables["sums"], parts.SUMS),
+            Outlet("windows", (("every", OUT),), tables["windows"], parts.ROWS),
+            Outlet("quarantine", (("topic", REJECTED), ("mqtt", REJECTED)), tables["quarantine"], REJECTED_SCHEMA),
+            Outlet("bell", (("odd", OUT),), bell, parts.ROWS),
+        ),
+        streams={},
+        folder=LAKE,
+        state_folder=STATE,
+        checkpoint_us=checkpoint_us,
+        memory_bytes=memory_bytes,
+        fingerprint="1",
+    )  # fmt: skip
+
+
+@functools.cache
+def oracle(number: int) -> Result:
+    """A run of the same input without faults, in one batch and one epoch, over plain tables."""
+    given, rung = lines(number), []  # type: ignore[var-annotated]
+    kept: dict[str, dict[int, list[dict[str, Any]]]] = {name: {} for name in TABLES}
+    with tempfile.TemporaryDirectory() as folder:
+        plan = graph(
+            parts.Lines(lines={"a": given["a"], "b": given["b"]}, cut=10**6),
+            parts.Lines(lines={"0": given["m"]}, cut=10**6),
+            {name: parts.Kept.model_construct(table=kept[name]) for name in TABLES},
+            parts.Bell.model_construct(rung=rung),
+            10**12,
+            10**12,
+        )
+        plan = replace(plan, state_folder=Path(folder))
+        EmbeddedRunner(plan).run()
+        from tocsin.effects import SystemDisk
+        from tocsin.run.checkpoint import SqliteStore
+
+        store = SqliteStore(plan.state_folder)
+        last = store.last()
+        store.close()
+        assert last is not None
+        states = read_states(SystemDisk(), plan.state_folder, last.states)
+    tables = {name: Counter(_text(row) for rows in kept[name].values() for row in rows) for name in TABLES}
+    return Result(tables, _states(states), frozenset(rung))
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    values = {k: v.decode() if isinstance(v, bytes) else str(v) for k, v in row.items() if k != "position"}
+    values["payload"] = values.get("payload", "").removeprefix("b'").removesuffix("'")
+    values["time"] = values["time"].replace("+00:00", "").partition(".")[0] + values["time"].partition(".")[2]
+    return str(sorted(values.items()))
+
+
+def _states(states: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    return {id: table.combine_chunks() for id, table in sorted(states.items())}
+
+
+class Watched(EmbeddedRunner):
+    """The runner, with a look at the tables after each recovery."""
+
+    def _loop(self, session: Session) -> None:
+        expected = table_epochs(session.last)
+        for id, writer in session.writers.items():
+            if writer.committed() != expected.get(id):
+                raise Broken(f"I2: after recovery {id} is at {writer.committed()}, not {expected.get(id)}")
+        super()._loop(session)
+
+
+def simulate(seed: int, mutant: str = "", tables: str = "") -> None:
+    """One schedule; `Broken` with the invariant and the schedule if the run differs from the oracle's."""
+    world = World(seed, faults=0, mutant=mutant)
+    try:
+        _simulate(world, seed, tables)
+    except (
+        Broken,
+        TocsinError,
+        OSError,
+        sqlite3.Error,
+        AssertionError,
+        LookupError,
+        ValueError,
+        pa.ArrowException,
+    ) as e:
+        text = e if isinstance(e, Broken) else f"{type(e).__name__}: {e}"
+        raise Broken(f"seed {seed}: {text}\nschedule: {'; '.join(world.trace)}") from e
+
+
+def _simulate(world: World, seed: int, tables: str) -> None:
+    random = world.random
+    number, world.faults = random.randrange(INPUTS), random.choice((1, 2, 3, 5, 8, 13))
+    given = lines(number)
+    world.broker.lines = given["m"]
+    tables = tables or ("delta" if seed % 16 == 0 else "small")
+    sinks: dict[str, Sink] = {
+        name: Delta(path=name) if tables == "delta" else SmallTable(world=world, path=name) for name in TABLES
+    }
+    plan = graph(
+        Topic.model_construct(world=world, lines={"a": given["a"], "b": given["b"]}),
+        Mqtt.model_construct(world=world, log=INGEST),
+        sinks,
+        SimulatedBell.model_construct(world=world),
+        random.choice((500, 1_000, 3_000, 20_000)),
+        random.choice((300, 3_000, 10**9)),
+    )
+    effects = Effects(world, world.disk, lambda _: Store(world), False, random.choice((1, 600, 2_000)))
+    world.disk.make_folder(STATE)
+    while not _process(world, plan, effects):
+        pass
+    _compare(world, number, tables)
+
+
+def _process(world: World, plan: Plan, effects: Effects) -> bool:
+    """One life of the process; whether it came to the end of the input."""
+    world.boot()
+    runner = world.runner = Watched(plan, effects)
+
+    def second() -> None:
+        """I9: an engine that finds another one running must not start."""
+        outer, world.runner = world.runner, None
+        try:
+            Watched(plan, effects).run()
+        except AlreadyRunning:
+            return
+        finally:
+            world.runner = outer
+        raise Broken("I9: a second engine has run beside the first")
+
+    world.second = second
+    try:
+        runner.run()
+    except PowerCut:
+        world.disk.power_cut()
+        return False
+    except Crash:
+        return False
+    except DurabilityError:
+        world.disk.power_cut()  # nobody knows what the system's cache says now: the machine is started anew
+        return False
+    except StateError:
+        raise
+    except (OSError, sqlite3.OperationalError):
+        return False  # gave up after some retries: started again by hand
+    last = world.records.last()
+    ended = last is not None and all(last.watermarks.get(id) == END for id in ("topic/a", "topic/b", "mqtt/0"))
+    pending = [i for i in world.records.outbox.get("bell", {}) if ("bell", i) not in world.records.done]
+    return ended and not pending
+
+
+def _compare(world: World, number: int, tables: str) -> None:
+    expected = oracle(number)
+    read = _delta_rows if tables == "delta" else SmallTable_rows
+    for name in TABLES:
+        found = Counter(map(_text, read(world.disk, LAKE / name)))
+        if found != expected.tables[name]:
+            lost, doubled = expected.tables[name] - found, found - expected.tables[name]
+            raise Broken(f"I1 I3 I10 I11: {name}: lost {dict(lost)}, doubled or wrong {dict(doubled)}")
+    last = world.records.last()
+    assert last is not None
+    world.faults = 0
+    world.boot()
+    states = _states(read_states(world.disk, STATE, last.states))
+    same = {id for id, table in expected.states.items() if not id.startswith("mqtt/") and table.equals(states.get(id))}
+    differ = {id for id in expected.states if id not in same and not id.startswith("mqtt/")}
+    if differ or set(states) != set(expected.states):
+        raise Broken(f"I4: states differ: {differ or set(states) ^ set(expected.states)}")
+    if set(world.delivered) != expected.alerts:
+        raise Broken(
+            f"I5: alerts missing {expected.alerts - set(world.delivered)}, invented {set(world.delivered) - expected.alerts}"
+        )
+    if last.offsets["topic/a"] != len(lines(number)["a"]) or last.offsets["topic/b"] != len(lines(number)["b"]):
+        raise Broken("I1: the sources were not read to their end")
+
+
+SmallTable_rows = SmallTableWriter.rows
+
+
+def _delta_rows(disk: SimulatedDisk, folder: Path) -> Any:
+    """A Delta table read from its log by hand, without the code that wrote it."""
+    import json
+
+    live: dict[str, None] = {}
+    log = disk.folders[folder / "_delta_log"]
+    for name in sorted(name for name in log if name.endswith(".json")):
+        for line in log[name].data.splitlines():
+            action = json.loads(line)
+            if "add" in action:
+                live[action["add"]["path"]] = None
+            if "remove" in action:
+                live.pop(action["remove"]["path"], None)
+    for path in live:
+        yield from pq.read_table(pa.BufferReader(disk.folders[folder][path].data)).to_pylist()
+
+
+# The planted mistakes: tests of the tests
+
+
+def _no_sync(suffix: str) -> AbstractContextManager[None]:
+    real = SimulatedDisk.sync
+
+    def sync(self: SimulatedDisk, path: Path) -> None:
+        if not str(path).endswith(suffix):
+            real(self, path)
+
+    return patched(SimulatedDisk, sync=sync)
+
+
+def _no_folder_sync() -> AbstractContextManager[None]:
+    return patched(SimulatedDisk, sync_folder=lambda self, path: None)
+
+
+def _log_acked_before_sync() -> AbstractContextManager[None]:
+    real = LoggedReader.settle
+
+    def settle(self: LoggedReader) -> None:
+        if self._log.durable < self._log.seq and self._inner is not None:
+            self._inner.commit(self._offset)
+        real(self)
+
+    return patched(LoggedReader, settle=settle)
+
+
+def _acknowledged_before_commit() -> AbstractContextManager[None]:
+    real = EmbeddedRunner._commit_point
+
+    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
+        for intake in session.intakes:
+            if intake.offset is not None:
+                intake.reader.commit(intake.offset)
+        real(self, session, checkpoint, outbox)
+
+    return patched(EmbeddedRunner, _commit_point=commit_point)
+
+
+def _sinks_before_checkpoint() -> AbstractContextManager[None]:
+    real = EmbeddedRunner._commit_point
+
+    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
+        for id, tokens in checkpoint.tokens.items():
+            session.writers[id].commit(checkpoint.epoch, tokens)
+        real(self, session, checkpoint, outbox)
+
+    return patched(EmbeddedRunner, _commit_point=commit_point)
+
+
+def _offsets_before_state() -> AbstractContextManager[None]:
+    real = EmbeddedRunner._commit_point
+
+    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
+        if session.last.epoch:
+            session.store.commit(replace(session.last, offsets=checkpoint.offsets), {})
+        real(self, session, checkpoint, outbox)
+
+    return patched(EmbeddedRunner, _commit_point=commit_point)
+
+
+def _outbox_outside() -> AbstractContextManager[None]:
+    real = EmbeddedRunner._commit_point
+
+    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
+        real(self, session, checkpoint, {})
+        real(self, session, checkpoint, outbox)
+
+    return patched(EmbeddedRunner, _commit_point=commit_point)
+
+
+def _log_forgotten_too_early() -> AbstractContextManager[None]:
+    real = LoggedReader.settle
+
+    def settle(self: LoggedReader) -> None:
+        real(self)
+        self._log.forget(self._log.durable)
+
+    return patched(LoggedReader, settle=settle)
+
+
+def _marked_before_delivery() -> AbstractContextManager[None]:
+    real = Courier.round
+
+    def round(self: Courier) -> bool:
+        store, messages = self._store, self._store.pending(self.id, 100)
+        if messages:
+            store.delivered(self.id, [m.id for m in messages])
+            if self._delivery is None:
+                self._delivery = self._channel.connect(self._folder)
+            self._delivery.deliver(messages)
+        return bool(messages) and real(self)
+
+    return patched(Courier, round=round)
+
+
+def _old_states_deleted_early() -> AbstractContextManager[None]:
+    real = EmbeddedRunner._write_states
+
+    def write_states(self: EmbeddedRunner, session: Session, epoch: int) -> Any:
+        embedded.delete_states(self._effects.disk, self.plan.state_folder, ())
+        return real(self, session, epoch)
+
+    return patched(EmbeddedRunner, _write_states=write_states)
+
+
+def _log_tail_not_synced() -> AbstractContextManager[None]:
+    from tocsin.run.ingest_log import IngestLog
+
+    real = IngestLog.__init__
+
+    def init(self: Any, folder: Path, disk: Any, segment_bytes: int) -> None:
+        with patched(SimulatedDisk, sync=lambda *_: None, sync_folder=lambda *_: None):
+            real(self, folder, disk, segment_bytes)
+
+    return patched(IngestLog, __init__=init)
+
+
+MUTANTS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
+    "log entry not fsynced": lambda: _no_sync(".tmp"),
+    "data files not fsynced": lambda: _no_sync(".json"),
+    "state file not fsynced": lambda: _no_sync(".state"),
+    "no folder fsync": _no_folder_sync,
+    "tail not fsynced on recovery": nullcontext,
+    "no transaction check": nullcontext,
+    "no lock": nullcontext,
+    "acknowledged before the commit point": _acknowledged_before_commit,
+    "ingest log acknowledged before its fsync": _log_acked_before_sync,
+    "ingest log's tail not fsynced when opened": _log_tail_not_synced,
+    "ingest log forgotten too early": _log_forgotten_too_early,
+    "sinks committed before the checkpoint": _sinks_before_checkpoint,
+    "offsets saved before the states": _offsets_before_state,
+    "outbox outside of the transaction": _outbox_outside,
+    "message marked before it is delivered": _marked_before_delivery,
+    "old states deleted before the commit point": _old_states_deleted_early,
+}
+
+
+def caught(mutant: str, seeds: range) -> int | None:
+    """The first seed that finds a planted mistake; None if none does."""
+    with MUTANTS[mutant]():
+        for seed in seeds:
+            try:
+                simulate(seed, mutant, "small")
+            except Broken:
+                return seed
+    return None
+
+
+def quiet() -> None:
+    """The runner's warnings about simulated trouble are no news."""
+    logging.getLogger("tocsin").setLevel(logging.ERROR)

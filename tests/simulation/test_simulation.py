@@ -1,0 +1,44 @@
+"""A thousand crash schedules, and the planted mistakes that they must find."""
+
+from __future__ import annotations
+
+import pytest
+import simulation
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    simulation.quiet()
+
+
+@pytest.mark.parametrize("first", range(0, 1000, 100))
+def test_seeds(first: int) -> None:
+    for seed in range(first, first + 100):
+        simulation.simulate(seed)
+
+
+def test_delta_tables() -> None:
+    for seed in range(10_000, 10_040):
+        simulation.simulate(seed, tables="delta")
+
+
+@pytest.mark.parametrize("mutant", simulation.MUTANTS)
+def test_planted_mistakes_are_found(mutant: str) -> None:
+    assert simulation.caught(mutant, range(1000)) is not None, f"a thousand schedules do not find: {mutant}"
+
+
+def test_the_oracle_does_something() -> None:
+    result = simulation.oracle(0)
+    assert all(sum(table.values()) > 3 for table in result.tables.values())
+    assert result.alerts
+    assert len(result.states) == 5
+
+
+def test_a_seed_gives_the_same_schedule_twice() -> None:
+    traces = []
+    for _ in range(2):
+        world = simulation.World(7, faults=0)
+        simulation._simulate(world, 7, "small")
+        traces.append((world.trace, world.steps))
+    assert traces[0] == traces[1]
+    assert traces[0][0]
