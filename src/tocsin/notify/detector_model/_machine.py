@@ -142,6 +142,8 @@ class Machine:
         definition = model["detectorModelDefinition"]
         self.initial: str = definition["initialStateName"]
         self.states = {state["stateName"]: self._state(i, state) for i, state in enumerate(definition["states"])}
+        if not self.inputs:
+            self.inputs = {"input"}  # it looks at no input: every row is a message
 
     # ------------------------------------------------------------------------------------------------------ compiling
 
@@ -162,7 +164,7 @@ class Machine:
             ((kind, settings),) = [(kind, s) for kind, s in action.items() if s is not None]
             place = f"{where}.actions[{k}].{kind}"
             actions.append((place, self._action(place, kind, settings)))
-        return Event(event["eventName"], where, condition, tuple(actions), event.get("nextState"))
+        return Event(str(event.get("eventName") or ""), where, condition, tuple(actions), event.get("nextState"))
 
     def _expression(self, where: str, value: Any, kind: type[Expression] = Expression) -> Expression:
         try:
@@ -175,6 +177,8 @@ class Machine:
 
     def _action(self, where: str, kind: str, settings: Mapping[str, Any]) -> Action:
         match kind:
+            case "setVariable" if settings.get("value") is None:
+                return _nothing  # the service takes it, and there is nothing to set
             case "setVariable":
                 return _set_variable(
                     str(settings["variableName"]), self._expression(f"{where}.value", settings["value"])
@@ -338,6 +342,10 @@ _CREATED = Event("", "", None, (), None)
 # ------------------------------------------------------------------------------------------------------------- actions
 
 
+def _nothing(instance: Instance, event: Event, rows: list[Row]) -> None:
+    return None
+
+
 def _set_variable(name: str, value: Expression) -> Action:
     def act(instance: Instance, event: Event, rows: list[Row]) -> None:
         found = value.evaluate(instance)
@@ -366,7 +374,7 @@ def _set_timer(name: str, duration: Expression) -> Action:
         if not 1 <= seconds < SECONDS_MAX + 1:
             raise EvaluationError(f"the duration of timer {name} is {seconds} s, not between 1 and {SECONDS_MAX}")
         duration_us = int(seconds) * 1_000_000
-        instance.timers[name] = Timer(instance.now_us + duration_us, duration_us)
+        instance.timers[name] = Timer(instance.now_us + duration_us, duration_us, _still_due(instance, name))
 
     return act
 
@@ -385,9 +393,18 @@ def _reset_timer(name: str) -> Action:
         timer = instance.timers.get(name)
         if timer is None:
             raise EvaluationError(f"timer {name} was never set, so it cannot be reset")
-        timer.expires_us, timer.due = instance.now_us + timer.duration_us, False
+        timer.expires_us, timer.due = instance.now_us + timer.duration_us, _still_due(instance, name)
 
     return act
+
+
+def _still_due(instance: Instance, name: str) -> bool:
+    """Whether a timer that is started anew still counts as run out: in the very evaluation that it caused, it does.
+
+    Otherwise a SERIAL model whose first event resets the timer on every input would never see its timeout.
+    """
+    timer = instance.timers.get(name)
+    return timer is not None and timer.due and instance.trigger == "Timer"
 
 
 def _content(content: Expression, instance: Instance, must_be_text: bool) -> str:

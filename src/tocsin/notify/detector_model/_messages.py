@@ -211,7 +211,8 @@ def _message(named: Sequence[tuple[str, Path]], text: Any) -> Message | BadMessa
     try:
         tree = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        return BadMessage("json_syntax", f"the message is not JSON ({error})"[:500], data)
+        reason = "number_range" if "out of range" in str(error) else "json_syntax"
+        return BadMessage(reason, f"the message is not JSON ({error})"[:500], data)
     if not isinstance(tree, dict):
         return BadMessage("shape", "the message is not a JSON object", data)
     message = {}

@@ -95,6 +95,7 @@ def _yaml(path: Path, text: str) -> Any:
     Constructor.add_constructor("tag:yaml.org,2002:int", integer)
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = Constructor
+    yaml.allow_duplicate_keys = True  # as CloudFormation does: the last one counts
     try:
         return yaml.load(text)
     except (YAMLError, ValueError, RecursionError) as error:
@@ -255,7 +256,7 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
 }
 """The actions that leave the detector, and which of their fields says where to."""
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
-    "setVariable": ("variableName", "value"),
+    "setVariable": ("variableName",),
     "setTimer": ("timerName",),
     "clearTimer": ("timerName",),
     "resetTimer": ("timerName",),
@@ -301,7 +302,7 @@ def events_of(model: Tree) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
 
 
 def _checked_event(where: str, event: Any, states: Sequence[str] | None) -> None:
-    _text(event, "eventName", where)
+    _object(event, where)
     if states is not None:
         if event.get("condition") in (None, ""):
             raise ConfigError(f"{where}.condition: a transition needs one")
@@ -320,6 +321,8 @@ def _checked_action(where: str, kind: str, settings: Mapping[str, Any]) -> None:
     if kind in BUILT_IN:
         for field in BUILT_IN[kind]:
             _scalar(settings, field, where)
+        if kind == "setVariable" and settings.get("value") is not None:
+            _scalar(settings, "value", where)
         if kind == "setTimer" and (settings.get("seconds") is None) == (settings.get("durationExpression") is None):
             raise ConfigError(f"{where}: it needs either seconds or durationExpression")
     elif kind in TARGETS:
