@@ -67,7 +67,7 @@ def live(disk: SystemDisk, folder: Path, durable: dict[int, Any]) -> None:
             writer.housekeep()
 
 
-@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("offset", [0, 2])
 def test_a_crash_at_each_call_changes_nothing(tmp_path: Path, offset: int) -> None:
     crashes = 0
     for at in range(offset, CALLS_MAX, 5):
