@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -57,7 +58,7 @@ def _text(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    elif hasattr(value, "isoformat"):
+    elif isinstance(value, datetime):
         value = value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
     elif isinstance(value, list):
         shown = ", ".join(_text(v) for v in value[:6])
