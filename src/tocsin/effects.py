@@ -14,6 +14,9 @@ from typing import IO, Protocol
 
 from tocsin.errors import DurabilityError
 
+OPEN_FILES_MAX = 64
+"""How many of the files that are appended to stay open."""
+
 
 class Clock(Protocol):
     """Wall clock, as data only; a monotonic clock for intervals; and waiting."""
@@ -59,6 +62,10 @@ class SystemDisk:
     def __init__(self) -> None:
         self._open: dict[Path, IO[bytes]] = {}
 
+    def __del__(self) -> None:
+        for file in self._open.values():
+            file.close()
+
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
 
@@ -69,6 +76,8 @@ class SystemDisk:
     def append(self, path: Path, data: bytes | memoryview) -> None:
         file = self._open.get(path)
         if file is None:
+            if len(self._open) >= OPEN_FILES_MAX:
+                self._close(next(iter(self._open)))
             file = self._open[path] = open(path, "ab", buffering=0)  # noqa: SIM115 (kept open on purpose)
         view = memoryview(data)
         while view:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "simulation"))
-
 import simulated_parts as parts
 
 from tocsin.errors import AlreadyRunning, ForeignCommit, StateMismatch

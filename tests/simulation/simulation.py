@@ -76,9 +76,10 @@ def graph(topic: Any, mqtt: Any, tables: Mapping[str, Sink], bell: Any, checkpoi
     """Both sources united: running sums, windows, alerts; rejected rows of both kept."""
     sides = {OUT: parts.ROWS, REJECTED: REJECTED_SCHEMA}
     both = (("topic", OUT), ("mqtt", OUT))
+    sources = (("topic", topic), ("mqtt", mqtt))
     return Plan(
         name="simulated",
-        inlets=(Inlet("topic", topic, (parts.Parse(),), sides, 10**15), Inlet("mqtt", mqtt, (parts.Parse(),), sides, 10**15)),
+        inlets=tuple(Inlet(id, source, (parts.Parse(),), sides, 10**15) for id, source in sources),
         steps=(
             Step("sum", parts.Sum(), both, parts.ROWS, {OUT: parts.SUMS}),
             Step("every", parts.Every(), both, parts.ROWS, {OUT: parts.ROWS}),
@@ -247,9 +248,8 @@ def _compare(world: World, number: int, tables: str) -> None:
     if differ or set(states) != set(expected.states):
         raise Broken(f"I4: states differ: {differ or set(states) ^ set(expected.states)}")
     if set(world.delivered) != expected.alerts:
-        raise Broken(
-            f"I5: alerts missing {expected.alerts - set(world.delivered)}, invented {set(world.delivered) - expected.alerts}"
-        )
+        missing, invented = expected.alerts - set(world.delivered), set(world.delivered) - expected.alerts
+        raise Broken(f"I5: alerts missing {missing}, invented {invented}")
     if last.offsets["topic/a"] != len(lines(number)["a"]) or last.offsets["topic/b"] != len(lines(number)["b"]):
         raise Broken("I1: the sources were not read to their end")
 

@@ -71,7 +71,7 @@ class Junction:
 
     def merged(self) -> int:
         active = [w for w, idle in zip(self.watermarks, self.idle, strict=True) if not idle]
-        return max(self.watermark_us, min(active, default=START))
+        return max(self.watermark_us, min(active or self.watermarks))
 
 
 class Graph:

@@ -1,0 +1,130 @@
+"""Watermarks through the graph: partitions, idle ones, unions, side ports, and what is left of them in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import simulated_parts as parts
+
+from tocsin.batch import END, LATE, OUT, REJECTED, START, Batch, empty
+from tocsin.contracts import Operator
+from tocsin.plan import Outlet, Plan, Step
+from tocsin.run.counters import Counters
+from tocsin.run.graph import Graph
+
+
+class Seen(Operator):
+    """Passes rows on and writes down what comes."""
+
+    log: list[tuple[list[int], int]]
+
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        return input
+
+    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
+        return {LATE: input}
+
+    def initial(self) -> None:
+        return None
+
+    def step(self, state: None, batch: Batch) -> tuple[None, Sequence[Batch]]:
+        values = batch.rows["value"].to_pylist() if "value" in batch.schema.names else [None] * len(batch)
+        self.log.append((values, batch.watermark_us))
+        return None, [batch]
+
+    def dump(self, state: None) -> pa.Table:
+        return pa.table({"key": pa.array([], pa.string())})
+
+    def load(self, table: pa.Table) -> None:
+        return None
+
+
+def seen() -> Seen:
+    return Seen.model_construct(log=[])
+
+
+def plan(folder: Path, steps: Sequence[Step], outlets: Sequence[Outlet] = (), inlets: int = 1) -> Plan:
+    base = parts.plan(
+        folder, parts.Lines(lines={"0": (), "1": ()}), lambda _: parts.Kept(table={}), parts.Bell(rung=[])
+    )
+    inlet = replace(base.inlets[0], chain=(parts.Parse(lateness_us=0),))
+    return replace(
+        base,
+        inlets=tuple(replace(inlet, id=f"in{i}" if i else "in") for i in range(inlets)),
+        steps=tuple(steps),
+        outlets=tuple(outlets),
+        streams={},
+    )
+
+
+def push(graph: Graph, chain: str, *lines: bytes, watermark_us: int = START) -> None:
+    rows = parts.raw(lines) if lines else empty(parts.raw([b""]).schema)
+    graph.push(graph.chains[chain], Batch(rows, watermark_us))
+
+
+def test_least_of_the_partitions_and_idle_ones_do_not_count(tmp_path: Path) -> None:
+    spy = seen()
+    late = Outlet("late", (("in", LATE),), parts.Kept(table={}), parts.ROWS)
+    graph = Graph(plan(tmp_path, [Step("spy", spy, (("in", OUT),), parts.ROWS, {OUT: parts.ROWS})], [late]), Counters())
+    first, second = (graph.add(graph.plan.inlets[0], p) for p in "01")
+    push(graph, first.id, b"a,10,1")
+    assert spy.log == [([1], START)]
+    push(graph, second.id, b"b,7,2")
+    assert spy.log[1:] == [([2], 7)]
+    graph.fall_idle(second)
+    assert spy.log[2:] == [([], 10)], "time goes on without the silent one"
+    push(graph, first.id, b"a,20,3")
+    push(graph, second.id, b"b,15,4", b"b,21,5")
+    assert spy.log[3:] == [([3], 20), ([5], 20)], "what the others have overtaken is late"
+    assert graph.take()["late"][0]["value"].to_pylist() == [4]
+    push(graph, first.id, watermark_us=END)
+    push(graph, second.id, watermark_us=END)
+    assert spy.log[-1] == ([], END)
+
+
+def test_all_idle_lets_the_foremost_lead(tmp_path: Path) -> None:
+    spy = seen()
+    graph = Graph(plan(tmp_path, [Step("spy", spy, (("in", OUT),), parts.ROWS, {OUT: parts.ROWS})]), Counters())
+    first, second = (graph.add(graph.plan.inlets[0], p) for p in "01")
+    push(graph, first.id, b"a,10,1")
+    graph.fall_idle(first)
+    graph.fall_idle(second)
+    assert spy.log[-1] == ([], 10)
+
+
+def test_union_takes_the_least_and_an_idle_input_does_not_hold_it(tmp_path: Path) -> None:
+    spy = seen()
+    both = (("in", OUT), ("in1", OUT))
+    graph = Graph(plan(tmp_path, [Step("spy", spy, both, parts.ROWS, {OUT: parts.ROWS})], inlets=2), Counters())
+    one, two = (graph.add(inlet, "0") for inlet in graph.plan.inlets)
+    push(graph, one.id, b"a,10,1")
+    push(graph, two.id, b"b,4,2")
+    assert spy.log == [([1], START), ([2], 4)]
+    graph.fall_idle(two)
+    assert spy.log[-1] == ([], 10)
+    saved = graph.all_watermarks()
+    again = Graph(graph.plan, Counters())
+    for inlet in again.plan.inlets:
+        again.add(inlet, "0")
+    again.restore({}, saved)
+    assert again.all_watermarks() == saved
+    push(again, "in/0", b"a,30,3")
+    assert spy.log[-1] == ([3], 10), "the watermark does not fall back after a restart"
+
+
+def test_side_ports_follow_their_step(tmp_path: Path) -> None:
+    main, side = seen(), seen()
+    steps = [
+        Step("main", main, (("in", OUT),), parts.ROWS, {OUT: parts.ROWS}),
+        Step("side", side, (("in", REJECTED),), parts.REJECTED_SCHEMA, {OUT: parts.REJECTED_SCHEMA}),
+    ]
+    graph = Graph(plan(tmp_path, steps), Counters())
+    chain = graph.add(graph.plan.inlets[0], "0")
+    push(graph, chain.id, b"bad")
+    push(graph, chain.id, b"a,10,1")
+    push(graph, chain.id, watermark_us=END)
+    assert [w for _, w in side.log] == [START, 10, END]
+    assert graph.counters.rejected == {("in", "json_syntax"): 1}

@@ -1,0 +1,171 @@
+"""The ingest log: what is synced comes back, a torn tail is cut off, a damaged middle is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+import simulated_parts as parts
+
+from tocsin.batch import END, RAW, Batch, empty
+from tocsin.contracts import Source
+from tocsin.effects import SystemClock, SystemDisk
+from tocsin.errors import CorruptState
+from tocsin.run.ingest_log import IngestLog, LoggedReader
+
+
+def batch(*payloads: bytes) -> Batch:
+    return Batch(parts.raw(payloads))
+
+
+def payloads(log: IngestLog, after: int = 0) -> list[list[bytes]]:
+    return [frame.content()[0].rows["payload"].to_pylist() for frame in log.after(after)]
+
+
+def written(folder: Path, count: int, segment_bytes: int = 1 << 20) -> IngestLog:
+    log = IngestLog(folder, SystemDisk(), segment_bytes)
+    for i in range(count):
+        log.append(batch(b"%d" % i), {"at": i})
+        log.sync()
+    return log
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 3_000, 1 << 20])
+def test_comes_back_with_the_readers_offset(tmp_path: Path, segment_bytes: int) -> None:
+    written(tmp_path, 10, segment_bytes)
+    log = IngestLog(tmp_path, SystemDisk(), segment_bytes)
+    assert log.seq == log.durable == 10
+    assert payloads(log, 4) == [[b"%d" % i] for i in range(4, 10)]
+    assert log.tail is not None
+    found, offset = log.tail.content()
+    assert offset == {"at": 9}
+    assert found.rows.schema.equals(RAW, check_metadata=True)
+    assert found == batch(b"9")
+
+
+@pytest.mark.parametrize("cut", [1, 10, 200])
+def test_torn_tail_is_cut_off(tmp_path: Path, cut: int) -> None:
+    written(tmp_path, 3)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    log = IngestLog(tmp_path, SystemDisk())
+    assert payloads(log) == [[b"0"], [b"1"]]
+    log.append(batch(b"again"), None)
+    assert payloads(IngestLog(tmp_path, SystemDisk())) == [[b"0"], [b"1"], [b"again"]]
+
+
+def test_a_hole_in_what_was_never_synced_is_a_torn_tail(tmp_path: Path) -> None:
+    log = written(tmp_path, 2)
+    (path,) = tmp_path.iterdir()
+    begin = path.stat().st_size
+    log.append(batch(b"lost"), None)
+    log.append(batch(b"later"), None)
+    data = bytearray(path.read_bytes())
+    data[begin + 5 : begin + 100] = bytes(95)
+    path.write_bytes(data)
+    assert payloads(IngestLog(tmp_path, SystemDisk())) == [[b"0"], [b"1"]]
+
+
+def test_damage_to_what_was_synced_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptState, match="damaged although it was on disk"):
+        IngestLog(tmp_path, SystemDisk())
+    assert path.read_bytes() == data, "nothing may be touched"
+
+
+def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 5, 1)
+    sorted(tmp_path.iterdir())[2].unlink()
+    with pytest.raises(CorruptState, match="hole"):
+        IngestLog(tmp_path, SystemDisk(), 1)
+
+
+def test_forgets_whole_segments_but_the_last_two(tmp_path: Path) -> None:
+    log = written(tmp_path, 6, 1)
+    log.forget(3)
+    assert len(list(tmp_path.iterdir())) == 3
+    log.forget(6)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert IngestLog(tmp_path, SystemDisk(), 1).seq == 6
+
+
+class Once(Source):
+    """Gives each message once; remembers what was acknowledged."""
+
+    REPLAYABLE: ClassVar[bool] = False
+    state: Any
+
+    def open(self, partition: str, offset: Any) -> Any:
+        self.state["opened"].append(offset)
+        return OnceReader(self.state)
+
+
+class OnceReader:
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def poll(self, rows_max: int, timeout_s: float) -> Any:
+        if not self.state["messages"]:
+            return None
+        message = self.state["messages"].pop(0)
+        if message is None:
+            return Batch(empty(RAW), END), "end"
+        return batch(message), message.decode()
+
+    def commit(self, offset: Any) -> None:
+        self.state["acknowledged"].append(offset)
+
+    def close(self) -> None:
+        pass
+
+
+def reader(folder: Path, state: Any, after: int | None) -> LoggedReader:
+    source = Once.model_construct(state=state)
+    return LoggedReader(IngestLog(folder, SystemDisk()), source, "0", after, SystemClock())
+
+
+def test_reader_replays_then_goes_on(tmp_path: Path) -> None:
+    state: Any = {"messages": [b"a", b"b"], "acknowledged": [], "opened": []}
+    first = reader(tmp_path, state, None)
+    found = [first.poll(10, 0), first.poll(10, 0)]
+    assert state["acknowledged"] == []
+    first.settle()
+    assert state["acknowledged"] == ["b"]
+    offsets = [polled[1] for polled in found if polled]
+    state["messages"] = [b"c", None]
+    second = reader(tmp_path, state, offsets[0])
+    rows = []
+    for _ in range(3):
+        polled = second.poll(10, 0)
+        assert polled is not None
+        rows += polled[0].rows["payload"].to_pylist()
+    assert rows == [b"b", b"c"]
+    assert polled is not None
+    assert polled[0].watermark_us == END
+    second.settle()
+    assert state["opened"] == [None, "b"]
+    third = reader(tmp_path, state, polled[1] - 1)
+    last = third.poll(10, 0)
+    assert last is not None
+    assert last[0].watermark_us == END
+    assert third.poll(10, 0) is None
+    assert len(state["opened"]) == 2, "what has ended is not opened again"
+
+
+def test_checkpoint_beyond_the_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptState, match="ends at 0"):
+        reader(tmp_path, {"messages": [], "acknowledged": [], "opened": []}, 3)
+
+
+def test_frames_are_plain_arrow(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    (path,) = tmp_path.iterdir()
+    table = pa.ipc.open_stream(path.read_bytes()[28:]).read_all()
+    assert table["payload"].to_pylist() == [b"0"]
