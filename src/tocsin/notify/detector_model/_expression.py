@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
@@ -143,8 +144,8 @@ def _is_number(value: Value) -> bool:
     return value.__class__ is int or value.__class__ is float
 
 
-def _incompatible(operator: str, a: Value, b: Value) -> NoReturn:
-    raise EvaluationError(f"the types {type_name(a)} and {type_name(b)} do not go together with {operator}")
+def _incompatible(sign: str, a: Value, b: Value) -> NoReturn:
+    raise EvaluationError(f"the types {type_name(a)} and {type_name(b)} do not go together with {sign}")
 
 
 def _bounded(value: Value) -> Value:
@@ -156,40 +157,50 @@ def _bounded(value: Value) -> Value:
     return value
 
 
+def _arithmetic(name: str, combine: Callable[[Any, Any], Any]) -> Callable[[Value, Value], Value]:
+    def apply(a: Value, b: Value) -> Value:
+        left, right = a.__class__, b.__class__
+        if (left is float or left is int) and (right is float or right is int):
+            return _bounded(combine(a, b))
+        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(name, a, b)
+
+    return apply
+
+
+def _ordered(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Value, Value], Value]:
+    def apply(a: Value, b: Value) -> Value:
+        left, right = a.__class__, b.__class__
+        if ((left is float or left is int) and (right is float or right is int)) or (left is str and right is str):
+            return compare(a, b)
+        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(name, a, b)
+
+    return apply
+
+
+_subtract, _multiply = _arithmetic("-", operator.sub), _arithmetic("*", operator.mul)
+_add_numbers = _arithmetic("+", operator.add)
+_less, _less_or_equal = _ordered("<", operator.lt), _ordered("<=", operator.le)
+_greater, _greater_or_equal = _ordered(">", operator.gt), _ordered(">=", operator.ge)
+
+
 def _add(a: Value, b: Value) -> Value:
     if a.__class__ is str and b.__class__ is str:
         if len(a) + len(b) > TEXT_MAX:
             raise EvaluationError(f"the text is longer than {TEXT_MAX} characters")
         return a + b
-    if _is_number(a) and _is_number(b):
-        return _bounded(a + b)
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible("+", a, b)
+    return _add_numbers(a, b)
 
 
-def _subtract(a: Value, b: Value) -> Value:
-    if _is_number(a) and _is_number(b):
-        return _bounded(a - b)
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible("-", a, b)
+def _quotient(a: Any, b: Any) -> Any:
+    if b == 0:
+        raise EvaluationError("division by zero")
+    if a.__class__ is int and b.__class__ is int:
+        whole = abs(a) // abs(b)
+        return whole if (a < 0) == (b < 0) else -whole
+    return a / b
 
 
-def _multiply(a: Value, b: Value) -> Value:
-    if _is_number(a) and _is_number(b):
-        return _bounded(a * b)
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible("*", a, b)
-
-
-def _divide(a: Value, b: Value) -> Value:
-    if _is_number(a) and _is_number(b):
-        if b == 0:
-            raise EvaluationError("division by zero")
-        if a.__class__ is int and b.__class__ is int:
-            whole = abs(a) // abs(b)
-            return _bounded(whole if (a < 0) == (b < 0) else -whole)
-        try:
-            return _bounded(a / b)
-        except OverflowError:
-            raise EvaluationError("the result is not a finite number") from None
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible("/", a, b)
+_divide = _arithmetic("/", _quotient)
 
 
 def _comparable(a: Value, b: Value) -> bool:
@@ -208,42 +219,20 @@ def _unequal(a: Value, b: Value) -> Value:
     return UNEQUAL if _absent(a) or _absent(b) else _incompatible("!=", a, b)
 
 
-def _less(a: Value, b: Value) -> Value:
-    if (_is_number(a) and _is_number(b)) or (a.__class__ is str and b.__class__ is str):
-        return a < b
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible("<", a, b)
-
-
-def _less_or_equal(a: Value, b: Value) -> Value:
-    if (_is_number(a) and _is_number(b)) or (a.__class__ is str and b.__class__ is str):
-        return a <= b
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible("<=", a, b)
-
-
-def _greater(a: Value, b: Value) -> Value:
-    if (_is_number(a) and _is_number(b)) or (a.__class__ is str and b.__class__ is str):
-        return a > b
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible(">", a, b)
-
-
-def _greater_or_equal(a: Value, b: Value) -> Value:
-    if (_is_number(a) and _is_number(b)) or (a.__class__ is str and b.__class__ is str):
-        return a >= b
-    return UNDEFINED if _absent(a) or _absent(b) else _incompatible(">=", a, b)
-
-
-def _bitwise(operator: str, combine: Callable[[int, int], int]) -> Callable[[Value, Value], Value]:
+def _bitwise(sign: str, combine: Callable[[int, int], int]) -> Callable[[Value, Value], Value]:
     def apply(a: Value, b: Value) -> Value:
         if a.__class__ is int and b.__class__ is int:
             return combine(a, b)
-        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(operator, a, b)
+        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(sign, a, b)
 
     return apply
 
 
-_or_bits = _bitwise("|", lambda a, b: a | b)
-_xor_bits = _bitwise("^", lambda a, b: a ^ b)
-_and_bits = _bitwise("&", lambda a, b: a & b)
+_or_bits, _xor_bits, _and_bits = (
+    _bitwise("|", operator.or_),
+    _bitwise("^", operator.xor),
+    _bitwise("&", operator.and_),
+)
 
 # Loosest first. && and || are compiled on their own, because they look at their right side only when they must.
 _LEVELS: Sequence[dict[str, Callable[[Value, Value], Value]]] = (
@@ -257,10 +246,10 @@ _LEVELS: Sequence[dict[str, Callable[[Value, Value], Value]]] = (
 )
 
 
-def _truth(value: Value, operator: str) -> None:
+def _truth(value: Value, sign: str) -> None:
     """Refuse what is neither a Boolean nor absent."""
     if value.__class__ is not bool and not _absent(value):
-        raise EvaluationError(f"{operator} needs Booleans, not {type_name(value)}")
+        raise EvaluationError(f"{sign} needs Booleans, not {type_name(value)}")
 
 
 def _both(left: Closure, right: Closure) -> Closure:
@@ -313,8 +302,8 @@ def _not_bits(value: Value) -> Value:
     return UNDEFINED if _absent(value) else _needs("~", "an Integer", value)
 
 
-def _needs(operator: str, wanted: str, value: Value) -> NoReturn:
-    raise EvaluationError(f"{operator} needs {wanted}, not {type_name(value)}")
+def _needs(what: str, wanted: str, value: Value) -> NoReturn:
+    raise EvaluationError(f"{what} needs {wanted}, not {type_name(value)}")
 
 
 _UNARY: dict[str, Callable[[Value], Value]] = {"!": _not, "-": _negative, "~": _not_bits}
@@ -359,9 +348,9 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "startsWith": (2, _of_strings(str.startswith)),
     "endsWith": (2, _of_strings(str.endswith)),
     "contains": (2, _of_strings(str.__contains__)),
-    "bitor": (2, _of_integers(lambda a, b: a | b)),
-    "bitand": (2, _of_integers(lambda a, b: a & b)),
-    "bitxor": (2, _of_integers(lambda a, b: a ^ b)),
+    "bitor": (2, _of_integers(operator.or_)),
+    "bitand": (2, _of_integers(operator.and_)),
+    "bitxor": (2, _of_integers(operator.xor)),
     "bitnot": (1, lambda a: ~a if a.__class__ is int else UNDEFINED),
 }
 _ASKING = ("timeout", "triggerType", "currentInput", "isNull", "isUndefined")
@@ -451,10 +440,10 @@ class _Parser:
         if level == len(_LEVELS):
             return self._unary()
         left = self._level(level + 1)
-        while (operator := self._peek()) in _LEVELS[level]:
-            self.at += len(operator)
+        while (sign := self._peek()) in _LEVELS[level]:
+            self.at += len(sign)
             self._count()
-            left = _apply(_LEVELS[level][operator], left, self._level(level + 1))
+            left = _apply(_LEVELS[level][sign], left, self._level(level + 1))
         return left
 
     def _unary(self) -> Closure:
