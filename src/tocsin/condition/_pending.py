@@ -1,0 +1,70 @@
+"""Rows that wait for the watermark: in the order in which they came, in few pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from tocsin.batch import END, START, Codes, Ints, as_times, times_us
+from tocsin.state import NO_STATE, Keys
+
+CHUNKS_MAX = 256
+"""So many small batches may wait before they are put together."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """Rows with their key's slot and their time beside them, and how far the watermark had come."""
+
+    keys: Keys = field(default_factory=Keys)
+    slots: list[Codes] = field(default_factory=list)
+    times: list[Ints] = field(default_factory=list)
+    columns: list[pa.RecordBatch] = field(default_factory=list)
+    oldest_us: int = END
+    watermark_us: int = START
+
+    def add(self, keys: pa.Array, times: Ints, columns: pa.RecordBatch) -> None:
+        if not len(times):
+            return
+        self.slots.append(self.keys.slots(keys))
+        self.times.append(times)
+        self.columns.append(columns)
+        self.oldest_us = min(self.oldest_us, int(times.min()))
+        if len(self.times) > CHUNKS_MAX:
+            self.merge()
+
+    def merge(self) -> tuple[Codes, Ints, pa.RecordBatch]:
+        """All in one piece."""
+        if len(self.times) > 1:
+            self.slots, self.times = [np.concatenate(self.slots)], [np.concatenate(self.times)]
+            self.columns = [pa.Table.from_batches(self.columns).combine_chunks().to_batches()[0]]
+        return self.slots[0], self.times[0], self.columns[0]
+
+    def keep(self, kept: Ints) -> None:
+        """Of all, in one piece, keep only the rows at these places."""
+        slots, times, columns = self.merge()
+        self.slots, self.times, self.columns, self.oldest_us = [], [], [], END
+        if len(kept):
+            self.slots, self.times, self.columns = [slots[kept]], [times[kept]], [columns.take(pa.array(kept))]
+            self.oldest_us = int(self.times[0].min())
+
+    def dump(self) -> pa.Table:
+        if not self.times:
+            return NO_STATE
+        slots, times, columns = self.merge()
+        names = self.keys.names().take(pa.array(slots))
+        watermark = pa.repeat(pa.scalar(self.watermark_us, pa.int64()), len(slots))
+        arrays = [names, as_times(times), watermark, *columns.columns]
+        return pa.table(arrays, names=["key", "time", "watermark_us", *columns.schema.names])
+
+    @classmethod
+    def load(cls, table: pa.Table) -> Pending:
+        state = cls()
+        if table.num_rows:
+            rows = table.combine_chunks().to_batches()[0]
+            state.watermark_us = rows.column("watermark_us")[0].as_py()
+            columns = rows.drop_columns(["key", "time", "watermark_us"])
+            state.add(rows.column("key"), times_us(rows), columns)
+        return state
