@@ -48,7 +48,7 @@ def cloudevent(row: Row, source: str = "/tocsin") -> bytes:
         "datacontenttype": "application/json",
         "data": {name: _value(name, value) for name, value in row.items()},
     }
-    return json.dumps(event, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(event, allow_nan=False, default=str, separators=(",", ":")).encode()
 
 
 def alertmanager(row: Row, url: str = "") -> bytes:
@@ -75,7 +75,7 @@ def alertmanager(row: Row, url: str = "") -> bytes:
         alert["endsAt"] = _text_time(row["time"])
     if url:
         alert["generatorURL"] = url
-    return json.dumps([alert], allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps([alert], allow_nan=False, default=str, separators=(",", ":")).encode()
 
 
 def _value(name: str, value: Any) -> Any:

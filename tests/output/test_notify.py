@@ -98,6 +98,22 @@ def test_a_webhook_gets_the_row_and_its_id(receiver: Receiver) -> None:
     assert json.loads(body)["row"]["value"] == 81.25
 
 
+@pytest.mark.parametrize(("form", "kind"), [("cloudevents", "cloudevents+json"), ("alertmanager", "json")])
+def test_a_webhook_gets_the_form_it_asks_for(receiver: Receiver, form: str, kind: str) -> None:
+    channel = Notify.model_validate({"to": receiver.url, "allow_private": True, "format": form})
+    messages = channel.messages(rows(message=["too hot"], event=["raised"], id=["a1"], rule=["hot"]))
+    delivery = channel.connect(None)  # type: ignore[arg-type]
+    delivery.deliver(messages)
+    delivery.close()
+    ((_, headers, body),) = receiver.got
+    assert headers["Content-Type"] == f"application/{kind}"
+    found = json.loads(body)
+    if form == "cloudevents":
+        assert (found["type"], found["subject"]) == ("io.tocsin.alarm.raised.v1", "pump")
+    else:
+        assert found[0]["labels"] == {"alertname": "hot", "key": "pump", "id": "a1"}
+
+
 def test_what_failed_is_sent_again_and_what_arrived_is_not(
     receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:

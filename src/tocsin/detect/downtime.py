@@ -19,12 +19,9 @@ from tocsin.alarm_rows import short_id, to_batch
 from tocsin.bases import require
 from tocsin.batch import (
     END,
-    KEY,
     REJECTED,
     REJECTED_SCHEMA,
     START,
-    TIME,
-    TIME_TYPE,
     Batch,
     Codes,
     Floats,
@@ -46,6 +43,7 @@ from tocsin.detect._readings import (
     find_changes,
     trace,
 )
+from tocsin.effectiveness import DOWNTIME_SCHEMA
 from tocsin.errors import SchemaError
 from tocsin.quantities import Duration
 from tocsin.state import Columns, Field
@@ -54,22 +52,6 @@ Kind = Literal["running", "idle", "planned_stop", "unplanned_stop", "unknown"]
 KINDS: Sequence[Kind] = ("running", "idle", "planned_stop", "unplanned_stop", "unknown")
 RUNNING, IDLE, _, STOPPED, _ = range(5)
 
-DOWNTIME_SCHEMA = pa.schema(
-    [
-        KEY,
-        TIME,
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("start", TIME_TYPE, nullable=False),
-        pa.field("end", TIME_TYPE),
-        pa.field("duration_s", pa.float64()),
-        pa.field("revision", pa.int32(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("shift", pa.string(), nullable=False),
-    ]
-)
-"""``time`` is when it was known, ``start`` and ``end`` when it was; ``status`` is open, closed or withdrawn."""
 NOTES_MAX = 50
 """Reasons kept for one machine's events that may still change."""
 

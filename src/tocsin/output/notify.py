@@ -11,12 +11,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pydantic import BeforeValidator
 
+from tocsin.cloudevents import alertmanager, cloudevent
 from tocsin.contracts import Channel, Message
 from tocsin.errors import DeliveryError
 
@@ -52,6 +53,8 @@ class Notify(Channel):
     """Where to: ``console``, the URL of a webhook, or any URL of Apprise (``mailto://``, ``slack://``, ``mqtt://``)."""
     text: str = ""
     """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty."""
+    format: Literal["text", "cloudevents", "alertmanager"] = "text"
+    """What a webhook gets: text and row as JSON, a CloudEvent 1.0, or what Alertmanager's ``/api/v2/alerts`` takes."""
     allow_private: bool = False
     """Whether webhooks may lead to private and local addresses."""
     timeout_s: float = 10.0
@@ -64,6 +67,8 @@ class Notify(Channel):
             plain = {name: _plain(value) for name, value in row.items()}
             digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
             body = {"id": digest, "text": escaped(self._said(row)), "row": plain}
+            if self.format != "text":
+                body["payload"] = (cloudevent if self.format == "cloudevents" else alertmanager)(row).decode()
             found.append(Message(digest, json.dumps(body).encode()))
         return found
 
@@ -124,11 +129,13 @@ class Notifier:
             self._client = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False, trust_env=False)
         parts = httpx.URL(url)
         address = self._address(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
-        headers = {"Host": parts.netloc.decode(), "Content-Type": "application/json", "Idempotency-Key": message.id}
+        payload = json.loads(message.body).get("payload")
+        kind = "application/cloudevents+json" if self._settings.format == "cloudevents" else "application/json"
+        headers = {"Host": parts.netloc.decode(), "Content-Type": kind, "Idempotency-Key": message.id}
         try:
             # The connection goes to the address that was looked at, so that the name cannot change its mind.
             answer = self._client.post(
-                parts.copy_with(host=address), content=message.body, headers=headers,
+                parts.copy_with(host=address), content=payload or message.body, headers=headers,
                 extensions={"sni_hostname": parts.host},
             )  # fmt: skip
         except httpx.HTTPError as error:
