@@ -238,6 +238,23 @@ def test_what_was_imported_loads_again_and_has_a_pipeline_beside_it(tmp_path: Pa
     pipeline = YAML(typ="safe").load(files["stack_heater.yaml"])
     assert pipeline["streams"]["actions"]["steps"] == [{"detector_model": "stack_heater.json"}]
     assert set(pipeline["decode"]["json"]["columns"]) == {"id", "t"}
+    assert set(pipeline["streams"]) == {"actions", "iot_topic_publish", "sns", "sqs"}
+
+
+@exported
+def test_the_outline_compiles_and_knows_text_from_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tocsin.yamlfile import load_with_plan
+
+    monkeypatch.chdir(tmp_path)
+    for exported_file in sorted(DATA.glob("*.json")):
+        for name, text in import_model(exported_file).items():
+            written(tmp_path, text, name)
+    for outline in sorted(tmp_path.glob("*.yaml")):
+        _, plan = load_with_plan(outline)
+        assert "actions" in plan.streams
+    isa = (tmp_path / "aws_io_tevents_blueprints_isa_alarm.yaml").read_text()
+    assert '"command": {type: text' in isa
+    assert '"value": {type: float' in isa
 
 
 # ----------------------------------------------------------------------------------------------- the models as exported

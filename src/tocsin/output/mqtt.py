@@ -47,7 +47,9 @@ class Mqtt(Channel):
     url: str
     """The broker: ``mqtt://host:1883``, or ``mqtts://host:8883`` with TLS."""
     topic: str
-    """Where to publish; ``{column}`` stands for the row's value."""
+    """Where to publish; ``{column}`` stands for the row's value, which may be a whole topic only if it stands alone."""
+    payload: str | None = None
+    """The column whose text is sent as it is; by default a JSON object is made of the columns."""
     columns: tuple[str, ...] | None = None
     """What the payload holds; by default all columns."""
     qos: Literal[0, 1] = 1
@@ -88,19 +90,27 @@ class Mqtt(Channel):
     def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
         wanted = list(rows.schema.names if self.columns is None else self.columns)
         named = [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
-        for name in (*wanted, *named):
+        for name in (*wanted, *named, *([] if self.payload is None else [self.payload])):
             if name not in rows.schema.names:
                 raise SchemaError(f"mqtt needs column '{name}'; what reaches it is [{', '.join(rows.schema.names)}]")
         messages = []
         for start in range(0, rows.num_rows, ROWS_A_MESSAGE):
             some = rows.slice(start, ROWS_A_MESSAGE).to_pylist()  # a row costs 3 to 10 µs: Python objects, then JSON
-            entries = [(*self._topic_of(row, named), {name: row[name] for name in wanted}) for row in some]
+            entries = [(*self._topic_of(row, named), self._payload_of(row, wanted)) for row in some]
             # The id names whole rows, with key and time, even if little of them is sent.
             digest = hashlib.sha256(msgspec.json.encode((self.url, self.topic, wanted, some))).hexdigest()[:32]
             messages.append(Message(digest, msgspec.json.encode(entries)))
         return messages
 
+    def _payload_of(self, row: dict[str, Any], wanted: Sequence[str]) -> Any:
+        if self.payload is None:
+            return {name: row[name] for name in wanted}
+        return "" if row[self.payload] is None else str(row[self.payload])
+
     def _topic_of(self, row: dict[str, Any], named: Sequence[str]) -> tuple[str, str]:
+        if named and self.topic == f"{{{named[0]}}}":
+            topic = str(row[named[0]] or "")
+            return (topic, "") if valid_name(topic) else ("", f"{topic[:100]!r} in column '{named[0]}'")
         values = {}
         for name in named:
             value = "" if row[name] is None else str(row[name])
@@ -137,7 +147,8 @@ class MqttDelivery:
                 if reason:
                     self._refuse(reason)
                 else:
-                    publishes.append((topic, bytes(payload)))
+                    text = None if self._channel.payload is None else msgspec.json.decode(payload, type=str)
+                    publishes.append((topic, bytes(payload) if text is None else text.encode()))
             self._publish(publishes)
 
     def _publish(self, publishes: Sequence[tuple[str, bytes]]) -> None:

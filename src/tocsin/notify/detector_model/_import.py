@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tocsin.errors import ConfigError
@@ -29,6 +30,24 @@ def import_model(path: Path | str) -> dict[str, str]:
     return files
 
 
+_CHANNELS = {
+    "iotTopicPublish": '{mqtt: {url: "mqtt://localhost:1883", topic: "{target}", payload: payload}}',
+}
+"""Where the actions of a kind go, if not to people."""
+
+
+def _type(reference: str, texts: Sequence[str]) -> str:
+    """The type of an attribute, by what it is compared with."""
+    escaped = re.escape(reference) + r"(?![\w.\[])"
+    for pattern, kind in (
+        (rf"{escaped}\s*[!=]=\s*['\"]|['\"]\s*[!=]=\s*{escaped}|(startsWith|endsWith|contains)\(\s*{escaped}", "text"),
+        (rf"{escaped}\s*[!=]=\s*(true|false)\b|!\s*{escaped}", "bool"),
+    ):
+        if any(re.search(pattern, text) for text in texts):
+            return kind
+    return "float"
+
+
 def _slug(name: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")[:50]
     return slug if slug[:1].isalpha() else f"model_{slug}".strip("_")
@@ -37,8 +56,8 @@ def _slug(name: str) -> str:
 def _pipeline(name: str, model: Tree, machine: Machine) -> str:
     key = str(model.get("key") or "device").replace("`", "")
     attributes: dict[str, str] = {key: "text"}
-    for _, path in sorted(machine.references, key=lambda r: path_text(r[1])):
-        attributes.setdefault(".".join(map(str, path)), "float")
+    for input, path in sorted(machine.references, key=lambda r: path_text(r[1])):
+        attributes.setdefault(".".join(map(str, path)), _type(f"$input.{input}.{path_text(path)}", machine.texts))
     if len(machine.inputs) > 1:
         attributes["input"] = "text"
     columns = "\n".join(
@@ -51,7 +70,7 @@ def _pipeline(name: str, model: Tree, machine: Machine) -> str:
   {_slug(kind)}:
     from: actions
     steps: [{{keep: "action = '{kind}'"}}]
-    sinks: [{{delta: {name}_{_slug(kind)}}}]  # deliver: a channel instead of, or beside, the table
+    sinks: [{_CHANNELS.get(kind, "{notify: {to: console, text: '{key}: {event} {payload}'}}")}]
 """
         for kind in kinds
     )

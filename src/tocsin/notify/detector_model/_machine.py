@@ -139,6 +139,7 @@ class Machine:
         self.transitions = transitions
         self.references: set[tuple[str, Path]] = set()
         self.inputs: set[str] = set()
+        self.texts: list[str] = []
         definition = model["detectorModelDefinition"]
         self.initial: str = definition["initialStateName"]
         self.states = {state["stateName"]: self._state(i, state) for i, state in enumerate(definition["states"])}
@@ -171,6 +172,7 @@ class Machine:
             compiled = kind(expression_text(value), null_is_absent=self.null_is_absent)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
+        self.texts.append(compiled.text)
         self.references |= compiled.references
         self.inputs |= compiled.inputs
         return compiled
