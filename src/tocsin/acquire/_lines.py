@@ -1,0 +1,181 @@
+"""Opening files with suspicion, and reading them in blocks of whole lines."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import stat
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tocsin.batch import Ints
+from tocsin.errors import SourceError
+from tocsin.kernels import kernel
+from tocsin.words import trailing_zeros, word_at
+
+BLOCK_BYTES = 4 * 2**20
+"""How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""
+WHOLE_BYTES = 64 * 2**20
+"""How much of a document is read at most."""
+HEAD_BYTES = 1024
+"""How much of a file's beginning tells it from others."""
+BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 100
+"""A compressed file is given up where it has swollen to so much, and by so much."""
+
+
+class Refused(SourceError):
+    """A file that is not read: a link, a pipe, a device, or gone."""
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file, never through a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}; links are not followed") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Refused(f"{path} is no regular file")
+    return descriptor
+
+
+class Plain:
+    """A file as it stands."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = open_regular(path)
+
+    def read_into(self, view: memoryview, position: int) -> int:
+        """Fill a buffer from a position on; how much there was."""
+        count = 0
+        while count < len(view) and (got := os.preadv(self.descriptor, [view[count:]], position + count)):
+            count += got
+        return count
+
+    def bytes_read(self, position: int) -> int:
+        """How far it is read, in bytes on the disk."""
+        return position
+
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class Gzip(Plain):
+    """A compressed file: read in order; a position is one in the unpacked bytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.broken = ""
+        self._file = open(self.descriptor, "rb", closefd=False)  # noqa: SIM115 (closed by close)
+        self._start()
+
+    def _start(self) -> None:
+        self._file.seek(0)
+        self._unpacked = gzip.GzipFile(fileobj=self._file)
+        self._at = 0
+        self._kept = b""  # what was read but not yet taken, from _at on
+
+    def read_into(self, view: memoryview, position: int) -> int:
+        if position < self._at:
+            self._start()
+        while self._at < position:
+            kept = self._kept or self._more(min(position - self._at, BLOCK_BYTES))
+            if not kept:
+                break
+            used = min(position - self._at, len(kept))
+            self._at, self._kept = self._at + used, kept[used:]
+        while len(self._kept) < len(view) and (more := self._more(len(view) - len(self._kept))):
+            self._kept += more
+        count = min(len(self._kept), len(view))
+        view[:count] = self._kept[:count]
+        return count
+
+    def _more(self, count: int) -> bytes:
+        unpacked = self._at + len(self._kept)
+        if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * self.size():
+            self.broken = f"swells more than {BOMB_RATIO}-fold"
+        if self.broken:
+            return b""
+        try:
+            return self._unpacked.read(count)
+        except (OSError, EOFError, zlib.error) as error:
+            self.broken = str(error)
+            return b""
+
+    def bytes_read(self, position: int) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._unpacked.close()
+        self._file.close()
+        super().close()
+
+
+def head_of(stream: Plain, length: int) -> str:
+    """Hash of a file's first bytes; empty if there are fewer."""
+    head = bytearray(length)
+    if stream.read_into(memoryview(head), 0) < length:
+        return ""
+    return digest(bytes(head))
+
+
+def digest(head: bytes) -> str:
+    return hashlib.sha256(head).hexdigest()[:16]
+
+
+class Block:
+    """Whole lines from a position on."""
+
+    def __init__(self, stream: Plain, position: int) -> None:
+        self.position = position
+        self.buffer = np.empty(BLOCK_BYTES + 8, np.uint8)
+        self.size = stream.read_into(memoryview(self.buffer)[:BLOCK_BYTES], position)
+        self.at_end = self.size < BLOCK_BYTES
+        self.buffer[self.size : self.size + 8] = 0
+        found = np.empty(self.size + 1, np.int32)
+        found[0] = 0
+        count = line_ends(self.buffer.ctypes.data, self.size, found)
+        self.ends = found[: count + 1].copy()
+
+    @property
+    def lines(self) -> int:
+        return len(self.ends) - 1
+
+    def finish(self) -> None:
+        """Take what follows the last line end as a line."""
+        if self.ends[-1] < self.size:
+            self.ends = np.append(self.ends, np.int32(self.size))
+
+    def payloads(self, first: int, last: int) -> tuple[pa.Array, Ints, Ints]:
+        """Lines as binary values over the block itself, and the positions at which they begin and end."""
+        ends = self.ends[first : last + 1]
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(self.buffer)]
+        positions = self.position + ends.astype(np.int64)
+        return pa.Array.from_buffers(pa.binary(), last - first, buffers), positions[:-1], positions[1:]
+
+
+@kernel
+def line_ends(data: int, size: int, ends: npt.NDArray[np.int32]) -> int:
+    """Write where each line ends (behind its line feed) to ``ends[1:]``; how many there are."""
+    ones, highs = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+    sevens = np.uint64(0x7F7F7F7F7F7F7F7F)
+    feeds = np.uint64(10) * ones
+    count = 0
+    for at in range(0, size, 8):
+        x = word_at(data + at) ^ feeds
+        marks = ~(((x & sevens) + sevens) | x | sevens) & highs  # exactly the zero bytes
+        while marks:
+            end = at + (trailing_zeros(marks) >> 3) + 1
+            if end <= size:
+                count += 1
+                ends[count] = end
+            marks &= marks - np.uint64(1)
+    return count

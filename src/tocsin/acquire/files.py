@@ -1,0 +1,428 @@
+"""Files: lines, documents or Parquet rows; whole, or as they grow."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import field_validator, model_validator
+
+from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, Refused, digest, head_of
+from tocsin.acquire._pace import Pace
+from tocsin.batch import END, RAW, Batch, as_times, tick
+from tocsin.contracts import Offset, Source
+from tocsin.effects import Clock, SystemClock
+from tocsin.errors import SourceError
+
+log = logging.getLogger(__name__)
+SUFFIXES: Mapping[str, str] = {
+    ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
+    ".parquet": "parquet", ".txt": "text", ".log": "text",
+}  # fmt: skip
+HELD_MAX = 256
+"""How many files that may grow are kept open."""
+SETTLED_US = 1_000_000
+"""A whole document is taken from a growing folder once nothing was written to it for so long."""
+
+
+class Files(Source):
+    """Reads a file, the files that a pattern matches, or a folder; by lines, whole documents (XML), or Parquet rows.
+
+    Files are read in natural order of their names (``log2`` before ``log10``), those ending in ``.gz`` unpacked. With
+    ``follow`` it waits for more: new files, and lines added to old ones; a line counts once it is complete. A file
+    that is renamed goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are
+    passed over with a warning. Not for files that are edited in the middle.
+
+    Examples
+    --------
+    >>> Files(path="readings/*.ndjson").bounded()
+    True
+    >>> Files(path="log", follow=True, format="text").bounded()
+    False
+    """
+
+    SHORTHAND: ClassVar[str | None] = "path"
+    EXAMPLES: ClassVar[Any] = ({"path": "readings.ndjson"},)
+
+    path: str
+    """A file, a pattern (``data/**/*.csv``) or a folder; in a folder, files of known endings that do not start with
+    ``.`` or ``_``."""
+    format: Literal["ndjson", "csv", "xml", "parquet", "text"] | None = None
+    """What the files hold, if their endings do not say it."""
+    header: bool = True
+    """Whether CSV files begin with a line of names, which is left out."""
+    follow: bool = False
+    """Whether to wait for more at the end."""
+    replay: float | None = None
+    """How many times faster than real time to play the rows, as ``10x``; else as fast as can be."""
+    time_column: str | None = None
+    """The column (of CSV: named in the header) with the time to replay by."""
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _times(cls, value: Any) -> Any:
+        return value.removesuffix("x") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _replay_needs_a_time(self) -> Files:
+        if self.replay is not None and (self.replay <= 0 or self.time_column is None):
+            raise ValueError("replay must be above 0, and needs time_column")
+        return self
+
+    def bounded(self) -> bool:
+        return not self.follow
+
+    def output_schema(self) -> pa.Schema:
+        if self.format == "parquet" or (self.format is None and self.path.endswith(".parquet")):
+            import pyarrow.parquet as pq
+
+            first = next(iter(self.found()), None)
+            if first is None:
+                raise SourceError(f"no file matches {self.path}; the columns come from the first Parquet file")
+            return pq.read_schema(first).remove_metadata()
+        return RAW
+
+    def open(self, partition: str, offset: Offset | None) -> FilesReader:
+        return FilesReader(self, offset, SystemClock())
+
+    def found(self) -> list[Path]:
+        """The files there are now, in natural order."""
+        whole = Path(self.path)
+        if whole.is_dir():
+            names = [p for p in whole.iterdir() if not p.name.startswith((".", "_"))]
+            found = [p for p in names if not p.is_dir() and (self.format is not None or _format(p) is not None)]
+        elif glob.has_magic(self.path):
+            found = [p for p in map(Path, glob.iglob(self.path, recursive=True)) if not p.is_dir()]  # noqa: PTH207
+        else:
+            found = [whole] if whole.exists() or whole.is_symlink() else []
+        return sorted(found, key=_natural)
+
+
+def _format(path: Path) -> str | None:
+    return SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
+
+
+def _natural(path: Path) -> list[Any]:
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+@dataclass(slots=True)
+class Place:
+    """How far a file is read. The hash of its beginning tells it from another of the same name."""
+
+    head_bytes: int = 0
+    head: str = ""
+    position: int = 0
+    """Bytes (unpacked); rows of a Parquet file."""
+    cutting: bool = False
+    """Whether this is in the middle of a line that was too long."""
+
+
+class _Open:
+    """A file being read."""
+
+    def __init__(self, path: Path, format: str) -> None:
+        self.path, self.format = path, format
+        self.stream: Plain = Gzip(path) if path.name.endswith(".gz") else Plain(path)
+        self.identity = self._identity(os.fstat(self.stream.descriptor))
+        self.block: Block | None = None
+        self.batches: Iterator[pa.RecordBatch] | None = None
+        self.batch: tuple[int, pa.RecordBatch] | None = None
+        self.rotated = False
+
+    @staticmethod
+    def _identity(found: os.stat_result) -> tuple[int, int]:
+        return found.st_dev, found.st_ino
+
+    def close(self) -> None:
+        if isinstance(self.batches, Generator):
+            self.batches.close()
+        self.stream.close()
+
+    def is_still(self, path: Path) -> bool:
+        """Whether the name still stands for this file."""
+        try:
+            return self._identity(os.lstat(path)) == self.identity
+        except FileNotFoundError:
+            return False
+
+
+@dataclass(slots=True)
+class _Some:
+    """Rows that can be had, and the place after each of them."""
+
+    rows: pa.RecordBatch
+    after: Any
+
+
+class FilesReader:
+    """The files as one partition. An offset is the `Place` in each file that may still have news, by name."""
+
+    def __init__(self, source: Files, offset: Offset | None, clock: Clock) -> None:
+        self.skipped: dict[str, str] = {}
+        """Files passed over, and why."""
+        self._source, self._clock = source, clock
+        self._schema = source.output_schema()
+        self._places = {name: Place(*place) for name, place in (offset or {}).items()}
+        self._held: dict[str, _Open] = {}
+        self._now: _Open | None = None
+        found = source.found()
+        if source.bounded():
+            if not found:
+                raise SourceError(f"no file matches {source.path}")
+            if self._places:  # files before the one that was being read are done
+                first = min(_natural(Path(name)) for name in self._places)
+                found = [path for path in found if _natural(path) >= first]
+        self._queue = iter(found)
+        self._total = sum(os.lstat(path).st_size for path in source.found())
+        self._done = self._total - sum(os.lstat(path).st_size for path in found)
+        self._pace = None if source.replay is None else Pace(source.replay, source.time_column or "", clock)
+
+    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
+        listed = self._source.bounded()
+        while True:
+            if self._now is None:
+                path = next(self._queue, None)
+                if path is not None:
+                    self._begin(path)
+                elif not listed:
+                    self._queue, listed = iter(self._source.found()), True
+                else:
+                    return self._nothing_more(timeout_s)
+                continue
+            some = self._some(self._now, rows_max if self._pace is None else min(rows_max, 1_000))
+            if some is None:
+                self._end(self._now)
+                continue
+            count = some.rows.num_rows
+            if self._pace is not None:
+                count = self._pace.due(some.rows, self._now.format, self._now.stream, timeout_s)
+                if count == 0:
+                    return None
+            self._advance(self._now, int(some.after[count - 1]))
+            if count:
+                return Batch(some.rows.slice(0, count)), self._offset()
+
+    def commit(self, offset: Offset) -> None:
+        """Files stay where they are."""
+
+    def close(self) -> None:
+        for file in {*self._held.values(), *([self._now] if self._now else [])}:
+            file.close()
+        self._held, self._now = {}, None
+
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read and bytes in all; None where there is no end."""
+        if not self._source.bounded():
+            return None
+        file, here = self._now, 0
+        if file is not None and file.format != "parquet":
+            here = file.stream.bytes_read(self._places[str(file.path)].position)
+        return min(self._done + here, self._total), self._total
+
+    # -------------------------------------------------------------------------------------------- from file to file
+
+    def _offset(self) -> Offset:
+        return {name: list(astuple(place)) for name, place in self._places.items()}
+
+    def _nothing_more(self, timeout_s: float) -> tuple[Batch, Offset] | None:
+        if self._source.bounded():
+            if self.skipped and not self._places:
+                raise SourceError(next(iter(self.skipped.values())))
+            return tick(self._schema, END), self._offset()
+        self._clock.sleep(min(timeout_s, 0.1))
+        return None
+
+    def _begin(self, path: Path) -> None:
+        """Open the next file, or go on with it, where it was left."""
+        name = str(path)
+        file = self._held.pop(name, None)
+        if file is not None and not file.is_still(path):
+            file.rotated = True  # first what was written before it got another name
+        if file is None:
+            format = self._source.format or _format(path) or "text"
+            try:
+                file = _Open(path, format)
+            except Refused as refused:
+                if name not in self.skipped:
+                    log.warning("%s", refused)
+                self.skipped[name] = str(refused)
+                return
+            if (format == "parquet") != (not self._schema.equals(RAW)):
+                file.close()
+                raise SourceError(
+                    f"{path}: Parquet files cannot be mixed with others; read them as a source of their own"
+                )
+        self._now = file
+        place = self._places.get(name)
+        if place is not None and not file.rotated and not self._is_at(file, place):
+            log.warning("%s was replaced or truncated; it is read from its start", path)
+            self._places[f"{name} (before)"] = self._places.pop(name)
+            place = None
+        if place is None:
+            place = self._renamed(file) or Place()
+        if self._source.bounded():
+            self._places = {}
+        self._places[name] = place
+        file.block = None
+
+    @staticmethod
+    def _is_at(file: _Open, place: Place) -> bool:
+        """Whether a file is the one of which so much was read."""
+        if place.head_bytes and head_of(file.stream, place.head_bytes) != place.head:
+            return False
+        return file.format == "parquet" or isinstance(file.stream, Gzip) or file.stream.size() >= place.position
+
+    def _renamed(self, file: _Open) -> Place | None:
+        """The place in a file that is known by another name, which no longer stands for it."""
+        if self._source.bounded():
+            return None
+        for other, place in list(self._places.items()):
+            if not place.head_bytes or other == str(file.path) or not self._is_at(file, place):
+                continue
+            try:
+                there = _Open(Path(other), file.format)
+            except Refused:
+                return self._places.pop(other)
+            moved = not self._is_at(there, place)
+            there.close()
+            if moved:
+                return self._places.pop(other)
+        return None
+
+    def _end(self, file: _Open) -> None:
+        """There is no more in a file for now."""
+        self._now = None
+        if isinstance(file.stream, Gzip) and file.stream.broken and str(file.path) not in self.skipped:
+            self.skipped[str(file.path)] = f"{file.path} is read only in part: {file.stream.broken}"
+            log.warning("%s", self.skipped[str(file.path)])
+        if file.rotated:
+            self._places[f"{file.path} (before)"] = self._places.pop(str(file.path))
+            file.close()
+            self._begin(file.path)
+        elif self._source.bounded() or len(self._held) >= HELD_MAX or file.format == "parquet":
+            self._done += file.stream.size()
+            file.close()
+        else:
+            self._held[str(file.path)] = file
+
+    def _advance(self, file: _Open, position: int) -> None:
+        place = self._places[str(file.path)]
+        place.position = position
+        length = HEAD_BYTES if file.format == "parquet" else min(position, HEAD_BYTES)
+        if place.head_bytes < min(length, HEAD_BYTES):
+            block = file.block
+            if block is not None and block.position == 0:
+                place.head = digest(block.buffer[:length].tobytes())
+            else:
+                length = min(length, file.stream.size())
+                place.head = head_of(file.stream, length)
+            place.head_bytes = length
+
+    # ------------------------------------------------------------------------------------------------ within a file
+
+    def _some(self, file: _Open, rows_max: int) -> _Some | None:
+        """The next rows of a file; none if there are no more now."""
+        place = self._places[str(file.path)]
+        if file.format == "parquet":
+            return self._some_rows(file, place.position, rows_max)
+        if file.format == "xml":
+            return self._document(file, place)
+        while True:
+            if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):
+                if file.block is not None and file.block.at_end and self._source.bounded():
+                    return None
+                file.block = self._next_block(file, place)
+            block = file.block
+            first = int(np.searchsorted(block.ends, place.position - block.position))
+            last = min(first + rows_max, block.lines)
+            if last <= first:
+                return None
+            payloads, positions, after = block.payloads(first, last)
+            sizes = after - positions
+            short = np.flatnonzero(sizes <= 2)  # blank lines
+            blank = [i for i in short.tolist() if not payloads[i].as_py().strip()]
+            if blank:
+                kept = np.delete(np.arange(last - first), blank)
+                if not len(kept):
+                    self._advance(file, int(after[-1]))
+                    continue
+                payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
+            return _Some(self._records(file, payloads, positions), after)
+
+    def _next_block(self, file: _Open, place: Place) -> Block:
+        """Read on; leave out a header, and the rest of a line that was too long."""
+        block = Block(file.stream, place.position)
+        while place.cutting and not block.lines and block.size:
+            place.position += block.size
+            block = Block(file.stream, place.position)
+        if place.cutting and block.lines:
+            place.position, place.cutting = block.position + int(block.ends[1]), False
+        elif not block.lines and not block.at_end:
+            block.finish()
+            place.cutting = True
+        elif block.at_end and self._source.bounded():
+            block.finish()
+        if file.format == "csv" and self._source.header and block.position == 0 and place.position == 0 and block.lines:
+            place.position = int(block.ends[1])
+        return block
+
+    def _records(self, file: _Open, payloads: pa.Array, positions: Any) -> pa.RecordBatch:
+        count = len(payloads)
+        topic = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([file.path.name]))
+        received = as_times(np.full(count, self._clock.now_us()))
+        return pa.RecordBatch.from_arrays([payloads, topic, pa.array(positions), received], schema=RAW)
+
+    def _document(self, file: _Open, place: Place) -> _Some | None:
+        """The whole file as one record, unless it was taken before or is still being written."""
+        if place.position:
+            return None
+        if not self._source.bounded():
+            written_us = os.fstat(file.stream.descriptor).st_mtime_ns // 1_000
+            if self._clock.now_us() - written_us < SETTLED_US:
+                return None
+        data = bytearray(WHOLE_BYTES if isinstance(file.stream, Gzip) else min(file.stream.size(), WHOLE_BYTES))
+        count = file.stream.read_into(memoryview(data), 0)
+        if not count:
+            return None
+        payloads = pa.array([bytes(data[:count])], pa.binary())
+        return _Some(self._records(file, payloads, np.zeros(1, np.int64)), [count])
+
+    def _some_rows(self, file: _Open, position: int, rows_max: int) -> _Some | None:
+        if file.batches is None:
+            file.batches = self._parquet(file, position)
+        if file.batch is None or position >= file.batch[0] + file.batch[1].num_rows:
+            batch = next(file.batches, None)
+            if batch is None:
+                return None
+            file.batch = position, batch
+        begin, batch = file.batch
+        rows = batch.slice(position - begin, rows_max)
+        return _Some(rows, position + 1 + np.arange(rows.num_rows))
+
+    def _parquet(self, file: _Open, position: int) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        with open(file.stream.descriptor, "rb", closefd=False) as opened:
+            try:
+                parquet = pq.ParquetFile(opened)
+                if not parquet.schema_arrow.equals(self._schema):
+                    raise SourceError(f"{file.path} has other columns than the first Parquet file")
+                for batch in parquet.iter_batches(65_536):
+                    if position < batch.num_rows:
+                        yield batch.slice(position).replace_schema_metadata(None)
+                    position = max(0, position - batch.num_rows)
+            except (pa.ArrowException, OSError) as error:
+                log.warning("%s is no readable Parquet file: %s", file.path, error)
+                self.skipped[str(file.path)] = str(error)
+
+
+__all__ = ["Files", "FilesReader"]
