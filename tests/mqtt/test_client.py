@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import Mosquitto
 from tocsin.errors import ConfigError
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client, NotConnected, Tls, address
 from tocsin.mqtt.codec import V5, V311
 from tocsin.mqtt.sessions import Acl
 
-Start = Callable[..., Mosquitto]
+Start = Callable[..., Any]
 
 
 @pytest.fixture(params=["mosquitto", "own"])

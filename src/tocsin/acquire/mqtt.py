@@ -40,8 +40,6 @@ class Mqtt(Source):
     The session belongs to ``client_id``: two pipelines must not share one. The broker has to keep sessions over its
     own restart (Mosquitto: ``persistence true``, and ``max_queued_messages`` as large as the longest pause).
 
-    In 3.1.1 the broker's own limit of messages in flight must not exceed ``receive_max`` (Mosquitto's is 20).
-
     References: OASIS MQTT 3.1.1 (2014) and 5.0 (2019).
 
     Examples
@@ -251,11 +249,12 @@ class Window:
     """The messages that the broker may send again: those not acknowledged, or not certainly.
 
     A packet id names one message until its acknowledgement has reached the broker. So for each id the last message is
-    enough: its position here, and the hash of topic and payload.
+    enough: its position here, and the hash of topic and payload. The broker's own limit of messages in flight is not
+    trusted: Mosquitto 2.0.11 exceeds it many times over after a lost connection.
     """
 
-    def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
+    def __init__(self, settled_after: int) -> None:
+        self._settled_after = settled_after
         self._position: Ints = np.full(65536, _UNKNOWN, np.int64)
         self._hash: npt.NDArray[np.uint64] = np.zeros(65536, np.uint64)
         self._open = _Queue()
@@ -276,7 +275,7 @@ class Window:
         self._hash[packet_ids] = hashes
         self._open.append(packet_ids, qos, positions)
         self._new += len(packet_ids)
-        if self._new > self._size_max:
+        if self._new > self._settled_after:
             # A broker sends again at once, before what is new: after so many new ones no old one will come.
             self._unsure = _Queue()
 
@@ -314,10 +313,9 @@ class Window:
 
     def disconnect(self) -> None:
         """The connection is gone: ids must not be acknowledged before they come again."""
-        for _, packet_ids, positions in self._sent:
-            self._unsure.append(packet_ids, np.ones_like(packet_ids), positions)
-        self._unsure.append(self._open.packet_ids, self._open.qos, self._open.positions)
-        self._unsure.take(max(0, len(self._unsure.packet_ids) - self._size_max))
+        packet_ids, positions = self._held()
+        self._unsure = _Queue()
+        self._unsure.append(packet_ids, np.ones_like(packet_ids), positions)
         self._sent.clear()
         self._open = _Queue()
         self._new = 0
@@ -328,11 +326,16 @@ class Window:
         self._open, self._unsure = _Queue(), _Queue()
         self._sent.clear()
 
-    def dump(self) -> str:
-        """Ids and hashes as text; all of them are durable once what `poll` gave with it is."""
+    def _held(self) -> tuple[Ints, Ints]:
+        """Ids and positions of all that may come again, each id once (so 65,535 at most)."""
         ids = np.concatenate([self._unsure.packet_ids, *(entry[1] for entry in self._sent), self._open.packet_ids])
         positions = np.concatenate([self._unsure.positions, *(entry[2] for entry in self._sent), self._open.positions])
-        ids = ids[(self._position[ids] == positions) & (positions != _UNKNOWN)][-self._size_max :]
+        ids = np.unique(ids[(self._position[ids] == positions) & (positions != _UNKNOWN)])
+        return ids, self._position[ids]
+
+    def dump(self) -> str:
+        """Ids and hashes as text; all of them are durable once what `poll` gave with it is."""
+        ids, _ = self._held()
         table = np.empty(len(ids), _SEEN)
         table["packet_id"], table["hash"] = ids, self._hash[ids]
         return base64.b64encode(table.tobytes()).decode()
