@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tocsin.effects import SystemDisk
-from tocsin.errors import ConfigError, UnknownName
+from tocsin.errors import ConfigError, CorruptState, UnknownName
 from tocsin.lake import query, read, tables
 from tocsin.output.delta import Delta
 
@@ -86,3 +86,34 @@ def test_a_query_has_a_time_and_a_memory(lake: Path) -> None:
 def test_an_unknown_table_is_named_with_those_there_are(lake: Path) -> None:
     with pytest.raises(ConfigError, match=r"there are these tables: .*readings"):
         query("select * from anomalies", lake)
+
+
+def test_a_flipped_bit_is_found_and_not_believed(lake: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = lake / "lake" / "readings"
+    writer = Delta(path="lake/readings", partition_by=("key",)).open(
+        "q", read("readings", lake).schema, lake, SystemDisk()
+    )
+    rows = pa.record_batch({"key": ["a"] * 500, "oil temp": [i * 0.25 for i in range(500)], ROBOT: list(range(500))})
+    for epoch in range(40):
+        writer.commit(epoch, [writer.stage(epoch, [rows])])
+    victim = table / next(path for path in writer.log.snapshot.files if path.endswith(".parquet") and "000020" in path)
+    sound = victim.read_bytes()
+    found = 0
+    for place in range(200, 2000, 50):
+        victim.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
+        with pytest.raises(CorruptState, match="readings"):
+            read("readings", lake)
+        with pytest.raises(ConfigError):
+            query(
+                'select sum("oil temp"), sum(len(key)), sum("::[scararobot]Ax_J1.ActualPosition") from readings', lake
+            )
+        found += 1
+    assert found == 36
+    writer.housekeep()
+    assert "not merged" in caplog.text
+    writer.commit(41, [writer.stage(41, [rows])])
+    victim.write_bytes(sound)
+    writer._added_since_compaction = 32
+    writer.housekeep()
+    assert len(writer.log.snapshot.files) < 10
+    assert read("readings", lake).num_rows == 4 + 41 * 500

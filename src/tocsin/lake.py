@@ -14,7 +14,7 @@ from tocsin.delta.files import dataset
 from tocsin.delta.log import Log
 from tocsin.delta.schema import original_names
 from tocsin.effects import SystemDisk
-from tocsin.errors import ConfigError, UnknownName
+from tocsin.errors import ConfigError, CorruptState, UnknownName
 
 FOLDER = Path("tocsin-data")
 """Where pipelines keep their tables unless told otherwise."""
@@ -49,7 +49,11 @@ def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
     if table not in known:
         raise UnknownName("table", table, known)
     log = _open(known[table])
-    return dataset(log).to_table().rename_columns(list(original_names(log.snapshot.fields).values()))
+    try:
+        found = dataset(log).to_table()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptState(f"table '{table}' has a file that is damaged or gone: {error}") from error
+    return found.rename_columns(list(original_names(log.snapshot.fields).values()))
 
 
 def query(
@@ -101,7 +105,10 @@ def query(
 
 
 def _open(path: Path) -> Log:
-    log = Log(path.absolute(), SystemDisk())
+    try:
+        log = Log(path.absolute(), SystemDisk())
+    except FileNotFoundError:  # the log was cleaned between our look at it and our reading; now it will not be
+        log = Log(path.absolute(), SystemDisk())
     if not log.exists:
         raise ConfigError(f"{path} has no table yet; its first entry is still to be written")
     return log

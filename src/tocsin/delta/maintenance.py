@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 
 from tocsin.delta.files import read, write
 from tocsin.delta.log import CHECKPOINT, ENTRY, Action, Log, parse
+
+logger = logging.getLogger(__name__)
 
 _TEXTS = pa.map_(pa.string(), pa.string())
 _NAMES = pa.list_(pa.string())
@@ -96,19 +99,27 @@ def _replace(log: Log, name: str, data: bytes | memoryview) -> None:
     log.disk.sync_folder(log.path)
 
 
-def compact(log: Log, prefix: str, files_min: int, target_bytes: int) -> int:
-    """Merge small files of a partition into larger ones; how many were merged.
+def compact(log: Log, prefix: str, files_min: int, target_bytes: int, budget_bytes: int = 2**24) -> bool:
+    """Merge small files of a partition into larger ones; whether there may be more to merge.
 
     Files are merged with others of about their size, as in a log-structured tree, so that a row is rewritten only a
-    few times in all.
+    few times in all. Stops after ``budget_bytes`` of input, so that nobody waits for long.
     """
-    merged = 0
+    spent = 0
     for adds in _small(log, files_min, target_bytes):
-        table = pa.concat_tables([read(log, add) for add in adds])
+        if spent >= budget_bytes:
+            return True
+        spent += sum(add["size"] for add in adds)
+        try:
+            table = pa.concat_tables([read(log, add) for add in adds])
+        except (OSError, pa.ArrowException) as error:
+            # A damaged file stays as it is: what can still be read of the table must not depend on it.
+            logger.error("%s: small files are not merged, one cannot be read: %s", log.folder, error)
+            continue
         whole = write(log, table, prefix, adds[0]["partitionValues"])
         log.disk.sync_folder(log.folder)
-        merged += len(adds) if _swap(log, adds, whole) else 0
-    return merged
+        _swap(log, adds, whole)
+    return False
 
 
 def _small(log: Log, files_min: int, target_bytes: int) -> list[list[Mapping[str, Any]]]:
@@ -119,7 +130,7 @@ def _small(log: Log, files_min: int, target_bytes: int) -> list[list[Mapping[str
             partition = tuple(sorted((k, v or None) for k, v in add["partitionValues"].items()))
             classes.setdefault((partition, (add["size"] >> 15).bit_length() // 3), []).append(add)
     groups = []
-    for adds in classes.values():
+    for _, adds in sorted(classes.items(), key=lambda item: int(item[0][1])):
         group: list[Mapping[str, Any]] = []
         total = 0
         for small in adds if len(adds) >= files_min else ():
@@ -132,8 +143,8 @@ def _small(log: Log, files_min: int, target_bytes: int) -> list[list[Mapping[str
     return [group for group in groups if len(group) > 1]
 
 
-def _swap(log: Log, adds: Sequence[Mapping[str, Any]], merged: dict[str, Any]) -> bool:
-    """Replace files by the one that holds their rows; False if another engine took one of them first."""
+def _swap(log: Log, adds: Sequence[Mapping[str, Any]], merged: dict[str, Any]) -> None:
+    """Replace files by the one that holds their rows, unless another engine takes one of them first."""
     now = log.now_ms()
     actions: list[Action] = [
         {
@@ -155,10 +166,8 @@ def _swap(log: Log, adds: Sequence[Mapping[str, Any]], merged: dict[str, Any]) -
         same = log.snapshot.metadata["schemaString"] == schema
         return same and all(add["path"] in log.snapshot.files for add in adds)
 
-    if log.commit(actions, may_go_on, "OPTIMIZE"):
-        return True
-    log.disk.unlink(log.folder / merged["path"])
-    return False
+    if not log.commit(actions, may_go_on, "OPTIMIZE"):
+        log.disk.unlink(log.folder / merged["path"])
 
 
 def vacuum(log: Log, retention_us: int) -> int:

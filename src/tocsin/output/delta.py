@@ -52,8 +52,8 @@ class Delta(Sink):
     path: str
     """Folder of the table; a relative one starts at the pipeline's data folder."""
     partition_by: tuple[str, ...] = ()
-    """Columns to keep apart in files of their own; ``date`` is the UTC day of ``time`` if there is no such column."""
-    file_size: Size = 128 * 2**20
+    """Columns to keep apart, each value in a file of its own at each commit, so take few; ``date`` is the day (UTC)."""
+    file_size: Size = 32 * 2**20
     """Small files are merged into files of up to this size."""
     retention: Duration = 7 * _DAY_US
     """How long files that were replaced, and old log entries, are kept for readers of older versions."""
@@ -130,8 +130,8 @@ class DeltaWriter:
         """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""
         log, snapshot = self.log, self.log.snapshot
         if self._added_since_compaction >= 32:
-            maintenance.compact(log, self._merged_prefix, 32, self._sink.file_size)
-            self._added_since_compaction = 0
+            more = maintenance.compact(log, self._merged_prefix, 32, self._sink.file_size)
+            self._added_since_compaction = 32 if more else 0
         if log.clock.now_us() >= self._next_vacuum_us:
             maintenance.vacuum(log, self._sink.retention)
             maintenance.clean_log(log, self._sink.retention)
