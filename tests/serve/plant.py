@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,20 @@ MACHINES = {
     "motor-1": {"vibration": (2.1, 0.12, 0), "winding_temperature": (71, 2.5, 300), "speed": (1487, 4, 90)},
     "pump-1": {"flow": (118, 4, 120), "outlet_pressure": (4.3, 0.12, 120), "bearing_temperature": (52, 1.2, 240)},
     "pump-2": {"flow": (94, 3, 100), "outlet_pressure": (3.9, 0.1, 100), "bearing_temperature": (49, 1.0, 240)},
-    "scara-1": {"j1_position": (0, 80, 24), "j2_position": (40, 30, 24), "j3_height": (120, 45, 12), "cycle_time": (3.9, 0.08, 0)},
+    "scara-1": {"j1_position": (0, 80, 24), "j2_position": (40, 30, 24), "j3_height": (120, 45, 12)},
     "this-computer": {"cpu": (23, 12, 35), "memory": (61, 0.8, 200), "network": (3.2, 1.1, 20), "load": (1.2, 0.4, 60)},
 }  # fmt: skip
 READING = pa.schema(
     [KEY, TIME, pa.field("signal", pa.string()), pa.field("value", pa.float64())]
     + [pa.field(name, pa.float64()) for name in ("expected", "lower", "upper", "score")]
 )
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def readings(at_s: float, rng: np.random.Generator, faulty: bool) -> list[tuple[str, str, float, float, float]]:
@@ -56,7 +65,7 @@ class Plant:
 
     def __init__(self, state_folder: Path, *, past_s: int = 300, fault_after_s: float = 2.0) -> None:
         self.feed = Feed(state_folder / SOCKET)
-        self.actions = ActionLog(state_folder, 0)
+        self.state_folder = state_folder
         self.alarm = Alarm(rule="unusual", score=75)
         self.state = self.alarm.initial()
         self.rng = np.random.default_rng(7)
@@ -68,10 +77,7 @@ class Plant:
 
     def until_heard(self, timeout_s: float = 10.0) -> None:
         """Wait for the page, then show it the past."""
-        ends = time.monotonic() + timeout_s
-        while not self.feed.listening and time.monotonic() < ends:
-            time.sleep(0.02)
-        assert self.feed.listening, "the page does not listen"
+        wait_for(lambda: self.feed.listening, timeout_s)
         for begin in range(self.past_s, 0, -60):
             self.tell([self.begun_s - s for s in range(begin, max(begin - 60, 0), -1)])
             time.sleep(0.5)
@@ -88,9 +94,6 @@ class Plant:
             self.feed.offer("readings", found)
             vibration = found.rows.filter(pa.compute.equal(found.rows["signal"], "vibration"))
             self._show(found.with_rows(vibration))
-        done = self.actions.poll()
-        if done is not None:
-            self._show(Batch(done, int(times_s[-1] * 1e6), ACTIONS))
         self.feed.counters(
             {
                 "rows_in": {"plant": self.rows},
@@ -109,15 +112,17 @@ class Plant:
         for alarms in out:
             self.feed.offer("alarms", alarms)
 
-    def run(self, seconds: float, every_s: float = 0.25) -> None:
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
+    def run_until(self, stop: threading.Event, every_s: float = 0.25) -> None:
+        actions = ActionLog(self.state_folder, 0)
+        while not stop.wait(every_s):
             self.tell([time.time()])
-            time.sleep(every_s)
+            done = actions.poll()
+            if done is not None:
+                self._show(Batch(done, int(time.time() * 1e6), ACTIONS))
+        actions.close()
 
     def close(self) -> None:
         self.feed.close()
-        self.actions.close()
 
 
 if __name__ == "__main__":
@@ -127,9 +132,11 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     page = start(folder, address=Address(port=int(sys.argv[2])), title="demo plant")
     plant = Plant(folder)
+    stop = threading.Event()
+    threading.Timer(float(sys.argv[3]), stop.set).start()
     try:
         plant.until_heard()
-        plant.run(float(sys.argv[3]))
+        plant.run_until(stop)
     finally:
         plant.close()
         page.stop()

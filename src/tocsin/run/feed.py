@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -110,6 +111,8 @@ class Feed:
                     self.listening = True
                 for frame in self._frames():
                     connection.sendall(frame)
+                if select.select([connection], [], [], 0)[0]:
+                    raise ConnectionResetError  # the page never speaks: it has hung up
             except OSError:  # no page, or one that does not read: try again at the next tick, with fresh rows
                 self.listening = False
                 if connection is not None:

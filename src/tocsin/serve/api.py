@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,14 +15,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 import tocsin
-from tocsin.run.actions import append_action
+from tocsin import alarms as alarming
+from tocsin.errors import ConfigError
 from tocsin.serve.access import COOKIE, Keys, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import POINT, SEVERITIES, Live, pack
 
 BODY_BYTES_MAX = 16 * 2**10
 _TEXT_MAX = 500
-ACTIONS = ("acknowledge", "reset", "shelve", "unshelve", "suppress", "unsuppress", "out_of_service", "in_service")
 _SHELVE_S_MAX = 30 * 86_400
 
 
@@ -109,21 +109,23 @@ async def alarms(request: Request) -> Response:
 async def act(request: Request) -> Response:
     page = page_of(request)
     alarm, action = request.path_params["id"], request.path_params["action"]
-    if action not in ACTIONS:
-        return refused(404, f"there is no action '{action}'; there are {', '.join(ACTIONS)}")
+    if action not in alarming.ACTIONS:
+        return refused(404, f"there is no action '{action}'; there are {', '.join(alarming.ACTIONS)}")
     if alarm not in page.live.alarms:
         return refused(404, "no such alarm; /api/alarms lists them")
     body = await _body(request, Act)
     if isinstance(body, Response):
         return body
-    now_us, until_us = time.time_ns() // 1000, None
+    until = None
     if action == "shelve":
         if body.for_s is None or not 0 < body.for_s <= _SHELVE_S_MAX:
             return refused(422, f"shelving needs for_s, at most {_SHELVE_S_MAX} seconds")
-        until_us = now_us + round(body.for_s * 1e6)
+        until = datetime.now(UTC) + timedelta(seconds=body.for_s)
     by, reason = body.by.strip()[:_TEXT_MAX] or "operator", body.reason.strip()[:_TEXT_MAX]
     try:
-        await asyncio.to_thread(append_action, page.state_folder, now_us, alarm, action, by, reason, until_us)
+        await asyncio.to_thread(alarming.act, page.state_folder, alarm, action, by, reason, until)
+    except ConfigError as error:
+        return refused(422, str(error))
     except (OSError, sqlite3.Error) as error:
         return refused(503, f"the action could not be written down: {error}")
     return answer({"id": alarm, "action": action, "by": by}, 202)
@@ -205,7 +207,7 @@ async def _body(request: Request, type: type[T]) -> T | Response:
             return refused(413, f"a request has at most {BODY_BYTES_MAX} bytes")
     try:
         return msgspec.json.decode(raw or b"{}", type=type)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return refused(422, str(error))
 
 

@@ -56,7 +56,7 @@ ROUTES = (
     Entry("GET", "/api/machines", api.machines, Permission.VIEW),
     Entry("GET", "/api/series", api.series, Permission.VIEW),
     Entry("GET", "/api/alarms", api.alarms, Permission.VIEW),
-    Entry("POST", "/api/alarms/{id}/{action}", api.act, Permission.OPERATE),
+    Entry("POST", "/api/alarms/{id:path}/{action}", api.act, Permission.OPERATE),
     Entry("GET", "/api/counters", api.counters, Permission.VIEW),
     Entry("GET", "/events", api.events, Permission.VIEW),
     Entry("GET", "/metrics", api.metrics, Permission.VIEW),
@@ -121,6 +121,8 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
                     live.take(name, stream.read_all())
     except (asyncio.IncompleteReadError, ConnectionError):
         log.info("the engine has gone")
+    except asyncio.CancelledError:
+        return  # the page ends; asyncio's own callback would report a cancelled connection as an error
     except (pa.ArrowInvalid, ValueError, KeyError) as error:
         log.warning("the engine sent what cannot be read (%s); hanging up", error)
     finally:

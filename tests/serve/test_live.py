@@ -1,0 +1,196 @@
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tocsin.serve import live as module
+from tocsin.serve.live import Live, Series, pack
+
+
+def rows(keys, times=None, **columns) -> pa.Table:
+    times = times if times is not None else range(len(keys))
+    return pa.table(
+        {"key": keys, "time": pa.array([t * 1_000_000 for t in times], pa.timestamp("us", tz="UTC")), **columns}
+    )
+
+
+def known(live: Live) -> set[tuple[str, str]]:
+    return {(one.machine, one.signal) for one in live.series.values()}
+
+
+def points(live: Live, machine: str, signal: str) -> list:
+    return next(pack(s.points()) for s in live.series.values() if (s.machine, s.signal) == (machine, signal))
+
+
+def test_long_rows_make_a_series_for_each_signal_with_its_band() -> None:
+    live = Live()
+    live.take("judged", rows(["p", "p", "q"], signal=["x", "y", "x"], value=[1.0, 2.0, 3.0], expected=[1.5, None, 3.5]))
+    assert known(live) == {("p", "x"), ("p", "y"), ("q", "x")}
+    assert points(live, "p", "x")[:3] == [[0.0], [1.0], [1.5]]
+    assert points(live, "p", "y")[2] == []
+
+
+def test_wide_rows_make_a_series_for_each_number_and_the_band_goes_where_it_fits() -> None:
+    live = Live()
+    live.take(
+        "readings",
+        rows(["p"] * 2, flow=[100.0, 101], heat=[50, 51], on=[True, False], expected=[50.2, 50.9], note="ab"),
+    )
+    assert known(live) == {("p", "flow"), ("p", "heat"), ("p", "on")}
+    assert points(live, "p", "heat")[2] == [50.2, 50.9]
+    assert points(live, "p", "flow")[2] == []
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (rows(["line/p/x"], value=[1.0]), {("line/p", "x")}),
+        (rows(["p"], value=[1.0]), {("p", "value")}),
+        (rows(["p/x", "p"], signal=["x", "x"], value=[1.0, 2.0]), {("p", "x")}),
+        (rows(["k"], machine=["m"], signal=["x"], value=[1.0]), {("m", "x")}),
+        (rows(["k"], device=[None], signal=["x"], value=[1.0]).cast(
+            rows(["k"], device=["d"], signal=["x"], value=[1.0]).schema), {("k", "x")}),
+    ],
+)  # fmt: skip
+def test_which_machine_a_row_belongs_to(table: pa.Table, expected: set[tuple[str, str]]) -> None:
+    live = Live()
+    live.take("readings", table)
+    assert known(live) == expected
+
+
+def test_missing_and_infinite_numbers_become_null() -> None:
+    live = Live()
+    live.take("readings", rows(["p"] * 3, x=[1.0, np.inf, np.nan]))
+    assert points(live, "p", "x")[1] == [1.0, None, None]
+    assert b"NaN" not in msgspec.json.encode(live.changes())
+
+
+def test_a_series_keeps_the_newest_points_only() -> None:
+    live = Live()
+    for first in range(0, 5000, 70):
+        live.take("readings", rows(["p"] * 70, range(first, first + 70), x=np.arange(first, first + 70.0)))
+    held = points(live, "p", "x")[1]
+    assert len(held) == module.POINTS_MAX
+    assert held[-1] == 5039.0
+    assert held == sorted(held)
+
+
+def test_rows_that_come_again_after_a_recovery_are_not_doubled() -> None:
+    live = Live()
+    live.take("readings", rows(["p"] * 4, [1, 2, 3, 4], x=[1.0, 2, 3, 4]))
+    live.take("readings", rows(["p"] * 3, [3, 4, 5], x=[3.0, 4, 5]))
+    assert points(live, "p", "x")[1] == [1.0, 2, 3, 4, 5]
+
+
+def test_a_past_that_is_read_anew_replaces_what_was_there() -> None:
+    series = Series(0, "p", "x", "s")
+    new = np.full((6, 1), np.nan)
+    new[0] = 1e9
+    series.add(new)
+    again = np.full((6, 2), np.nan)
+    again[0] = [1.0, 2.0]
+    series.add(again)
+    assert series.points()[0].tolist() == [1.0, 2.0]
+
+
+def test_everything_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MACHINES_MAX", 10)
+    monkeypatch.setattr(module, "SIGNALS_MAX", 5)
+    monkeypatch.setattr(module, "ALARMS_MAX", 7)
+    live = Live()
+    live.take("readings", rows([f"m{i}" for i in range(50)], x=[1.0] * 50))
+    live.take("readings", rows(["m0"] * 50, signal=[f"s{i}" for i in range(50)], value=[1.0] * 50))
+    for i in range(30):
+        live.take("alarms", alarm(f"a{i}", "m0", state="ACTIVE_UNACK" if i < 3 else "CLEARED_ACK"))
+    assert (len(live.machines), live.status()["machines_left_out"], len(live.machines["m0"].series)) == (10, 40, 5)
+    assert len(live.alarms) == 7
+    assert {"a0", "a1", "a2"} <= set(live.alarms), "closed alarms go first"
+
+
+def alarm(id: str, key: str, **columns) -> pa.Table:
+    row = {"severity": "major", "state": "ACTIVE_UNACK", "ring": True, "score": np.nan, **columns}
+    return rows([key], id=[id], **{name: [value] for name, value in row.items()})
+
+
+def test_an_alarm_shows_on_its_machine_until_it_clears() -> None:
+    live = Live()
+    live.take("readings", rows(["p/x", "q/x"], value=[1.0, 2.0]))
+    live.take("alarms", alarm("a", "p/x"))
+    live.take("alarms", alarm("b", "p/x", severity="critical"))
+    status = {tile["name"]: (tile["status"], tile["severity"]) for tile in live.changes()["machines"]}
+    assert status == {"p": ("alarm", "critical"), "q": ("running", "")}
+    live.take("alarms", alarm("b", "p/x", state="CLEARED_UNACK"))
+    changes = live.changes()
+    assert changes["machines"] == [{"name": "p", "status": "alarm", "severity": "major", "state": ""}]
+    assert [a["state"] for a in changes["alarms"]] == ["CLEARED_UNACK"]
+    assert changes["alarms"][0]["score"] is None
+
+
+def test_a_machine_falls_silent_by_its_own_measure() -> None:
+    live = Live()
+    for t in range(3):
+        live.take("readings", rows(["fast"], [t], x=[1.0]), now_s=100.0 + t)
+    for t in range(3):
+        live.take("readings", rows(["slow"], [t], x=[1.0]), now_s=100.0 + 60 * t)
+    fast, slow = live.machines["fast"], live.machines["slow"]
+    assert not fast.silent(111.0)
+    assert fast.silent(113.0)
+    assert not slow.silent(220 + 200.0)
+    assert slow.silent(220 + 400.0)
+
+
+def test_one_long_silence_does_not_make_a_machine_slow() -> None:
+    live = Live()
+    for now_s in (0.0, 1.0, 2.0, 7200.0, 7201.0):
+        live.take("readings", rows(["p"], [now_s], x=[1.0]), now_s=now_s)
+    assert live.machines["p"].silent(7220.0)
+
+
+def test_what_is_only_known_from_the_lake_is_silent() -> None:
+    live = Live()
+    live.take("readings", rows(["p"], x=[1.0]), module.NEVER_S)
+    assert live.changes(5.0)["machines"][0]["status"] == "silent"
+    live.take("readings", rows(["p"], [9], x=[1.0]), 6.0)
+    assert live.changes(7.0)["machines"][0]["status"] == "running"
+
+
+def test_a_machine_says_its_own_state() -> None:
+    live = Live()
+    live.take("downtime", rows(["p", "p"], state=["idle", "unplanned stop"]))
+    assert live.changes()["machines"][0]["state"] == "unplanned stop"
+
+
+def test_rates_come_from_the_counters() -> None:
+    live = Live()
+    live.engines = 1
+    for now_s, read in ((0.0, 0), (1.0, 500), (2.0, 1000)):
+        rejected = [{"source": source, "reason": "ts", "rows": n} for source, n in (("a", 2), ("b", 1))]
+        lags = {"r": 0.5, "w": 20.0, "n": None}
+        live.count({"rows_in": {"a": read, "b": read}, "lag_s": lags, "rejected": rejected}, now_s)
+    status = live.status()
+    assert (status["rows_per_s"], status["lag_s"], status["bad"], status["bad_by_reason"]) == (
+        1000.0,
+        0.5,
+        3,
+        {"ts": 3},
+    )
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"x": [1.0]}),
+        rows([], x=pa.array([], pa.float64())),
+        rows(["p"], value=["text"], signal=["x"]),
+        rows(["p"], signal=pa.array([None], pa.string()), value=pa.array([None], pa.float64())),
+        rows(["p"], expected=["text"], x=[1.0]),
+        rows([""], x=[1.0]),
+        rows(["/"], value=[1.0]),
+        rows(["p" * 10_000], x=[2**63 - 1]),
+        rows(["p"], state=pa.array([None], pa.string())),
+    ],
+)
+def test_odd_rows_are_no_error(table: pa.Table) -> None:
+    live = Live()
+    live.take("odd", table)
+    msgspec.json.encode([live.changes(), live.snapshot(), live.status()])
