@@ -98,7 +98,7 @@ def run(
     token: str | None,
 ) -> None:
     """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was."""
-    from tocsin.live import run_live
+    from tocsin.launch import launch
     from tocsin.yamlfile import load_with_plan
 
     pipeline, plan = load_with_plan(file, _settings(settings))
@@ -107,7 +107,7 @@ def run(
         from tocsin.serve.access import Address
 
         address = Address(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token)
-    run_live(plan, pipeline.page.streams, address)
+    launch(plan, pipeline.page.streams, address)
 
 
 @main.command()

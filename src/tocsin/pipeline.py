@@ -156,7 +156,10 @@ class _Compiler:
             inlets=tuple(self.inlets),
             steps=tuple(self.steps),
             outlets=tuple(self.outlets),
-            streams={n: self.ports[n][OUT][0][0] for n in (*pipeline.sources, *pipeline.streams)},
+            streams={
+                name: tuple(port for port, _ in self.ports[name][OUT])
+                for name in (*pipeline.sources, *pipeline.streams)
+            },
             folder=pipeline.folder,
             state_folder=pipeline.folder / ".state",
             checkpoint_us=pipeline.checkpoint,
@@ -174,10 +177,11 @@ class _Compiler:
             schema = input.decode.output_schema(schema)
         elif input.decode is not None:
             raise ConfigError(f"{input.source.name()} gives decoded rows; remove decode")
-        for setting, part, column in ((input.key, "rekey", "key"), (input.time, "event_time", "time")):
-            if setting is None and column in schema.names:
+        for place, part in (("key", "rekey"), ("time", "event_time")):
+            setting = getattr(input, place)
+            if setting is None and place in schema.names:
                 continue
-            if setting is None and column == "key":
+            if setting is None and place == "key":
                 raise SchemaError(
                     f"key is needed: name the column that says which machine a row is of; there are "
                     f"[{', '.join(schema.names)}]"
@@ -185,7 +189,8 @@ class _Compiler:
             operator = build("operator", {part: {} if setting is None else setting})
             assert isinstance(operator, Operator)
             chain.append(operator)
-            schema = operator.output_schema(schema)
+            with _at(f"sources.{name}.{place}"):
+                schema = operator.output_schema(schema)
         ports = {OUT: schema}
         before = input.source.output_schema()
         for operator in chain:
@@ -248,13 +253,15 @@ class _Compiler:
             if (port or OUT) not in ports:
                 raise UnknownName(f"port of {name}", port, ports)
             found += ports[port or OUT]
-        first = found[0][1]
+        united = found[0][1]
         for _, schema in found[1:]:
-            if not schema.equals(first):
+            if schema.names != united.names or schema.types != united.types:
                 raise SchemaError(
-                    f"streams of different columns cannot be united: [{_short(first)}], [{_short(schema)}]"
+                    f"streams of different columns cannot be united: [{_short(united)}] and [{_short(schema)}]; "
+                    "select and cast the columns that they share"
                 )
-        return tuple(port for port, _ in found), first
+            united = pa.schema([a.with_nullable(a.nullable or b.nullable) for a, b in zip(united, schema, strict=True)])
+        return tuple(port for port, _ in found), united
 
     def _set_aside(self) -> None:
         """Rows that nobody asked for but that must not be lost: rejected ones and late ones."""

@@ -61,7 +61,7 @@ class Plan:
     steps: tuple[Step, ...]
     """In topological order."""
     outlets: tuple[Outlet, ...]
-    streams: Mapping[str, Port]
+    streams: Mapping[str, tuple[Port, ...]]
     """By the stream's name: where its rows come out."""
     folder: Path
     """Where relative paths of sinks start."""

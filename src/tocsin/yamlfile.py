@@ -53,16 +53,14 @@ def load_with_plan(path: Path | str, settings: Mapping[str, str] | None = None) 
         except ValidationError as error:
             mistakes = list(_mistakes(error, tree))
         except Misplaced as error:
-            mistakes = [(_steps(error.place), error.sentence)]
+            mistakes = [(_as_written(_steps(error.place), tree), error.sentence)]
     lines = [f"{path}:{_line(tree, place)}: {_dotted(place)}: {text}" for place, text in mistakes]
     raise ConfigError("\n".join(lines))
 
 
 def _mistakes(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     for found in error.errors():
-        place: Place = found["loc"]
-        if place[:2] == ("sources", "source") and "sources" not in tree:
-            place = place[2:]
+        place = _as_written(found["loc"], tree)
         if found["type"] == "parts":
             for inner, sentence in found["ctx"]["errors"]:
                 yield (*place, *inner), sentence
@@ -72,6 +70,11 @@ def _mistakes(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple
             yield place, "there is no such setting here"
         else:
             yield place, found["msg"].removeprefix("Value error, ")
+
+
+def _as_written(place: Place, tree: Mapping[str, Any]) -> Place:
+    """A place in the one source of a file stands at the top of the file."""
+    return place[2:] if place[:2] == ("sources", "source") and "sources" not in tree else place
 
 
 def _line(tree: Any, place: Place) -> int:

@@ -186,6 +186,8 @@ class Every(Operator):
         return state, [Batch(rows, held)]
 
     def dump(self, state: dict[str, Any]) -> pa.Table:
+        if not state["open"]:
+            return NO_STATE
         windows = sorted(state["open"].items(), key=lambda item: (item[0][1], item[0][0]))
         columns = [
             ["", *(key for (_, key), _ in windows)],
@@ -310,7 +312,7 @@ def plan(
             Outlet("quarantine", (("in", REJECTED),), sink("quarantine"), REJECTED_SCHEMA),
             Outlet("bell", (("odd", OUT),), channel, ROWS),
         ),
-        streams={"sums": ("sum", OUT), "windows": ("every", OUT)},
+        streams={"sums": (("sum", OUT),), "windows": (("every", OUT),)},
         folder=folder / "lake",
         state_folder=folder / "state",
         checkpoint_us=checkpoint_us,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tocsin.batch import END, LATE, OUT, START
+from tocsin.batch import END, LATE, START
 from tocsin.plan import Port
 
 
@@ -34,19 +34,22 @@ class Counters:
         self.epoch_ms = milliseconds
         self.epoch_ms_max = max(self.epoch_ms_max, milliseconds)
 
-    def snapshot(self, streams: Mapping[str, Port], watermarks: Mapping[str, int], now_us: int) -> dict[str, Any]:
+    def snapshot(
+        self, streams: Mapping[str, Sequence[Port]], watermarks: Mapping[str, int], now_us: int
+    ) -> dict[str, Any]:
         """All of it as JSON: a lag is null before the first row and after the last."""
         return {
             "rows_in": dict(self.rows_in),
-            "rows_out": {name: self.rows_out[port] for name, port in streams.items()},
+            "rows_out": {name: sum(self.rows_out[port] for port in ports) for name, ports in streams.items()},
             "late": {id: n for (id, port), n in self.rows_out.items() if port == LATE},
             "rejected": [
                 {"source": source, "reason": reason, "rows": n} for (source, reason), n in self.rejected.items()
             ],
             "lag_s": {
-                name: (now_us - watermarks[id]) / 1e6 if START < watermarks[id] < END else None
-                for name, (id, port) in streams.items()
-                if port == OUT
+                name: (now_us - least) / 1e6
+                if START < (least := min(watermarks.get(id, START) for id, _ in ports)) < END
+                else None
+                for name, ports in streams.items()
             },
             "epochs": self.epochs,
             "epoch_ms": round(self.epoch_ms, 3),

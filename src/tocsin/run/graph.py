@@ -16,7 +16,6 @@ from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick,
 from tocsin.contracts import Channel, Operator, State
 from tocsin.plan import Inlet, Outlet, Plan, Port, Step
 from tocsin.run.counters import Counters
-from tocsin.state import NO_STATE
 
 
 class Feed(Protocol):
@@ -103,8 +102,9 @@ class Graph:
             for port in outlet.inputs:
                 self._outlets[port].append(outlet)
         self._streams: dict[Port, list[str]] = defaultdict(list)
-        for name, port in plan.streams.items():
-            self._streams[port].append(name)
+        for name, ports in plan.streams.items():
+            for port in ports:
+                self._streams[port].append(name)
 
     # rows in
 
@@ -189,7 +189,8 @@ class Graph:
         if not len(batch) and merged <= junction.watermark_us:
             return
         junction.watermark_us = merged
-        for out in junction.node.step(Batch(batch.rows, merged)):
+        rows = _united(batch.rows, junction.step)
+        for out in junction.node.step(Batch(rows, merged)):
             self._emit(junction.step.id, out)
 
     def _emit(self, id: str, batch: Batch) -> None:
@@ -199,7 +200,7 @@ class Graph:
         if len(batch):
             self.counters.rows_out[port] += len(batch)
             for outlet in self._outlets[port]:
-                self._rows[outlet.id].append(batch.rows)
+                self._rows[outlet.id].append(_united(batch.rows, outlet))
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(outlet.part, Channel) and outlet.part.URGENT
         if batch.port != OUT:
@@ -246,14 +247,12 @@ class Graph:
         return [node for chain in self.chains.values() for node in chain.nodes] + [j.node for j in self.junctions]
 
     def changed_states(self) -> dict[str, pa.Table]:
-        """The state of every step that took a batch since the last call; empty ones are left out."""
+        """The state of every step that took a batch since the last call; without rows where nothing is remembered."""
         tables = {}
         for node in self._nodes():
             if node.changed:
                 node.changed = False
-                table = node.operator.dump(node.state)
-                if table is not NO_STATE:
-                    tables[node.id] = table
+                tables[node.id] = node.operator.dump(node.state)
         return tables
 
     def all_watermarks(self) -> dict[str, int]:
@@ -274,6 +273,13 @@ class Graph:
         for junction in self.junctions:
             junction.watermarks = [watermarks.get(f"{junction.step.id}<{i}", START) for i in range(len(junction.idle))]
             junction.watermark_us = watermarks.get(f"{junction.step.id}<", START)
+
+
+def _united(rows: pa.RecordBatch, part: Step | Outlet) -> pa.RecordBatch:
+    """Rows of one of several inputs, which may differ in what can be null."""
+    if len(part.inputs) == 1:
+        return rows
+    return pa.RecordBatch.from_arrays(rows.columns, schema=part.input_schema if isinstance(part, Step) else part.schema)
 
 
 __all__ = ["Chain", "Feed", "Graph"]
