@@ -8,10 +8,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from tocsin.batch import OUT, Batch, Codes, Floats, Ints, floats, times_us
+from tocsin.batch import OUT, Batch, Codes, Floats, Ints, as_numbers, floats, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.state import NO_STATE, Columns, Field
@@ -34,6 +33,16 @@ def added(schema: pa.Schema, fields: Sequence[pa.Field], part: str) -> pa.Schema
             raise SchemaError(f"{part} adds a column '{new.name}', but there is one already; rename it with derive")
         schema = schema.append(new)
     return schema
+
+
+def promised(operator: Operator, input: pa.Schema) -> pa.Schema:
+    """`Operator.output_schema`, worked out anew only when another schema reaches the step."""
+    known: tuple[pa.Schema, pa.Schema] | None = operator.__dict__.get("_promised")
+    if known is None or not known[0].equals(input):
+        known = (input, operator.output_schema(input))
+        # Beside the settings, as functools.cached_property does it: no part of them, nor of what == compares.
+        operator.__dict__["_promised"] = known
+    return known[1]
 
 
 class Stateless(Operator):
@@ -134,10 +143,8 @@ class Detector(Keyed):
             values = np.where(rows.column(self.when).fill_null(False).to_numpy(zero_copy_only=False), values, np.nan)
         expected, lower, upper, score, *extra = self.judge(state, slots, times_us(rows), values)
         score = self._limited(values, expected, score)
-        verdict = [pc.if_else(pc.is_nan(a), None, a) for a in map(pa.array, (expected, lower, upper, score))]
-        return pa.RecordBatch.from_arrays(
-            [*rows.columns, *verdict, *extra], schema=added(rows.schema, (*VERDICT, *self.EXTRA), self.name())
-        )
+        verdict = map(as_numbers, (expected, lower, upper, score))
+        return pa.RecordBatch.from_arrays([*rows.columns, *verdict, *extra], schema=promised(self, rows.schema))
 
     def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
         """The score, 0 where the deviation is too small or on the side that does not matter."""
@@ -153,4 +160,4 @@ class Forecaster(Keyed):
     """Adds ``forecast``, ``lower`` and ``upper`` for a named horizon to each row."""
 
 
-__all__ = ["OUT", "VERDICT", "Detector", "Forecaster", "Keyed", "Stateless", "added", "require"]
+__all__ = ["OUT", "VERDICT", "Detector", "Forecaster", "Keyed", "Stateless", "added", "promised", "require"]

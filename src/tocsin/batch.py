@@ -117,14 +117,25 @@ def floats(column: pa.Array) -> Floats:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
+def as_numbers(values: Floats) -> pa.Array:
+    """The reverse of `floats`: NaN becomes null."""
+    if len(values) < 4096:  # what is faster depends on the length
+        return pa.array(values, pa.float64(), from_pandas=True)
+    column = pa.array(values, pa.float64())
+    return pc.if_else(pc.is_nan(column), None, column)
+
+
 def times_us(rows: pa.RecordBatch, column: str = "time") -> Ints:
     """The time column as int64 microseconds since 1970, shape (rows,)."""
-    return np.asarray(rows.column(column).cast(pa.int64()).to_numpy(zero_copy_only=False))
+    times = rows.column(column)
+    # A view costs 3 µs, a cast 30.
+    whole = times.view(pa.int64()) if times.type == TIME_TYPE else times.cast(TIME_TYPE).view(pa.int64())
+    return np.asarray(whole.to_numpy(zero_copy_only=False))
 
 
 def as_times(us: Ints) -> pa.Array:
     """The reverse of `times_us`."""
-    return pa.array(us, pa.int64()).cast(TIME_TYPE)
+    return pa.array(us, pa.int64()).view(TIME_TYPE)
 
 
 def as_keys(column: pa.Array) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,7 @@ class Pending:
         return pa.table(arrays, names=["key", "time", "watermark_us", *columns.schema.names])
 
     @classmethod
-    def load(cls, table: pa.Table) -> Pending:
+    def load(cls, table: pa.Table) -> Self:
         state = cls()
         if table.num_rows:
             rows = table.combine_chunks().to_batches()[0]

@@ -156,8 +156,8 @@ def _hashes(columns: Sequence[pa.Array]) -> Hashes:
         for i, factor in enumerate(_FACTORS):
             mixed = (found[:, i] ^ bits) * factor
             found[:, i] = (mixed ^ (mixed >> np.uint64(29))) * _FACTORS[1 - i] + np.uint64(1)
-    found ^= found >> np.uint64(32)
-    return found
+    folded: Hashes = found ^ (found >> np.uint64(32))
+    return folded
 
 
 def _bits(column: pa.Array) -> Hashes:
@@ -167,7 +167,8 @@ def _bits(column: pa.Array) -> Hashes:
         encoded = column if pt.is_dictionary(kind) else column.dictionary_encode()
         words = _word_hashes(encoded.dictionary.cast(pa.binary()))
         codes = encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
-        return np.append(words, _NULL)[codes]
+        picked: Hashes = np.append(words, _NULL)[codes]
+        return picked
     if pt.is_floating(kind):
         numbers = column.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 is 0.0
         bits = numbers.view(np.uint64)

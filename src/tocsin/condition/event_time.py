@@ -10,8 +10,21 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import require
-from tocsin.batch import END, LATE, REJECTED, REJECTED_SCHEMA, START, TIME, TIME_TYPE, Batch, Ints, as_times, empty
+from tocsin.bases import promised, require
+from tocsin.batch import (
+    END,
+    LATE,
+    REJECTED,
+    REJECTED_SCHEMA,
+    START,
+    TIME,
+    TIME_TYPE,
+    Batch,
+    Ints,
+    as_times,
+    empty,
+    times_us,
+)
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
@@ -92,7 +105,7 @@ class EventTime(Operator):
 
     def step(self, state: int, batch: Batch) -> tuple[int, Sequence[Batch]]:
         rows = batch.rows
-        schema = self.output_schema(rows.schema)
+        schema = promised(self, rows.schema)
         left: list[Batch] = []
         times, reasons = self._times(rows)
         if reasons is not None:
@@ -128,7 +141,7 @@ class EventTime(Operator):
         """Times, and what is wrong with each (empty text: nothing); None if nothing is wrong with any."""
         column = rows.column(self.column or "received")
         if column.type == TIME_TYPE and not column.null_count:
-            times = np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+            times = times_us(rows, self.column or "received")
             reasons = None
             if len(times) and (times.min() < 0 or times.max() >= END_US):
                 reasons = np.where((times < 0) | (times >= END_US), "ts_range", "").astype(object)
@@ -142,7 +155,10 @@ class EventTime(Operator):
                 reasons = np.where(parsed.is_null().to_numpy(zero_copy_only=False), said, "").astype(object)
         if self.column is None or "received" not in rows.schema.names or not len(times):
             return times, reasons
-        arrived = rows.column("received").cast(pa.int64()).fill_null(END_US).to_numpy(zero_copy_only=False)
+        if rows.column("received").null_count:
+            arrived = rows.column("received").fill_null(as_times(np.array([END_US]))[0]).view(pa.int64()).to_numpy()
+        else:
+            arrived = times_us(rows, "received")
         ahead = times - arrived
         for reason, wrong in (
             ("ts_future", ahead > self.slack),

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import BeforeValidator
 
-from tocsin.bases import Stateless, require
-from tocsin.batch import TIME
+from tocsin.bases import Stateless, promised, require
+from tocsin.batch import TIME, empty
 from tocsin.errors import SchemaError
 
 
@@ -69,6 +69,8 @@ class Explode(Stateless):
 
     def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         lists = self._lists(rows.schema)
+        if not rows.num_rows:
+            return empty(promised(self, rows.schema))
         sizes = [pc.fill_null(pc.list_value_length(rows.column(name)), 0).to_numpy() for name in lists]
         size = np.maximum.reduce(sizes)
         parents = pa.array(np.repeat(np.arange(rows.num_rows), size))
@@ -76,7 +78,7 @@ class Explode(Stateless):
             name: rows.column(name).flatten() if np.array_equal(own, size) else _filled(rows.column(name), own, size)
             for name, own in zip(lists, sizes, strict=True)
         }
-        schema = self.output_schema(rows.schema)
+        schema = promised(self, rows.schema)
         if self._restores(rows.schema, lists):
             time = elements.pop("times")
             elements["time"] = time if not time.null_count else pc.coalesce(time, rows.column("time").take(parents))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import BeforeValidator
 
-from tocsin.bases import require
+from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, TIME, Batch, as_times, empty, times_us
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
@@ -78,7 +78,7 @@ class Pivot(Operator):
 
     def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
         rows, left = batch.rows, []
-        schema = self.output_schema(batch.schema)
+        schema = promised(self, batch.schema)
         if len(batch):
             late = times_us(rows) < state.watermark_us
             if late.any():

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import Field as Setting
 
-from tocsin.bases import require
+from tocsin.bases import promised, require
 from tocsin.batch import KEY, KEY_TYPE, REJECTED, REJECTED_SCHEMA, Batch
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
@@ -86,7 +86,7 @@ class Rekey(Operator):
 
     def step(self, state: Columns, batch: Batch) -> tuple[Columns, Sequence[Batch]]:
         rows = batch.rows
-        schema = self.output_schema(rows.schema)
+        schema = promised(self, rows.schema)
         keys, faults = self._admit(state, self._keys(rows))
         kept = [rows.column(field.name) for field in list(schema)[1:]]
         if faults is None:
@@ -113,31 +113,39 @@ class Rekey(Operator):
 
     def _admit(self, state: Columns, keys: pa.Array) -> tuple[pa.Array, np.ndarray | None]:
         """The keys in composed form, and what is wrong with each row's (None: nothing is)."""
-        words = pc.utf8_normalize(keys.dictionary, form="NFC")
-        faults = np.zeros(len(words) + 1, np.int8)
-        faults[-1] = _MISSING  # where the row has no word
-        long = pc.greater(pc.utf8_length(words), self.length_max)
-        for fault, found in (
-            (_LENGTH, long),
-            (_CHARACTERS, pc.match_substring_regex(words, _CONTROL)),
-            (_MISSING, pc.equal(words, "")),
-        ):
-            if pc.any(found).as_py():
-                faults[:-1][found.to_numpy(zero_copy_only=False)] = fault
-        codes = keys.indices
-        if codes.null_count:
-            codes = codes.fill_null(-1)
-        keys = pa.DictionaryArray.from_arrays(keys.indices, words)
-        if faults[:-1].any() or keys.indices.null_count:
-            of_row = faults[codes.to_numpy(zero_copy_only=False)]
-            good = keys.filter(pa.array(of_row == _FINE)) if of_row.any() else keys
-        else:
+        if not keys.indices.null_count and len(keys.dictionary) <= 32 and self._plain(keys.dictionary):
             of_row, good = None, keys
-        if len(state) + len(words) <= self.keys_max:
+        else:
+            words, faults = self._faults(keys.dictionary)
+            of_row = faults[keys.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+            good = keys = pa.DictionaryArray.from_arrays(keys.indices, words)
+            if of_row.any():
+                good = keys.filter(pa.array(of_row == _FINE))
+        if len(state) + len(keys.dictionary) <= self.keys_max:
             state.slots(good)
         else:
             of_row = self._limited(state, keys, np.zeros(len(keys), np.int8) if of_row is None else of_row)
         return keys, of_row if of_row is not None and of_row.any() else None
+
+    def _plain(self, words: pa.Array) -> bool:
+        """Whether nothing is wrong with any; for a few words faster in Python than in Arrow."""
+        return all(
+            w is not None and w.isascii() and w.isprintable() and 0 < len(w) <= self.length_max
+            for w in words.to_pylist()
+        )
+
+    def _faults(self, words: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        """Words in composed form, and what is wrong with each; the last stands for rows without a word."""
+        words = pc.utf8_normalize(words, form="NFC")
+        faults = np.zeros(len(words) + 1, np.int8)
+        faults[-1] = _MISSING
+        for fault, found in (
+            (_LENGTH, pc.greater(pc.utf8_length(words), self.length_max)),
+            (_CHARACTERS, pc.match_substring_regex(words, _CONTROL)),
+            (_MISSING, pc.equal(words, "")),
+        ):
+            faults[:-1][pc.fill_null(found, fault == _MISSING).to_numpy(zero_copy_only=False)] = fault
+        return words, faults
 
     def _limited(self, state: Columns, keys: pa.Array, faults: np.ndarray) -> np.ndarray:
         """Close to the limit: new names are taken in order of appearance while there is room."""

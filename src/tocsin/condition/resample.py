@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
-from tocsin.bases import require
+from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Ints, as_times, empty, floats, times_us
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
@@ -79,7 +79,7 @@ class Resample(Operator):
 
     def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
         rows, left = batch.rows, []
-        schema = self.output_schema(batch.schema)
+        schema = promised(self, batch.schema)
         if len(batch):
             late = times_us(rows) < state.watermark_us
             if late.any():

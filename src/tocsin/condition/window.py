@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -14,21 +14,20 @@ import pyarrow.types as pt
 from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
-from tocsin.bases import require
+from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
 from tocsin.condition._groups import group_figures, group_order, group_quantiles, sort_by_time
+from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError, UnknownName
 from tocsin.quantities import Duration
-from tocsin.state import NO_STATE, Keys
+from tocsin.state import Keys
 
 WINDOW_END = pa.field("window_end", TIME.type, nullable=False)
 FUNCTIONS = ("count", "sum", "min", "max", "mean", "median", "std", "std_pop", "first", "last", "p95")
 _CALL = re.compile(r"\s*([a-z_]+|p\d+(?:\.\d+)?)\s*\(\s*(\*|[^()]+?)\s*\)\s*")
 CELLS_MIN = 1 << 16
 """Up to so many groups of window and key are always sorted by counting."""
-CHUNKS_MAX = 256
-"""So many small batches may wait before they are put together."""
 
 
 def _listed(value: Any) -> Any:
@@ -63,27 +62,11 @@ def _parsed(call: str) -> tuple[str, str]:
 
 
 @dataclass(slots=True)
-class Pending:
-    """Readings whose windows are not closed yet, in the order in which they came."""
+class Open(Pending):
+    """Readings whose windows are not closed yet."""
 
-    keys: Keys = field(default_factory=Keys)
-    slots: list[Codes] = field(default_factory=list)
-    times: list[Ints] = field(default_factory=list)
-    columns: list[pa.RecordBatch] = field(default_factory=list)
-    oldest_us: int = END
-    watermark_us: int = START
-    """Windows that end by then have left."""
     next_end_us: int = END
     """No window with readings in it ends earlier."""
-    nothing: pa.RecordBatch | None = None
-    """What leaves as long as no window ends."""
-
-    def merge(self) -> tuple[Codes, Ints, pa.RecordBatch]:
-        """All in one piece."""
-        if len(self.times) > 1:
-            self.slots, self.times = [np.concatenate(self.slots)], [np.concatenate(self.times)]
-            self.columns = [pa.Table.from_batches(self.columns).combine_chunks().to_batches()[0]]
-        return self.slots[0], self.times[0], self.columns[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,36 +180,17 @@ class Window(Operator):
 
     # --------------------------------------------------------------------------------------------------------- state
 
-    def initial(self) -> Pending:
-        return Pending()
+    def initial(self) -> Open:
+        return Open()
 
-    def dump(self, state: Pending) -> pa.Table:
-        if not state.times:
-            return NO_STATE
-        slots, times, columns = state.merge()
-        keys = state.keys.names().take(pa.array(slots))
-        watermark = pa.repeat(pa.scalar(state.watermark_us, pa.int64()), len(slots))
-        first = [keys, as_times(times), watermark, *columns.columns]
-        return pa.table(first, names=["key", "time", "watermark_us", *columns.schema.names])
+    def dump(self, state: Open) -> pa.Table:
+        return state.dump()
 
-    def load(self, table: pa.Table) -> Pending:
-        state = Pending()
-        if table.num_rows:
-            rows = table.combine_chunks().to_batches()[0]
-            state.watermark_us = rows.column("watermark_us")[0].as_py()
-            columns = rows.drop_columns(["key", "time", "watermark_us"])
-            self._add(state, rows.column("key"), times_us(rows), columns)
+    def load(self, table: pa.Table) -> Open:
+        state = Open.load(table)
+        if state.times:
+            state.next_end_us = self._first_end(state.oldest_us)
         return state
-
-    def _add(self, state: Pending, keys: pa.Array, times: Ints, columns: pa.RecordBatch) -> None:
-        state.slots.append(state.keys.slots(keys))
-        state.times.append(times)
-        state.columns.append(columns)
-        oldest = int(times.min())
-        state.oldest_us = min(state.oldest_us, oldest)
-        state.next_end_us = min(state.next_end_us, self._first_end(oldest))
-        if len(state.times) > CHUNKS_MAX:
-            state.merge()
 
     def _first_end(self, time_us: int) -> int:
         """The first end of a window that lies after a time."""
@@ -236,11 +200,9 @@ class Window(Operator):
         assert self.every is not None
         return (time_us - (self.size or self.every)) // self.every * self.every + self.every
 
-    def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
+    def step(self, state: Open, batch: Batch) -> tuple[Open, Sequence[Batch]]:
         rows, left = batch.rows, []
         before = state.watermark_us
-        if state.nothing is None:
-            state.nothing = empty(self.output_schema(batch.schema))
         if len(batch):
             times = times_us(rows)
             late = times < before
@@ -248,14 +210,16 @@ class Window(Operator):
                 left.append(Batch(rows.filter(pa.array(late)), port=LATE))
                 rows, times = rows.filter(pa.array(~late)), times[~late]
             if len(times):
-                self._add(state, rows.column("key"), times, rows.select(self._needed()))
+                state.add(rows.column("key"), times, rows.select(self._needed()))
+                state.next_end_us = min(state.next_end_us, self._first_end(int(times.min())))
         state.watermark_us = max(before, batch.watermark_us)
         due = state.next_end_us <= state.watermark_us and len(state.times) > 0
-        out = self._close(state, before, state.nothing.schema) if due else state.nothing
+        schema = promised(self, batch.schema)
+        out = self._close(state, before, schema) if due else empty(schema)
         watermark = self._watermark(state)
         return state, (*(b.until(watermark) for b in left), Batch(out, watermark))
 
-    def _watermark(self, state: Pending) -> int:
+    def _watermark(self, state: Open) -> int:
         """No window that may still leave begins earlier."""
         if state.watermark_us in (START, END):
             return state.watermark_us
@@ -265,19 +229,14 @@ class Window(Operator):
 
     # ------------------------------------------------------------------------------------------------------- closing
 
-    def _close(self, state: Pending, before: int, schema: pa.Schema) -> pa.RecordBatch:
+    def _close(self, state: Open, before: int, schema: pa.Schema) -> pa.RecordBatch:
         """The windows that the watermark has passed; their readings leave the state, unless a later one needs them."""
         slots, times, columns = state.merge()
         find = self._windows if self.gap is None else self._sessions
         groups = find(slots, times, state.keys.count, before, state.watermark_us)
         out = self._figures(schema, groups, state.keys, slots, times, columns)
-        kept = np.flatnonzero(groups.keep)
-        state.slots, state.times, state.columns = [], [], []
-        state.oldest_us, state.next_end_us = END, groups.next_end_us
-        if len(kept):
-            state.slots, state.times = [slots[kept]], [times[kept]]
-            state.columns = [columns.take(pa.array(kept))]
-            state.oldest_us = int(state.times[0].min())
+        state.keep(np.flatnonzero(groups.keep))
+        state.next_end_us = groups.next_end_us
         return out
 
     def _windows(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
