@@ -270,7 +270,7 @@ class Alarm(Operator):
             broken,
             columns["worst"],
         )
-        keep = [name for name in (*EVIDENCE, self.score_column, *names) if name in rows.schema.names]
+        keep = [name for name in (*EVIDENCE, self.of, self.score_column, *names) if name in rows.schema.names]
         # A loop over the few rows where something changes: about 20 µs each.
         for row in np.flatnonzero(changed).tolist():
             slot, at = int(slots[row]), int(time[row])
