@@ -31,7 +31,7 @@ def test_the_oracle_does_something() -> None:
     result = simulation.oracle(0)
     assert all(sum(table.values()) > 3 for table in result.tables.values())
     assert result.alerts
-    assert len(result.states) == 5
+    assert len(result.states) == 4
 
 
 def test_a_seed_gives_the_same_schedule_twice() -> None:

@@ -200,8 +200,9 @@ class EmbeddedRunner(Runner):
 
     def _write_states(self, session: Session, epoch: int) -> dict[str, tuple[str, str]]:
         changed = session.graph.changed_states()
-        written = write_states(self._effects.disk, self.plan.state_folder, epoch, changed)
-        return {**session.last.states, **written}
+        some = {id: table for id, table in changed.items() if table.num_rows}
+        same = {id: place for id, place in session.last.states.items() if id not in changed}
+        return {**same, **write_states(self._effects.disk, self.plan.state_folder, epoch, some)}
 
     def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
         return {
