@@ -226,10 +226,10 @@ class Downtime(Operator):
         looked_at = np.flatnonzero(matters)
         for row in looked_at.tolist():
             slot, at, line = int(slots[row]), int(times[row]), self._line(state, int(slots[row]))
-            self._advance(state, slot, at, before + row, out)
+            last = self._advance(state, slot, at, before + row, out)
             if row in notes:
                 line.notes = sorted([*line.notes, (at, notes[row])], key=lambda note: note[0])[-NOTES_MAX:]
-            self._tell(state, slot, max(at, self._last(state, slot, before + row)), at, before + row + 1, out)
+            self._tell(state, slot, max(at, last), at, before + row + 1, out)
         for slot in np.unique(slots[looked_at]).tolist():
             starts, found, _ = self._trace(state, slot, before + len(slots))
             if len(starts):
@@ -286,18 +286,15 @@ class Downtime(Operator):
         settled = (int(state.columns[name][slot]) for name in ("start", "code", "last"))
         return trace(times, codes, self.timeout, *settled)
 
-    def _last(self, state: DowntimeState, slot: int, count: int) -> int:
-        return self._trace(state, slot, count)[2]
-
-    def _advance(self, state: DowntimeState, slot: int, to: int, count: int, out: list[dict[str, Any]]) -> None:
-        """Tell what silence and the calendar have changed by then."""
+    def _advance(self, state: DowntimeState, slot: int, to: int, count: int, out: list[dict[str, Any]]) -> int:
+        """Tell what silence and the calendar have changed by then; when the last reading was."""
         line = self._line(state, slot)
         while True:
             _, found, last = self._trace(state, slot, count)
             awake = self.timeout and len(found) and found[-1] != SILENT and line.silent_since != last
             at = min(last + self.timeout + 1 if awake else END, int(state.columns["calendar_due"][slot]))
             if at > to:
-                return
+                return last
             self._tell(state, slot, at, at, count, out)
 
     def _tell(self, state: DowntimeState, slot: int, now: int, at: int, count: int, out: list[dict[str, Any]]) -> None:
