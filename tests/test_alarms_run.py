@@ -45,4 +45,5 @@ def test_what_people_do_is_applied_once_and_audited(tmp_path: Path) -> None:
     (listed,) = alarms.list_alarms(tmp_path).to_pylist()
     assert (listed["mode"], listed["state"]) == ("shelved", "ACTIVE_UNACK")
     assert not listed["ring"]
+    assert listed["event"] == "realarmed", "the newest row, though the shelving's clock is months ahead"
     assert alarms.kpis(tmp_path)["raised"] == 1

@@ -109,6 +109,7 @@ def _chattering(raised: pa.Table) -> list[str]:
 def _open(alarms: pa.Table, until: int) -> tuple[list[str], int]:
     """Alarms that have been active for a day, as ``rule:key``, and how many are active at all."""
     since: dict[str, int] = {}
+    alarms = alarms.take(pc.sort_indices(alarms, sort_keys=[("number", "ascending")]))
     columns = (alarms[c].to_pylist() for c in ("rule", "key", "state"))
     for rule, key, state, at in zip(*columns, alarms["time"].cast(pa.int64()).to_pylist(), strict=True):
         if state in ACTIVE:

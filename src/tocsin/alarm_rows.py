@@ -50,6 +50,7 @@ ALARM_SCHEMA = pa.schema(
         pa.field("by", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("evidence", pa.string(), nullable=False),
+        pa.field("number", pa.int64(), nullable=False),
     ]
 )
 """Columns of an alarm row.
@@ -58,7 +59,8 @@ ALARM_SCHEMA = pa.schema(
 occurrence, or the alarm point if none is open; ``state`` is one of the states above and ``previous`` the one before;
 ``mode`` says why it does not ring (shelved, suppressed, out_of_service, maintenance, chattering, flood) or is empty;
 ``ring`` says whether people are to be told; ``by`` and ``reason`` say who did it and why, when it was a person;
-``evidence`` is JSON.
+``evidence`` is JSON; ``number`` counts the rows of one alarm (a rule and a key): what people do carries the time of
+their clock, which in a replay is not that of the readings, so the newest row is the one with the highest number.
 """
 
 

@@ -20,7 +20,7 @@ def alarm_row(second: float, key: str, event: str = "raised", **more: Any) -> di
         "key": key, "time": at, "id": f"{key}!", "case": "", "rule": "hot", "version": 1, "priority": 60,
         "severity": "major", "state": state, "previous": "", "mode": "", "event": event, "ring": event == "raised",
         "level": "high", "value": 1.0, "limit": None, "score": None, "started": at, "message": key, "by": "",
-        "reason": "", "evidence": "{}", **more,
+        "reason": "", "evidence": "{}", "number": 1, **more,
     }  # fmt: skip
 
 

@@ -78,6 +78,7 @@ class Point:
     by_design: bool = False
     chattering: bool = False
     realarms: int = 0
+    told: int = 0
     raises: list[int] = field(default_factory=list)
     reading: dict[str, float | None] = field(default_factory=dict)
     delay_due: int = NEVER
@@ -258,4 +259,5 @@ class Point:
         by: str = "",
         reason: str = "",
     ) -> None:
+        self.told += 1
         emit(self, Event(at, name, previous, ring and not self.mode(at, policy), by, reason))

@@ -60,7 +60,8 @@ class Alarm(Operator):
     states are those of ISA-18.2: ACTIVE_UNACK, ACTIVE_ACK, CLEARED_UNACK, CLEARED_ACK, and with ``latching``
     LATCHED_UNACK and LATCHED_ACK. Delays elapse in event time: when the key's own next change, or the watermark,
     passes them. A reading older than the key's newest counts as if it came with the newest. A missing reading changes
-    nothing. Not for grouping the alarms of several machines: put `cases` behind it.
+    nothing. What people do counts at the time of their clock, and a shelving ends when event time has reached its end.
+    Not for grouping the alarms of several machines: put `cases` behind it.
 
     ISA-18.2-2016; OPC UA Part 9 (Alarms and Conditions) 1.05; EEMUA 191 for the meaning of chattering.
 
@@ -370,6 +371,7 @@ class Alarm(Operator):
             "by": event.by,
             "reason": event.reason,
             "evidence": json.dumps(point.reading, sort_keys=True),
+            "number": point.told,
         }
 
     def dump(self, state: AlarmState) -> pa.Table:

@@ -41,6 +41,7 @@ class Case:
     open: dict[str, str] = field(default_factory=dict)
     raises: list[int] = field(default_factory=list)
     flood: bool = False
+    told: int = 0
     close_due: int = END
     flood_due: int = END
 
@@ -104,7 +105,15 @@ class Cases(Operator):
                 dict.fromkeys(ALARM_SCHEMA.names, "")
                 | {"key": key, "time": at, "id": f"{key}-{i // 15}", "version": 1, "priority": 60 + i % 40}
                 | {"state": "ACTIVE_UNACK" if on else "CLEARED_ACK", "event": "raised" if on else "cleared"}
-                | {"ring": on, "value": value[i], "limit": None, "score": None, "started": at, "evidence": "{}"}
+                | {
+                    "ring": on,
+                    "value": value[i],
+                    "limit": None,
+                    "score": None,
+                    "started": at,
+                    "evidence": "{}",
+                    "number": i,
+                }
             )
         return to_batch(made)
 
@@ -199,6 +208,7 @@ class Cases(Operator):
         priority = max(case.priority, 0) if row is None else row["priority"]
         first = case.members.get(case.first_out)
         count = len(case.members)
+        case.told += 1
         text = first["message"] if first else ""
         evidence = {"first_out": case.first_out, "alarms": [{"id": i} | m for i, m in case.members.items()]}
         out.append(
@@ -210,7 +220,8 @@ class Cases(Operator):
                 "previous": "NORMAL" if event == "case_opened" else "ACTIVE_UNACK", "mode": "", "event": event,
                 "ring": ring, "level": row["level"] if row else "", "started": case.started or None,
                 "message": f"{asset}: {event.replace('_', ' ')}, {count} alarm{'s' * (count != 1)}, first: {text}",
-                "by": "", "reason": "", "evidence": json.dumps(evidence), "asset": asset, "first_out": False,
+                "by": "", "reason": "", "evidence": json.dumps(evidence), "number": case.told,
+                "asset": asset, "first_out": False,
             }
         )  # fmt: skip
 
