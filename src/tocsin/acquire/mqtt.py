@@ -27,8 +27,12 @@ from tocsin.quantities import Duration, Size
 log = logging.getLogger(__name__)
 
 _NO_RETAINED, _RETAIN_AS_PUBLISHED = 2 << 4, 1 << 3
-_SEEN = np.dtype([("packet_id", "<u2"), ("hash", "<u8")])
+_SEEN = np.dtype([("packet_id", "<u2"), ("hash", "<u4")])
+_LOW = np.uint64(0xFFFFFFFF)
+"""Half of a hash is enough: packet id and DUP flag must agree too."""
 _UNKNOWN, _DURABLE = -2, -1
+_PACE_S = 0.002
+"""Least time between two batches: under load each is worth its cost, and the first after a pause does not wait."""
 
 
 class Mqtt(Source):
@@ -136,6 +140,7 @@ class MqttReader:
         self._had_session = offset is not None
         self._connection = 0
         self._told = ""
+        self._next_s = 0.0
         self._position = 0
         self._committed = 0
         self._window = Window(source.receive_max)
@@ -144,7 +149,10 @@ class MqttReader:
             self._window.restore(offset["seen"])
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        deadline = time.monotonic() + timeout_s
+        begin = time.monotonic()
+        deadline = begin + timeout_s
+        if begin < self._next_s:
+            time.sleep(min(self._next_s - begin, timeout_s))
         while True:
             room = self._source.receive_max - self._window.waiting
             if room <= 0:
@@ -160,6 +168,7 @@ class MqttReader:
                 self._new_connection()
             self._window.confirm(self.client.acks_confirmed)
             if found is not None and (batch := self._batch(found)) is not None:
+                self._next_s = time.monotonic() + _PACE_S
                 return batch
             if not self.client.connected and self.client.last_error != self._told:
                 self._told = self.client.last_error
@@ -256,7 +265,7 @@ class Window:
     def __init__(self, settled_after: int) -> None:
         self._settled_after = settled_after
         self._position: Ints = np.full(65536, _UNKNOWN, np.int64)
-        self._hash: npt.NDArray[np.uint64] = np.zeros(65536, np.uint64)
+        self._hash: npt.NDArray[np.uint32] = np.zeros(65536, np.uint32)
         self._open = _Queue()
         """Came on this connection, not acknowledged."""
         self._sent: deque[tuple[int, Ints, Ints]] = deque()
@@ -272,7 +281,7 @@ class Window:
     def add(self, packet_ids: Ints, qos: Ints, hashes: npt.NDArray[np.uint64], positions: Ints) -> None:
         """New messages. A message that had the same id is forgotten: the broker has seen its acknowledgement."""
         self._position[packet_ids] = positions
-        self._hash[packet_ids] = hashes
+        self._hash[packet_ids] = hashes & _LOW
         self._open.append(packet_ids, qos, positions)
         self._new += len(packet_ids)
         if self._new > self._settled_after:
@@ -281,7 +290,7 @@ class Window:
 
     def known(self, packet_ids: Ints, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which of these messages have been here before."""
-        return np.asarray((self._position[packet_ids] != _UNKNOWN) & (self._hash[packet_ids] == hashes))
+        return np.asarray((self._position[packet_ids] != _UNKNOWN) & (self._hash[packet_ids] == hashes & _LOW))
 
     def again(self, packet_ids: Ints, qos: Ints) -> None:
         """Known messages have come again: they want their acknowledgement, unless it is on its way."""
@@ -290,6 +299,7 @@ class Window:
         fresh |= positions == _DURABLE
         self._open.append(packet_ids[fresh], qos[fresh], positions[fresh])
         self._open.sort()
+        self._unsure.keep(~np.isin(self._unsure.packet_ids, packet_ids))
 
     def durable(self, until: int) -> tuple[Ints, Ints]:
         """Take out what came on this connection with a position before ``until``: ids and QoS."""
@@ -327,11 +337,11 @@ class Window:
         self._sent.clear()
 
     def _held(self) -> tuple[Ints, Ints]:
-        """Ids and positions of all that may come again, each id once (so 65,535 at most)."""
+        """Ids and positions of all that may come again: no more than there are ids."""
         ids = np.concatenate([self._unsure.packet_ids, *(entry[1] for entry in self._sent), self._open.packet_ids])
         positions = np.concatenate([self._unsure.positions, *(entry[2] for entry in self._sent), self._open.positions])
-        ids = np.unique(ids[(self._position[ids] == positions) & (positions != _UNKNOWN)])
-        return ids, self._position[ids]
+        valid = (self._position[ids] == positions) & (positions != _UNKNOWN)
+        return ids[valid], positions[valid]
 
     def dump(self) -> str:
         """Ids and hashes as text; all of them are durable once what `poll` gave with it is."""
@@ -363,7 +373,10 @@ class _Queue:
         self.positions = np.concatenate([self.positions, positions])
 
     def sort(self) -> None:
-        order = np.argsort(self.positions, kind="stable")
+        self.keep(np.argsort(self.positions, kind="stable"))
+
+    def keep(self, order: npt.NDArray[Any]) -> None:
+        """Only these rows (a mask), or all in this order (their numbers)."""
         self.packet_ids, self.qos, self.positions = (a[order] for a in (self.packet_ids, self.qos, self.positions))
 
     def take(self, count: int) -> tuple[Ints, Ints, Ints]:

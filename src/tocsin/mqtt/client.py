@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,7 +153,7 @@ class Client:
         self._waiting = 0
         self._arrived: list[Publishes] = []
         self._sent_s = self._ping_s = 0.0
-        self._acks_at_ping: int | None = None
+        self._pings: deque[int] = deque()
         self._granted: codec.Granted | None = None
         self._send_max = 1000
 
@@ -194,7 +195,8 @@ class Client:
         self._unacked.clear()
         self._arrived.clear()
         self._connack: codec.Connack | None = None
-        self._ping_s, self._acks_at_ping, self.acks_sent, self.acks_confirmed = 0.0, None, 0, 0
+        self._pings.clear()
+        self._ping_s, self.acks_sent, self.acks_confirmed = 0.0, 0, 0
         properties: codec.Properties = {}
         if self.version == codec.V5:
             properties["receive_maximum"] = self.receive_max
@@ -314,10 +316,9 @@ class Client:
             return False
         data = codec.acks(packet_ids, qos)
         self.acks_sent += len(packet_ids)
-        if self._acks_at_ping is None:
+        if len(self._pings) < 4:
             # TCP keeps order and a broker answers in order: its PINGRESP confirms the acknowledgements before it.
-            self._acks_at_ping = self.acks_sent
-            self._ping_s = time.monotonic()
+            self._note_ping()
             data += codec.PING
         try:
             self._send(data)
@@ -329,6 +330,7 @@ class Client:
     def tend(self) -> None:
         """Keep the connection alive without reading from it."""
         if self._socket is not None and time.monotonic() - self._sent_s > 0.7 * (self.keep_alive_s or 30):
+            self._note_ping()
             try:
                 self._send(codec.PING)
             except OSError as error:
@@ -337,11 +339,16 @@ class Client:
     def _keep_alive(self) -> None:
         """Nothing has come: ask the broker whether it is there, and give it up if it does not say so."""
         now = time.monotonic()
-        if self._acks_at_ping is not None and now - self._ping_s > (self.keep_alive_s or 30):
+        if self._pings and now - self._ping_s > (self.keep_alive_s or 30):
             raise TimeoutError("the broker did not answer a ping in time")
-        if self.keep_alive_s and self._acks_at_ping is None and now - self._sent_s > 0.7 * self.keep_alive_s:
-            self._acks_at_ping, self._ping_s = self.acks_sent, now
+        if self.keep_alive_s and not self._pings and now - self._sent_s > 0.7 * self.keep_alive_s:
+            self._note_ping()
             self._send(codec.PING)
+
+    def _note_ping(self) -> None:
+        if not self._pings:
+            self._ping_s = time.monotonic()
+        self._pings.append(self.acks_sent)
 
     def _receive(self, timeout_s: float) -> bool:
         """Read once from the socket into the inbox; whether anything came in time."""
@@ -386,8 +393,10 @@ class Client:
                 self._unacked[packet.packet_id] = packet.reason
                 self._waiting -= 1
         elif isinstance(packet, codec.Ping):
-            if self._acks_at_ping is not None:
-                self.acks_confirmed, self._acks_at_ping = self._acks_at_ping, None
+            self._ping_s = time.monotonic()
+            if not self._pings:
+                raise ProtocolError("an answer to a ping that nobody sent", codec.PROTOCOL)
+            self.acks_confirmed = self._pings.popleft()
         elif isinstance(packet, codec.Connack):
             self._connack = packet
         elif isinstance(packet, codec.Granted):
