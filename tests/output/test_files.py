@@ -102,6 +102,10 @@ def test_a_crash_within_the_commit_changes_nothing(tmp_path: Path, form: dict[st
             self._count()
             super().append(path, memoryview(data)[len(data) // 2 :])
 
+        def link(self, old: Path, new: Path) -> None:
+            self._count()
+            super().link(old, new)
+
         def rename(self, old: Path, new: Path) -> None:
             self._count()
             super().rename(old, new)

@@ -142,14 +142,12 @@ class FilesWriter:
         pass
 
     def _publish(self, epoch: int, staged: Sequence[str]) -> None:
+        # A second name and not a new one: after a power cut a file being renamed may have neither.
         there = set(self._disk.names(self._folder))
         for number, name in enumerate(staged):
             final = f"part-{epoch:012d}-{number:06d}.parquet"
-            # Before a crash some may have been renamed; if neither name is there, somebody removed it since.
-            if name in there:
-                self._disk.rename(self._folder / name, self._folder / final)
-            elif final not in there:
-                raise SinkError(f"{self._folder / name} is gone, with rows of epoch {epoch}; restore it")
+            if final not in there:
+                self._disk.link(self._folder / name, self._folder / final)
         self._disk.sync_folder(self._folder)
 
     def _append(self, data: bytes) -> None:
