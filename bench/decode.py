@@ -122,7 +122,7 @@ def main() -> None:
               FROM lines"""
 
     def with_duckdb() -> None:
-        connection.execute(duck).to_arrow_table()
+        connection.sql(duck).to_arrow_table()
 
     count = len(pieces)
     jobs: dict[str, tuple[Callable[[], Any], int]] = {

@@ -55,8 +55,4 @@ def padded(data: pa.Buffer | None, end: int) -> pa.Buffer:
     """A buffer in which eight bytes can be read from anywhere before ``end``: itself if it is long enough, or a copy."""
     if data is not None and data.size >= end + 8:
         return data
-    copy = np.empty(end + 8, np.uint8)
-    copy[end:] = 0
-    if data is not None:
-        copy[:end] = np.frombuffer(data, np.uint8)[:end]
-    return pa.py_buffer(copy)
+    return pa.py_buffer((b"" if data is None else data[:end].to_pybytes()) + bytes(8))

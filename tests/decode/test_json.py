@@ -54,6 +54,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 VALUES = st.one_of(
+    st.sampled_from([{}, [], {"v": 1}, [1, [2]], {"b": [1, 2]}, {"b": {"1": 4}}]),
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=12),
     st.floats(-1e3, 1e3).map(lambda x: round(x, 3)),
     st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-01T00:00:59.999999+05:30", "1969-01-01T00:00:00Z", "NaN"]),

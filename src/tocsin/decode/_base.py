@@ -168,7 +168,7 @@ class Decoder(Operator):
         if origin is not None:
             at = pa.array(origin)
             sources = [column.take(at) for column in sources]
-        out = batch.with_rows(pa.RecordBatch.from_arrays([*decoded.arrays, *sources], schema=schema))
+        out = Batch(pa.RecordBatch.from_arrays([*decoded.arrays, *sources], schema=schema), batch.watermark_us)
         if not rejects.rows:
             return state, (out,)
         return state, (Batch(rejected(rows, rejects), batch.watermark_us, REJECTED), out)
@@ -178,9 +178,9 @@ class Decoder(Operator):
         payloads, topics = rows.column("payload"), rows.column("topic")
         ends = offsets(payloads)
         sizes = ends[1:] - ends[:-1]
-        if self.topic is None and self.compression is None and sizes.min() > 0 and sizes.max() <= self.payload_max:
-            return payloads, None
         wrong = (sizes == 0) | (sizes > self.payload_max)
+        if self.topic is None and self.compression is None and not np.count_nonzero(wrong):
+            return payloads, None
         for i in np.flatnonzero(wrong).tolist():
             reason = "too_large" if sizes[i] else "empty"
             rejects.add(i, Bad(reason, f"{sizes[i]} bytes, at most {self.payload_max} are taken"))

@@ -8,6 +8,7 @@ never generous: it takes nothing that the parser would not take, and gives the s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Layout:
     ops: list[list[int]] = field(default_factory=list)
     literals: list[int] = field(default_factory=list)
     present: set[int] = field(default_factory=set)
+    end: bytes = b""
     _packed: tuple[Any, Words] | None = None
 
     def add(self, literal: bytes, kind: int, column: int = 0, settings: tuple[int, int, int] = (1, 0, 0)) -> None:
@@ -82,7 +84,7 @@ class Scan:
         if more > self.hards:
             self._parse_hard(more)
         matched = self.matched[before]
-        if matched.all():
+        if np.count_nonzero(matched) == len(matched):
             self.left = before[:0]
             if len(layout.present) == len(self.kinds):
                 return
@@ -109,9 +111,9 @@ class Scan:
     def arrays(self, zones: list[str | None]) -> list[pa.Array]:
         """The columns, of the rows matched."""
         values, null = self.values, self.null
-        if not self.matched.all():
+        if np.count_nonzero(self.matched) < len(self.matched):
             values, null = values.compress(self.matched, 1), null.compress(self.matched, 1)
-        masks = null if null.any() else None
+        masks = null if np.count_nonzero(null) else None
         return [
             self._array(kind, values[c], None if masks is None or not masks[c].any() else masks[c], zones[c])
             for c, kind in enumerate(self.kinds)
@@ -158,14 +160,7 @@ def _coded(data: pa.Buffer, spans: Ints, null: Mask) -> pa.Array:
     """Spans of the payloads as a dictionary array, words in order of first appearance."""
     count = len(spans)
     if count <= FEW:
-        seen: dict[bytes, int] = {}
-        found = [
-            seen.setdefault(data[s >> 32 : (s >> 32) + (s & 0xFFFFFFFF)].to_pybytes(), len(seen))
-            for s in spans.tolist()
-        ]
-        few = [None if null is not None and null[i] else code for i, code in enumerate(found)]
-        words_seen = pa.array(seen, pa.binary()).view(pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(few, pa.int32()), words_seen, safe=False)
+        return _coded_few(data, spans, null)
     codes = np.empty(count, np.int32)
     table = np.empty(max(1 << (4 * count - 1).bit_length(), 64), np.int32)
     firsts, hashes = np.empty(count, np.int64), np.empty(count, np.uint64)
@@ -173,6 +168,17 @@ def _coded(data: pa.Buffer, spans: Ints, null: Mask) -> pa.Array:
     firsts = firsts[:words]
     dictionary = _gathered(data, firsts >> 32, firsts & 0xFFFFFFFF, None)
     return pa.DictionaryArray.from_arrays(pa.array(codes, mask=null), dictionary, safe=False)
+
+
+def _coded_few(data: pa.Buffer, spans: Ints, null: Mask) -> pa.Array:
+    seen: dict[bytes, int] = {}
+    text = memoryview(data)
+    codes = [seen.setdefault(bytes(text[s >> 32 : (s >> 32) + (s & 0xFFFFFFFF)]), len(seen)) for s in spans.tolist()]
+    ends = np.array([0, *accumulate(map(len, seen))], np.int32)
+    words = pa.StringArray.from_buffers(len(seen), pa.py_buffer(ends), pa.py_buffer(b"".join(seen)))
+    valid = None if null is None else _bitmap(null)
+    indices = pa.Array.from_buffers(pa.int32(), len(spans), [valid, pa.py_buffer(np.array(codes, np.int32))])
+    return pa.DictionaryArray.from_arrays(indices, words, safe=False)
 
 
 @kernel

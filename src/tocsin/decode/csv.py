@@ -16,6 +16,7 @@ from tocsin.decode._base import Builder, Decoded, Decoder, Rejects, from_text, m
 from tocsin.decode._reasons import Bad
 from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, unit_code, zone_mode
 
+csv.field_size_limit(2**31 - 1)  # the limit is payload_max
 _BOM = 0xEF
 
 
@@ -79,6 +80,7 @@ class Csv(Decoder):
         if len(payloads):
             firsts = np.frombuffer(scan.data, np.uint8)[ends[:-1]]
             scan.left = np.flatnonzero(firsts != _BOM)
+            state = sorted(state, key=lambda layout: layout.end != _line_end(payloads[0].as_py()))
         for layout in state:
             if len(scan.left):
                 scan.run(layout, False, ord(self.delimiter), ord(self.quote or self.delimiter), ord(self.decimal))
@@ -151,6 +153,7 @@ class Csv(Decoder):
                 layout.add(literal, SKIP)
             literal = self.delimiter.encode()
         layout.add(end, END)
+        layout.end = end
         return layout
 
     @classmethod
@@ -161,3 +164,7 @@ class Csv(Decoder):
             line = f"m{i % 3},{stamp},{'' if value is None else value}"
             lines.append((line + (",more" if i % 10 == 3 else "") + ("\n" if i % 2 else "")).encode())
         return raw(lines, "lines.csv", 0)
+
+
+def _line_end(line: bytes) -> bytes:
+    return b"\r\n" if line.endswith(b"\r\n") else b"\n" if line.endswith(b"\n") else b""

@@ -249,6 +249,7 @@ class _Layouts:
     """What was learnt about how records are laid out: saves time, and changes nothing."""
 
     def __init__(self, decoder: Json) -> None:
+        self._decoder = decoder
         self._columns = dict(decoder.columns)
         self._slots = {tuple(steps): c for c, steps in enumerate(decoder._paths())}
         self._kinds = [KINDS[column.type] for column in decoder.columns.values()]
@@ -278,7 +279,9 @@ class _Layouts:
 
     def _learn(self, payload: bytes) -> Layout | None:
         try:
-            if not isinstance(parse(payload), dict) or payload.startswith(b"\xef"):
+            record = parse(payload)
+            self._decoder._values(record, record)
+            if not isinstance(record, dict) or payload.startswith(b"\xef"):
                 return None
         except Bad:
             return None
