@@ -31,7 +31,7 @@ LAYERS = (
     "run alarm_kpis",
     "alarms",
     "serve",
-    "launch",
+    "launch score",
     "demo",
     "cli",
 )

@@ -193,6 +193,22 @@ def query(sql: str, folder: Path, form: str) -> None:
 
 
 @main.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV, NDJSON or Parquet, by its suffix."
+)
+@click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
+@click.option("--value", metavar="COL", help="The column to judge; else 'value'.")
+@click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
+def score(job: Path, data: Path, out: Path, time: str | None, value: str | None, key: str | None) -> None:
+    """Run a detector (YAML, or its bare name) or an anomaly job (JSON) over a file, as a stream."""
+    from tocsin.score import score as score_file
+
+    click.echo(f"{score_file(job, data, out, time, value, key)} rows in {out}", err=True)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of a pipeline file, for editors."""
     import json

@@ -45,6 +45,13 @@ def build(kind: str, value: Any) -> Component:
         raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
 
 
+def sentences(error: PydanticCustomError) -> list[str]:
+    """What `build` has to say, a sentence for each mistake."""
+    if error.type != "parts" or error.context is None:
+        return [error.message()]
+    return [f"{'.'.join(map(str, place))}: {sentence}" for place, sentence in error.context["errors"]]
+
+
 def _is_shorthand(part: type[Component], settings: Mapping[str, Any]) -> bool:
     """Whether a mapping is the shorthand's value (``derive: {a: b + c}``): none of its keys is a setting."""
     return part.SHORTHAND is not None and bool(settings) and not any(key in part.model_fields for key in settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 
@@ -29,17 +29,18 @@ def show(table: pa.Table, title: str = "") -> None:
     console.print(drawn, width=None if console.is_terminal else max(console.width, 16 * table.num_columns))
 
 
-def write(table: pa.Table, form: str) -> None:
-    """Write a table to stdout as ``table``, ``csv`` or ``json`` (one object a line)."""
+def write(table: pa.Table, form: str, file: TextIO | None = None) -> None:
+    """Write a table to a file or stdout as ``table``, ``csv`` or ``json`` (one object a line)."""
+    file = file or sys.stdout
     if form == "csv":
         import csv
 
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(file)
         writer.writerow(table.column_names)
         writer.writerows([_cell(value) for value in row.values()] for row in table.to_pylist())
     elif form == "json":
         for row in table.to_pylist():
-            sys.stdout.write(json.dumps(row, default=_text) + "\n")
+            file.write(json.dumps(row, default=_text) + "\n")
     else:
         show(table)
 
