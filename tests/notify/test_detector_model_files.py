@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tocsin.errors import ConfigError
 from tocsin.notify.detector_model import DetectorModel, import_model, load_model
@@ -216,6 +218,38 @@ def test_a_wrong_model_is_told_in_one_sentence_with_its_place(tmp_path: Path, co
         load_model(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\ud800")
+ANY = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+)
+RICH = {"Resources": {"Heater": RESOURCE, "In": {"Type": "AWS::IoTEvents::Input", "Properties": {"InputName": "Heat"}}}}
+
+
+def places(tree: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [place, *(p for step, value in inner for p in places(value, (*place, step)))]
+
+
+@given(st.sampled_from([PLAIN, RICH]), st.data())
+def test_no_file_does_more_than_be_refused(
+    tmp_path_factory: pytest.TempPathFactory, whole: Json, data: st.DataObject
+) -> None:
+    tree: Any = {"whole": json.loads(json.dumps(whole))}
+    for _ in range(data.draw(st.integers(1, 2))):
+        *way, last = data.draw(st.sampled_from(places(tree)[1:]))
+        inner = tree
+        for step in way:
+            inner = inner[step]
+        inner[last] = data.draw(ANY)
+    path = written(tmp_path_factory.getbasetemp(), json.dumps(tree["whole"]), "fuzzed.json")
+    try:
+        model, *_ = load_model(path)
+    except ConfigError:
+        return
+    operator = DetectorModel(model=model)
+    feed(operator, rows({"t": [20, 40, None], "input": ["Heat"] * 3}))
 
 
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -134,7 +135,8 @@ def _column(path: Path, columns: Mapping[str, str], names: Sequence[str], key: s
             if name in names:
                 return name, path[end:]
     leaf = next((step for step in reversed(path) if isinstance(step, str)), "")
-    for name in ("_".join(map(str, path)), leaf):
+    joined = "_".join(map(str, path))
+    for name in (joined, re.sub(r"\W+", "_", joined), leaf):
         if name in names and not isinstance(path[-1], int):
             return name, ()
     return ("key", ()) if path_text(path) == key else (None, ())

@@ -109,6 +109,12 @@ def models_of(tree: Any, name: str) -> list[Tree]:
     """The detector models in a tree; ``name`` is for one that says none itself."""
     if not isinstance(tree, Mapping):
         raise ConfigError(f"a detector model is a JSON object, not {_kind(tree)}")
+    try:
+        json.dumps(tree, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"it holds half a character (a lone surrogate: {error.object[error.start]!r})") from error
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply") from error
     resources = tree.get("Resources", tree)
     if isinstance(resources, Mapping) and any(_is_resource(r) for r in resources.values()):
         return _from_template(tree, resources)
@@ -119,7 +125,7 @@ def models_of(tree: Any, name: str) -> list[Tree]:
         tree = tree["detectorModel"]
     if "properties" in tree and isinstance(tree["properties"], Mapping):
         tree = tree["properties"]
-    configuration = tree.get("detectorModelConfiguration") or {}
+    configuration = _object(tree.get("detectorModelConfiguration") or {}, "detectorModelConfiguration")
     if "detectorModelDefinition" in tree:
         return [_plain(tree | dict(configuration), name)]
     if "states" in tree:
@@ -137,7 +143,7 @@ def _has_alarm_model(tree: Any) -> bool:
 
 def _from_template(template: Mapping[str, Any], resources: Mapping[str, Any]) -> list[Tree]:
     names = dict(_PSEUDO)
-    parameters = template.get("Parameters") or {}
+    parameters = _object(template.get("Parameters") or {}, "Parameters")
     for parameter, described in parameters.items():
         default = described.get("Default") if isinstance(described, Mapping) else None
         names[parameter] = str(parameter if default is None else default)
@@ -145,7 +151,7 @@ def _from_template(template: Mapping[str, Any], resources: Mapping[str, Any]) ->
     for logical, resource in resources.items():
         if not _is_resource(resource):
             continue
-        properties = resource.get("Properties") or {}
+        properties = _object(resource.get("Properties") or {}, f"{logical}.Properties")
         names[logical] = logical
         if resource["Type"] == _INPUT and "InputName" in properties:
             names[logical] = str(_resolved(properties["InputName"], names, f"{logical}.Properties.InputName"))
@@ -162,7 +168,7 @@ def _from_template(template: Mapping[str, Any], resources: Mapping[str, Any]) ->
 
 
 def _plain(tree: Mapping[str, Any], name: str) -> Tree:
-    definition = tree["detectorModelDefinition"]
+    definition = tree.get("detectorModelDefinition")
     if isinstance(definition, str):  # a definition kept as text in a template
         try:
             definition = _camel(json.loads(definition))
@@ -280,6 +286,8 @@ def checked(model: Tree) -> Tree:
     initial = _text(definition, "initialStateName", "detectorModelDefinition")
     if initial not in names:
         raise ConfigError(f"detectorModelDefinition.initialStateName: {UnknownName('state', initial, names)}")
+    if not isinstance(model.get("key", ""), str):
+        raise ConfigError(f"key: the path of an attribute belongs here, not {_kind(model['key'])}")
     method = model.get("evaluationMethod", "BATCH")
     if method not in ("BATCH", "SERIAL"):
         raise ConfigError(f"evaluationMethod: it is BATCH or SERIAL, not {method!r}")
