@@ -3,28 +3,66 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import kernel
 
 
 @kernel
-def group_order(windows: Ints, slots: Codes, window_min: int, key_count: int, ends: Ints, order: Ints) -> None:
-    """Counting sort by (window, key): row ``order[i]`` is the i-th; rows of a group stay in their order.
+def leaving(
+    times: Ints, every: int, length: int, before: int, watermark: int, last: Ints, keep: npt.NDArray[np.bool_]
+) -> tuple[int, int, int]:
+    """The number of the last window of each reading, and whether a later window than those that leave needs it.
 
-    ``ends`` has one cell for each (window, key), zero at first; after it, cell g holds where group g ends.
+    Windows that end after ``before`` and up to the watermark leave. Returns how many readings are in them (one in
+    several windows counts several times), and the least and greatest of their numbers.
     """
-    for i in range(len(slots)):
-        ends[(windows[i] - window_min) * key_count + slots[i]] += 1
-    total = 0
-    for g in range(len(ends)):
-        count = ends[g]
-        ends[g] = total
-        total += count
-    for i in range(len(slots)):
-        g = (windows[i] - window_min) * key_count + slots[i]
-        order[ends[g]] = i
-        ends[g] += 1
+    total, low, high = 0, 2**62, -(2**62)
+    for i in range(len(times)):
+        number = times[i] // every
+        last[i] = number
+        keep[i] = number * every + length > watermark
+        while number * every + length > times[i]:
+            end = number * every + length
+            if end <= before:
+                break
+            if end <= watermark:
+                total += 1
+                low = min(low, number)
+                high = max(high, number)
+            number -= 1
+    return total, low, high
+
+
+@kernel
+def group_order(
+    times: Ints, slots: Codes, last: Ints, every: int, length: int, before: int, watermark: int,
+    low: int, key_count: int, ends: Ints, order: Ints,
+) -> None:  # fmt: skip
+    """Counting sort of the readings that leave by (window, key); those of a group stay in their order.
+
+    ``ends`` has one cell for each (window, key), zero at first; after it, cell g holds where group g ends in ``order``.
+    """
+    for scatter in range(2):
+        for i in range(len(times)):
+            number = last[i]
+            while number * every + length > times[i]:
+                end = number * every + length
+                if end <= before:
+                    break
+                if end <= watermark:
+                    g = (number - low) * key_count + slots[i]
+                    if scatter:
+                        order[ends[g]] = i
+                    ends[g] += 1
+                number -= 1
+        if not scatter:
+            total = 0
+            for g in range(len(ends)):
+                count = ends[g]
+                ends[g] = total
+                total += count
 
 
 @kernel

@@ -58,7 +58,9 @@ class Pending:
         names = self.keys.names().take(pa.array(slots))
         watermark = pa.repeat(pa.scalar(self.watermark_us, pa.int64()), len(slots))
         arrays = [names, as_times(times), watermark, *columns.columns]
-        fields = [pa.field(name, array.type) for name, array in zip(("key", "time", "watermark_us"), arrays, strict=False)]
+        fields = [
+            pa.field(name, array.type) for name, array in zip(("key", "time", "watermark_us"), arrays, strict=False)
+        ]
         return pa.table(arrays, schema=pa.schema([*fields, *columns.schema]))  # not null stays not null
 
     @classmethod

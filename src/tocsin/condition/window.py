@@ -16,7 +16,7 @@ from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
-from tocsin.condition._groups import group_figures, group_order, group_quantiles, sort_by_time
+from tocsin.condition._groups import group_figures, group_order, group_quantiles, leaving, sort_by_time
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError, UnknownName
@@ -242,27 +242,49 @@ class Window(Operator):
     def _windows(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
         """Windows by the clock, by their start and key."""
         every, length = self.every or 1, self.size or self.every or 1
-        last = times // every  # the number of the last window that a reading is in
-        keep = last * every + length > watermark
+        last, keep = np.empty(len(times), np.int64), np.empty(len(times), bool)
+        total, low, high = leaving(times, every, length, before, watermark, last, keep)
+        next_end = self._first_end(max(int(times[keep].min()), watermark)) if keep.any() else END
+        cells = (high - low + 1) * key_count if total else 0
+        if cells > 8 * total + CELLS_MIN:
+            return self._few_among_many(slots, times, last, before, watermark, keep, next_end)
+        ends, order = np.zeros(cells, np.int64), np.empty(total, np.int64)
+        group_order(times, slots, last, every, length, before, watermark, low, key_count, ends, order)
+        sizes = np.diff(ends, prepend=0)
+        there = np.flatnonzero(sizes)
+        starts = np.concatenate([[0], ends[there]])
+        _sort_by_time(times, starts, order)
+        begins = (low + there // max(key_count, 1)) * every
+        return Groups(order, starts, begins, begins + length, keep, next_end)
+
+    def _few_among_many(
+        self, slots: Codes, times: Ints, last: Ints, before: int, watermark: int, keep: npt.NDArray[np.bool_],
+        next_end: int,
+    ) -> Groups:  # fmt: skip
+        """The same by sorting, where most windows of most keys are empty: no table of them all is made."""
+        every, length = self.every or 1, self.size or self.every or 1
         rows, numbers = [], []
         for back in range(-(-length // every)):
             end = (last - back) * every + length
             leaves = np.flatnonzero((end > before) & (end <= watermark) & (end > times))
             rows.append(leaves)
             numbers.append(last[leaves] - back)
-        row, number = (rows[0], numbers[0]) if len(rows) == 1 else (np.concatenate(rows), np.concatenate(numbers))
-        order, starts = _grouped(number, slots[row], key_count, times[row])
-        begins = number[order[starts[:-1]]] * every
-        next_end = self._first_end(max(int(times[keep].min()), watermark)) if keep.any() else END
-        return Groups(row[order], starts, begins, begins + length, keep, next_end)
+        row, number = np.concatenate(rows), np.concatenate(numbers)
+        by = np.lexsort((row, slots[row], number))
+        order, number = row[by], number[by]
+        changes = np.flatnonzero((np.diff(number) != 0) | (np.diff(slots[order]) != 0)) + 1
+        starts = np.concatenate([[0], changes, [len(order)]])
+        _sort_by_time(times, starts, order)
+        begins = number[starts[:-1]] * every
+        return Groups(order, starts, begins, begins + length, keep, next_end)
 
     def _sessions(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
         """Windows by the gaps between a key's readings, by key and start."""
         assert self.gap is not None
-        order, starts = _grouped(np.zeros(len(times), np.int64), slots, key_count, times)
+        order = np.lexsort((times, slots))
         sorted_times = times[order]
-        gaps = np.flatnonzero(np.diff(sorted_times) >= self.gap) + 1
-        starts = np.unique(np.concatenate([starts, gaps]))
+        gaps = (np.diff(sorted_times) >= self.gap) | (np.diff(slots[order]) != 0)
+        starts = np.concatenate([[0], np.flatnonzero(gaps) + 1, [len(order)]])
         ends = sorted_times[starts[1:] - 1] + self.gap
         leaves = ends <= watermark
         sizes = np.diff(starts)
@@ -347,23 +369,10 @@ def _known(values: Floats) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def _grouped(numbers: Ints, slots: Codes, key_count: int, times: Ints) -> tuple[Ints, Ints]:
-    """Order by window number, key and time (as they came, if equal), and where each group of window and key starts."""
-    if not len(slots):
-        return np.empty(0, np.int64), np.zeros(1, np.int64)
-    low = int(numbers.min())
-    cells = (int(numbers.max()) - low + 1) * key_count
-    if cells <= 8 * len(slots) + CELLS_MIN:
-        ends, order = np.zeros(cells, np.int64), np.empty(len(slots), np.int64)
-        group_order(numbers, slots, low, key_count, ends, order)
-        starts = np.unique(np.concatenate([[0], ends]))
-    else:
-        order = np.lexsort((slots, numbers))
-        changes = (np.diff(numbers[order]) != 0) | (np.diff(slots[order]) != 0)
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(order)]])
+def _sort_by_time(times: Ints, starts: Ints, order: Ints) -> None:
+    """Bring the readings of each group into time order, equal times as they came."""
     unsorted = np.empty(len(starts) - 1, np.int64)
     for g in unsorted[: sort_by_time(times, starts, order, unsorted)]:
         part = order[starts[g] : starts[g + 1]]
         part.sort()
         part[:] = part[np.argsort(times[part], kind="stable")]
-    return order, starts

@@ -1,0 +1,267 @@
+"""Benchmark J1, end to end: windows of 20 s by machine, z-scores in them, what lies beyond 1.29, from NDJSON to Delta.
+
+    python bench/j1.py --rows 5000000            # tocsin, DuckDB and a plain loop over the same file, one core each
+    python bench/j1.py --rows 5000000 --variants # also 1 machine at 1 kHz, 100,000 machines, and ten times the rows
+
+Each runs in a process of its own, pinned to one core; start-up and compilation (from the cache) count. tocsin takes a
+checkpoint every second, with all its fsyncs; DuckDB writes one Parquet file at the end and could not go on after a
+crash. All must find the same rows. Ends by printing one JSON line; rates are readings a second of CPU time (``cpu``)
+and of wall time. Then where the nanoseconds go, from a run of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+WINDOW_S = 20
+LIMIT = 1.29
+COLUMNS = {"machine": "category", "ts": "timestamp", "value": "float"}
+"""What the result needs; DuckDB leaves the fourth field out by itself."""
+
+
+def pipeline(file: Path, folder: Path) -> Any:
+    from tocsin.pipeline import Pipeline
+
+    return Pipeline.model_validate(
+        {
+            "name": "j1",
+            "source": {"files": {"path": str(file)}},
+            "decode": {"json": {"columns": COLUMNS}},
+            "key": "machine",
+            "time": {"column": "ts", "lateness": "2s"},
+            "streams": {
+                "anomalies": {
+                    "steps": [
+                        {"window": {"every": f"{WINDOW_S}s", "collect": ["time", "value"]}},
+                        {"zscore": {"of": "value"}},
+                        "explode",
+                        {"keep": f"abs(z) > {LIMIT}"},
+                        {"select": ["value", "z"]},
+                    ],
+                    "sinks": [{"delta": "anomalies"}],
+                }
+            },
+            "folder": str(folder),
+        }
+    )
+
+
+def with_tocsin(file: Path, folder: Path) -> int:
+    from tocsin.run.embedded import EmbeddedRunner
+
+    runner = EmbeddedRunner(pipeline(file, folder).plan())
+    runner.run()
+    return found_in(folder / "anomalies")
+
+
+def found_in(table: Path) -> int:
+    """Rows in a Delta table, by its log."""
+    count = 0
+    for entry in sorted((table / "_delta_log").glob("*.json")):
+        for line in entry.read_text().splitlines():
+            if add := json.loads(line).get("add"):
+                count += json.loads(add["stats"])["numRecords"] if add.get("dataChange", True) else 0
+    return count
+
+
+def with_duckdb(file: Path, folder: Path) -> int:
+    import duckdb
+
+    with duckdb.connect(config={"threads": 1}) as db:
+        db.execute(f"SET temp_directory = '{folder}'")
+        db.execute(
+            f"""CREATE TEMP TABLE readings AS
+            SELECT machine, ts, value, epoch_us(ts) // {WINDOW_S * 1_000_000} AS number
+            FROM read_json('{file}', format = 'newline_delimited', columns =
+                {{machine: 'VARCHAR', sensor: 'VARCHAR', ts: 'TIMESTAMP', value: 'DOUBLE'}})"""
+        )
+        db.execute(
+            f"""COPY (SELECT machine, ts, value, (value - mean) / deviation AS z FROM readings JOIN (
+                SELECT machine, number, avg(value) AS mean, stddev_pop(value) AS deviation
+                FROM readings GROUP BY machine, number) USING (machine, number)
+            WHERE deviation > 0 AND abs((value - mean) / deviation) > {LIMIT})
+            TO '{folder / "anomalies.parquet"}' (FORMAT parquet)"""
+        )
+        row = db.execute(f"SELECT count(*) FROM '{folder / 'anomalies.parquet'}'").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def with_loop(file: Path, folder: Path) -> int:
+    """What one writes by hand: msgspec, dicts, lists."""
+    import msgspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    class Reading(msgspec.Struct):
+        machine: str
+        ts: datetime
+        value: float
+
+    decode = msgspec.json.Decoder(Reading).decode
+    open_windows: dict[int, dict[str, list[tuple[datetime, float]]]] = {}
+    left: list[tuple[str, datetime, float, float]] = []
+    newest = 0.0
+
+    def close(number: int) -> None:
+        for machine, inside in open_windows.pop(number).items():
+            mean = sum(v for _, v in inside) / len(inside)
+            deviation = (sum((v - mean) ** 2 for _, v in inside) / len(inside)) ** 0.5
+            for at, value in inside:
+                if deviation > 0 and abs(z := (value - mean) / deviation) > LIMIT:
+                    left.append((machine, at, value, z))
+
+    with open(file, "rb") as lines:
+        for line in lines:
+            r = decode(line)
+            second = r.ts.timestamp()
+            open_windows.setdefault(int(second // WINDOW_S), {}).setdefault(r.machine, []).append((r.ts, r.value))
+            if second > newest:
+                newest = second
+                if (done := int((newest - 2) // WINDOW_S) - 1) in open_windows:
+                    close(done)
+    for number in sorted(open_windows):
+        close(number)
+    machine, at, value, z = zip(*left, strict=True)
+    table = pa.table({"machine": machine, "ts": pa.array(at), "value": value, "z": z})
+    pq.write_table(table, folder / "anomalies.parquet")
+    return len(left)
+
+
+JOBS: dict[str, Callable[[Path, Path], int]] = {"tocsin": with_tocsin, "duckdb": with_duckdb, "loop": with_loop}
+
+
+def child(job: str, file: Path, folder: Path) -> None:
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    found = JOBS[job](file, folder)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"found": found, "cpu_s": used.ru_utime + used.ru_stime, "rss_mb": used.ru_maxrss / 1024}))
+
+
+def stages(file: Path, folder: Path) -> None:
+    """Where the CPU time goes: each part's methods, timed from outside."""
+    import pyarrow as pa
+
+    from tocsin.run.embedded import EmbeddedRunner
+
+    pa.set_cpu_count(1)
+    plan = pipeline(file, folder).plan()
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(owner: Any, method: str, name: str) -> None:
+        inner = getattr(owner, method)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begin = time.process_time()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                spent[name] += time.process_time() - begin
+
+        setattr(owner, method, run)
+
+    inlet = plan.inlets[0]
+    timed(type(inlet.source.open("0", None)), "poll", "read")
+    for operator in (*inlet.chain, *(step.operator for step in plan.steps)):
+        timed(type(operator), "step", operator.name())
+        timed(type(operator), "dump", "state: dump")
+    for method, name in (
+        ("_stage", "stage Parquet"), ("_write_states", "state: dump and write"), ("_commit_point", "commit point"),
+        ("_publish", "publish to Delta"),
+    ):  # fmt: skip
+        timed(EmbeddedRunner, method, name)
+    begin = time.process_time()
+    EmbeddedRunner(plan).run()
+    spent["all"] = time.process_time() - begin
+    spent["between"] = spent["all"] - sum(s for name, s in spent.items() if name not in ("all", "state: dump"))
+    print(json.dumps(spent))
+
+
+def measured(*arguments: str, core: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
+        command = [sys.executable, __file__, *arguments, "--folder", folder]
+        begin = time.perf_counter()
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
+        )
+        return {**json.loads(done.stdout.splitlines()[-1]), "wall_s": time.perf_counter() - begin}
+
+
+def data(rows: int, machines: int, hz: float, folder: Path) -> Path:
+    import j1_data
+
+    file = folder / f"{rows}-{machines}-{hz:g}.ndjson"
+    if not file.exists():
+        if shutil.disk_usage(folder).free < 110 * rows + 2**31:
+            raise SystemExit(f"not enough room in {folder} for {rows} rows")
+        j1_data.write(file.with_suffix(".part"), rows, machines, hz)
+        file.with_suffix(".part").rename(file)
+    return file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "tocsin-j1")
+    parser.add_argument("--job", choices=[*JOBS, "stages"])
+    parser.add_argument("--only", nargs="*", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    if given.job == "stages":
+        return stages(given.file, given.folder)
+    if given.job:
+        return child(given.job, given.file, given.folder)
+    given.data.mkdir(exist_ok=True)
+    file = data(given.rows, 1_000, 1.0, given.data)
+    measured("--job", "tocsin", "--file", str(data(1_000, 1_000, 1.0, given.data)), core=given.core)  # compile
+    figures: dict[str, Any] = {"rows": given.rows}
+    runs = {job: measured("--job", job, "--file", str(file), core=given.core) for job in given.only}
+    for job, run in runs.items():
+        figures[job] = round(given.rows / run["wall_s"])
+        figures[f"{job}_cpu"] = round(given.rows / run["cpu_s"])
+        figures[f"{job}_mb"] = round(run["rss_mb"])
+    assert len({run["found"] for run in runs.values()}) == 1, {job: run["found"] for job, run in runs.items()}
+    if {"tocsin", "duckdb"} <= set(runs):
+        figures["ratio"] = round(figures["tocsin"] / figures["duckdb"], 2)
+        figures["ratio_cpu"] = round(figures["tocsin_cpu"] / figures["duckdb_cpu"], 2)
+    if {"loop", "duckdb"} <= set(runs):
+        figures["ratio_loop"] = round(figures["loop"] / figures["duckdb"], 2)
+    if given.variants:
+        for name, rows, machines, hz in (
+            ("one_machine", given.rows, 1, 1_000.0),
+            ("100k_machines", given.rows, 100_000, 1.0),
+            ("ten_times", 10 * given.rows, 1_000, 1.0),
+        ):
+            run = measured("--job", "tocsin", "--file", str(data(rows, machines, hz, given.data)), core=given.core)
+            figures[name], figures[f"{name}_mb"] = round(rows / run["wall_s"]), round(run["rss_mb"])
+            figures[f"{name}_cpu"] = round(rows / run["cpu_s"])
+    spent = measured("--job", "stages", "--file", str(file), core=given.core)
+    print("\nwhere the CPU time goes     ns a reading")
+    for name, seconds in spent.items():
+        if name != "wall_s":
+            print(f"{name:26} {seconds / given.rows * 1e9:8.1f}")
+    print(json.dumps(figures))
+    return None
+
+
+if __name__ == "__main__":
+    main()
