@@ -14,7 +14,7 @@ from tocsin.delta.files import dataset
 from tocsin.delta.log import Log
 from tocsin.delta.schema import original_names
 from tocsin.effects import SystemDisk
-from tocsin.errors import ConfigError, CorruptState, UnknownName
+from tocsin.errors import ConfigError, CorruptState, SinkError, UnknownName
 
 FOLDER = Path("tocsin-data")
 """Where pipelines keep their tables unless told otherwise."""
@@ -107,7 +107,7 @@ def query(
 def _open(path: Path) -> Log:
     try:
         log = Log(path.absolute(), SystemDisk())
-    except FileNotFoundError:  # the log was cleaned between our look at it and our reading; now it will not be
+    except (FileNotFoundError, SinkError):  # the log may have been cleaned between our look at it and our reading
         log = Log(path.absolute(), SystemDisk())
     if not log.exists:
         raise ConfigError(f"{path} has no table yet; its first entry is still to be written")
