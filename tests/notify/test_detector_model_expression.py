@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from tocsin.notify.detector_model._expression import (
     DEPTH_MAX,
     OPERATORS_MAX,
-    UNDEFINED,
-    EvaluationError,
     Expression,
     ExpressionError,
     Template,
     path_text,
 )
+from tocsin.notify.detector_model._values import UNDEFINED, EvaluationError
 
 
 class Given:

@@ -17,7 +17,8 @@ from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_ke
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.notify.detector_model._import import import_model
-from tocsin.notify.detector_model._machine import Instance, Machine, Reject, Row
+from tocsin.notify.detector_model._instance import Instance
+from tocsin.notify.detector_model._machine import Machine, Reject, Row
 from tocsin.notify.detector_model._messages import BadMessage, Mapped, map_inputs
 from tocsin.notify.detector_model._model import Tree, models_of, read_models
 

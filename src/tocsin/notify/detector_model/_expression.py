@@ -1,50 +1,37 @@
 """The expression language of AWS IoT Events: parsed once, compiled to closures; never `eval`.
 
-Written after the service's developer guide ("Expressions"). Where the guide leaves a choice, the choice is this:
-
-- Integer division drops the fraction (7 / 2 is 3, -7 / 2 is -3); with a decimal on either side nothing is dropped.
-- Undefined data (an attribute that did not come, a variable never set) makes arithmetic, order and ``!`` undefined; in
-  ``&&``, and as a whole condition, undefined counts as false. ``==`` with it is false and ``!=`` is true: the service's
-  own templates test ``$variable.x != $variable.x`` to learn whether x was ever set. As part of ``||`` a comparison with
-  undefined data is false, ``!=`` as well, as the guide says.
-- What cannot be evaluated at all (division by zero, a string compared with a number, a conversion that fails) raises
-  `EvaluationError`: the condition counts as false, the action is left out, and the reason is reported.
+What the operators and functions do stands in `_values`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 from tocsin.errors import ConfigError, UnknownName
+from tocsin.notify.detector_model._values import (
+    FUNCTIONS,
+    LEVELS,
+    TEXT_MAX,
+    UNARY,
+    UNDEFINED,
+    UNEQUAL,
+    EvaluationError,
+    Undefined,
+    Value,
+    bounded,
+    is_number,
+    needs,
+    negative,
+    require_boolean,
+    text_of,
+)
 
-INTEGER_MAX: Final = 2**63 - 1
-TEXT_MAX: Final = 65_536
-"""Longest text that an expression may make: a variable that is added to itself must not fill the memory."""
 DEPTH_MAX: Final = 32
 """Deepest nesting of an expression."""
 OPERATORS_MAX: Final = 300
 """Most operators in one expression (the service takes conditions of at most 512 characters)."""
-
-
-class Undefined:
-    """Data that is not there; one object."""
-
-    def __repr__(self) -> str:
-        return "undefined"
-
-
-UNDEFINED: Final = Undefined()
-UNEQUAL: Final = Undefined()
-"""What ``!=`` gives for undefined data: true as a condition, false as part of ``||``."""
-
-
-class EvaluationError(Exception):
-    """An expression that cannot be evaluated for this message; the text says why."""
 
 
 class ExpressionError(ConfigError):
@@ -64,7 +51,6 @@ class Scope(Protocol):
         """Whether a timer has run out; true once."""
 
 
-Value = Any  # int, float, str, bool, UNDEFINED, UNEQUAL, None (JSON null), or a list or mapping of a message
 Closure = Callable[[Scope], Value]
 Path = tuple[str | int, ...]
 
@@ -110,252 +96,6 @@ def path_text(path: Path) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
-def type_name(value: Value) -> str:
-    """The service's word for a value's type."""
-    if isinstance(value, bool):
-        return "Boolean"
-    names = {int: "Integer", float: "Decimal", str: "String", type(None): "null", Undefined: "undefined"}
-    return names.get(type(value), "JSON")
-
-
-def text_of(value: Value) -> str:
-    """A value as it stands in a text."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if value is UNEQUAL:
-        return "true"
-    if value is None or value is UNDEFINED:
-        raise EvaluationError("it has no value (undefined or null)")
-    return json.dumps(value, ensure_ascii=False)
-
-
-# ----------------------------------------------------------------------------------------------------------- operators
-
-
-def _absent(value: Value) -> bool:
-    return value is None or value.__class__ is Undefined
-
-
-def _is_number(value: Value) -> bool:
-    return value.__class__ is int or value.__class__ is float
-
-
-def _incompatible(sign: str, a: Value, b: Value) -> NoReturn:
-    raise EvaluationError(f"the types {type_name(a)} and {type_name(b)} do not go together with {sign}")
-
-
-def _bounded(value: Value) -> Value:
-    if value.__class__ is int:
-        if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
-            raise EvaluationError("the result does not fit into 64 bits")
-    elif value.__class__ is float and not math.isfinite(value):
-        raise EvaluationError("the result is not a finite number")
-    return value
-
-
-def _arithmetic(name: str, combine: Callable[[Any, Any], Any]) -> Callable[[Value, Value], Value]:
-    def apply(a: Value, b: Value) -> Value:
-        left, right = a.__class__, b.__class__
-        if (left is float or left is int) and (right is float or right is int):
-            return _bounded(combine(a, b))
-        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(name, a, b)
-
-    return apply
-
-
-def _ordered(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Value, Value], Value]:
-    def apply(a: Value, b: Value) -> Value:
-        left, right = a.__class__, b.__class__
-        if ((left is float or left is int) and (right is float or right is int)) or (left is str and right is str):
-            return compare(a, b)
-        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(name, a, b)
-
-    return apply
-
-
-_subtract, _multiply = _arithmetic("-", operator.sub), _arithmetic("*", operator.mul)
-_add_numbers = _arithmetic("+", operator.add)
-_less, _less_or_equal = _ordered("<", operator.lt), _ordered("<=", operator.le)
-_greater, _greater_or_equal = _ordered(">", operator.gt), _ordered(">=", operator.ge)
-
-
-def _add(a: Value, b: Value) -> Value:
-    if a.__class__ is str and b.__class__ is str:
-        if len(a) + len(b) > TEXT_MAX:
-            raise EvaluationError(f"the text is longer than {TEXT_MAX} characters")
-        return a + b
-    return _add_numbers(a, b)
-
-
-def _quotient(a: Any, b: Any) -> Any:
-    if b == 0:
-        raise EvaluationError("division by zero")
-    if a.__class__ is int and b.__class__ is int:
-        whole = abs(a) // abs(b)
-        return whole if (a < 0) == (b < 0) else -whole
-    return a / b
-
-
-_divide = _arithmetic("/", _quotient)
-
-
-def _comparable(a: Value, b: Value) -> bool:
-    return (_is_number(a) and _is_number(b)) or (a.__class__ is b.__class__ and a.__class__ in (str, bool))
-
-
-def _equal(a: Value, b: Value) -> Value:
-    if _comparable(a, b):
-        return a == b
-    return False if _absent(a) or _absent(b) else _incompatible("==", a, b)
-
-
-def _unequal(a: Value, b: Value) -> Value:
-    if _comparable(a, b):
-        return a != b
-    return UNEQUAL if _absent(a) or _absent(b) else _incompatible("!=", a, b)
-
-
-def _bitwise(sign: str, combine: Callable[[int, int], int]) -> Callable[[Value, Value], Value]:
-    def apply(a: Value, b: Value) -> Value:
-        if a.__class__ is int and b.__class__ is int:
-            return combine(a, b)
-        return UNDEFINED if _absent(a) or _absent(b) else _incompatible(sign, a, b)
-
-    return apply
-
-
-_or_bits, _xor_bits, _and_bits = (
-    _bitwise("|", operator.or_),
-    _bitwise("^", operator.xor),
-    _bitwise("&", operator.and_),
-)
-
-# Loosest first. && and || are compiled on their own, because they look at their right side only when they must.
-_LEVELS: Sequence[dict[str, Callable[[Value, Value], Value]]] = (
-    {"|": _or_bits},
-    {"^": _xor_bits},
-    {"&": _and_bits},
-    {"==": _equal, "!=": _unequal},
-    {"<=": _less_or_equal, ">=": _greater_or_equal, "<": _less, ">": _greater},
-    {"+": _add, "-": _subtract},
-    {"*": _multiply, "/": _divide},
-)
-
-
-def _truth(value: Value, sign: str) -> None:
-    """Refuse what is neither a Boolean nor absent."""
-    if value.__class__ is not bool and not _absent(value):
-        raise EvaluationError(f"{sign} needs Booleans, not {type_name(value)}")
-
-
-def _both(left: Closure, right: Closure) -> Closure:
-    def evaluate(scope: Scope) -> Value:
-        a = left(scope)
-        if a is False:
-            return False
-        if a is not True and a is not UNEQUAL:
-            _truth(a, "&&")
-            return UNDEFINED
-        b = right(scope)
-        if b is True:
-            return a
-        _truth(b, "&&")
-        return b
-
-    return evaluate
-
-
-def _either(left: Closure, right: Closure) -> Closure:
-    def evaluate(scope: Scope) -> Value:
-        a = left(scope)
-        if a is True:
-            return True
-        _truth(a, "||")
-        b = right(scope)
-        if b is True:
-            return True
-        _truth(b, "||")
-        return False
-
-    return evaluate
-
-
-def _not(value: Value) -> Value:
-    if value.__class__ is bool:
-        return not value
-    return UNDEFINED if _absent(value) else _needs("!", "a Boolean", value)
-
-
-def _negative(value: Value) -> Value:
-    if _is_number(value):
-        return _bounded(-value)
-    return UNDEFINED if _absent(value) else _needs("-", "a number", value)
-
-
-def _not_bits(value: Value) -> Value:
-    if value.__class__ is int:
-        return ~value
-    return UNDEFINED if _absent(value) else _needs("~", "an Integer", value)
-
-
-def _needs(what: str, wanted: str, value: Value) -> NoReturn:
-    raise EvaluationError(f"{what} needs {wanted}, not {type_name(value)}")
-
-
-_UNARY: dict[str, Callable[[Value], Value]] = {"!": _not, "-": _negative, "~": _not_bits}
-
-# ----------------------------------------------------------------------------------------------------------- functions
-
-
-def _convert(kind: Value, value: Value) -> Value:
-    if _absent(value):
-        return UNDEFINED
-    wanted = kind.lower() if isinstance(kind, str) else kind
-    if wanted == "string" and value.__class__ in (bool, int, float, str):
-        return text_of(value)
-    if wanted == "boolean":
-        if value.__class__ is bool:
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-    if wanted == "decimal":
-        if _is_number(value):
-            return value
-        if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-            return _bounded(float(value))
-    if wanted not in ("string", "boolean", "decimal"):
-        raise EvaluationError(f"convert() makes a String, Boolean or Decimal, not {kind!r}")
-    raise EvaluationError(f"convert() cannot make a {kind} of the {type_name(value)} {str(value)[:40]!r}")
-
-
-_DECIMAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
-
-
-def _of_strings(test: Callable[[str, str], bool]) -> Callable[[Value, Value], Value]:
-    return lambda a, b: test(a, b) if isinstance(a, str) and isinstance(b, str) else UNDEFINED
-
-
-def _of_integers(combine: Callable[[int, int], int]) -> Callable[[Value, Value], Value]:
-    return lambda a, b: combine(a, b) if a.__class__ is int and b.__class__ is int else UNDEFINED
-
-
-_FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
-    "convert": (2, _convert),
-    "startsWith": (2, _of_strings(str.startswith)),
-    "endsWith": (2, _of_strings(str.endswith)),
-    "contains": (2, _of_strings(str.__contains__)),
-    "bitor": (2, _of_integers(operator.or_)),
-    "bitand": (2, _of_integers(operator.and_)),
-    "bitxor": (2, _of_integers(operator.xor)),
-    "bitnot": (1, lambda a: ~a if a.__class__ is int else UNDEFINED),
-}
-_ASKING = ("timeout", "triggerType", "currentInput", "isNull", "isUndefined")
-_BY_SMALL_LETTERS = {name.lower(): name for name in (*_FUNCTIONS, *_ASKING)}
-
 # -------------------------------------------------------------------------------------------------------------- parser
 
 _SPACE = re.compile(r"\s*")
@@ -363,6 +103,8 @@ _NUMBER = re.compile(r"\d+(\.\d+)?([eE][-+]?\d{1,3})?|\.\d+([eE][-+]?\d{1,3})?")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r"&&|\|\||==|!=|<=|>=|[|^&<>+\-*/]")
 _INDEX = re.compile(r"\[\s*(\d{1,9})\s*\]")
+_ASKING = ("timeout", "triggerType", "currentInput", "isNull", "isUndefined")
+_BY_SMALL_LETTERS = {name.lower(): name for name in (*FUNCTIONS, *_ASKING)}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
@@ -437,13 +179,13 @@ class _Parser:
         return left
 
     def _level(self, level: int) -> Closure:
-        if level == len(_LEVELS):
+        if level == len(LEVELS):
             return self._unary()
         left = self._level(level + 1)
-        while (sign := self._peek()) in _LEVELS[level]:
+        while (sign := self._peek()) in LEVELS[level]:
             self.at += len(sign)
             self._count()
-            left = _apply(_LEVELS[level][sign], left, self._level(level + 1))
+            left = _apply(LEVELS[level][sign], left, self._level(level + 1))
         return left
 
     def _unary(self) -> Closure:
@@ -451,9 +193,9 @@ class _Parser:
         while True:
             self._space()
             sign = self.text[self.at : self.at + 1]
-            if sign not in _UNARY:
+            if sign not in UNARY:
                 break
-            signs.append(_UNARY[sign])
+            signs.append(UNARY[sign])
             self._count()
             self.at += 1
         closure = self._primary()
@@ -486,7 +228,7 @@ class _Parser:
     def _number(self, text: str) -> int | float:
         value = int(text) if text.isdigit() and len(text) < 20 else float(text)
         try:
-            return _bounded(value)  # type: ignore[no-any-return]
+            return bounded(value)  # type: ignore[no-any-return]
         except EvaluationError as error:
             raise self._wrong(f"the number {text[:30]} is too large ({error})") from None
 
@@ -565,11 +307,11 @@ class _Parser:
             if arguments:
                 self._expect(",")
             arguments.append(self._type_word() if name == "convert" and not arguments else self._or())
-        wanted = _FUNCTIONS[name][0] if name in _FUNCTIONS else 1
+        wanted = FUNCTIONS[name][0] if name in FUNCTIONS else 1
         if len(arguments) != wanted:
             raise self._wrong(f"{name}() takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(arguments)}")
-        if name in _FUNCTIONS:
-            function = _FUNCTIONS[name][1]
+        if name in FUNCTIONS:
+            function = FUNCTIONS[name][1]
             return _apply(function, *arguments) if wanted == 2 else _apply_one(function, *arguments)
         return self._ask(name, arguments[0])
 
@@ -605,7 +347,7 @@ class _Parser:
 
 
 def _text(value: Value, function: str) -> str:
-    return value if isinstance(value, str) else _needs(function, "a String", value)
+    return value if isinstance(value, str) else needs(function, "a String", value)
 
 
 def _constant(value: Value) -> Closure:
@@ -632,8 +374,8 @@ def _apply(function: Callable[[Value, Value], Value], left: Closure, right: Clos
 
 
 def _apply_one(function: Callable[[Value], Value], argument: Closure) -> Closure:
-    if hasattr(argument, "constant") and function is _negative:
-        return _constant(-argument.constant) if _is_number(argument.constant) else lambda s: function(argument(s))
+    if hasattr(argument, "constant") and function is negative:
+        return _constant(-argument.constant) if is_number(argument.constant) else lambda s: function(argument(s))
     return lambda scope: function(argument(scope))
 
 
@@ -643,5 +385,37 @@ def _joined(pieces: Sequence[str | Closure]) -> Closure:
         if len(text) > TEXT_MAX:
             raise EvaluationError(f"the text is longer than {TEXT_MAX} characters")
         return text
+
+    return evaluate
+
+
+def _both(left: Closure, right: Closure) -> Closure:
+    def evaluate(scope: Scope) -> Value:
+        a = left(scope)
+        if a is False:
+            return False
+        if a is not True and a is not UNEQUAL:
+            require_boolean(a, "&&")
+            return UNDEFINED
+        b = right(scope)
+        if b is True:
+            return a
+        require_boolean(b, "&&")
+        return b
+
+    return evaluate
+
+
+def _either(left: Closure, right: Closure) -> Closure:
+    def evaluate(scope: Scope) -> Value:
+        a = left(scope)
+        if a is True:
+            return True
+        require_boolean(a, "||")
+        b = right(scope)
+        if b is True:
+            return True
+        require_boolean(b, "||")
+        return False
 
     return evaluate

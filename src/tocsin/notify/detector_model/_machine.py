@@ -22,17 +22,10 @@ from uuid import UUID
 import msgspec
 
 from tocsin.errors import ConfigError
-from tocsin.notify.detector_model._expression import (
-    UNDEFINED,
-    UNEQUAL,
-    EvaluationError,
-    Expression,
-    Path,
-    Template,
-    Undefined,
-    text_of,
-)
+from tocsin.notify.detector_model._expression import Expression, Path, Template
+from tocsin.notify.detector_model._instance import Instance, Timer
 from tocsin.notify.detector_model._model import TARGETS, Tree, checked, expression_text
+from tocsin.notify.detector_model._values import UNDEFINED, UNEQUAL, EvaluationError, Undefined, text_of
 
 SECONDS_MAX: Final = 31_622_400
 """Longest timer, as in the service. It asks for 60 s at least; here 1 s will do."""
@@ -44,65 +37,6 @@ Row = tuple[str, int, str, str, str, str, str, str, str | None]
 """key, time, id, state, event, action, target, payload, parameters."""
 Reject = tuple[str, int, str, str, bytes]
 """key, time, reason, detail, payload."""
-
-
-@dataclass(slots=True)
-class Timer:
-    """A timer: when it runs out (None once it did), how long it was set for, and whether that was noticed."""
-
-    expires_us: int | None
-    duration_us: int
-    due: bool = False
-
-
-class Instance:
-    """One detector: what is known of one key. Also the scope in which its expressions are evaluated."""
-
-    __slots__ = (
-        "current", "emitted", "errors", "inputs", "key", "messages", "now_us", "queued_us", "runs", "state",
-        "timers", "trigger", "variables",
-    )  # fmt: skip
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.state: str | None = None
-        self.variables: dict[str, Any] = {}
-        self.inputs: dict[str, dict[str, Any]] = {}
-        self.timers: dict[str, Timer] = {}
-        self.messages = 0
-        self.emitted = 0
-        self.runs = 0
-        self.queued_us: int | None = None
-        self.now_us = 0
-        self.trigger = "Message"
-        self.current: str | None = None
-        self.errors: list[str] = []
-
-    def elapsed(self, timer: str) -> bool:
-        """Whether a timer has run out; true only the first time it is asked."""
-        found = self.timers.get(timer)
-        if found is None or not found.due:
-            return False
-        found.due = False
-        return True
-
-    def next_us(self) -> int | None:
-        """When the next timer runs out."""
-        return min((t.expires_us for t in self.timers.values() if t.expires_us is not None), default=None)
-
-    def to_json(self) -> str:
-        timers = {name: [t.expires_us, t.duration_us, t.due] for name, t in self.timers.items()}
-        counts = [self.messages, self.emitted, self.runs]
-        return _ENCODE([self.state, self.variables, self.inputs, timers, counts]).decode()
-
-    @classmethod
-    def from_json(cls, key: str, text: str) -> Instance:
-        instance = cls(key)
-        state, variables, inputs, timers, counts = msgspec.json.decode(text)
-        instance.state, instance.variables, instance.inputs = state, variables, inputs
-        instance.timers = {name: Timer(*values) for name, values in timers.items()}
-        instance.messages, instance.emitted, instance.runs = counts
-        return instance
 
 
 Action = Callable[[Instance, "Event", list[Row]], None]

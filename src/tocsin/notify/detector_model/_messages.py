@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.errors import SchemaError
-from tocsin.notify.detector_model._expression import INTEGER_MAX, Path, path_text
+from tocsin.notify.detector_model._expression import Path, path_text
 from tocsin.notify.detector_model._machine import Machine
+from tocsin.notify.detector_model._values import INTEGER_MAX
 
 Message = dict[str, Any]
 """The attributes that the model refers to, by path; those that did not come are not in it."""
