@@ -154,7 +154,7 @@ class Client:
         self._arrived: list[Publishes] = []
         self._sent_s = self._ping_s = 0.0
         self._pings: deque[int] = deque()
-        self._granted: codec.Granted | None = None
+        self._granted = False
         self._send_max = 1000
 
     # -------------------------------------------------------------------------------------------- connection
@@ -234,14 +234,19 @@ class Client:
     def _subscribe(self, deadline: float) -> None:
         options = self.qos | (self.subscribe_options if self.version == codec.V5 else 0)
         filters = tuple((pattern, options) for pattern in self.filters)
-        self._granted = None
+        self._granted = False
         self._send(codec.encode(codec.Subscribe(self._next_id(), filters), self.version))
-        while self._granted is None:
+        # With a session there are subscriptions already, and a broker may want what it sends first acknowledged
+        # before it answers (rumqttd does).
+        while not self._granted and not self.session_present:
             self._receive(self._left(deadline, "SUBACK"))
             self._digest(1024)
-        for pattern, reason in zip(self.filters, self._granted.reasons, strict=False):
+
+    def _check(self, granted: codec.Granted) -> None:
+        for pattern, reason in zip(self.filters, granted.reasons, strict=False):
             if reason >= 0x80:
                 raise NotConnected(f"{self.url} refuses the subscription to {pattern}: reason {reason}", final=True)
+        self._granted = True
 
     def _left(self, deadline: float, what: str) -> float:
         left = deadline - time.monotonic()
@@ -293,6 +298,8 @@ class Client:
                         return None
             except (OSError, ProtocolError, NotConnected) as error:
                 self._drop(error)
+                if isinstance(error, NotConnected) and error.final:
+                    raise
 
     def _again(self, deadline: float) -> bool:
         """Try to connect once it is time to, at the latest at the deadline; whether there is a connection."""
@@ -400,7 +407,7 @@ class Client:
         elif isinstance(packet, codec.Connack):
             self._connack = packet
         elif isinstance(packet, codec.Granted):
-            self._granted = packet
+            self._check(packet)
         elif isinstance(packet, codec.Disconnect):
             text = REFUSALS.get(packet.reason, f"reason {packet.reason}")
             raise NotConnected(f"{self.url} ends the connection: {text}")
