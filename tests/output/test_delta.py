@@ -7,10 +7,13 @@ from pathlib import Path
 
 import deltalake
 import numpy as np
+import polars
 import pyarrow as pa
 import pytest
 
 from tocsin.batch import KEY_TYPE, TIME_TYPE
+from tocsin.delta import Log
+from tocsin.delta.files import dataset
 from tocsin.effects import SystemDisk
 from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.output.delta import Delta, DeltaWriter
@@ -86,6 +89,11 @@ def test_partitions_by_key_and_derived_day(tmp_path: Path) -> None:
     assert table["value"].to_pylist() == [0, 1, 2, 3, 4, 5]
     assert table["key"].to_pylist() == ["a b", "ä/b%20=?*:", "../x", "z" * 300, None, None]
     assert [str(d) for d in table["date"].to_pylist()] == [f"1970-01-0{i // 2 + 1}" for i in range(6)]
+    by_polars = polars.read_delta(str(tmp_path / "t")).sort("time")
+    assert by_polars["key"].to_list() == table["key"].to_pylist()
+    assert by_polars["date"].to_list() == table["date"].to_pylist()
+    ours = dataset(Log(tmp_path / "t", SystemDisk())).to_table().sort_by("time")
+    assert ours["key"].to_pylist() == table["key"].to_pylist()
     put(writer, 2, *(odd.slice(i, 1) for i in range(6) for _ in range(40)))
     writer.housekeep()
     assert len(writer.log.snapshot.files) < 20

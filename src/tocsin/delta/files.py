@@ -33,10 +33,17 @@ def encode(table: pa.Table) -> pa.Buffer:
 def write(log: Log, table: pa.Table, prefix: str, partition: Mapping[str, str | None]) -> dict[str, Any]:
     """Write one data file, durable but for the folder's fsync; the ``add`` for it.
 
+    The partition columns are written too: Delta's readers take them from the log, but polars, which looks for them in
+    the names of folders or in the file, would say null without a word.
+
     The name is a hash of what it holds and of the version that was seen, so that a file of the table is never
     written over: its own was an earlier version.
     """
-    data = encode(table.drop_columns([c for c in partition if c in table.column_names]))
+    for column, text in partition.items():
+        if text is None:  # an empty text too, see `partition_text`
+            at = table.schema.get_field_index(column)
+            table = table.set_column(at, column, pa.nulls(table.num_rows, table.schema.field(column).type))
+    data = encode(table)
     digest = hashlib.sha256(f"{log.snapshot.version} {sorted(partition.items())} ".encode())
     digest.update(memoryview(data))
     name = f"{prefix}-{digest.hexdigest()[:16]}.parquet"
