@@ -193,6 +193,23 @@ def query(sql: str, folder: Path, form: str) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seconds", default=3600, show_default=True, help="How many files to write, one a second.")
+@click.option("--fast", is_flag=True, help="All at once, instead of one a second.")
+@click.option("--seed", default=1, show_default=True)
+def simulate(folder: Path, seconds: int, fast: bool, seed: int) -> None:
+    """Write the XML files of a SCARA robot; ten minutes on, and every hour, something blocks it for a minute."""
+    from tocsin.acquire.simulate import Fault, write_scara_xml
+
+    blocked = [
+        Fault.model_validate({"name": "blocked_valve", "machine": "scara", "start": f"{at}s", "duration": "60s"})
+        for at in range(600, seconds, 3600)
+    ]
+    count = write_scara_xml(folder, seconds, seed, rate=0.0 if fast else 1.0, faults=tuple(blocked))
+    click.echo(f"{count} files in {folder}", err=True)
+
+
+@main.command()
 @click.argument("job", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(

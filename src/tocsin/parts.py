@@ -74,7 +74,7 @@ def _part(kind: str) -> Any:
     return (
         BeforeValidator(lambda value: build(kind, value)),
         PlainSerializer(_written),
-        WithJsonSchema({"$ref": f"#/$defs/{kind}"}),
+        WithJsonSchema({"part": kind}),
     )
 
 

@@ -58,7 +58,9 @@ class Stream(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
-    from_: Annotated[tuple[str, ...], BeforeValidator(_list)] = Field((), alias="from")
+    from_: Annotated[tuple[str, ...], BeforeValidator(_list, json_schema_input_type=str | tuple[str, ...])] = Field(
+        (), alias="from"
+    )
     """Sources or streams, or a side port of one (``plant.late``); several are united. Default: the one source."""
     steps: tuple[AnOperator, ...] = ()
     """What is done to the rows, in order."""

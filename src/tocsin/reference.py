@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tocsin.contracts import Component
 from tocsin.errors import UnknownName
-from tocsin.pipeline import Pipeline
+from tocsin.pipeline import Input, Pipeline, Stream
+from tocsin.quantities import duration_text
 from tocsin.registry import FOLDERS, find, names
 
 _TITLES = {"source": "Sources", "decoder": "Decoders", "operator": "Steps", "sink": "Sinks and channels"}
@@ -30,11 +33,9 @@ def page(name: str) -> str:
 
 def markdown() -> str:
     """The reference of all parts."""
-    parts = [
-        "# Reference of the parts",
-        "Made from the parts themselves by `tocsin components`.",
-        _settings_of(Pipeline),
-    ]
+    parts = ["# Reference of the parts", "Made from the parts themselves; `tocsin components NAME` prints one of them."]
+    for title, model in (("A pipeline", Pipeline), ("A source in it", Input), ("A stream in it", Stream)):
+        parts += [f"## {title}", (inspect.getdoc(model) or "").partition("\n")[0], _settings_of(model)]
     for kind, title in _TITLES.items():
         parts.append(f"## {title}")
         parts += [_page(kind, find(kind, name), "###") for name in names(kind)]
@@ -44,24 +45,36 @@ def markdown() -> str:
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a pipeline file."""
     schema = Pipeline.model_json_schema(by_alias=True)
-    definitions = schema.setdefault("$defs", {})
+    definitions = schema["$defs"]
     for kind in FOLDERS:
         options: list[dict[str, Any]] = [{"enum": list(names(kind))}]
         for name in names(kind):
             part = find(kind, name)
-            settings = part.model_json_schema()
-            definitions |= settings.pop("$defs", {})
-            definitions[f"{kind}.{name}"] = settings
-            value: dict[str, Any] = {"$ref": f"#/$defs/{kind}.{name}"}
-            if part.SHORTHAND:
-                value = {"anyOf": [value, {"description": f"short for {part.SHORTHAND}"}]}
+            place = f"{kind}.{name}"
+            settings = part.model_json_schema(ref_template=f"#/$defs/{place}.{{model}}")
+            definitions |= {f"{place}.{model}": inner for model, inner in settings.pop("$defs", {}).items()}
+            definitions[place] = settings
+            short = [{"$ref": f"#/$defs/{place}/properties/{part.SHORTHAND}"}] if part.SHORTHAND else []
+            value = {"anyOf": [{"$ref": f"#/$defs/{place}"}, *short, {"type": "null"}]}
             options.append(
                 {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
             )
         definitions[kind] = {"anyOf": options}
     schema["properties"] |= definitions["Input"]["properties"]
     schema["required"] = ["name", "streams"]
+    _refer(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def _refer(tree: Any) -> None:
+    """Where a part stands (`parts`), refer to the parts of its kind."""
+    if isinstance(tree, dict):
+        if isinstance(tree.get("part"), str):
+            tree["$ref"] = f"#/$defs/{tree.pop('part')}"
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for inner in tree:
+            _refer(inner)
 
 
 def _called(name: str) -> list[tuple[str, type[Component]]]:
@@ -93,18 +106,28 @@ def _settings_of(part: Any) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    def named(kind: Any) -> str:
-        options = get_args(kind)
-        if options and "Literal" in str(kind):
-            return " or ".join(f"`{o}`" for o in options)
-        text = getattr(kind, "__name__", None) if not options else str(kind)
-        return str(text).replace("typing.", "").replace("tocsin.", "").replace("|", "or")
-
-    return named(field.annotation)
+    told = f"{field.annotation} {field.metadata}"
+    for read, name in (("duration_us", "duration"), ("size_bytes", "size")):
+        if read in told:
+            return name
+    kind, options = field.annotation, get_args(field.annotation)
+    if options and "Literal" in str(kind):
+        literals = [value for option in options for value in get_args(option) or (option,)]
+        return " or ".join(f"`{value}`" for value in literals if value is not type(None))
+    if "_name" in str(kind):
+        kind, options = Mapping, ()
+    text = str(kind) if options else getattr(kind, "__name__", str(kind))
+    for word in ("typing.", "tocsin.", "collections.abc.", "pathlib.", "pydantic.types."):
+        text = text.replace(word, "")
+    return text.replace(" | None", "").replace("|", "or")
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "needed"
     value = field.get_default(call_default_factory=True)
-    return "" if value is None or value == () else f"`{value}`"
+    if isinstance(value, Component):
+        return f"`{value.name()}`"
+    if isinstance(value, int) and _type(field) == "duration":
+        value = duration_text(value)
+    return "" if value in (None, (), "", {}) or isinstance(value, BaseModel) else f"`{value}`"

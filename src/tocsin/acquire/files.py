@@ -66,7 +66,7 @@ class Files(Source):
     time_column: str | None = None
     """The column (of CSV: named in the header) with the time to replay by."""
 
-    @field_validator("replay", mode="before")
+    @field_validator("replay", mode="before", json_schema_input_type=float | str | None)
     @classmethod
     def _times(cls, value: Any) -> Any:
         return value.removesuffix("x") if isinstance(value, str) else value

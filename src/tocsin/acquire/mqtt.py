@@ -88,7 +88,7 @@ class Mqtt(Source):
         address(url)
         return url
 
-    @field_validator("topic", mode="before")
+    @field_validator("topic", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _topic(cls, topic: Any) -> Any:
         for one in (topic,) if isinstance(topic, str) else topic:

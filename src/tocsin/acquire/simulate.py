@@ -30,7 +30,11 @@ SCHEMA = pa.schema(
 )
 Kind = Literal["pump", "motor", "compressor", "scara"]
 Rate = Annotated[
-    float, BeforeValidator(lambda v: float(v[:-1]) if isinstance(v, str) and v.endswith("x") else v), Field(ge=0)
+    float,
+    BeforeValidator(
+        lambda v: float(v[:-1]) if isinstance(v, str) and v.endswith("x") else v, json_schema_input_type=float | str
+    ),
+    Field(ge=0),
 ]
 
 

@@ -83,7 +83,7 @@ class Dedupe(Operator):
     SHORTHAND: ClassVar[str | None] = "by"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"by": ["text", "value"], "horizon": "8s"})
 
-    by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    by: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
     """Columns that, with the key, name a reading."""
     horizon: Duration = Setting(600_000_000, gt=0)
     """How far apart in event time two rows may lie and still be one sent twice."""

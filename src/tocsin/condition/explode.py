@@ -38,7 +38,7 @@ class Explode(Stateless):
     SHORTHAND: ClassVar[str | None] = "columns"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"columns": ["values", "times"]})
 
-    columns: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    columns: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
     """The list columns to take apart; all there are, if none is named."""
 
     @classmethod

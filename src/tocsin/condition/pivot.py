@@ -45,7 +45,9 @@ class Pivot(Operator):
     """The column with the signal's name."""
     value: str
     """The column with its value."""
-    columns: Annotated[Mapping[str, str], BeforeValidator(_named)]
+    columns: Annotated[
+        Mapping[str, str], BeforeValidator(_named, json_schema_input_type=str | list[str] | dict[str, str])
+    ]
     """The signals that become columns: a list of names, or ``{column: signal}`` to call them otherwise."""
 
     @classmethod

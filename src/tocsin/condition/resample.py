@@ -43,7 +43,7 @@ class Resample(Operator):
 
     every: Duration = Setting(gt=0)
     """Distance of the grid points."""
-    of: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("value",)
+    of: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ("value",)
     """Columns with numbers to take over; others are left out."""
     method: Literal["last", "linear"] = "last"
     """What stands between two readings."""

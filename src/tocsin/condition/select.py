@@ -38,7 +38,9 @@ class Select(Stateless):
         {"columns": "values"},
     )
 
-    columns: Annotated[Mapping[str, str], BeforeValidator(_renamed)]
+    columns: Annotated[
+        Mapping[str, str], BeforeValidator(_renamed, json_schema_input_type=str | list[str] | dict[str, str])
+    ]
     """Columns to pass on: a list of names, where ``{new: old}`` gives a column another name."""
 
     def _wanted(self) -> dict[str, str]:

@@ -118,9 +118,11 @@ class Window(Operator):
     """How long a sliding window is."""
     gap: Duration | None = Setting(None, gt=0)
     """For sessions instead: how long nothing must come for one to end."""
-    collect: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    collect: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
     """Columns whose readings are kept as lists."""
-    compute: Annotated[Mapping[str, str], BeforeValidator(_named)] = {}
+    compute: Annotated[
+        Mapping[str, str], BeforeValidator(_named, json_schema_input_type=str | list[str] | dict[str, str])
+    ] = {}
     """Figures by the name of their column, such as ``{hottest: max(celsius)}``; or a list of them."""
 
     @classmethod

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from tocsin.bases import require
-from tocsin.batch import KEY_TYPE, OUT, RAW, REJECTED, REJECTED_SCHEMA, TIME_TYPE, Batch, Codes, Ints, as_times, empty
+from tocsin.batch import KEY_TYPE, OUT, RAW, REJECTED, REJECTED_SCHEMA, TIME_TYPE, Batch, Ints, as_times, empty
 from tocsin.contracts import Operator
 from tocsin.decode._reasons import Bad
+from tocsin.decode._scan import offsets
 from tocsin.errors import SchemaError
 from tocsin.quantities import Size
 from tocsin.state import NO_STATE
@@ -77,7 +78,7 @@ def _columns(value: Any) -> Any:
     return named
 
 
-Columns = Annotated[Mapping[str, Column], BeforeValidator(_columns)]
+Columns = Annotated[Mapping[str, Column], BeforeValidator(_columns, json_schema_input_type=dict[str, str | Column])]
 
 
 @dataclass(slots=True)
@@ -322,12 +323,6 @@ def utf8(payload: bytes) -> str:
     if "\0" in text[:4]:
         raise Bad("encoding", "UTF-16 or UTF-32, or binary")
     return text
-
-
-def offsets(array: pa.Array) -> Codes:
-    """Where each payload begins in the array's data, and where the last one ends."""
-    found: Codes = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
-    return found
 
 
 def merged(fast: Sequence[pa.Array], matched: Ints, builder: Builder) -> Decoded:

@@ -49,7 +49,10 @@ class Notify(Channel):
     SHORTHAND: ClassVar[str | None] = "to"
     URGENT: ClassVar[bool] = True
 
-    to: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ("console",)
+    to: Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda v: (v,) if isinstance(v, str) else v, json_schema_input_type=str | tuple[str, ...]),
+    ] = ("console",)
     """Where to: ``console``, the URL of a webhook, or any URL of Apprise (``mailto://``, ``slack://``, ``mqtt://``)."""
     text: str = ""
     """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty."""

@@ -1,0 +1,33 @@
+"""Every example is a right pipeline, for tocsin and for an editor that knows its JSON Schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from tocsin.reference import json_schema
+from tocsin.yamlfile import load_with_plan
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_right(path: Path) -> None:
+    _, plan = load_with_plan(path)
+    assert plan.outlets
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_fits_the_schema(path: Path) -> None:
+    as_json = json.loads(json.dumps(YAML(typ="safe").load(path), default=str))
+    jsonschema.validate(as_json, json_schema())
+
+
+def test_schema_refuses_what_does_not_exist() -> None:
+    wrong = {"name": "x", "source": {"host": {"evry": "1s"}}, "streams": {}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, json_schema())
