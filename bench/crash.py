@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -84,7 +85,9 @@ class BellFile:
 
 def plan(folder: Path, urls: dict[str, str]) -> Plan:
     """All sources united; readings, windows and rejected rows to Delta, some readings to the outbox."""
-    decode = {"json": {"columns": {"machine": "text", "ts": {"type": "timestamp", "unit": "us"}, "n": "int", "value": "int"}}}
+    decode = {
+        "json": {"columns": {"machine": "text", "ts": {"type": "timestamp", "unit": "us"}, "n": "int", "value": "int"}}
+    }
     shared = {"decode": decode, "key": "machine", "time": {"column": "ts", "lateness": "2s"}, "idle_timeout": "1h"}
     sources: dict[str, Any] = {
         name: {"source": {"mqtt": {"url": url, "topic": "crash/#", "client_id": "crash"}}, **shared}
@@ -147,7 +150,7 @@ def mosquitto(folder: Path) -> Any:
 
 
 def send(folder: Path, mosquitto_url: str) -> None:
-    """The other process: our own broker, and whoever publishes. Ends after its standard input does; tells the counts."""
+    """The other process: our own broker, and whoever publishes, until a line comes; then it tells the counts."""
     from tocsin.mqtt.broker import Broker, Settings
     from tocsin.mqtt.client import Client
 
@@ -156,9 +159,8 @@ def send(folder: Path, mosquitto_url: str) -> None:
         sys.stdin.readline()  # the engine has subscribed
         clients = {"mosquitto": Client(mosquitto_url), "own": Client(broker.url)}
         counts, begin = Counter[str](), time.monotonic()
-        os.set_blocking(0, False)
         with open(folder / "in.ndjson", "ab", buffering=0) as file:
-            while sys.stdin.read(1) != "x":
+            while not select.select((sys.stdin,), (), (), 0.01)[0]:
                 until = int((time.monotonic() - begin) * RATE)
                 for name, client in clients.items():
                     numbers = range(counts[name], until)
@@ -166,7 +168,7 @@ def send(folder: Path, mosquitto_url: str) -> None:
                     counts[name] = max(counts[name], until)
                 file.write(b"".join(payload("files", n) + b"\n" for n in range(counts["files"], until)))
                 counts["files"] = max(counts["files"], until)
-                time.sleep(0.01)
+            sys.stdin.readline()
             last = max(counts.values())
             for i in range(CLOSING):
                 far = BEGIN_US + (last + 1_000 * (i + 1)) * STEP_US
@@ -174,8 +176,7 @@ def send(folder: Path, mosquitto_url: str) -> None:
                     client.publish([(f"crash/{name}", _row(name, -1 - i, far))])
                 file.write(_row("files", -1 - i, far) + b"\n")
         print(json.dumps(counts), flush=True)
-        os.set_blocking(0, True)
-        sys.stdin.readline()
+        sys.stdin.readline()  # the broker lives until this process is killed
 
 
 # The run
@@ -234,7 +235,7 @@ def verdict(folder: Path, counts: dict[str, int]) -> dict[str, int]:
     alerts = {f"{key}/{n}" for key, n in (*good, *closing) if n * 37 % 101 > 98}
     last = (BEGIN_US + max(counts.values()) * STEP_US) // WINDOW_US
     found = Counter((row["key"], row["n"]) for row in rows(folder, "readings"))
-    found_bad = Counter(row["payload"] for row in rows(folder, "quarantine"))
+    found_bad = Counter(row["payload"].rstrip() for row in rows(folder, "quarantine"))
     found_windows: Counter[tuple[str, int]] = Counter()
     doubled_windows = Counter[tuple[str, int]]()
     for row in rows(folder, "windows"):

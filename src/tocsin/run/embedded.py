@@ -38,7 +38,8 @@ URGENT_SPACING_S = (0.02, 0.2)
 """Least and greatest time between two epochs that an alarm brings forward; in between, ten times an epoch's cost."""
 ACTIONS_EVERY_S = 0.05
 FEED_EVERY_S = 0.5
-HOUSEKEEPING_EPOCHS = 64
+HOUSEKEEPING_EPOCHS = 16
+"""After so many one table keeps house; they take turns, so that none stops the flow for long."""
 DRAIN_S = 5.0
 """How long a clean stop waits for messages to be delivered."""
 RETRIES = 5
@@ -228,13 +229,13 @@ class EmbeddedRunner(Runner):
             courier.wake()
 
     def _tidy(self, session: Session) -> None:
-        """Between epochs, when nothing is staged: delete old states; now and then the tables keep house."""
+        """Between epochs, when nothing is staged: delete old states; now and then a table keeps house."""
         assert session.before is not None
         keep = state_files(session.last.states) | state_files(session.before.states)
         delete_states(self._effects.disk, self.plan.state_folder, keep)
-        if session.last.epoch % HOUSEKEEPING_EPOCHS == 0:
-            for writer in session.writers.values():
-                writer.housekeep()
+        turn, rest = divmod(session.last.epoch, HOUSEKEEPING_EPOCHS)
+        if rest == 0 and session.writers:
+            tuple(session.writers.values())[turn % len(session.writers)].housekeep()
 
     # trouble and signals
 

@@ -1,0 +1,176 @@
+"""What an epoch costs, with all its fsyncs, and whether it stays so; ends with one JSON line.
+
+    python bench/epochs.py --epochs 10000 [--rows 100]
+
+Three Delta tables, a state of 1,000 keys and the outbox in each epoch; then the time a recovery takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from tocsin.bases import Keyed
+from tocsin.batch import KEY, OUT, TIME, Batch, as_times
+from tocsin.contracts import Channel, Message, Source
+from tocsin.output.delta import Delta
+from tocsin.plan import Inlet, Outlet, Plan, Step
+from tocsin.run.embedded import EmbeddedRunner
+from tocsin.run.recovery import Effects, Session, start
+from tocsin.state import Columns, Field
+
+ROWS = pa.schema([KEY, TIME, pa.field("value", pa.float64())])
+KEYS = 1_000
+
+
+class Readings(Source):
+    """The same number of rows at each poll."""
+
+    rows: int
+
+    def output_schema(self) -> pa.Schema:
+        return ROWS
+
+    def open(self, partition: str, offset: Any) -> Any:
+        return ReadingsReader(self.rows, offset or 0)
+
+
+class ReadingsReader:
+    def __init__(self, rows: int, at: int) -> None:
+        self.rows, self.at = rows, at
+        self.names = pa.array([f"machine-{i:04d}" for i in range(KEYS)])
+
+    def poll(self, rows_max: int, timeout_s: float) -> Any:
+        numbers = np.arange(self.at, self.at + self.rows)
+        keys = pa.DictionaryArray.from_arrays(pa.array(numbers % KEYS, pa.int32()), self.names)
+        self.at += self.rows
+        columns = [keys, as_times(numbers * 1_000), pa.array(numbers * 0.5)]
+        return Batch(pa.RecordBatch.from_arrays(columns, schema=ROWS), int(numbers[-1]) * 1_000), self.at
+
+    def commit(self, offset: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Sums(Keyed):
+    """A step with twenty numbers a key."""
+
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        return input
+
+    def fields(self) -> Mapping[str, Field]:
+        return {f"sum{i}": Field() for i in range(20)}
+
+    def update(self, state: Columns, rows: pa.RecordBatch, slots: Any) -> pa.RecordBatch:
+        np.add.at(state["sum0"], slots, rows.column("value").to_numpy())
+        return rows
+
+
+class Bell(Channel):
+    """One message an epoch, delivered to nobody."""
+
+    URGENT: ClassVar[bool] = False
+
+    def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
+        return [Message(str(rows.column("value")[0]), b"ring")]
+
+    def connect(self, folder: Path) -> Any:
+        return self
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Timed(EmbeddedRunner):
+    """Writes down what each epoch cost."""
+
+    def measure(self, epochs: int) -> None:
+        self.left, self.wall_ms, self.cpu_ms = epochs, [], []
+        self.tidy_ms: list[float] = []
+
+    def _epoch(self, session: Session) -> None:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        super()._epoch(session)
+        self.wall_ms.append(1e3 * (time.perf_counter() - wall) - self.tidy_ms[-1])
+        self.cpu_ms.append(1e3 * (time.thread_time() - cpu))
+        self.left -= 1
+        if len(self.wall_ms) % 100 == 0:
+            print(f"\r{len(self.wall_ms)} epochs, {self.wall_ms[-1]:.1f} ms", end="", file=sys.stderr)
+        if not self.left:
+            self.stop()
+
+    def _tidy(self, session: Session) -> None:
+        """Housekeeping is not part of an epoch: it is told apart."""
+        began = time.perf_counter()
+        super()._tidy(session)
+        self.tidy_ms.append(1e3 * (time.perf_counter() - began))
+
+
+def plan(folder: Path, rows: int) -> Plan:
+    out = (("sums", OUT),)
+    tables = [Outlet(name, out, Delta(path=name), ROWS) for name in ("one", "two", "three")]
+    return Plan(
+        name="epochs",
+        inlets=(Inlet("in", Readings(rows=rows), (), {OUT: ROWS}, 10**9),),
+        steps=(Step("sums", Sums(), (("in", OUT),), ROWS, {OUT: ROWS}),),
+        outlets=(*tables, Outlet("bell", out, Bell(), ROWS)),
+        streams={},
+        folder=folder,
+        state_folder=folder / ".state",
+        checkpoint_us=0,
+        memory_bytes=1 << 30,
+        fingerprint="1",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=1_000)
+    parser.add_argument("--rows", type=int, default=100)
+    settings = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        compiled = plan(Path(folder).absolute(), settings.rows)
+        runner = Timed(compiled)
+        runner.measure(settings.epochs)
+        runner.run()
+        print(file=sys.stderr)
+        began = time.perf_counter()
+        session = start(compiled, Effects(), runner.counters)
+        recovery_s = time.perf_counter() - began
+        session.close()
+    tenth = max(1, settings.epochs // 10)
+    figures = {
+        "epochs": settings.epochs,
+        "p50_ms": np.median(runner.wall_ms),
+        "p99_ms": np.percentile(runner.wall_ms, 99),
+        "cpu_p50_ms": np.median(runner.cpu_ms),
+        "cpu_mean_ms": np.mean(runner.cpu_ms),
+        "first_tenth_p50_ms": np.median(runner.wall_ms[:tenth]),
+        "last_tenth_p50_ms": np.median(runner.wall_ms[-tenth:]),
+        "first_tenth_cpu_p50_ms": np.median(runner.cpu_ms[:tenth]),
+        "last_tenth_cpu_p50_ms": np.median(runner.cpu_ms[-tenth:]),
+        "housekeeping_mean_ms": np.mean(runner.tidy_ms),
+        "housekeeping_max_ms": np.max(runner.tidy_ms),
+        "recovery_s": recovery_s,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps({name: round(float(value), 3) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
