@@ -15,7 +15,7 @@ import pyarrow.types as pt
 from tocsin.batch import TIME_TYPE
 from tocsin.errors import SchemaError
 from tocsin.kernels import kernel
-from tocsin.words import byte_at, padded
+from tocsin.words import byte_at, inner, padded
 
 REASONS = ("", "ts_missing", "ts_syntax", "ts_range", "ts_zone", "ts_leap", "ts_fold", "ts_gap")
 """By code; ``ts_zone`` is local time where no zone is configured, ``ts_gap`` an hour that the clock skipped."""
@@ -117,6 +117,7 @@ def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64
     if len(column):
         _, offsets, data = column.buffers()
         ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+        ends.flags.writeable = False  # one type, whatever the buffer is, so that one kernel serves
         held = padded(data, int(ends[-1]))
         parse_text(held.address, ends, UNITS.get(unit or "", 0), us, codes)
     return us, codes
@@ -146,7 +147,7 @@ def resolve_zone(
     us[within] = found
 
 
-@kernel
+@inner
 def days_of(year: int, month: int, day: int) -> int:
     """Days since 1970-01-01 in the Gregorian calendar, for years from 0 (Hinnant, "chrono-compatible algorithms")."""
     year -= 1 if month <= 2 else 0
@@ -156,14 +157,14 @@ def days_of(year: int, month: int, day: int) -> int:
     return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
 
 
-@kernel
+@inner
 def _two(at: int) -> int:
     """Two digits, or a number so low that no sum with it can be right."""
     high, low = byte_at(at) - 48, byte_at(at + 1) - 48
     return high * 10 + low if 0 <= high <= 9 and 0 <= low <= 9 else -1_000_000
 
 
-@kernel
+@inner
 def timestamp_us(begin: int, end: int) -> tuple[int, int]:
     """Microseconds and code of ``YYYY-MM-DD[(T| )HH:MM[:SS[.fraction]][Z|±HH[[:]MM]]]`` (RFC 3339, ISO 8601).
 
@@ -191,7 +192,7 @@ def timestamp_us(begin: int, end: int) -> tuple[int, int]:
     return timestamp_tail(at + 5, end, us + hour * 3_600_000_000 + minute * 60_000_000)
 
 
-@kernel
+@inner
 def timestamp_tail(at: int, end: int, us: int) -> tuple[int, int]:
     """The rest of a time stamp, from behind its minutes on, added to ``us``."""
     bad = (0, 2)
@@ -239,7 +240,7 @@ def timestamp_tail(at: int, end: int, us: int) -> tuple[int, int]:
     return us - (offset if sign == 43 else -offset) * 60_000_000, code
 
 
-@kernel
+@inner
 def epoch_us(begin: int, end: int, unit: int) -> tuple[int, int]:
     """Microseconds and code of an epoch number written as ``digits[.digits]``; ``unit`` as in `UNITS`."""
     value, at = 0, begin

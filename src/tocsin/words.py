@@ -7,16 +7,23 @@ keeps eight readable bytes behind its end (`padded`).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
 
-import numpy as np
-import numpy.typing as npt
+import numba
 import pyarrow as pa
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-Bytes = npt.NDArray[np.uint8]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def inner(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function that only kernels call: no wrapper for Python, which is a fifth of the time to compile it."""
+    options = {"nogil": True, "cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(Callable[P, R], numba.njit(error_model="numpy", **options)(function))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -52,7 +59,7 @@ def trailing_zeros(typing_context: Any, word: Any) -> Any:
 
 
 def padded(data: pa.Buffer | None, end: int) -> pa.Buffer:
-    """A buffer in which eight bytes can be read from anywhere before ``end``: itself if it is long enough, or a copy."""
+    """A buffer with eight readable bytes from anywhere before ``end``: itself if it is long enough, or a copy."""
     if data is not None and data.size >= end + 8:
         return data
     return pa.py_buffer((b"" if data is None else data[:end].to_pybytes()) + bytes(8))

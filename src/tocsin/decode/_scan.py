@@ -7,6 +7,7 @@ never generous: it takes nothing that the parser would not take, and gives the s
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -15,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tocsin.batch import TIME_TYPE, Ints
+from tocsin.batch import TIME_TYPE, Codes, Ints
 from tocsin.kernels import kernel
 from tocsin.times import END_US, UNITS, epoch_us, resolve_zone, timestamp_tail, timestamp_us
-from tocsin.words import byte_at, padded, trailing_zeros, word_at
+from tocsin.words import byte_at, inner, padded, trailing_zeros, word_at
 
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_] | None
@@ -133,6 +134,48 @@ class Scan:
         return pa.Array.from_buffers(_ARROW[kind], len(values), [valid, pa.py_buffer(values)])
 
 
+_compiled, _lock = threading.Event(), threading.Lock()
+_seen = 0
+WARM_ROWS, WAIT_ROWS = 500, 2_000
+"""After so many records it is worth compiling; in a batch of so many, worth waiting for it."""
+
+
+def ready(rows: int) -> bool:
+    """Whether the scanner can take a batch.
+
+    Compiling it, once after installation, takes seconds of CPU. That is done in the background, and meanwhile small
+    batches are parsed one by one, to the same rows.
+    """
+    global _seen
+    if _compiled.is_set():
+        return True
+    with _lock:
+        before, _seen = _seen, _seen + rows
+    if before < WARM_ROWS <= _seen:
+        threading.Thread(target=_compile, name="tocsin-compile", daemon=True).start()
+    return rows >= WAIT_ROWS and _compiled.wait()
+
+
+def _compile() -> None:
+    try:
+        payloads = pa.array([b"0"] * (FEW + 1), pa.binary())
+        one = Scan(payloads, offsets(payloads), [CATEGORY])
+        layout = Layout()
+        layout.add(b"", CATEGORY, 0)
+        layout.add(b"", END)
+        one.run(layout, quoted=False, stop=44, escape=34)
+        one.arrays([None])
+    finally:
+        _compiled.set()  # if it failed, the first batch raises what is wrong
+
+
+def offsets(array: pa.Array) -> Codes:
+    """Where each payload begins in the array's data, and where the last one ends."""
+    found: Codes = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    found.flags.writeable = False  # one type, whatever the buffer is, so that one kernel serves
+    return found
+
+
 def zone_mode(zone: str | None) -> int:
     return ZONE_NONE if zone is None else ZONE_UTC if zone in ("UTC", "Etc/UTC", "Z") else ZONE_NAMED
 
@@ -191,7 +234,7 @@ def gather(data: int, starts: Ints, lengths: Ints, text: npt.NDArray[np.uint8]) 
         at += lengths[i]
 
 
-@kernel
+@inner
 def is_utf8(at: int, end: int) -> bool:
     """Whether bytes are well-formed UTF-8: no surrogates, nothing overlong, nothing beyond U+10FFFF."""
     while at < end:
@@ -219,7 +262,7 @@ def is_utf8(at: int, end: int) -> bool:
     return True
 
 
-@kernel
+@inner
 def text_end(at: int, end: int, stop: int, escape: int) -> int:
     """Where a text ends; -1 if it is not UTF-8.
 
@@ -250,7 +293,7 @@ def text_end(at: int, end: int, stop: int, escape: int) -> int:
     return at
 
 
-@kernel
+@inner
 def number_end(at: int, end: int, point: int) -> tuple[int, int, int, int]:
     """Where a JSON number ends, its digits as an integer, the power of ten, and what it is; -1 if it is none.
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from tocsin.batch import Ints, times_us
-from tocsin.decode._base import Builder, Decoded, Decoder, Rejects, from_text, merged, offsets, raw, utf8
+from tocsin.decode._base import Builder, Decoded, Decoder, Rejects, from_text, merged, raw, utf8
 from tocsin.decode._reasons import Bad
-from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, unit_code, zone_mode
+from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 
 csv.field_size_limit(2**31 - 1)  # the limit is payload_max
 _BOM = 0xEF
@@ -80,7 +80,11 @@ class Csv(Decoder):
         if len(payloads):
             firsts = np.frombuffer(scan.data, np.uint8)[ends[:-1]]
             scan.left = np.flatnonzero(firsts != _BOM)
-            state = sorted(state, key=lambda layout: layout.end != _line_end(payloads[0].as_py()))
+            state = (
+                []
+                if not ready(len(payloads))
+                else sorted(state, key=lambda layout: layout.end != _line_end(payloads[0].as_py()))
+            )
         for layout in state:
             if len(scan.left):
                 scan.run(layout, False, ord(self.delimiter), ord(self.quote or self.delimiter), ord(self.decimal))

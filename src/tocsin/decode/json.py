@@ -20,13 +20,12 @@ from tocsin.decode._base import (
     Rejects,
     finite,
     merged,
-    offsets,
     raw,
     utf8,
     without_null,
 )
 from tocsin.decode._reasons import Bad
-from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, unit_code, zone_mode
+from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 
 LAYOUTS_MAX = 8
 """How many layouts of records are remembered; records of others are parsed one by one."""
@@ -260,6 +259,8 @@ class _Layouts:
     def scan(self, payloads: pa.Array) -> Scan | None:
         if len(self._slots) < len(self._kinds) or not len(payloads):
             return None  # two columns from one place
+        if not ready(len(payloads)):
+            return None
         scan = Scan(payloads, offsets(payloads), self._kinds)
         for layout in self._layouts:
             if len(scan.left):

@@ -1,0 +1,10 @@
+"""The scanner is compiled before the tests, so that it is what they test."""
+
+import pytest
+
+from tocsin.decode import _scan
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scanner_is_compiled() -> None:
+    assert _scan.ready(_scan.WAIT_ROWS)
