@@ -4,7 +4,7 @@ The engine is pinned to one core, the page's process to another where there is o
 median of the ratios is given; where other work disturbs them, the share of the CPU time that the feed's own thread
 takes (beside `offer_us` a batch in the engine's) says it better. Ends with one line of JSON.
 
-    python bench/page.py --seconds 3 --runs 5
+    python bench/page.py --seconds 1 --runs 15
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, Batch, as_times
-from tocsin.detect.novelty import Novelty
+from tocsin.detect.ewma import Ewma
 from tocsin.run.feed import SOCKET, Feed
 from tocsin.serve.access import Address
 from tocsin.serve.app import start
@@ -50,7 +50,7 @@ def batches(count: int) -> list[Batch]:
 
 def through(rows: list[Batch], seconds: float, feed: Feed | None) -> tuple[float, int]:
     """CPU seconds of the whole process a reading, and the readings, at full speed for some seconds."""
-    step = Novelty()
+    step = Ewma()
     state = step.initial()
     begun, cpu, read = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - begun < seconds:
@@ -67,8 +67,8 @@ def through(rows: list[Batch], seconds: float, feed: Feed | None) -> tuple[float
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--runs", type=int, default=15)
     given = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     rows = batches(16)

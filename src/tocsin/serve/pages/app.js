@@ -197,12 +197,23 @@ function paintTile(tile) {
   pillFor(tile.pill, tile);
   const signals = [...tile.signals.entries()].slice(0, 3);
   while (tile.values.children.length < signals.length) { const row = node("li"); row.append(node("span"), node("b")); tile.values.append(row); }
+  const common = commonStart([...tile.signals.keys()]);
   signals.forEach(([signal, own], i) => {
     const [name, value] = tile.values.children[i].children;
-    name.textContent = signal;
+    name.textContent = signal.slice(common);
+    name.title = signal;
     value.textContent = show(own.recent.findLast((v) => v !== null));
   });
   if (signals.length) drawSpark(tile.canvas, signals[0][1].recent);
+}
+
+// How many characters all names begin with, up to a mark that ends a word: what is left tells them apart.
+function commonStart(names) {
+  if (names.length < 2) return 0;
+  let end = 0;
+  while (end < names[0].length && names.every((name) => name[end] === names[0][end])) end++;
+  while (end > 0 && /[\p{L}\p{N}]/u.test(names[0][end - 1])) end--;
+  return end < 4 ? 0 : end;
 }
 
 function drawSpark(canvas, values) {
@@ -313,9 +324,9 @@ function alarmRow(id) {
   shelve.addEventListener("click", () => act(id, "shelve", { for_s: 3600 }));
   unshelve.addEventListener("click", () => act(id, "unshelve", {}));
   reset.addEventListener("click", () => act(id, "reset", {}));
-  top.append(pill, where, time);
+  top.append(pill, node("span", "spring"), time);
   acts.append(ack, reset, shelve, unshelve);
-  root.append(top, message, facts, acts);
+  root.append(top, where, message, facts, acts);
   return { root, pill, where, time, message, facts, acts, ack, shelve, unshelve, reset, sent: "", about: null };
 }
 
@@ -376,13 +387,14 @@ function paintAlarm(row, alarm) {
   row.pill.dataset.severity = active(alarm) ? severity : "";
   row.pill.dataset.status = active(alarm) ? "alarm" : "silent";
   row.pill.textContent = `${SHAPES[severity]} ${severity}`;
-  row.where.textContent = alarm.rule ? `${alarm.machine} · ${alarm.rule}` : alarm.machine;
-  row.where.title = row.where.textContent;
+  row.where.textContent = alarm.machine;
+  row.where.title = alarm.machine;
   const when = new Date(alarm.time);
   row.time.dateTime = String(alarm.time);
   row.time.textContent = when.toLocaleTimeString("en-GB");
   row.time.title = when.toLocaleString("en-GB");
-  row.message.textContent = alarm.message ?? "";
+  const message = alarm.message ?? "";
+  row.message.textContent = message.startsWith(`${alarm.machine} `) ? message.slice(alarm.machine.length + 1) : message;
   const facts = [LABELS[alarm.state] ?? String(alarm.state).toLowerCase().replaceAll("_", " ")];
   if (alarm.mode) facts.push(String(alarm.mode).replaceAll("_", " "));
   if (alarm.by) facts.push(`${String(alarm.event).replaceAll("_", " ")} by ${alarm.by}`);

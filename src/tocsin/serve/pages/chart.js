@@ -9,7 +9,8 @@ const [TIME, VALUE, EXPECTED, LOWER, UPPER, SCORE] = [0, 1, 2, 3, 4, 5];
 export function show(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e7 || size < 1e-3)) return value.toExponential(2);
+  if (size >= 1e6) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 });
+  if (size !== 0 && size < 1e-3) return value.toExponential(2);
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
 }
 
@@ -185,7 +186,7 @@ export class Charts {
       hoverlabel: { bgcolor: c.panel, bordercolor: c.grid, font: { color: c.text, size: 11 } },
       xaxis: { ...axis, type: "date", range: [oldest, Math.max(newest, oldest + 30000)], nticks: 6, tickformatstops: [
         { dtickrange: [null, 59999], value: "%H:%M:%S" }, { dtickrange: [60000, 86399999], value: "%H:%M" }, { dtickrange: [86400000, null], value: "%d %b" }] },
-      yaxis: { ...axis, nticks: 5, tickformat: ".4~g", ...rangeOf(columns, marks.values) },
+      yaxis: { ...axis, nticks: 5, ...rangeOf(columns, marks.values) },
     }, { displayModeBar: false, responsive: false, showTips: false, doubleClick: false });
   }
 
@@ -213,8 +214,9 @@ function rangeOf(columns, marks) {
   let [bottom, top] = [low, high];
   for (const v of columns[LOWER]) if (v !== null && v < bottom) bottom = Math.max(v, low - span);
   for (const v of columns[UPPER]) if (v !== null && v > top) top = Math.min(v, high + span);
-  const pad = (top - bottom || span) * 0.08;
-  return { range: [bottom - pad, top + pad] };
+  const short = Math.max(span * 0.1 - (top - bottom), 0) / 2; // a constant gets some room
+  const pad = (top - bottom) * 0.08 + short;
+  return { range: [bottom - pad, top + pad], tickformat: Math.max(Math.abs(bottom), Math.abs(top)) >= 1e4 ? "~s" : ".4~g" };
 }
 
 // The band as closed outlines, one for each stretch in which it is known.
