@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from tocsin.mqtt.client import Client, NotConnected
-from tocsin.mqtt.codec import V5, V311
+from tocsin.mqtt.packets import V5, V311
 
 IOTCORE = "from iotcore.iotcore import IotCoreBroker as B; B(listen='127.0.0.1', port={port}).run_forever()"
 AMQTT = """

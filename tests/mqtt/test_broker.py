@@ -21,7 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tocsin.errors import ConfigError
-from tocsin.mqtt import codec
+from tocsin.mqtt import packets
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
 from tocsin.mqtt.sessions import Acl, read_users
@@ -227,8 +227,8 @@ def test_a_session_that_is_over_is_forgotten(broker: Broker) -> None:
 
 def test_a_client_that_does_not_read_stops_nobody(broker: Broker) -> None:
     lazy = socket.create_connection(("127.0.0.1", broker.port))
-    lazy.sendall(codec.encode(codec.Connect("lazy"), codec.V5))
-    lazy.sendall(codec.encode(codec.Subscribe(1, (("#", 1),)), codec.V5))
+    lazy.sendall(packets.encode(packets.Connect("lazy"), packets.V5))
+    lazy.sendall(packets.encode(packets.Subscribe(1, (("#", 1),)), packets.V5))
     good = Client(broker.url, filters=["a"])
     good.connect()
     sender = Client(broker.url)
@@ -254,7 +254,7 @@ def test_rubbish_ends_its_own_connection_only(pieces: list[bytes], connected: bo
     broker = _SHARED.start() if _SHARED._thread is None else _SHARED
     with socket.create_connection(("127.0.0.1", broker.port)) as peer:
         if connected:
-            peer.sendall(codec.encode(codec.Connect("fuzz"), codec.V5))
+            peer.sendall(packets.encode(packets.Connect("fuzz"), packets.V5))
         try:
             for piece in pieces:
                 peer.sendall(piece)
@@ -271,11 +271,11 @@ _SHARED = Broker(Settings())
 @pytest.mark.parametrize(
     "first",
     [
-        codec.publish(b"a", b"1", version=codec.V5),
-        codec.PING,
+        packets.publish(b"a", b"1", version=packets.V5),
+        packets.PING,
         b"GET / HTTP/1.1\r\n\r\n",
         b"\x10\x0c\x00\x04MQTT\x09\x02\x00\x00\x00\x00",  # version 9
-        codec.encode(codec.Connect("", codec.V311, clean=False), codec.V311),
+        packets.encode(packets.Connect("", packets.V311, clean=False), packets.V311),
     ],
 )
 def test_who_does_not_connect_properly_is_thrown_out(broker: Broker, first: bytes) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tocsin.errors import ConfigError
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client, NotConnected, Tls, address
-from tocsin.mqtt.codec import V5, V311
+from tocsin.mqtt.packets import V5, V311
 from tocsin.mqtt.sessions import Acl
 
 Start = Callable[..., Any]

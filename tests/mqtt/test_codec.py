@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.mqtt import codec
-from tocsin.mqtt.codec import V5, V311, ProtocolError
+from tocsin.mqtt import codec, packets
+from tocsin.mqtt.packets import V5, V311, ProtocolError
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 u16, u32 = st.integers(0, 65535), st.integers(0, 2**32 - 1)
@@ -31,22 +31,22 @@ some_properties = st.fixed_dictionaries(
     },
 )
 filters = st.lists(st.tuples(text, st.integers(0, 2)), min_size=1, max_size=4).map(tuple)
-wills = st.builds(codec.Will, text, st.binary(max_size=20), st.integers(0, 2), st.booleans(), some_properties)
-packets = st.one_of(
+wills = st.builds(packets.Will, text, st.binary(max_size=20), st.integers(0, 2), st.booleans(), some_properties)
+any_packet = st.one_of(
     st.builds(
-        codec.Connect, text, st.just(V5), st.booleans(), u16, st.none() | text, st.none() | st.binary(max_size=9),
+        packets.Connect, text, st.just(V5), st.booleans(), u16, st.none() | text, st.none() | st.binary(max_size=9),
         st.none() | wills, some_properties,
     ),
-    st.builds(codec.Connack, st.booleans(), st.integers(0, 255), some_properties),
-    st.builds(codec.Ack, st.integers(codec.PUBACK, codec.PUBCOMP), ids, st.integers(0, 255), some_properties),
-    st.builds(codec.Subscribe, ids, filters, some_properties),
-    st.builds(codec.Unsubscribe, ids, st.lists(text, min_size=1, max_size=4).map(tuple), some_properties),
+    st.builds(packets.Connack, st.booleans(), st.integers(0, 255), some_properties),
+    st.builds(packets.Ack, st.integers(packets.PUBACK, packets.PUBCOMP), ids, st.integers(0, 255), some_properties),
+    st.builds(packets.Subscribe, ids, filters, some_properties),
+    st.builds(packets.Unsubscribe, ids, st.lists(text, min_size=1, max_size=4).map(tuple), some_properties),
     st.builds(
-        codec.Granted, st.sampled_from([codec.SUBACK, codec.UNSUBACK]), ids,
+        packets.Granted, st.sampled_from([packets.SUBACK, packets.UNSUBACK]), ids,
         st.lists(st.integers(0, 255), max_size=5).map(tuple), some_properties,
     ),
-    st.builds(codec.Ping, st.sampled_from([codec.PINGREQ, codec.PINGRESP])),
-    st.builds(codec.Disconnect, st.integers(0, 255), some_properties),
+    st.builds(packets.Ping, st.sampled_from([packets.PINGREQ, packets.PINGRESP])),
+    st.builds(packets.Disconnect, st.integers(0, 255), some_properties),
 )  # fmt: skip
 messages = st.lists(
     st.tuples(
@@ -62,23 +62,23 @@ def inbox(data: bytes, version: int = V5, size_max: int = 1 << 20, *, cut: bool 
     return box
 
 
-@given(packets)
-def test_a_packet_is_read_as_it_was_written(packet: codec.Packet) -> None:
-    box = inbox(codec.encode(packet, V5))
+@given(any_packet)
+def test_a_packet_is_read_as_it_was_written(packet: packets.Packet) -> None:
+    box = inbox(packets.encode(packet, V5))
     frames = box.frames()
     assert frames.shape[1] == 1
     head, begin, end = (int(frames[row, 0]) for row in (codec.HEAD, codec.BODY, codec.END))
-    assert codec.decode(head, box.data[begin:end].tobytes(), V5) == packet
+    assert packets.decode(head, box.data[begin:end].tobytes(), V5) == packet
 
 
 @given(messages, st.sampled_from([V311, V5]), some_properties, st.integers(1, 50))
 def test_messages_are_read_as_they_were_written_however_they_are_cut(
-    sent: list[Any], version: int, properties: codec.Properties, piece: int
+    sent: list[Any], version: int, properties: packets.Properties, piece: int
 ) -> None:
     data = b"".join(
-        codec.publish(
+        packets.publish(
             topic.encode(), payload, version=version, qos=qos, packet_id=packet_id, retain=retain, dup=bool(qos),
-            properties=codec.properties(properties),
+            properties=packets.properties(properties),
         )
         for topic, payload, qos, packet_id, retain in sent
     )  # fmt: skip
@@ -100,9 +100,9 @@ def test_any_bytes_are_packets_or_a_protocol_error(data: bytes, version: int, cu
     _digest(inbox(data, version, 200, cut=cut))
 
 
-@given(packets, st.data())
-def test_a_damaged_packet_is_a_packet_or_a_protocol_error(packet: codec.Packet, data: st.DataObject) -> None:
-    good = bytearray(codec.encode(packet, V5))
+@given(any_packet, st.data())
+def test_a_damaged_packet_is_a_packet_or_a_protocol_error(packet: packets.Packet, data: st.DataObject) -> None:
+    good = bytearray(packets.encode(packet, V5))
     for _ in range(data.draw(st.integers(1, 3))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     _digest(inbox(bytes(good)))
@@ -112,9 +112,9 @@ def _digest(box: codec.Inbox) -> None:
     with suppress(ProtocolError):
         while (frames := box.frames()).shape[1]:
             codec.publishes(box.data, frames)
-            for i in np.flatnonzero(frames[codec.HEAD] >> 4 != codec.PUBLISH).tolist():
+            for i in np.flatnonzero(frames[codec.HEAD] >> 4 != packets.PUBLISH).tolist():
                 begin, end = int(frames[codec.BODY, i]), int(frames[codec.END, i])
-                codec.decode(int(frames[codec.HEAD, i]), box.data[begin:end].tobytes(), box.version)
+                packets.decode(int(frames[codec.HEAD, i]), box.data[begin:end].tobytes(), box.version)
 
 
 @pytest.mark.parametrize(
@@ -134,21 +134,23 @@ def _digest(box: codec.Inbox) -> None:
     ],
 )
 def test_a_malformed_packet_is_refused_after_the_good_ones_before_it(bad: bytes) -> None:
-    box = inbox(codec.publish(b"good", b"1", version=V311) + bad, V311)
+    box = inbox(packets.publish(b"good", b"1", version=V311) + bad, V311)
     assert codec.publishes(box.data, box.frames()).topics.to_pylist() == ["good"]
     with pytest.raises(ProtocolError, match="malformed"):
         box.frames()
 
 
 def test_a_topic_that_is_not_utf8_is_refused() -> None:
-    box = inbox(codec.publish(b"\xff\xfe", b"1", version=V5))
+    box = inbox(packets.publish(b"\xff\xfe", b"1", version=V5))
     with pytest.raises(ProtocolError, match="UTF-8"):
         codec.publishes(box.data, box.frames())
 
 
 @pytest.mark.parametrize("piece", [1000, 70_000, 10**7])
 def test_a_message_over_the_limit_is_cut_or_refused(piece: int) -> None:
-    data = codec.publish(b"a", b"x" * 900_000, version=V5, qos=1, packet_id=7) + codec.publish(b"b", b"2", version=V5)
+    data = packets.publish(b"a", b"x" * 900_000, version=V5, qos=1, packet_id=7) + packets.publish(
+        b"b", b"2", version=V5
+    )
     box = codec.Inbox(V5, 1000, cut=True)
     got = []
     for start in range(0, len(data), piece):
@@ -165,7 +167,7 @@ def test_a_message_over_the_limit_is_cut_or_refused(piece: int) -> None:
 
 def test_time_grows_with_the_bytes_and_not_faster() -> None:
     def cost(size: int) -> float:
-        data = codec.publish(b"a", b"x" * size, version=V5)
+        data = packets.publish(b"a", b"x" * size, version=V5)
         box = codec.Inbox(V5, 1 << 28)
         begin = time.process_time()
         for start in range(0, len(data), 4096):  # asks again and again for a packet that is not complete
@@ -191,7 +193,7 @@ def test_acknowledgements_are_what_the_standard_says() -> None:
 
 def test_hashes_tell_messages_apart() -> None:
     data = b"".join(
-        codec.publish(t, p, version=V5, qos=1, packet_id=1)
+        packets.publish(t, p, version=V5, qos=1, packet_id=1)
         for t, p in [(b"a", b"bc"), (b"ab", b"c"), (b"a", b"bd"), (b"a", b"bc")]
     )
     box = inbox(data)
@@ -208,7 +210,7 @@ def test_a_connect_of_paho_is_understood(version: int, theirs: int) -> None:
     written: list[bytes] = []
     client._packet_queue = lambda command, packet, mid, qos, info=None: written.append(bytes(packet)) or 0  # type: ignore[assignment, func-returns-value]
     client._send_connect(60)
-    found = codec.decode(written[0][0], written[0][2:], version)
-    assert isinstance(found, codec.Connect)
+    found = packets.decode(written[0][0], written[0][2:], version)
+    assert isinstance(found, packets.Connect)
     assert (found.client_id, found.user, found.password, found.keep_alive_s) == ("me", "user", b"secret", 60)
-    assert found.will == codec.Will("will/topic", b"gone", 1, True)
+    assert found.will == packets.Will("will/topic", b"gone", 1, True)

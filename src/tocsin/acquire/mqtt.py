@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, field_validator
 from tocsin.batch import RAW, Batch, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.errors import SourceError
-from tocsin.mqtt import codec
+from tocsin.mqtt import packets
 from tocsin.mqtt.client import Client, NotConnected, Tls, address
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.topics import require_filter
@@ -118,7 +118,7 @@ class MqttReader:
         self.client = Client(
             url=source.url,
             client_id=source.session(),
-            version=codec.V5 if source.version == "5" else codec.V311,
+            version=packets.V5 if source.version == "5" else packets.V311,
             filters=source.topics(),
             qos=source.qos,
             subscribe_options=0 if source.retained else _NO_RETAINED | _RETAIN_AS_PUBLISHED,
@@ -229,7 +229,7 @@ class MqttReader:
             return found
         clears = found.retain & (pc.binary_length(found.payloads).to_numpy() == 0)
         # In MQTT 5 we ask for none of the old ones, and see on new ones how they were published.
-        old = found.retain & (not self._source.retained and self.client.version == codec.V311)
+        old = found.retain & (not self._source.retained and self.client.version == packets.V311)
         drop = clears | old
         self.retained_dropped += int(drop.sum())
         self._acknowledge(found.packet_ids[drop & (found.qos > 0)], found.qos[drop & (found.qos > 0)])

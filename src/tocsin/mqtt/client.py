@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tocsin.batch import Ints
 from tocsin.errors import ConfigError, TocsinError
-from tocsin.mqtt import codec
-from tocsin.mqtt.codec import ProtocolError, Publishes
+from tocsin.mqtt import codec, packets
+from tocsin.mqtt.codec import Publishes
+from tocsin.mqtt.packets import ProtocolError
 
 CONNECT_TIMEOUT_S = 10.0
 BACKOFF_S = (0.2, 30.0)
@@ -116,7 +117,7 @@ class Client:
 
     url: str
     client_id: str = ""
-    version: int = codec.V5
+    version: int = packets.V5
     filters: Sequence[str] = ()
     """What to subscribe to on each new connection."""
     qos: int = 1
@@ -194,17 +195,17 @@ class Client:
         self._inbox = codec.Inbox(self.version, self.packet_bytes_max, cut=True)
         self._unacked.clear()
         self._arrived.clear()
-        self._connack: codec.Connack | None = None
+        self._connack: packets.Connack | None = None
         self._pings.clear()
         self._ping_s, self.acks_sent, self.acks_confirmed = 0.0, 0, 0
-        properties: codec.Properties = {}
-        if self.version == codec.V5:
+        properties: packets.Properties = {}
+        if self.version == packets.V5:
             properties["receive_maximum"] = self.receive_max
             if not self.clean:
                 properties["session_expiry_interval"] = self.session_expiry_s
         self._send(
-            codec.encode(
-                codec.Connect(
+            packets.encode(
+                packets.Connect(
                     self.client_id,
                     self.version,
                     self.clean,
@@ -232,17 +233,17 @@ class Client:
             self._subscribe(deadline)
 
     def _subscribe(self, deadline: float) -> None:
-        options = self.qos | (self.subscribe_options if self.version == codec.V5 else 0)
+        options = self.qos | (self.subscribe_options if self.version == packets.V5 else 0)
         filters = tuple((pattern, options) for pattern in self.filters)
         self._granted = False
-        self._send(codec.encode(codec.Subscribe(self._next_id(), filters), self.version))
+        self._send(packets.encode(packets.Subscribe(self._next_id(), filters), self.version))
         # With a session there are subscriptions already, and a broker may want what it sends first acknowledged
         # before it answers (rumqttd does).
         while not self._granted and not self.session_present:
             self._receive(self._left(deadline, "SUBACK"))
             self._digest(1024)
 
-    def _check(self, granted: codec.Granted) -> None:
+    def _check(self, granted: packets.Granted) -> None:
         for pattern, reason in zip(self.filters, granted.reasons, strict=False):
             if reason >= 0x80:
                 raise NotConnected(f"{self.url} refuses the subscription to {pattern}: reason {reason}", final=True)
@@ -269,7 +270,7 @@ class Client:
             return
         if politely:
             try:
-                self._send(codec.encode(codec.Disconnect(), self.version))
+                self._send(packets.encode(packets.Disconnect(), self.version))
             except (OSError, NotConnected) as error:
                 self.last_error = str(error)  # gone already: that is what was wanted
         self._socket.close()
@@ -326,7 +327,7 @@ class Client:
         if len(self._pings) < 4:
             # TCP keeps order and a broker answers in order: its PINGRESP confirms the acknowledgements before it.
             self._note_ping()
-            data += codec.PING
+            data += packets.PING
         try:
             self._send(data)
         except OSError as error:
@@ -339,7 +340,7 @@ class Client:
         if self._socket is not None and time.monotonic() - self._sent_s > 0.7 * (self.keep_alive_s or 30):
             self._note_ping()
             try:
-                self._send(codec.PING)
+                self._send(packets.PING)
             except OSError as error:
                 self._drop(error)
 
@@ -350,7 +351,7 @@ class Client:
             raise TimeoutError("the broker did not answer a ping in time")
         if self.keep_alive_s and not self._pings and now - self._sent_s > 0.7 * self.keep_alive_s:
             self._note_ping()
-            self._send(codec.PING)
+            self._send(packets.PING)
 
     def _note_ping(self) -> None:
         if not self._pings:
@@ -385,34 +386,34 @@ class Client:
         if not count:
             return 0
         kinds = frames[codec.HEAD] >> 4
-        if (kinds == codec.PUBLISH).any():
+        if (kinds == packets.PUBLISH).any():
             self._arrived.append(codec.publishes(self._inbox.data, frames))
-        for i in np.flatnonzero(kinds != codec.PUBLISH).tolist():
+        for i in np.flatnonzero(kinds != packets.PUBLISH).tolist():
             head, begin, end = (int(frames[row, i]) for row in (codec.HEAD, codec.BODY, codec.END))
-            self._control(codec.decode(head, self._inbox.data[begin:end].tobytes(), self.version))
+            self._control(packets.decode(head, self._inbox.data[begin:end].tobytes(), self.version))
         return count
 
-    def _control(self, packet: codec.Packet) -> None:
-        if isinstance(packet, codec.Ack):
-            if packet.kind == codec.PUBREL:
-                self._send(codec.encode(codec.Ack(codec.PUBCOMP, packet.packet_id), self.version))
+    def _control(self, packet: packets.Packet) -> None:
+        if isinstance(packet, packets.Ack):
+            if packet.kind == packets.PUBREL:
+                self._send(packets.encode(packets.Ack(packets.PUBCOMP, packet.packet_id), self.version))
             elif self._unacked.get(packet.packet_id) == _PENDING:
                 self._unacked[packet.packet_id] = packet.reason
                 self._waiting -= 1
-        elif isinstance(packet, codec.Ping):
+        elif isinstance(packet, packets.Ping):
             self._ping_s = time.monotonic()
             if not self._pings:
-                raise ProtocolError("an answer to a ping that nobody sent", codec.PROTOCOL)
+                raise ProtocolError("an answer to a ping that nobody sent", packets.PROTOCOL)
             self.acks_confirmed = self._pings.popleft()
-        elif isinstance(packet, codec.Connack):
+        elif isinstance(packet, packets.Connack):
             self._connack = packet
-        elif isinstance(packet, codec.Granted):
+        elif isinstance(packet, packets.Granted):
             self._check(packet)
-        elif isinstance(packet, codec.Disconnect):
+        elif isinstance(packet, packets.Disconnect):
             text = REFUSALS.get(packet.reason, f"reason {packet.reason}")
             raise NotConnected(f"{self.url} ends the connection: {text}")
         else:
-            raise ProtocolError(f"a broker does not send {type(packet).__name__}", codec.PROTOCOL)
+            raise ProtocolError(f"a broker does not send {type(packet).__name__}", packets.PROTOCOL)
 
     # ---------------------------------------------------------------------------------------------- sending
 
@@ -437,7 +438,7 @@ class Client:
                 self._waiting = len(self._unacked)
                 self._send(
                     b"".join(
-                        codec.publish(
+                        packets.publish(
                             topic.encode(), body, version=self.version, qos=qos, packet_id=packet_id, retain=retain
                         )
                         for packet_id, (topic, body) in zip(ids, some, strict=True)

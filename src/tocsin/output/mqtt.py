@@ -15,7 +15,7 @@ from pydantic import SecretStr, field_validator
 
 from tocsin.contracts import Channel, Message
 from tocsin.errors import ConfigError, DeliveryError, SchemaError
-from tocsin.mqtt import codec
+from tocsin.mqtt import packets
 from tocsin.mqtt.client import Client, NotConnected, Tls, address
 from tocsin.mqtt.topics import FORBIDDEN_IN_IDS, valid_name
 from tocsin.quantities import Duration
@@ -134,7 +134,7 @@ class MqttDelivery:
         self.client = Client(
             url=channel.url,
             client_id=channel.client_id,
-            version=codec.V5 if channel.version == "5" else codec.V311,
+            version=packets.V5 if channel.version == "5" else packets.V311,
             user=channel.user,
             password=None if channel.password is None else channel.password.get_secret_value(),
             tls=channel.tls.context(folder) if channel.tls is not None else None,
