@@ -200,6 +200,26 @@ def test_reset_starts_the_timer_anew_and_clear_stops_it() -> None:
     assert rings(alarm_clock(), [1, 3, 2, 0], [0, 50, 80, 300]) == [140.0], "its duration is remembered"
 
 
+@pytest.mark.parametrize("method", ["BATCH", "SERIAL"])
+def test_a_model_that_resets_its_timer_on_every_input_still_sees_it_run_out(method: str) -> None:
+    watchdog = model(
+        state(
+            "Well",
+            enter=[event(None, timer("t", 60))],
+            input=[
+                event("$input.I.x >= 0", {"resetTimer": {"timerName": "t"}}),
+                event("timeout('t')", to="Silent"),
+            ],
+        ),
+        state("Silent", input=[event("triggerType('Message')", to="Well")]),
+        evaluationMethod=method,
+    )
+    columns = {"x": [1, 1, 1, 1], "time": [0, 50, 100, 200]}
+    assert states_of(watchdog, columns) == ["Well", "Silent", "Well", "Silent"]
+    left = feed(DetectorModel(model=watchdog), rows(columns)).to_pylist()
+    assert [(row["time"].timestamp() - BEGIN_US / 1e6) for row in left] == [0, 160, 200, 260]
+
+
 def test_a_timer_never_set_cannot_be_reset() -> None:
     (bad,) = rejected(alarm_clock(), {"x": [2]})
     assert bad["reason"] == "evaluation_error"

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, WithJsonSchema, model_validator
 
 from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, times_us
 from tocsin.contracts import Operator
@@ -126,7 +126,7 @@ class DetectorModel(Operator):
     SHORTHAND: ClassVar[str | None] = "model"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"model": _EXAMPLE}, {"model": _EXAMPLE, "transitions": False})
 
-    model: Mapping[str, Any]
+    model: Annotated[Mapping[str, Any], WithJsonSchema({"type": ["string", "object"], "examples": ["crane.json"]})]
     """The model: the name of its file, or what stands in it; JSON as exported, or a CloudFormation template."""
     which: str | None = None
     """Which detector model of the file, if it holds several."""
