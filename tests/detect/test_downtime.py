@@ -123,6 +123,14 @@ def test_levels_and_other_rows_of_the_machine() -> None:
     ]  # fmt: skip
 
 
+def test_a_reading_without_a_state_does_not_end_what_is_unknown() -> None:
+    given = rows({"value": pa.array([10.0, 10.0, None, None, 10.0]), "time": [0, 2, 20, 24, 28]})
+    operator = Downtime(of="value", running_above=5, heartbeat="5s", missed=1)
+    for chop in (1, None):
+        told = feed(operator, given, chop=chop).to_pylist()
+        assert truth(told) == [("running", 0, 2), ("unknown", 2, 28), ("running", 28, None)]
+
+
 def test_a_state_that_nobody_knows_is_set_aside_and_counts_as_a_heartbeat() -> None:
     operator = Downtime(state="state", heartbeat="1s", missed=1)
     given = rows({"state": ["running", "dancing", "running"]})

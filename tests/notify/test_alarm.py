@@ -176,6 +176,13 @@ def test_missing_readings_change_nothing() -> None:
     assert seen(plant.read(5, 20.0)) == [("cleared", "CLEARED_UNACK", False)]
 
 
+def test_a_reading_out_of_order_counts_as_if_it_came_with_the_newest() -> None:
+    plant = Plant()
+    plant.read(5, 20.0)
+    (raised,) = plant.read(3, 81.0)
+    assert second(raised) == 5
+
+
 def test_rate_of_change() -> None:
     plant = Plant(high=None, high_high=None, rate_of_change=2.0)
     values = [(0, 10.0), (1, 11.0), (2, 13.5), (4, 16.0), (5, None), (6, 10.0)]
@@ -230,6 +237,14 @@ def test_shelved_once_until_it_clears() -> None:
     plant.act(2, "shelve")
     assert seen(plant.read(3, 20.0), "event", "ring") == [("cleared", False), ("unshelved", False)]
     assert seen(plant.read(4, 81.0), "event", "ring") == [("reraised", True)]
+
+
+def test_shelved_for_a_time_outlasts_the_alarm() -> None:
+    plant = Plant()
+    plant.read(1, 81.0)
+    plant.act(2, "shelve", until=10)
+    assert seen(plant.read(3, 20.0), "event", "mode") == [("cleared", "shelved")]
+    assert seen(plant.read(4, 81.0), "event", "ring") == [("reraised", False)]
 
 
 def test_unshelved_by_hand_rings_only_if_nobody_has_acknowledged() -> None:

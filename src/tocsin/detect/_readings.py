@@ -122,7 +122,10 @@ def settle(slots: Codes, times: Ints, codes: Ints, timeout: int, start: Ints, co
 
 @kernel
 def trace(times: Ints, codes: Ints, timeout: int, start: int, code: int, last: int) -> tuple[Ints, Ints, int]:
-    """Starts and codes of the states from a settled one on, and the time of the last reading."""
+    """Starts and codes of the states from a settled one on, and the time of the last reading.
+
+    Of two that start together the later one counts.
+    """
     starts, found = np.empty(2 * len(times) + 1, np.int64), np.empty(2 * len(times) + 1, np.int64)
     n = 0
     if code != NOTHING:
@@ -131,14 +134,10 @@ def trace(times: Ints, codes: Ints, timeout: int, start: int, code: int, last: i
         before = code
         start, code, last, silence = follow(start, code, last, times[i], codes[i], timeout)
         if silence >= 0:
-            if n and starts[n - 1] == silence:
-                n -= 1
             starts[n], found[n] = silence, SILENT
             n += 1
             before = SILENT
         if code != before:
-            if n and starts[n - 1] == start:
-                n -= 1
             starts[n], found[n] = start, code
             n += 1
     return starts[:n], found[:n], last

@@ -304,7 +304,7 @@ class Downtime(Operator):
         states = list(zip(starts.tolist(), codes.tolist(), strict=True))
         if self.timeout and states and states[-1][1] != SILENT and now - last > self.timeout:
             line.silent_since = last
-            states = [s for s in states if s[0] != last] + [(last, SILENT)]
+            states.append((last, SILENT))
         spans: dict[int, Span] = {}
         ends = [*[start for start, _ in states[1:]], None]
         for (start, code), end in zip(states, ends[: len(states)], strict=True):
