@@ -148,6 +148,7 @@ def test_a_template_in_yaml_is_resolved(tmp_path: Path) -> None:
 def test_one_of_several_models_is_chosen_by_name(tmp_path: Path) -> None:
     other = {"Type": RESOURCE["Type"], "Properties": {**capitals(PLAIN), "DetectorModelName": "Other"}}
     path = written(tmp_path, {"Resources": {"A": RESOURCE, "B": other}})
+    assert set(import_model(path)) == {"heater.json", "heater.yaml", "other.json", "other.yaml"}
     assert [m["detectorModelName"] for m in load_model(path)] == ["Heater", "Other"]
     assert DetectorModel(model=str(path), which="Other").model["detectorModelName"] == "Other"
     with pytest.raises(ValueError, match="which: there are 2 detector models: Heater, Other"):
@@ -286,7 +287,7 @@ def test_the_outline_compiles_and_knows_text_from_numbers(tmp_path: Path, monkey
     for outline in sorted(tmp_path.glob("*.yaml")):
         _, plan = load_with_plan(outline)
         assert "actions" in plan.streams
-    isa = (tmp_path / "aws_io_tevents_blueprints_isa_alarm.yaml").read_text()
+    isa = (tmp_path / "aws_iotevents_blueprints_isa_alarm.yaml").read_text()
     assert '"command": {type: text' in isa
     assert '"value": {type: float' in isa
 

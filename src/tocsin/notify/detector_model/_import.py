@@ -25,6 +25,8 @@ def import_model(path: Path | str) -> dict[str, str]:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         name = _slug(model["detectorModelName"])
+        while f"{name}.json" in files:
+            name += "_again"
         files[f"{name}.json"] = json.dumps(model, indent=2, ensure_ascii=False) + "\n"
         files[f"{name}.yaml"] = _pipeline(name, model, machine)
     return files
@@ -49,7 +51,7 @@ def _type(reference: str, texts: Sequence[str]) -> str:
 
 
 def _slug(name: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")[:50]
+    slug = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()).strip("_")[:50]
     return slug if slug[:1].isalpha() else f"model_{slug}".strip("_")
 
 
