@@ -87,6 +87,7 @@ def demo(port: int, folder: Path) -> None:
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where the page listens to other machines.")
 @click.option("--tls-key", type=click.Path(path_type=Path))
 @click.option("--token", help="Likewise; better set as TOCSIN_RUN_TOKEN.")
+@click.option("--allowed-host", multiple=True, help="A further name by which browsers may ask for the page.")
 def run(
     file: Path,
     settings: tuple[str, ...],
@@ -96,6 +97,7 @@ def run(
     tls_cert: Path | None,
     tls_key: Path | None,
     token: str | None,
+    allowed_host: tuple[str, ...],
 ) -> None:
     """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was."""
     from tocsin.launch import launch
@@ -106,7 +108,9 @@ def run(
     if page:
         from tocsin.serve.access import Address
 
-        address = Address(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token)
+        address = Address(
+            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host
+        )
     launch(plan, pipeline.page.streams, address)
 
 

@@ -1,6 +1,7 @@
 """Who may do what: every route is walked, with every way of asking wrongly."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import httpx
@@ -216,6 +217,15 @@ def test_wrong_actions_are_refused_with_a_reason(client: Client, path: str, body
     response = client.post(path, headers=headers, content=body)
     assert response.status_code == status
     assert response.json()["error"]
+
+
+def test_which_names_a_browser_may_ask_for(tmp_path: Path) -> None:
+    pem = tmp_path / "x.pem"
+    pem.touch()
+    assert Address().hosts == {"127.0.0.1", "localhost", "[::1]"}
+    wide = Address(host="0.0.0.0", token=TOKEN, tls_cert=pem, tls_key=pem, allowed_hosts=("plant.example",))
+    assert {"plant.example", "127.0.0.1", socket.gethostname().lower()} <= wide.hosts
+    assert "evil.example" not in wide.hosts
 
 
 def test_signing_in_gives_a_session(locked: Client) -> None:

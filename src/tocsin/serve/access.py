@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import secrets
+import socket
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ _SESSIONS_MAX = 256
 _FAILURES_MAX = 5
 _FAILURE_S = 30.0
 _TOKEN_MIN = 16
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
@@ -200,8 +202,20 @@ class Address:
     @property
     def hosts(self) -> frozenset[str]:
         """What the ``Host`` header may say."""
-        own = {f"[{self.host}]" if ":" in self.host else self.host, *self.allowed_hosts}
-        return frozenset(map(host_name, own)) | ({"localhost", "127.0.0.1", "[::1]"} if is_local(self.host) else set())
+        own = {self.host, *self.allowed_hosts}
+        if is_local(self.host) or self.host in _EVERYWHERE:
+            own |= {"localhost", "127.0.0.1", "::1"}
+        if self.host in _EVERYWHERE:
+            own |= _names_of_this_computer()
+        return frozenset(host_name(f"[{name}]" if name.count(":") > 1 else name) for name in own)
+
+
+def _names_of_this_computer() -> set[str]:
+    import psutil
+
+    found = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
+    numbers = {a.address.partition("%")[0] for a in found if a.family in (socket.AF_INET, socket.AF_INET6)}
+    return {socket.gethostname(), *numbers}
 
 
 def is_local(host: str) -> bool:
