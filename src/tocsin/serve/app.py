@@ -123,7 +123,7 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
         log.info("the engine has gone")
     except asyncio.CancelledError:
         return  # the page ends; asyncio's own callback would report a cancelled connection as an error
-    except (pa.ArrowInvalid, ValueError, KeyError) as error:
+    except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
         log.warning("the engine sent what cannot be read (%s); hanging up", error)
     finally:
         live.engines -= 1
