@@ -20,7 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, CorruptState
 from tocsin.mqtt import packets
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
@@ -320,6 +320,48 @@ def test_it_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         process.stdout.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sessions_outlive_a_stop_in_good_order(tmp_path: Path, version: int) -> None:
+    state = tmp_path / "broker.state"
+    with Broker(Settings(state=state)) as first:
+        port = first.port
+        receiver, sender = Peer(first, version, "stays"), Peer(first, version)
+        receiver.subscribe("a/#")
+        receiver.vanish()
+        sender.publish("a/b", b"while away")
+        sender.publish("kept", b"retained", retain=True)
+        sender.close()
+    assert state.exists()
+    with Broker(Settings(state=state, port=port)) as second:
+        assert not state.exists()  # a crash must not bring it back
+        sender = Peer(second, version)
+        sender.publish("a/c", b"after")
+        again = Peer(second, version, "stays")
+        assert again.connack[0].session_present
+        again.until(lambda: len(again.got) >= 2)
+        again.subscribe("kept")
+        again.until(lambda: len(again.got) >= 3)
+        assert [payload for _, payload, _, _ in again.got] == [b"while away", b"after", b"retained"]
+        again.close()
+        sender.close()
+    state.write_bytes(b"rubbish")
+    with pytest.raises(CorruptState, match="delete it"):
+        Broker(Settings(state=state)).start()
+
+
+def test_wrong_files_are_said_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no\.pem"):
+        Broker(Settings(cert=tmp_path / "no.pem", key=tmp_path / "no.key")).start()
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(broker: Broker) -> None:
+    command = [sys.executable, "-m", "tocsin.mqtt.broker", "--port", str(broker.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the broker does not start: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_passwords_that_others_can_read_are_refused(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ _SEEN = np.dtype([("packet_id", "<u2"), ("hash", "<u4")])
 _LOW = np.uint64(0xFFFFFFFF)
 """Half of a hash is enough: packet id and DUP flag must agree too."""
 _UNKNOWN, _DURABLE = -2, -1
-_PACE_S = 0.002
-"""Least time between two batches: under load each is worth its cost, and the first after a pause does not wait."""
+_PACE_S, _PACE_ENTRY_S = 0.002, 1e-6
+"""Least time between two batches, and more for each message in the window, which every offset carries whole: under
+load a batch is worth its cost, and the first after a pause does not wait."""
 
 
 class Mqtt(Source):
@@ -168,7 +169,7 @@ class MqttReader:
                 self._new_connection()
             self._window.confirm(self.client.acks_confirmed)
             if found is not None and (batch := self._batch(found)) is not None:
-                self._next_s = time.monotonic() + _PACE_S
+                self._next_s = time.monotonic() + _PACE_S + _PACE_ENTRY_S * self._window.size
                 return batch
             if not self.client.connected and self.client.last_error != self._told:
                 self._told = self.client.last_error
@@ -276,7 +277,14 @@ class Window:
 
     @property
     def waiting(self) -> int:
+        """How many wait for their acknowledgement."""
         return len(self._open.packet_ids)
+
+    @property
+    def size(self) -> int:
+        """How many it holds, about."""
+        held = len(self._unsure.packet_ids) + sum(len(entry[1]) for entry in self._sent)
+        return self.waiting + held
 
     def add(self, packet_ids: Ints, qos: Ints, hashes: npt.NDArray[np.uint64], positions: Ints) -> None:
         """New messages. A message that had the same id is forgotten: the broker has seen its acknowledgement."""

@@ -2,7 +2,8 @@
 
 QoS 0, 1 and incoming 2 (subscriptions are granted at most 1); retained messages, wildcards, wills, keep-alive,
 sessions with queues that outlive the connection; TLS with client certificates, passwords, an ACL. Everything is kept
-in memory and bounded: sessions, queues and retained messages end with the process. Shared subscriptions and the
+in memory and bounded. With ``state`` sessions, queues and retained messages outlive a stop in good order, but not a
+crash: where they must, use Mosquitto. Shared subscriptions and the
 delay of a will are not supported (a will goes out at once).
 """
 
@@ -15,8 +16,9 @@ import threading
 import time
 from pathlib import Path
 
+from tocsin.errors import ConfigError, StateError
 from tocsin.mqtt.connection import Connection, Settings
-from tocsin.mqtt.sessions import Acl, Message, Retained, Session, Subscriptions, read_users
+from tocsin.mqtt.sessions import Acl, Message, Retained, Session, Subscriptions, load, read_users, save
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class Broker:
             self._loop = asyncio.get_running_loop()
             try:
                 await self.serve(self._stop, ready)
-            except OSError as error:
+            except (OSError, ConfigError, StateError) as error:
                 failed.append(error)
             finally:
                 ready.set()
@@ -92,6 +94,7 @@ class Broker:
     async def serve(self, stop: asyncio.Event, ready: threading.Event) -> None:
         """Listen until ``stop`` is set."""
         loop = asyncio.get_running_loop()
+        self._remember()
         server = await loop.create_server(
             lambda: Connection(self), self.settings.host, self.port, ssl=self.settings.context(), backlog=1024
         )  # fmt: skip
@@ -108,6 +111,22 @@ class Broker:
             for connection in list(self.connections):
                 connection.end(0x8B)
             self.flush()
+            if self.settings.state is not None:
+                save(self.settings.state, self.sessions.values(), self.retained.all(), time.monotonic())
+
+    def _remember(self) -> None:
+        if self.settings.state is None:
+            return
+        sessions, retained = load(self.settings.state)
+        for message in retained:
+            self.retained.keep(message)
+        for kept in sessions:
+            session = Session(kept.client_id, kept.user, self.settings.queue_max, kept.expiry_s)
+            session.ends_s = time.monotonic() + kept.left_s
+            session.restore(kept)
+            self.sessions[kept.client_id] = session
+            for pattern, options in kept.subscriptions.items():
+                self.subscriptions.add(session, pattern, options)
 
     def _sweep(self) -> None:
         """Once a second: end silent connections, forget sessions that are over."""
@@ -178,31 +197,34 @@ def main() -> None:
     parser.add_argument("--key", type=Path)
     parser.add_argument("--users", type=Path, help="file of lines name:password")
     parser.add_argument("--acl", type=Path, help="file in the words of Mosquitto's acl_file")
+    parser.add_argument("--state", type=Path, help="file that keeps sessions from a clean stop to the next start")
     parser.add_argument("--queue-max", type=int, default=Settings.queue_max)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    broker = Broker(
-        Settings(
+    try:
+        settings = Settings(
             given.host, given.port, given.ca, given.cert, given.key,
             read_users(given.users) if given.users else None,
             Acl.read(given.acl) if given.acl else None,
             queue_max=given.queue_max,
-        )
-    )  # fmt: skip
+            state=given.state,
+        )  # fmt: skip
+        asyncio.run(_run(Broker(settings)))
+    except (OSError, ConfigError, StateError) as error:
+        raise SystemExit(f"the broker does not start: {error}") from error
 
-    async def run() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        ready = threading.Event()
-        serving = asyncio.create_task(broker.serve(stop, ready))
-        while not ready.is_set() and not serving.done():
-            await asyncio.sleep(0.01)
-        if ready.is_set():
-            print(f"listening on {broker.url}", flush=True)  # noqa: T201 (whoever started us waits for this line)
-        await serving
 
-    asyncio.run(run())
+async def _run(broker: Broker) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    ready = threading.Event()
+    serving = asyncio.create_task(broker.serve(stop, ready))
+    while not ready.is_set() and not serving.done():
+        await asyncio.sleep(0.01)
+    if ready.is_set():
+        print(f"listening on {broker.url}", flush=True)  # noqa: T201 (whoever started us waits for this line)
+    await serving
 
 
 __all__ = ["Broker", "Settings"]

@@ -46,6 +46,8 @@ class Settings:
     retained_max: int = 100_000
     receive_max: int = 1000
     session_expiry_s_max: int = 30 * 86_400
+    state: Path | None = None
+    """File that keeps sessions and retained messages from a stop in good order to the next start."""
 
     def __post_init__(self) -> None:
         local = self.host == "localhost" or _is_loopback(self.host)

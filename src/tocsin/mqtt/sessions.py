@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hmac
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from tocsin.errors import ConfigError
+import msgspec
+
+from tocsin.errors import ConfigError, CorruptState
 from tocsin.mqtt.topics import matches, valid_filter
 
 Access = Literal["read", "write", "readwrite"]
@@ -101,12 +104,62 @@ class Session:
             self._queue_bytes -= len(message.payload)
             self._send(link, message)
 
+    def restore(self, kept: Kept) -> None:
+        """Take over what was kept on disk."""
+        self.received, self._packet_id, self.in_flight = kept.received, kept.packet_id, kept.in_flight
+        self.queue.extend(kept.queue)
+        self._queue_bytes = sum(len(message.payload) for message in kept.queue)
+
     def resume(self) -> None:
         """Send again what was not acknowledged before the connection ended, then what has waited."""
         assert self.link is not None
         for packet_id, message in self.in_flight.items():
             self.link.send(message, packet_id, True)
         self.flow()
+
+
+class Kept(msgspec.Struct):
+    """A session on disk."""
+
+    client_id: str
+    user: str
+    expiry_s: float
+    left_s: float
+    subscriptions: dict[str, int]
+    received: set[int]
+    packet_id: int
+    in_flight: dict[int, Message]
+    queue: list[Message]
+
+
+def save(path: Path, sessions: Iterable[Session], retained: Iterable[Message], now_s: float) -> None:
+    """Write what a broker remembers, durably, when it stops in good order."""
+    kept = [
+        Kept(
+            s.client_id, s.user, s.expiry_s, s.expiry_s if s.ends_s is None else s.ends_s - now_s,
+            s.subscriptions, s.received, s._packet_id, s.in_flight, list(s.queue),
+        )
+        for s in sessions
+        if s.expiry_s
+    ]  # fmt: skip
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb") as file:
+        file.write(msgspec.msgpack.encode((kept, list(retained))))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def load(path: Path) -> tuple[list[Kept], list[Message]]:
+    """What `save` wrote. The file goes: after a crash it would bring back what has long been acknowledged."""
+    if not path.exists():
+        return [], []
+    try:
+        found = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Message]])
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"{path} is not what the broker wrote when it stopped ({error}); delete it") from error
+    path.unlink()
+    return found
 
 
 class Subscriptions:
@@ -173,6 +226,9 @@ class Retained:
         else:
             return False
         return True
+
+    def all(self) -> list[Message]:
+        return list(self._messages.values())
 
     def find(self, pattern: str) -> Iterator[Message]:
         if "+" not in pattern and "#" not in pattern:
