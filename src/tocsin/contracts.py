@@ -126,6 +126,10 @@ class Source(Component, ABC):
         """Names of the parts that can be read on their own."""
         return ("0",)
 
+    def sampled(self) -> Source:
+        """The same source for a mere look, which leaves no trace at the other end and disturbs no running pipeline."""
+        return self
+
     @abstractmethod
     def open(self, partition: str, offset: Offset | None) -> Reader:
         """Start to read after ``offset``, or from the start (as the source's settings define it)."""

@@ -341,6 +341,27 @@ def test_mutual_tls(certificates: Path) -> None:
             missing.open("0", None)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_look_neither_takes_over_the_session_nor_leaves_one(version: str) -> None:
+    with Broker(Settings()) as broker:
+        log = opened(broker.url, version=version)
+        look = log.source.sampled().open("0", None)
+        look.poll(10, 0.2)
+        publish(broker.url, sent(10))
+        polled = look.poll(100, 5.0)
+        assert polled is not None
+        look.close()
+        log.until(10)
+        assert log.rows == sent(10)
+        assert log.reader.client.connects == 1
+        log.reader.close()
+        deadline = time.monotonic() + 5
+        while len(broker.sessions) > 1:
+            assert time.monotonic() < deadline, list(broker.sessions)
+            time.sleep(0.02)
+        assert list(broker.sessions) == [log.source.session()]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"url": "tcp://x"}, {"topic": "a/#/b"}, {"topic": ["a", ""]}, {"qos": 2}, {"version": "3.1"}, {"receive_max": 0}],

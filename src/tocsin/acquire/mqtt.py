@@ -6,6 +6,7 @@ import base64
 import hashlib
 import logging
 import time
+import uuid
 from collections import deque
 from typing import Any, ClassVar, Literal
 
@@ -81,7 +82,7 @@ class Mqtt(Source):
     keep_alive_us: Duration = 30_000_000
     """A silent connection is tested after this time."""
     session_expiry_us: Duration = 7 * 86_400_000_000
-    """How long the broker keeps our session while we are away (MQTT 5)."""
+    """How long the broker keeps our session while we are away (MQTT 5; in 3.1.1 it decides itself); 0: not at all."""
 
     @field_validator("url")
     @classmethod
@@ -107,6 +108,9 @@ class Mqtt(Source):
         name = "\n".join((self.url, *self.topics(), self.user or ""))
         return f"tocsin-{hashlib.sha256(name.encode()).hexdigest()[:15]}"  # 22 characters: all brokers take 23
 
+    def sampled(self) -> Mqtt:
+        return self.model_copy(update={"client_id": f"look-{uuid.uuid4().hex[:16]}", "session_expiry_us": 0})
+
     def open(self, partition: str, offset: Offset | None) -> MqttReader:
         return MqttReader(self, offset)
 
@@ -123,7 +127,7 @@ class MqttReader:
             filters=source.topics(),
             qos=source.qos,
             subscribe_options=0 if source.retained else _NO_RETAINED | _RETAIN_AS_PUBLISHED,
-            clean=False,
+            clean=source.session_expiry_us == 0,
             session_expiry_s=min(source.session_expiry_us // 1_000_000, 2**32 - 1),
             keep_alive_s=min(source.keep_alive_us // 1_000_000, 65535),
             receive_max=source.receive_max,
@@ -198,7 +202,7 @@ class MqttReader:
         self._connection = self.client.connects
         self._window.disconnect()
         if not self.client.session_present:
-            if self._had_session and self._source.qos:
+            if self._had_session and self._source.qos and self._source.session_expiry_us:
                 self.session_lost += 1
                 if self.session_lost == 1:
                     log.warning("%s lost our session: what was published meanwhile is lost", self._source.url)
