@@ -108,6 +108,15 @@ def test_key_figures_of_floods_against_a_count_by_hand() -> None:
     assert found["per_ten_minutes_max"] == 12
 
 
+def test_a_flood_is_over_as_soon_as_fewer_than_five_alarms_are_left() -> None:
+    for pause, floods in ((400.0, 2), (399.0, 1)):  # 4 or 5 of the first 11 are left when the next one comes
+        times = [*np.arange(11) * 50.0, *(500 + pause + np.arange(11) * 3.0)]
+        given = [t - d for t in times for d in (0.0, -1.0)]
+        values = [81.0, 20.0] * len(times)
+        table = feed(Alarm(rule="hot", high=80, chatter_max=0), rows({"value": values, "time": given}))
+        assert kpis(table)["floods"] == floods, pause
+
+
 def test_alarms_that_were_kept_silent_count_apart() -> None:
     found = kpis(some_alarms([81.0, 20.0] * 6, chatter_max=2))
     assert (found["raised"], found["rung"], found["silent"]) == (6, 2, 4)

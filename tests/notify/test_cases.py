@@ -30,7 +30,10 @@ def passed(settings: dict[str, Any], *given: dict[str, Any]) -> list[dict[str, A
 
 
 def test_the_first_out_is_first_in_event_time_not_in_arrival() -> None:
-    found = passed({"depth": 2}, alarm_row(5, "hall/press/motor"), alarm_row(3, "hall/press/pump"))
+    found = passed(
+        {"depth": 2}, alarm_row(5, "hall/press/motor"), alarm_row(3, "hall/press/pump"),
+        alarm_row(9, "hall/press/motor", "cleared"),
+    )  # fmt: skip
     assert [r["key"] for r in found if r["first_out"]] == ["hall/press/pump"]
     assert {r["asset"] for r in found} == {"hall/press"}
     assert len({r["case"] for r in found}) == 1
