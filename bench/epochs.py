@@ -104,10 +104,10 @@ class Timed(EmbeddedRunner):
         self.tidy_ms: list[float] = []
 
     def _epoch(self, session: Session) -> None:
-        wall, cpu = time.perf_counter(), time.thread_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         super()._epoch(session)
         self.wall_ms.append(1e3 * (time.perf_counter() - wall) - self.tidy_ms[-1])
-        self.cpu_ms.append(1e3 * (time.thread_time() - cpu))
+        self.cpu_ms.append(1e3 * (time.process_time() - cpu))
         self.left -= 1
         if len(self.wall_ms) % 100 == 0:
             print(f"\r{len(self.wall_ms)} epochs, {self.wall_ms[-1]:.1f} ms", end="", file=sys.stderr)

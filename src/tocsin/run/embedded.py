@@ -12,8 +12,10 @@ import logging
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -38,6 +40,8 @@ URGENT_SPACING_S = (0.02, 0.2)
 """Least and greatest time between two epochs that an alarm brings forward; in between, ten times an epoch's cost."""
 ACTIONS_EVERY_S = 0.05
 FEED_EVERY_S = 0.5
+THREADS = 8
+"""So many files of an epoch are synced at the same time."""
 HOUSEKEEPING_EPOCHS = 16
 """After so many one table keeps house; they take turns, so that none stops the flow for long."""
 DRAIN_S = 5.0
@@ -63,9 +67,13 @@ class EmbeddedRunner(Runner):
         self._stopping = False
         self._failures = 0
         self._session: Session | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
     def run(self) -> None:
-        with self._stopped_by_signals():
+        with ExitStack() as stack:
+            stack.enter_context(self._stopped_by_signals())
+            if self._effects.threads:
+                self._pool = stack.enter_context(ThreadPoolExecutor(THREADS, "epoch"))
             while True:
                 try:
                     self._run_session()
@@ -90,7 +98,7 @@ class EmbeddedRunner(Runner):
         session = self._session = start(self.plan, self._effects, self.counters, self._feed)
         drain_s = 0.0
         try:
-            if self._effects.couriers_in_threads:
+            if self._effects.threads:
                 for courier in session.couriers:
                     courier.start()
             self._loop(session)
@@ -166,8 +174,7 @@ class EmbeddedRunner(Runner):
         epoch = session.last.epoch + 1
         offsets = self._settle(session)
         rows = session.graph.take()
-        tokens = self._stage(session, epoch, rows)
-        states = self._write_states(session, epoch)
+        tokens, states = self._prepare(session, epoch, rows)
         checkpoint = Checkpoint(
             epoch=epoch,
             fingerprint=self.plan.fingerprint,
@@ -194,10 +201,20 @@ class EmbeddedRunner(Runner):
             offsets[ACTIONS_PARTITION] = session.actions.offset
         return {**session.last.offsets, **offsets}
 
-    def _stage(
+    def _prepare(
         self, session: Session, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
-    ) -> dict[str, list[Token]]:
-        return {id: [writer.stage(epoch, rows[id])] for id, writer in session.writers.items() if id in rows}
+    ) -> tuple[dict[str, Sequence[Token]], dict[str, tuple[str, str]]]:
+        """Rows and states on disk, visible to nobody."""
+        ids = [id for id in session.writers if id in rows]
+        states: list[dict[str, tuple[str, str]]] = []
+        tokens: dict[str, Sequence[Token]] = {}
+
+        def stage(id: str) -> None:
+            tokens[id] = [session.writers[id].stage(epoch, rows[id])]
+
+        jobs: list[Callable[[], None]] = [partial(stage, id) for id in ids]
+        self._together([*jobs, lambda: states.append(self._write_states(session, epoch))])
+        return {id: tokens[id] for id in ids}, states[0]
 
     def _write_states(self, session: Session, epoch: int) -> dict[str, tuple[str, str]]:
         changed = session.graph.changed_states()
@@ -221,8 +238,19 @@ class EmbeddedRunner(Runner):
                 intake.reader.commit(session.last.offsets[intake.chain.id])
 
     def _publish(self, session: Session) -> None:
-        for id, tokens in session.last.tokens.items():
-            session.writers[id].commit(session.last.epoch, tokens)
+        last = session.last
+        self._together([partial(session.writers[id].commit, last.epoch, tokens) for id, tokens in last.tokens.items()])
+
+    def _together(self, jobs: Sequence[Callable[[], None]]) -> None:
+        """Do all of these; the disk works on their fsyncs at the same time. A failed fsync outranks other errors."""
+        if self._pool is None or len(jobs) < 2:
+            for job in jobs:
+                job()
+            return
+        running = [self._pool.submit(job) for job in jobs]
+        errors = [error for done in running if (error := done.exception()) is not None]
+        for error in sorted(errors, key=lambda error: not isinstance(error, DurabilityError)):
+            raise error
 
     def _deliver(self, session: Session) -> None:
         for courier in session.couriers:

@@ -29,7 +29,8 @@ class Effects:
     clock: Clock = field(default_factory=SystemClock)
     disk: Disk = field(default_factory=SystemDisk)
     open_store: Callable[[Path], CheckpointStore] = SqliteStore
-    couriers_in_threads: bool = True
+    threads: bool = True
+    """Whether couriers run beside the loop, and the fsyncs of an epoch beside each other."""
     segment_bytes: int = SEGMENT_BYTES
     """Of the ingest log."""
 
