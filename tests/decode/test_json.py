@@ -7,6 +7,8 @@ import math
 import random
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 
 from tocsin.batch import OUT, REJECTED, Batch
 from tocsin.decode._base import raw
+from tocsin.decode._scan import codes_of
 from tocsin.decode.json import Json
 
 COLUMNS = {
@@ -115,6 +118,27 @@ def test_dictionaries_have_each_word_once() -> None:
     column = out.rows.column("m")
     assert column.to_pylist() == names
     assert column.dictionary.to_pylist() == [f"machine-{i}" for i in range(700)]
+
+
+def test_names_of_the_same_hash_are_told_apart() -> None:
+    def mixed(h: int, word: bytes) -> int:
+        h = ((h ^ int.from_bytes(word, "little")) * 0xD6E8FEB86659FD93) % 2**64
+        return h ^ (h >> 32)
+
+    generator = random.Random(1)
+    while True:  # some thousand tries: the second word makes good what the first one changes
+        first, other = (bytes(generator.randrange(97, 123) for _ in range(8)) for _ in "ab")
+        change = mixed(16, first) ^ mixed(16, other)
+        second = (int.from_bytes(b"zzzzzzzz", "little") ^ change).to_bytes(8, "little")
+        if all(b < 128 for b in second):
+            break
+    names = [first + b"zzzzzzzz", other + second]
+    assert mixed(mixed(16, names[0][:8]), names[0][8:]) == mixed(mixed(16, names[1][:8]), names[1][8:])
+    data = pa.py_buffer(b"".join(names) + bytes(8))
+    spans, codes = np.array([16, 16 << 32 | 16, 16], np.int64), np.empty(3, np.int32)
+    table, firsts, hashes = np.empty(64, np.int32), np.empty(3, np.int64), np.empty(3, np.uint64)
+    assert codes_of(data.address, spans, codes, table, firsts, hashes, 0) == 2
+    assert codes.tolist() == [0, 1, 0]
 
 
 @settings(max_examples=200)

@@ -7,6 +7,7 @@ never generous: it takes nothing that the parser would not take, and gives the s
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -28,6 +29,8 @@ KINDS = {"int": INT, "float": FLOAT, "bool": BOOL, "text": TEXT, "category": CAT
 _ARROW = {INT: pa.int64(), FLOAT: pa.float64(), TIME: TIME_TYPE}
 FEW = 4
 """Up to so many rows a Python loop is cheaper than calling compiled ones."""
+_SEED = int.from_bytes(os.urandom(7), "little")
+"""Against names made to collide; codes do not depend on it."""
 _POWERS = 10.0 ** np.arange(23)
 _TAILS = np.array([(1 << (8 * n)) - 1 for n in range(8)], np.uint64)
 _ONES, _HIGHS = 0x0101010101010101, 0x8080808080808080
@@ -207,7 +210,7 @@ def _coded(data: pa.Buffer, spans: Ints, null: Mask) -> pa.Array:
     codes = np.empty(count, np.int32)
     table = np.empty(max(1 << (4 * count - 1).bit_length(), 64), np.int32)
     firsts, hashes = np.empty(count, np.int64), np.empty(count, np.uint64)
-    words = codes_of(data.address, spans, codes, table, firsts, hashes)
+    words = codes_of(data.address, spans, codes, table, firsts, hashes, _SEED)
     firsts = firsts[:words]
     dictionary = _gathered(data, firsts >> 32, firsts & 0xFFFFFFFF, None)
     return pa.DictionaryArray.from_arrays(pa.array(codes, mask=null), dictionary, safe=False)
@@ -338,8 +341,9 @@ def number_end(at: int, end: int, point: int) -> tuple[int, int, int, int]:
 
 @kernel
 def codes_of(
-    data: int, spans: Ints, codes: npt.NDArray[np.int32], table: npt.NDArray[np.int32], firsts: Ints, hashes: Words
-) -> int:
+    data: int, spans: Ints, codes: npt.NDArray[np.int32], table: npt.NDArray[np.int32], firsts: Ints, hashes: Words,
+    seed: int,
+) -> int:  # fmt: skip
     """Code each text by first appearance; a hit is verified byte by byte. Returns how many words there are.
 
     A span is start << 32 | length. The table (a power of two, at least four times the rows) is used as far as needed.
@@ -349,7 +353,7 @@ def codes_of(
     for row in range(len(spans)):
         span = spans[row]
         at, length = data + (span >> 32), span & 0xFFFFFFFF
-        h = np.uint64(length)
+        h = np.uint64(length ^ seed)
         for i in range(0, length, 8):
             word = word_at(at + i)
             if length - i < 8:
