@@ -41,7 +41,12 @@ def _inlet(inlet: Inlet, seen: dict[Port, list[Batch]], rows_max: int, wait_s: f
 
 
 def _passed(
-    place: str, owner: str, operator: Operator, schema: pa.Schema, batches: Iterable[Batch], seen: dict[Port, list[Batch]]
+    place: str,
+    owner: str,
+    operator: Operator,
+    schema: pa.Schema,
+    batches: Iterable[Batch],
+    seen: dict[Port, list[Batch]],
 ) -> Iterator[tuple[str, pa.Table]]:
     state = operator.initial()
     left: list[Batch] = []
@@ -56,6 +61,7 @@ def _passed(
 
 
 def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
+    source = source.sampled()
     batches: list[Batch] = []
     count, until = 0, time.monotonic() + wait_s
     for partition in source.partitions():
