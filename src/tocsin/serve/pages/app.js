@@ -56,7 +56,8 @@ async function begin() {
 async function reload() {
   const [all, rung, counted] = await Promise.all([ask("/api/machines"), ask("/api/alarms"), ask("/api/counters")]);
   position = all.position;
-  for (const tile of machines.values()) tile.root.remove();
+  for (const tile of machines.values()) { seen.unobserve(tile.root); tile.root.remove(); }
+  sorted.length = 0;
   machines.clear();
   series.clear();
   alarms.clear();
@@ -140,6 +141,17 @@ function link(state, text) {
 }
 
 // --- machines --------------------------------------------------------------------------------------------------------
+const sorted = []; // tiles by name
+const order = new Intl.Collator("en", { numeric: true });
+const owners = new WeakMap();
+const seen = new IntersectionObserver((entries) => { // only tiles in sight are painted
+  for (const entry of entries) {
+    const tile = machines.get(owners.get(entry.target));
+    if (tile) tile.visible = entry.isIntersecting;
+  }
+  paint.tiles = true;
+}, { root: null, rootMargin: "200px" });
+
 function tileOf(name) {
   let tile = machines.get(name);
   if (tile) return tile;
@@ -156,11 +168,17 @@ function tileOf(name) {
   body.append(values, canvas);
   root.append(top, body);
   root.addEventListener("click", () => choose(name, true));
-  tile = { name, root, pill, values, canvas, status: "running", severity: "", state: "", signals: new Map(), dirty: true };
+  seen.observe(root);
+  owners.set(root, name);
+  tile = { name, visible: false, root, pill, values, canvas, status: "running", severity: "", state: "", signals: new Map(), dirty: true };
   machines.set(name, tile);
-  const after = [...machines.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  const next = after[after.indexOf(name) + 1];
-  get("tiles").insertBefore(root, next !== undefined ? machines.get(next).root : null);
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (order.compare(sorted[middle].name, name) < 0) low = middle + 1; else high = middle;
+  }
+  get("tiles").insertBefore(root, sorted[low]?.root ?? null);
+  sorted.splice(low, 0, tile);
   return tile;
 }
 
@@ -242,7 +260,7 @@ function drawSpark(canvas, values) {
 // Without a choice by a person: the first machine that alarms, worst first, else the first.
 function first() {
   const alarmed = [...machines.values()].filter((tile) => tile.status === "alarm").sort((a, b) => rank(b.severity) - rank(a.severity));
-  const wanted = alarmed[0]?.name ?? machines.keys().next().value;
+  const wanted = alarmed[0]?.name ?? sorted[0]?.name;
   if (wanted !== undefined && (!chosen || (alarmed.length && machines.get(chosen)?.status !== "alarm"))) choose(wanted, false);
 }
 
@@ -276,8 +294,9 @@ function paintMachines() {
   const counts = { all: machines.size, alarm: 0, silent: 0 };
   for (const tile of machines.values()) {
     if (tile.status in counts) counts[tile.status]++;
-    tile.root.hidden = (shownMachines !== "all" && tile.status !== shownMachines) || !tile.name.toLowerCase().includes(wanted);
-    if (tile.dirty && !tile.root.hidden) paintTile(tile);
+    const hidden = (shownMachines !== "all" && tile.status !== shownMachines) || !tile.name.toLowerCase().includes(wanted);
+    if (tile.root.hidden !== hidden) tile.root.hidden = hidden;
+    if (tile.dirty && tile.visible) paintTile(tile);
   }
   const tile = machines.get(chosen);
   if (tile) pillFor(get("chosen-state"), tile);
