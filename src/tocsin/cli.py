@@ -177,11 +177,15 @@ def preview(file: Path, settings: tuple[str, ...], rows: int, sample: int, wait:
 
 @main.command()
 @click.argument("name", required=False)
-def components(name: str | None) -> None:
+@click.option("--markdown", is_flag=True, help="The whole reference (docs/reference.md).")
+def components(name: str | None, markdown: bool) -> None:
     """List the parts that there are, or show one with its settings and an example."""
-    from tocsin.reference import overview, page
+    from tocsin import reference
 
-    click.echo(page(name) if name else overview())
+    if markdown:
+        click.echo(reference.markdown(), nl=False)
+    else:
+        click.echo(reference.page(name) if name else reference.overview())
 
 
 @main.command()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from tocsin.contracts import Component
@@ -110,16 +111,24 @@ def _type(field: FieldInfo) -> str:
     for read, name in (("duration_us", "duration"), ("size_bytes", "size")):
         if read in told:
             return name
-    kind, options = field.annotation, get_args(field.annotation)
-    if options and "Literal" in str(kind):
-        literals = [value for option in options for value in get_args(option) or (option,)]
-        return " or ".join(f"`{value}`" for value in literals if value is not type(None))
-    if "_name" in str(kind):
-        kind, options = Mapping, ()
-    text = str(kind) if options else getattr(kind, "__name__", str(kind))
-    for word in ("typing.", "tocsin.", "collections.abc.", "pathlib.", "pydantic.types."):
-        text = text.replace(word, "")
-    return text.replace(" | None", "").replace("|", "or")
+    return _named(field.annotation)
+
+
+def _named(kind: Any) -> str:
+    """A type in the words of a YAML file."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _named(inner[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_named(option) for option in inner if option is not NoneType))
+    if origin in (tuple, list, Sequence):
+        return f"list of {_named(inner[0])}"
+    if origin in (dict, Mapping):
+        return f"mapping of {_named(inner[1])}"
+    plain = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "text"}
+    return plain.get(kind, getattr(kind, "__name__", str(kind)).lower())
 
 
 def _default(field: FieldInfo) -> str:
