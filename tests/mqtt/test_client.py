@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
 
 from tocsin.errors import ConfigError
@@ -107,6 +108,26 @@ def test_the_broker_confirms_acknowledgements(url: str) -> None:
         receiver.poll(10, 0.05)
     assert receiver.acks_confirmed == receiver.acks_sent == 2
     sender.close()
+    receiver.close()
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_qos_2_is_taken_from_a_broker_that_grants_it(mosquitto: Start, version: int) -> None:
+    broker = mosquitto()
+    receiver = Client(broker.url, version=version, filters=["t"], qos=2, receive_max=10)
+    receiver.connect()
+    sender = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=version)
+    sender.connect("127.0.0.1", broker.port)
+    for i in range(50):
+        sender.publish("t", b"%d" % i, 2)
+    got: list[tuple[str, bytes]] = []
+    deadline = time.monotonic() + 10
+    while len(got) < 50 and time.monotonic() < deadline:
+        sender.loop(0.005)
+        got += drain(receiver, 1, 0.02)
+    assert got == [("t", b"%d" % i) for i in range(50)]
+    sender.disconnect()
+    sender._sock_close()
     receiver.close()
 
 
