@@ -195,16 +195,14 @@ def stages(file: Path, folder: Path) -> None:
     timed(type(inlet.source.open("0", None)), "poll", "read")
     for operator in (*inlet.chain, *(step.operator for step in plan.steps)):
         timed(type(operator), "step", operator.name())
-        timed(type(operator), "dump", "state: dump")
     for method, name in (
-        ("_stage", "stage Parquet"), ("_write_states", "state: dump and write"), ("_commit_point", "commit point"),
-        ("_publish", "publish to Delta"),
+        ("_prepare", "stage Parquet, write state"), ("_commit_point", "commit point"), ("_publish", "publish to Delta"),
     ):  # fmt: skip
         timed(EmbeddedRunner, method, name)
     begin = time.process_time()
     EmbeddedRunner(plan).run()
     spent["all"] = time.process_time() - begin
-    spent["between"] = spent["all"] - sum(s for name, s in spent.items() if name not in ("all", "state: dump"))
+    spent["between"] = spent["all"] - sum(s for name, s in spent.items() if name != "all")
     print(json.dumps(spent))
 
 
@@ -215,7 +213,9 @@ def measured(*arguments: str, core: int) -> dict[str, Any]:
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
         )
-        return {**json.loads(done.stdout.splitlines()[-1]), "wall_s": time.perf_counter() - begin}
+        found = {**json.loads(done.stdout.splitlines()[-1]), "wall_s": time.perf_counter() - begin}
+        print(Path(arguments[-1]).stem, arguments[1], {k: round(v, 2) for k, v in found.items()}, flush=True)
+        return found
 
 
 def data(rows: int, machines: int, hz: float, folder: Path) -> Path:
