@@ -219,6 +219,10 @@ def test_wrong_actions_are_refused_with_a_reason(client: Client, path: str, body
     assert response.json()["error"]
 
 
+def test_no_secret_shows_in_a_traceback() -> None:
+    assert TOKEN not in f"{Address(token=TOKEN)} {Keys(TOKEN)}"
+
+
 def test_which_names_a_browser_may_ask_for(tmp_path: Path) -> None:
     pem = tmp_path / "x.pem"
     pem.touch()

@@ -62,9 +62,9 @@ class Permission(Enum):
 class Keys:
     """The token, the sessions opened with it, and the secret that only our own page can read."""
 
-    token: str | None
-    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    sessions: dict[str, float] = field(default_factory=dict)
+    token: str | None = field(repr=False)
+    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    sessions: dict[str, float] = field(default_factory=dict, repr=False)
     """Session to the time at which it ends."""
     failures: list[float] = field(default_factory=list)
 
@@ -172,7 +172,7 @@ class Address:
     port: int = 8321
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
     """Further names by which browsers may ask for it."""
 
