@@ -213,7 +213,7 @@ def test_parquet_rows_come_typed_and_are_resumed(tmp_path: Path) -> None:
     for name, begin in (("a", 0), ("b", 10)):
         table = pa.table({"n": pa.array(range(begin, begin + 10)), "s": ["x"] * 10})
         pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=4)
-    source = Files(path=str(tmp_path), format="parquet")
+    source = Files(path=str(tmp_path))
     assert source.output_schema().names == ["n", "s"]
     stream, seen = source.open("0", None), []
     while True:

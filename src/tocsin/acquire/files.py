@@ -81,10 +81,10 @@ class Files(Source):
         return not self.follow
 
     def output_schema(self) -> pa.Schema:
-        if self.format == "parquet" or (self.format is None and self.path.endswith(".parquet")):
+        first = next(iter(self.found()), None)
+        if (self.format or _format(first or Path(self.path))) == "parquet":
             import pyarrow.parquet as pq
 
-            first = next(iter(self.found()), None)
             if first is None:
                 raise SourceError(f"no file matches {self.path}; the columns come from the first Parquet file")
             return pq.read_schema(first).remove_metadata()
