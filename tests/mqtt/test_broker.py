@@ -23,7 +23,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from tocsin.errors import ConfigError, CorruptState
 from tocsin.mqtt import packets
 from tocsin.mqtt.broker import Broker, Settings
-from tocsin.mqtt.client import Client
+from tocsin.mqtt.client import Client, NotConnected
 from tocsin.mqtt.sessions import Acl, read_users
 from tocsin.mqtt.topics import matches, valid_filter
 
@@ -291,6 +291,25 @@ def test_an_oversized_packet_is_refused() -> None:
         client = Client(broker.url)
         with pytest.raises(Exception, match="too large"):
             client.publish([("a", b"x" * 20_000)])
+
+
+def test_connections_are_bounded() -> None:
+    with Broker(Settings(sessions_max=2)) as broker:
+        idle = [socket.create_connection(("127.0.0.1", broker.port)) for _ in range(2)]
+        deadline = time.monotonic() + 5
+        while len(broker.connections) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(NotConnected):
+            Client(broker.url, timeout_s=2).connect()
+        for peer in idle:
+            peer.close()
+        while broker.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        client = Client(broker.url)
+        client.connect()
+        client.close()
 
 
 def test_beyond_this_computer_only_with_tls_and_a_check(certificates: Path) -> None:

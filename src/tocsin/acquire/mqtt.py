@@ -32,6 +32,8 @@ _SEEN = np.dtype([("packet_id", "<u2"), ("hash", "<u4")])
 _LOW = np.uint64(0xFFFFFFFF)
 """Half of a hash is enough: packet id and DUP flag must agree too."""
 _UNKNOWN, _DURABLE = -2, -1
+_CONNECT_TIMEOUT_S = 5.0
+"""So long an attempt to connect may hold up whoever polls."""
 _PACE_S, _PACE_ENTRY_S = 0.002, 1e-6
 """Least time between two batches, and more for each message in the window, which every offset carries whole: under
 load a batch is worth its cost, and the first after a pause does not wait."""
@@ -135,6 +137,7 @@ class MqttReader:
             user=source.user,
             password=None if source.password is None else source.password.get_secret_value(),
             tls=source.tls.context() if source.tls is not None else None,
+            timeout_s=_CONNECT_TIMEOUT_S,
         )
         self.session_lost = 0
         """How often the broker had forgotten our session: what was published meanwhile is lost."""

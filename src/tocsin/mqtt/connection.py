@@ -43,6 +43,7 @@ class Settings:
     queue_max: int = 100_000
     """Messages that may wait in one session."""
     sessions_max: int = 10_000
+    """Sessions, and connections, at a time."""
     retained_max: int = 100_000
     receive_max: int = 1000
     session_expiry_s_max: int = 30 * 86_400
@@ -117,6 +118,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
         transport.set_write_buffer_limits(high=CLOGGED_BYTES)
+        if len(self.broker.connections) >= self.broker.settings.sessions_max:
+            transport.abort()
         self.broker.connections.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
