@@ -100,7 +100,7 @@ class Batch:
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:
     """No rows of a schema."""
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def tick(schema: pa.Schema, watermark_us: int) -> Batch:

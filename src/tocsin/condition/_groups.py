@@ -69,12 +69,12 @@ def group_order(
 def sort_by_time(times: Ints, starts: Ints, order: Ints, unsorted: Ints) -> int:
     """Order each group by time, equal times as they came; by insertion, which is fast where little is out of order.
 
-    Groups that would cost more than 64 shifts a row are left, named in ``unsorted``; returns how many.
+    Groups that would cost more than 16 shifts a row are left, named in ``unsorted``; returns how many.
     """
     left = 0
     for g in range(len(starts) - 1):
         begin, end = starts[g], starts[g + 1]
-        budget = 64 * (end - begin)
+        budget = 16 * (end - begin)
         for i in range(begin + 1, end):
             row = order[i]
             time = times[row]
