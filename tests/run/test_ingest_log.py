@@ -169,3 +169,21 @@ def test_frames_are_plain_arrow(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     table = pa.ipc.open_stream(path.read_bytes()[28:]).read_all()
     assert table["payload"].to_pylist() == [b"0"]
+
+
+def test_replay_puts_small_frames_together(tmp_path: Path) -> None:
+    log = IngestLog(tmp_path, SystemDisk(), 4_000)
+    for i in range(300):
+        log.append(batch(b"%d" % i), None)
+    other = batch(b"other")
+    renamed = other.rows.rename_columns(["payload", "topic", "position", "received"]).append_column(
+        "more", pa.array([1])
+    )
+    log.append(Batch(renamed), None)
+    log.sync()
+    again = reader(tmp_path, {"messages": [], "acknowledged": [], "opened": []}, 10)
+    polled = [again.poll(200, 0), again.poll(200, 0), again.poll(200, 0), again.poll(200, 0)]
+    assert [None if p is None else (len(p[0]), p[1]) for p in polled] == [(200, 210), (90, 300), (1, 301), None]
+    assert polled[0] is not None
+    assert polled[0][0].rows["payload"].to_pylist() == [b"%d" % i for i in range(10, 210)]
+    assert polled[0][0].schema == RAW

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 ROWS_MAX = 16_384
 """In one batch: enough to make the fixed cost of a batch small, little enough to stay in the cache."""
+ROWS_FEW = 1_000
+PACE_S = 0.005
+"""A live source that brings few rows at a time is asked no more often: a batch of one costs as much as one of 500."""
 IDLE_WAIT_S = 0.002
 URGENT_SPACING_S = (0.02, 0.2)
 """Least and greatest time between two epochs that an alarm brings forward; in between, ten times an epoch's cost."""
@@ -110,8 +113,11 @@ class EmbeddedRunner(Runner):
         """Poll and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
         last_epoch_s = last_actions_s = last_feed_s = self._clock.monotonic_s()
         spacing_s, dirty = 0.0, False
+        live = not any(inlet.source.bounded() for inlet in self.plan.inlets)
         while True:
-            moved = self._poll(session)
+            began_s = self._clock.monotonic_s()
+            rows = self._poll(session)
+            moved = rows is not None
             now_s = self._clock.monotonic_s()
             if session.actions is not None and now_s - last_actions_s >= ACTIONS_EVERY_S:
                 last_actions_s = now_s
@@ -132,14 +138,15 @@ class EmbeddedRunner(Runner):
                 self._feed.counters(self.snapshot())
             if last:
                 return
-            if not moved and (left_s := now_s + IDLE_WAIT_S - self._clock.monotonic_s()) > 0:
+            pause_s = IDLE_WAIT_S if rows is None else PACE_S if live and rows < ROWS_FEW else 0.0
+            if pause_s and (left_s := began_s + pause_s - self._clock.monotonic_s()) > 0:
                 self._clock.sleep(left_s)
 
     # 1 and 2: poll and step
 
-    def _poll(self, session: Session) -> bool:
-        """One batch from each partition, through all steps. Whether there was any."""
-        moved = False
+    def _poll(self, session: Session) -> int | None:
+        """One batch from each partition, through all steps. How many rows; None if there was no batch."""
+        rows: int | None = None
         timeout_s = IDLE_WAIT_S if len(session.intakes) == 1 else 0.0
         for intake in session.intakes:
             if intake.ended or (polled := intake.reader.poll(ROWS_MAX, timeout_s)) is None:
@@ -148,9 +155,9 @@ class EmbeddedRunner(Runner):
             intake.last_rows_s = self._clock.monotonic_s()
             intake.ended = batch.watermark_us == END
             session.graph.push(intake.chain, batch)
-            moved = True
+            rows = (rows or 0) + len(batch)
         self.counters.waiting_bytes = session.graph.bytes
-        return moved
+        return rows
 
     def _fall_idle(self, session: Session, now_s: float) -> bool:
         moved = False

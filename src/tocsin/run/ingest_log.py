@@ -181,6 +181,7 @@ class LoggedReader:
             raise CorruptState(f"the ingest log of '{partition}' ends at {log.seq}, the checkpoint is at {after}")
         self._replay = log.after(after or 0)
         self._replaying = True
+        self._ahead: Frame | None = None
         self._inner: Reader | None = None
         tail = log.tail.content() if log.tail is not None else None
         if tail is None or tail[0].watermark_us != END:
@@ -192,9 +193,8 @@ class LoggedReader:
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         if self._replaying:
-            frame = next(self._replay, None)
-            if frame is not None:
-                return frame.content()[0], frame.seq
+            if (found := self._replayed(rows_max)) is not None:
+                return found
             self._replaying = False
         if self._inner is None:
             return None
@@ -211,6 +211,23 @@ class LoggedReader:
         if self._log.durable < self._log.seq and (waited_s >= SYNC_AFTER_S or self._unsynced_bytes >= SYNC_BYTES):
             self.settle()
         return (polled[0], self._log.seq) if polled is not None else None
+
+    def _replayed(self, rows_max: int) -> tuple[Batch, Offset] | None:
+        """As many frames as make a batch, or those with one schema; None after the last."""
+        found: list[Batch] = []
+        seq = rows_count = 0
+        while rows_count < rows_max and (frame := self._ahead or next(self._replay, None)) is not None:
+            batch = frame.content()[0]
+            self._ahead = frame if found and batch.schema != found[0].schema else None
+            if self._ahead is not None:
+                break
+            found.append(batch)
+            seq, rows_count = frame.seq, rows_count + len(batch)
+        if len(found) < 2:
+            return (found[0], seq) if found else None
+        table = pa.Table.from_batches([batch.rows for batch in found]).unify_dictionaries().combine_chunks()
+        rows = table.to_batches()[0] if table.num_rows else found[0].rows
+        return Batch(rows, found[-1].watermark_us), seq
 
     def settle(self) -> None:
         """Make what has come durable, then acknowledge it."""
