@@ -54,6 +54,17 @@ def test_each_message_is_encoded_once_for_all() -> None:
     assert all(other is first for other in others)
 
 
+def test_a_viewer_whose_session_ends_gets_no_more() -> None:
+    async def seen() -> list[bytes]:
+        hub, found = Hub(), []
+        async for message in hub.messages(hub.position, lambda: len(found) < 3):
+            found.append(message)
+            hub.publish(len(found))
+        return found
+
+    assert len(asyncio.run(seen())) == 3
+
+
 def test_closing_ends_every_stream() -> None:
     async def closed() -> list[bytes]:
         hub = Hub()

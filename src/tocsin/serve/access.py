@@ -87,6 +87,10 @@ class Keys:
         self.failures = [at for at in self.failures if at > now - _FAILURE_S]
         return len(self.failures) >= _FAILURES_MAX
 
+    def admits(self, headers: Headers) -> bool:
+        """Whether a request is signed in, or need not be."""
+        return self.token is None or self.bearer(headers) or self.session(headers)
+
     def bearer(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return self.token is not None and scheme.lower() == "bearer" and _same(given, self.token)
@@ -112,10 +116,9 @@ class Guard:
     def refusal(self, headers: Headers) -> JSONResponse | None:
         if self.permission is Permission.PUBLIC:
             return None
-        bearer = self.keys.bearer(headers)
-        if self.keys.token is not None and not bearer and not self.keys.session(headers):
+        if not self.keys.admits(headers):
             return refused(401, "sign in first, or send the token as 'Authorization: Bearer ...'")
-        if self.permission is Permission.OPERATE and not bearer:
+        if self.permission is Permission.OPERATE and not self.keys.bearer(headers):
             if not own_origin(headers, self.secure):
                 return refused(403, "this request does not come from our own page")
             if not _same(headers.get(CSRF_HEADER, ""), self.keys.csrf):

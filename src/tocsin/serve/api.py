@@ -191,7 +191,7 @@ async def events(request: Request) -> Response:
         return refused(503, f"more than {VIEWERS_MAX} pages are open")
     after = request.headers.get("last-event-id") or request.query_params.get("after", "")
     return StreamingResponse(
-        page.hub.messages(after),
+        page.hub.messages(after, lambda: page.keys.admits(request.headers)),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )

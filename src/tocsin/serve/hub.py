@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -62,8 +62,8 @@ class Hub:
             return None
         return list(self._kept)[len(self._kept) - behind :]
 
-    async def messages(self, after: str) -> AsyncIterator[bytes]:
-        """What one viewer gets, from the message after ``after`` on."""
+    async def messages(self, after: str, allowed: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+        """What one viewer gets, from the message after ``after`` on, for as long as it is ``allowed``."""
         viewer = Viewer()
         missed = self.missed(after)
         yield b"retry: 1000\n\n"
@@ -74,13 +74,13 @@ class Hub:
                 viewer.put(message)
         self.viewers.add(viewer)
         try:
-            while not self.closed:
+            while not self.closed and allowed():
                 try:
                     await asyncio.wait_for(viewer.ready.wait(), _HEARTBEAT_S)
                 except TimeoutError:
                     yield b": still here\n\n"
                 viewer.ready.clear()
-                while viewer.waiting:
+                while viewer.waiting and allowed():
                     yield viewer.waiting.popleft()
         finally:
             self.viewers.discard(viewer)
