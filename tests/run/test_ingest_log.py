@@ -11,9 +11,9 @@ import simulated_parts as parts
 
 from tocsin.batch import END, RAW, Batch, empty
 from tocsin.contracts import Source
-from tocsin.effects import SystemClock, SystemDisk
+from tocsin.effects import SystemDisk
 from tocsin.errors import CorruptState
-from tocsin.run.ingest_log import IngestLog, LoggedReader
+from tocsin.run.ingest_log import SYNC_AFTER_S, SYNC_BYTES, IngestLog, LoggedReader
 
 
 def batch(*payloads: bytes) -> Batch:
@@ -126,9 +126,42 @@ class OnceReader:
         pass
 
 
-def reader(folder: Path, state: Any, after: int | None) -> LoggedReader:
+class Still:
+    """A clock that is set by hand."""
+
+    now_s = 0.0
+
+    def now_us(self) -> int:
+        return 0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def reader(folder: Path, state: Any, after: int | None, clock: Still | None = None) -> LoggedReader:
     source = Once.model_construct(state=state)
-    return LoggedReader(IngestLog(folder, SystemDisk()), source, "0", after, SystemClock())
+    return LoggedReader(IngestLog(folder, SystemDisk()), source, "0", after, clock or Still())
+
+
+def test_many_messages_share_an_fsync(tmp_path: Path) -> None:
+    state: Any = {"messages": [b"a", b"b", b"c", b"d" * SYNC_BYTES, b"e"], "acknowledged": [], "opened": []}
+    clock = Still()
+    log = reader(tmp_path, state, None, clock)
+    log.poll(10, 0)
+    log.poll(10, 0)
+    assert state["acknowledged"] == []
+    clock.sleep(SYNC_AFTER_S)
+    log.poll(10, 0)
+    assert state["acknowledged"] == ["c"], "all together, as soon as the first has waited long enough"
+    log.poll(10, 0)
+    assert len(state["acknowledged"]) == 2, "at once, if it is much"
+    log.poll(10, 0)
+    clock.sleep(SYNC_AFTER_S)
+    assert log.poll(10, 0) is None
+    assert state["acknowledged"][2:] == ["e"], "also if nothing more comes"
 
 
 def test_reader_replays_then_goes_on(tmp_path: Path) -> None:
