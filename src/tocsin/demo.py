@@ -19,7 +19,8 @@ from tocsin.yamlfile import load_with_plan
 def run_demo(folder: Path, port: int) -> None:
     """Run until Ctrl-C; started again the engine goes on where it was, with the tables and alarms of before."""
     address = Address(port=port)
-    with _broker() as url:
+    folder.mkdir(parents=True, exist_ok=True)
+    with _broker(folder / ".broker") as url:
         os.environ |= {"TOCSIN_MQTT_URL": url, "TOCSIN_DEMO_FOLDER": str(folder)}
         pipeline, plan = load_with_plan(example("demo.yaml"))
         with _plant(folder / "plant"):
@@ -34,10 +35,10 @@ def example(name: str) -> Path:
 
 
 @contextmanager
-def _broker() -> Iterator[str]:
+def _broker(state: Path) -> Iterator[str]:
     """An MQTT broker in a process of its own, on a free port of this computer; gives its URL."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tocsin.mqtt.broker", "--port", "0"],
+        [sys.executable, "-m", "tocsin.mqtt.broker", "--port", "0", "--state", str(state)],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None

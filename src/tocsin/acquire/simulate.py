@@ -82,7 +82,9 @@ class Simulate(Source):
     rate: Rate = 1.0
     """How fast time passes: 1x is real time, 60x a minute a second, 0 as fast as it is read."""
     start: AwareDatetime | None = None
-    """When the first reading is; now if empty."""
+    """When the first reading is; ``history`` before now if empty."""
+    history: Duration = 0
+    """How long it has been running when it is first read, if it has no ``start``; all that comes at once."""
     duration: Duration | None = None
     """After how much simulated time it ends; never if empty."""
     stops_per_day: float = Field(2.0, ge=0, le=144)
@@ -206,7 +208,7 @@ class Plant:
 
 def _start_us(settings: Simulate, now_us: int) -> int:
     if settings.start is None:
-        return now_us // settings.every * settings.every
+        return (now_us - settings.history) // settings.every * settings.every
     return int(settings.start.timestamp()) * 1_000_000 + settings.start.microsecond
 
 
