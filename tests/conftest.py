@@ -107,3 +107,15 @@ def certificates(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Path
     for place, devices in ((folder, ["pump-1", "pump-2", "tocsin"]), (folder / "other", ["pump-1"])):
         subprocess.run(["sh", str(script), str(place), "127.0.0.1", *devices], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(needs: Needs) -> Iterator[object]:
+    """A real, headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(
+            executable_path=needs("chromium"), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield found
+        found.close()

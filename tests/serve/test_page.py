@@ -24,17 +24,6 @@ WAIT_MS = 20_000
 NEWEST = "Math.max(...(document.querySelector('.plot')?.data?.[2]?.x ?? [0]))"
 
 
-@pytest.fixture(scope="session")
-def browser(needs: Needs) -> Iterator[object]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(
-            executable_path=needs("chromium"), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield found
-        found.close()
-
-
 class Watched:
     """A browser's page with all that it complains of."""
 
