@@ -16,7 +16,7 @@ from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
-from tocsin.condition._groups import group_figures, group_order, group_quantiles, leaving, sort_by_time
+from tocsin.condition._groups import group_figures, group_order, group_quantile, leaving, sort_by_time
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError, UnknownName
@@ -343,9 +343,7 @@ def _figure(function: str, values: Floats, starts: Ints, figures: dict[str, Floa
     """One number for each group, null where there is none."""
     share = {"median": 50.0}.get(function, float(function[1:]) if re.fullmatch(r"p[\d.]+", function) else None)
     if share is not None:
-        quantiles = np.empty((1, len(starts) - 1))
-        group_quantiles(values, starts, np.array([share / 100]), quantiles)
-        return _known(quantiles[0])
+        return _known(group_quantile(values, starts, share / 100))
     if of not in figures:
         figures[of] = np.empty((6, len(starts) - 1))
         group_figures(values, starts, figures[of])
