@@ -94,8 +94,8 @@ class Changepoint(Detector):
 
 @kernel
 def _judge(
-    slots: Codes, times: Ints, values: Floats, singles: Floats, marks: Floats, ring: Floats, ring_us: Ints, limit: float,
-    learn: int, out: Floats, since: Ints,
+    slots: Codes, times: Ints, values: Floats, singles: Floats, marks: Floats, ring: Floats, ring_us: Ints,
+    limit: float, learn: int, out: Floats, since: Ints,
 ) -> None:  # fmt: skip
     for i in range(len(slots)):
         s, x = slots[i], values[i]
