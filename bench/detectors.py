@@ -14,8 +14,8 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import KEY, TIME, Batch, as_times
 from tocsin.bases import Detector
+from tocsin.batch import KEY, TIME, Batch, as_times
 from tocsin.contracts import Operator
 from tocsin.detect.multivariate import Multivariate
 from tocsin.registry import find, names
@@ -73,7 +73,10 @@ def state_bytes(state: object) -> tuple[float, float] | None:
     columns = state if isinstance(state, Columns) else getattr(state, "columns", None)
     if not isinstance(columns, Columns) or not len(columns):
         return None
-    own = sum(array.itemsize * field.width for array, field in zip(columns.arrays.values(), columns.fields.values()))
+    own = sum(
+        array.itemsize * field.width
+        for array, field in zip(columns.arrays.values(), columns.fields.values(), strict=True)
+    )
     held = sum(array.nbytes for array in columns.arrays.values())
     held += sum(value.nbytes for value in vars(columns.keys).values() if isinstance(value, np.ndarray))
     return own, held / len(columns)
