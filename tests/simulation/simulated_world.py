@@ -49,6 +49,9 @@ class World:
         self.calm_steps = self.random.choice((3, 10, 30, 60))
         """Steps between faults, about."""
         self.next_fault = self._gap()
+        self.next_kind: str | None = None
+        self.focus = self.random.choice(("", "", "folder _delta_log", "commit point", "folder 0", "unlink"))
+        """Steps at which a crash is more likely."""
         self.steps = 0
         self.dead: Crash | None = None
         self.full_until = 0
@@ -80,10 +83,16 @@ class World:
         if self.steps < self.full_until and "full" in kinds:
             return "full"
         self.next_fault -= 1
+        if self.focus and self.focus in what and self.next_kind is None and self.random.random() < 0.1:
+            self.next_fault, self.next_kind = 0, "crash"
         if self.next_fault > 0 or self.faults <= 0:
             return None
         self.next_fault = self._gap()
-        kind = self.random.choice(("crash", "crash", "power", "power", "stop", "second", *kinds))
+        kind = self.next_kind or self.random.choice(("crash", "crash", "power", "power", "stop", "second", *kinds))
+        self.next_kind = None
+        if kind == "crash" and self.random.random() < 0.5:
+            # What a recovery saw but did not make durable is lost by a power cut soon after it.
+            self.next_kind, self.next_fault = "power", self.random.randrange(1, 120)
         self.faults -= 1
         self.trace.append(f"{self.steps} {kind} {what}")
         if kind == "crash":

@@ -40,6 +40,7 @@ from simulated_world import (
 
 from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA
 from tocsin.contracts import Sink
+from tocsin.delta.log import Log
 from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError
 from tocsin.output.delta import Delta
 from tocsin.plan import Inlet, Outlet, Plan, Step
@@ -393,7 +394,7 @@ def _log_tail_not_synced() -> AbstractContextManager[None]:
     return patched(IngestLog, __init__=init)
 
 
-MUTANTS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
+MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "log entry not fsynced": lambda: _no_sync(".tmp"),
     "data files not fsynced": lambda: _no_sync(".json"),
     "state file not fsynced": lambda: _no_sync(".state"),
@@ -413,12 +414,26 @@ MUTANTS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
 }
 
 
+def _delta_trusts_its_tail() -> AbstractContextManager[None]:
+    return patched(Log, sync_tail=lambda self: None)
+
+
+DELTA_MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "Delta: log entry not fsynced": lambda: _no_sync(".tmp"),
+    "Delta: data files not fsynced": lambda: _no_sync(".parquet"),
+    "Delta: no folder fsync": _no_folder_sync,
+    "Delta: tail not fsynced on recovery": _delta_trusts_its_tail,
+    "Delta: sinks committed before the checkpoint": _sinks_before_checkpoint,
+}
+
+
 def caught(mutant: str, seeds: range) -> int | None:
     """The first seed that finds a planted mistake; None if none does."""
-    with MUTANTS[mutant]():
+    tables = "delta" if mutant in DELTA_MUTANTS else "small"
+    with (MUTANTS | DELTA_MUTANTS)[mutant]():
         for seed in seeds:
             try:
-                simulate(seed, mutant, "small")
+                simulate(seed, mutant, tables)
             except Broken:
                 return seed
     return None

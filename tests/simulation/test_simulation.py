@@ -22,7 +22,7 @@ def test_delta_tables() -> None:
         simulation.simulate(seed, tables="delta")
 
 
-@pytest.mark.parametrize("mutant", simulation.MUTANTS)
+@pytest.mark.parametrize("mutant", [*simulation.MUTANTS, *simulation.DELTA_MUTANTS])
 def test_planted_mistakes_are_found(mutant: str) -> None:
     assert simulation.caught(mutant, range(1000)) is not None, f"a thousand schedules do not find: {mutant}"
 
