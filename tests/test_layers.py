@@ -33,6 +33,7 @@ LAYERS = (
     "serve",
     "launch score",
     "demo",
+    "cli_alarms",
     "cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

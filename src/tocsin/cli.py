@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from tocsin import __version__
+from tocsin.cli_alarms import alarms
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="tocsin")
 def main() -> None:
     """tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail."""
+
+
+main.add_command(alarms)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
@@ -231,6 +235,29 @@ def score(job: Path, data: Path, out: Path, time: str | None, value: str | None,
     from tocsin.score import score as score_file
 
     click.echo(f"{score_file(job, data, out, time, value, key)} rows in {out}", err=True)
+
+
+@main.group("import")
+def import_() -> None:
+    """Bring what other systems exported: detector models of AWS IoT Events."""
+
+
+@import_.command("iot-events")
+@_file
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path(), show_default="here", help="Where to write the files."
+)
+def iot_events(file: Path, folder: Path) -> None:
+    """Detector models (JSON, or CloudFormation as JSON or YAML): each as plain JSON, with a pipeline that runs it."""
+    from tocsin.notify.detector_model import import_model
+
+    files = import_model(file)
+    if there := [name for name in files if (folder / name).exists()]:
+        raise ConfigError(f"{folder / there[0]} is there already; move it away, or write elsewhere with --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        click.echo(folder / name)
 
 
 @main.command()

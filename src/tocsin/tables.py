@@ -21,12 +21,20 @@ def show(table: pa.Table, title: str = "") -> None:
     drawn = Table(title=escape(title) or None, title_justify="left")
     for field in table.schema:
         number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
-        drawn.add_column(escape(_text(field.name)), justify="right" if number else "left", overflow="fold")
+        # The first column, by which people name a row, is never broken.
+        drawn.add_column(
+            escape(_text(field.name)),
+            justify="right" if number else "left",
+            overflow="fold",
+            no_wrap=field.name == table.column_names[0],
+        )
     for row in table.to_pylist():
         drawn.add_row(*(escape(_text(value)) for value in row.values()))
     console = Console()
-    # A wide table is cut by a terminal, but not by a pipe or a file.
-    console.print(drawn, width=None if console.is_terminal else max(console.width, 16 * table.num_columns))
+    if not console.is_terminal:
+        # A pipe or a file is as wide as the table; without this it would be 80.
+        console = Console(width=max(console.width, (WIDTH_MAX + 3) * table.num_columns))
+    console.print(drawn)
 
 
 def write(table: pa.Table, form: str, file: TextIO | None = None) -> None:

@@ -1,0 +1,30 @@
+"""What starting costs: the heavy libraries are imported when something needs them, not before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("numba", "pyarrow", "pydantic", "duckdb", "httpx", "plotly", "sqlglot", "starlette", "apprise", "numpy")
+HELP = "from click.testing import CliRunner; from tocsin.cli import main; r = CliRunner().invoke(main, {args}); {then}"
+THEN = "assert r.exit_code == 0 and 'Usage' in r.output, r.output"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import tocsin",
+        HELP.format(args=["--help"], then=THEN),
+        HELP.format(args=["alarms", "--help"], then=THEN),
+        HELP.format(args=["run", "--help"], then=THEN),
+    ],
+)
+def test_starting_imports_nothing_heavy(statement: str) -> None:
+    code = f"import sys; {statement}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "tocsin" in loaded
+    assert not loaded & set(HEAVY)
