@@ -11,19 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tocsin.errors import SourceError
-from tocsin.launch import launch
 from tocsin.serve.access import Address
-from tocsin.yamlfile import load_with_plan
 
 
 def run_demo(folder: Path, port: int) -> None:
     """Run until Ctrl-C; started again the engine goes on where it was, with the tables and alarms of before."""
     address = Address(port=port)
     folder.mkdir(parents=True, exist_ok=True)
-    with _broker(folder / ".broker") as url:
-        os.environ |= {"TOCSIN_MQTT_URL": url, "TOCSIN_DEMO_FOLDER": str(folder)}
-        pipeline, plan = load_with_plan(example("demo.yaml"))
+    with _broker(folder / ".broker") as broker:
+        # All three processes start side by side: importing takes as long as starting a broker.
+        from tocsin.launch import launch
+        from tocsin.yamlfile import load_with_plan
+
+        os.environ |= {"TOCSIN_MQTT_URL": _url(broker), "TOCSIN_DEMO_FOLDER": str(folder)}
         with _plant(folder / "plant"):
+            pipeline, plan = load_with_plan(example("demo.yaml"))
             launch(plan, pipeline.page.streams, address)
 
 
@@ -35,21 +37,27 @@ def example(name: str) -> Path:
 
 
 @contextmanager
-def _broker(state: Path) -> Iterator[str]:
-    """An MQTT broker in a process of its own, on a free port of this computer; gives its URL."""
+def _broker(state: Path) -> Iterator[subprocess.Popen[str]]:
+    """An MQTT broker in a process of its own, on a free port of this computer."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tocsin.mqtt.broker", "--port", "0", "--state", str(state)],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    said = process.stdout.readline().strip()
     try:
-        if not said.startswith("listening on "):
-            raise SourceError("the demo's MQTT broker did not start; the lines above say why")
-        yield said.removeprefix("listening on ")
+        yield process
     finally:
         _end(process)
+        assert process.stdout is not None
         process.stdout.close()
+
+
+def _url(broker: subprocess.Popen[str]) -> str:
+    """Where the broker listens; waits until it does."""
+    assert broker.stdout is not None
+    said = broker.stdout.readline().strip()
+    if not said.startswith("listening on "):
+        raise SourceError("the demo's MQTT broker did not start; the lines above say why")
+    return said.removeprefix("listening on ")
 
 
 @contextmanager

@@ -4,58 +4,94 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from tocsin.errors import TocsinError
 from tocsin.plan import Plan
 from tocsin.run.embedded import EmbeddedRunner
+from tocsin.run.feed import SOCKET, Feed
 from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5
 
 
-def launch(plan: Plan, streams: Collection[str] = (), page: Address | None = None) -> Mapping[str, Any]:
+def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = None) -> Mapping[str, Any]:
     """Run a plan to the end of its sources or until a signal; returns what has been counted.
 
     ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
     """
-    feed = served = None
     plan.state_folder.mkdir(parents=True, exist_ok=True)
-    if page is not None:
-        from tocsin.run.feed import SOCKET, Feed
+    if address is None:
+        runner = EmbeddedRunner(plan)
+        with _progress(runner):
+            runner.run()
+        return runner.snapshot()
+    feed = Feed(plan.state_folder / SOCKET, streams=set(streams) or None)
+    try:
+        runner = EmbeddedRunner(plan, feed=feed)
+        with _page(plan, streams, address, runner):
+            runner.run()
+        return runner.snapshot()
+    finally:
+        feed.close()
+
+
+@contextmanager
+def _page(plan: Plan, streams: Collection[str], address: Address, runner: EmbeddedRunner) -> Iterator[None]:
+    """The page in a process of its own; it starts while the engine does. Without its page the engine stops."""
+    served = []
+    failed = []
+
+    def serve() -> None:
         from tocsin.serve.app import start
 
-        served = start(plan.state_folder, plan.folder, page, title=plan.name, streams=streams)
-        feed = Feed(plan.state_folder / SOCKET, streams=set(streams) or None)
-        print(f"{plan.name}: the page is at {served.url}", file=sys.stderr, flush=True)  # noqa: T201
-    runner = EmbeddedRunner(plan, feed=feed)
-    ended = threading.Event()
-    progress = None
-    if sys.stderr.isatty() and all(inlet.source.bounded() for inlet in plan.inlets):
-        progress = threading.Thread(target=_progress, args=(runner, ended), daemon=True)
-        progress.start()
+        try:
+            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=streams))
+            print(f"{plan.name}: the page is at {served[0].url}", file=sys.stderr, flush=True)  # noqa: T201
+        except TocsinError as error:
+            failed.append(error)
+            runner.stop()
+
+    thread = threading.Thread(target=serve, name="page")
+    thread.start()
     try:
-        runner.run()
+        yield
     finally:
-        ended.set()
-        if progress is not None:
-            progress.join()
-        if feed is not None:
-            feed.close()
-        if served is not None:
-            served.stop()
-    return runner.snapshot()
+        thread.join()
+        for one in served:
+            one.stop()
+    if failed:
+        raise failed[0]
 
 
-def _progress(runner: EmbeddedRunner, ended: threading.Event) -> None:
-    """A bar of bytes done where the sources can tell, else a count of rows."""
+@contextmanager
+def _progress(runner: EmbeddedRunner) -> Iterator[None]:
+    """A bar of bytes done, on a terminal and where there is an end."""
+    if not sys.stderr.isatty() or not all(inlet.source.bounded() for inlet in runner.plan.inlets):
+        yield
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(runner.plan.name, total=None)
+    ended = threading.Event()
+    text = TextColumn("{task.description} {task.fields[rows]:,} rows")
+    bars = Progress(text, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    bar = bars.add_task(runner.plan.name, total=None, rows=0)
+
+    def show() -> None:
         while not ended.wait(PROGRESS_EVERY_S):
-            counted = runner.snapshot()
-            done, total = runner.progress() or (sum(counted["rows_in"].values()), None)
-            bars.update(bar, completed=done, total=total)
+            done, total = runner.progress() or (0, None)
+            bars.update(bar, completed=done, total=total, rows=sum(runner.counters.rows_in.values()))
+
+    thread = threading.Thread(target=show, name="progress")
+    with bars:
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            rows = sum(runner.counters.rows_in.values())
+            bars.update(bar, completed=1, total=1, rows=rows)

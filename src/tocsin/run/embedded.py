@@ -97,6 +97,14 @@ class EmbeddedRunner(Runner):
         watermarks = self._session.graph.watermarks if self._session else {}
         return self.counters.snapshot(self.plan.streams, watermarks, self._clock.now_us())
 
+    def progress(self) -> tuple[int, int] | None:
+        """How much of all sources has been read, and how much there is (bytes); None where a source cannot tell."""
+        intakes = self._session.intakes if self._session else []
+        told = [getattr(intake.reader, "progress", lambda: None)() for intake in intakes]
+        if not told or None in told:
+            return None
+        return sum(done for done, _ in told), sum(total for _, total in told)
+
     def _run_session(self) -> None:
         session = self._session = start(self.plan, self._effects, self.counters, self._feed)
         drain_s = 0.0
