@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
 from tocsin.detect.stuck import Stuck
 from tocsin.testing import feed, rows
 
@@ -25,3 +30,9 @@ def test_by_what_is_usual() -> None:
 def test_a_gap_without_numbers_is_no_change_and_small_steps_are_none() -> None:
     assert scores(Stuck(after="3s"), [1.0, None, None, 1.0])[-1] == 75.0
     assert scores(Stuck(after="3s", tolerance=0.1), [1.0, 1.05, 0.95, 1.09])[-1] == 75.0
+
+
+@pytest.mark.parametrize("settings", [{"direction": "above"}, {"deviation_min": 1}, {"deviation_min_percent": 1}])
+def test_what_stays_the_same_does_not_deviate(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="stuck has no direction"):
+        Stuck(**settings)

@@ -22,7 +22,8 @@ class Cusum(Detector):
     limit for ``learn`` readings, the new level is taken for usual: all is learnt anew. Values that drift or have a
     daily rhythm shift all the time; they are `novelty`'s.
 
-    The score is 75 when a sum reaches the limit. ``lower`` and ``upper`` are the readings with which it would.
+    The score is 75 when a sum reaches the limit; the least deviation and the direction are those of the shift, not of
+    single readings. ``lower`` and ``upper`` are the readings with which it would.
 
     Page, "Continuous inspection schemes", Biometrika 41 (1954); self-starting after Hawkins, "Self-starting CUSUM
     charts for location and scale", The Statistician 36 (1987).
@@ -46,25 +47,32 @@ class Cusum(Detector):
     """How many readings of a key are learnt before one is judged."""
 
     def fields(self) -> Mapping[str, Field]:
-        return {name: Field() for name in ("count", "mean", "squares", "above", "below", "over")}
+        names = ("count", "mean", "squares", "above", "below", "above_for", "below_for", "over")
+        return {name: Field() for name in names}
 
     def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
-        out = np.empty((4, len(values)))
+        out = np.empty((5, len(values)))
         _judge(
             slots, values, state["count"], state["mean"], state["squares"], state["above"], state["below"],
-            state["over"], self.slack, self.limit, self.learn, out,
+            state["above_for"], state["below_for"], state["over"], self.slack, self.limit, self.learn,
+            self.direction != "below", self.direction != "above", out,
         )  # fmt: skip
-        return out[0], out[1], out[2], out[3]
+        expected, lower, upper, score, shift = out
+        return expected, lower, upper, super()._limited(expected + shift, expected, score)
+
+    def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
+        return score  # by the shift in `judge`, not by the single reading
 
 
 @kernel
 def _judge(
     slots: Codes, values: Floats, count: Floats, mean: Floats, squares: Floats, above: Floats, below: Floats,
-    over: Floats, slack: float, limit: float, learn: int, out: Floats,
+    above_for: Floats, below_for: Floats, over: Floats, slack: float, limit: float, learn: int, upwards: bool,
+    downwards: bool, out: Floats,
 ) -> None:  # fmt: skip
     for i in range(len(slots)):
         s, x = slots[i], values[i]
-        out[0, i] = out[1, i] = out[2, i] = out[3, i] = np.nan
+        out[0, i] = out[1, i] = out[2, i] = out[3, i] = out[4, i] = np.nan
         if np.isnan(x):
             continue
         if count[s] >= learn:
@@ -74,13 +82,21 @@ def _judge(
             out[1, i] = m - deviation * max(limit + slack - below[s], 0.0)
             out[2, i] = m + deviation * max(limit + slack - above[s], 0.0)
             z = min(max((x - m) / deviation, -1e6), 1e6)
-            above[s] = max(0.0, above[s] + z - slack)
-            below[s] = max(0.0, below[s] - z - slack)
+            above[s] = max(0.0, above[s] + z - slack) if upwards else 0.0
+            below[s] = max(0.0, below[s] - z - slack) if downwards else 0.0
+            above_for[s] = above_for[s] + 1 if above[s] > 0 else 0.0
+            below_for[s] = below_for[s] + 1 if below[s] > 0 else 0.0
+            # The usual estimate of where the mean has gone since the sum left zero (Montgomery).
+            if above[s] >= below[s]:
+                out[4, i] = deviation * (slack + above[s] / above_for[s]) if above[s] > 0 else 0.0
+            else:
+                out[4, i] = -deviation * (slack + below[s] / below_for[s])
             share = max(above[s], below[s]) / limit
             out[3, i] = 75 * share if share < 1 else 100 - 25 / share
             over[s] = over[s] + 1 if share >= 1 else 0.0
             if over[s] >= learn:
                 count[s] = mean[s] = squares[s] = above[s] = below[s] = over[s] = 0.0
+                above_for[s] = below_for[s] = 0.0
         if over[s] == 0:
             count[s] += 1
             delta = x - mean[s]

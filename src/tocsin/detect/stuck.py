@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from tocsin.bases import Detector
 from tocsin.batch import Codes, Floats, Ints
@@ -43,6 +44,12 @@ class Stuck(Detector):
     """How many changes are learnt before one can be missing, if ``after`` is not set."""
     tolerance: float = Setting(0.0, ge=0)
     """How far a reading may lie from the one it stays at and still be the same."""
+
+    @model_validator(mode="after")
+    def _no_deviation(self) -> Stuck:
+        limited = self.direction != "both" or self.deviation_min > 0 or self.deviation_min_percent > 0
+        assert not limited, "stuck has no direction and no least deviation: what stays the same does not deviate"
+        return self
 
     def fields(self) -> Mapping[str, Field]:
         return {
