@@ -101,9 +101,10 @@ class EmbeddedRunner(Runner):
         """How much of all sources has been read, and how much there is (bytes); None where a source cannot tell."""
         intakes = self._session.intakes if self._session else []
         told = [getattr(intake.reader, "progress", lambda: None)() for intake in intakes]
-        if not told or None in told:
+        known = [found for found in told if found is not None]
+        if not known or len(known) < len(told):
             return None
-        return sum(done for done, _ in told), sum(total for _, total in told)
+        return sum(done for done, _ in known), sum(total for _, total in known)
 
     def _run_session(self) -> None:
         session = self._session = start(self.plan, self._effects, self.counters, self._feed)
