@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 
 from tocsin.batch import OUT, REJECTED, Batch
 from tocsin.decode._base import raw
+from tocsin.decode._scan import END, FLOAT, Layout, Scan, offsets
 from tocsin.decode.csv import Csv
 
 COLUMNS = {
@@ -85,3 +88,17 @@ def test_impossible_dialects_are_refused() -> None:
     for settings_ in ({"delimiter": "a"}, {"delimiter": ",", "decimal": ","}, {"delimiter": '"'}, {"fields": ("x",)}):
         with pytest.raises(ValidationError):
             Csv.model_validate({"columns": {"v": "int"}, **settings_})
+
+
+def test_a_number_beyond_a_float_is_tried_again_without_writing_elsewhere() -> None:
+    payloads = pa.array([b"1e400"], pa.binary())
+    tried = Scan(payloads, offsets(payloads), [FLOAT])
+    guard = np.full((8, 4), -7)
+    tried.hard = guard[:1]
+    layout = Layout()
+    layout.add(b"", FLOAT, 0)
+    layout.add(b"", END)
+    for _ in range(4):
+        tried.run(layout, quoted=False, stop=44, escape=34)
+    assert not tried.matched.any()
+    assert (guard[1:] == -7).all()

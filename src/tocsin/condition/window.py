@@ -91,8 +91,8 @@ class Window(Operator):
 
     ``collect`` keeps the readings themselves, in time order, as lists (their times as ``times``); `explode` makes rows
     of them again. ``compute`` takes count, sum, min, max, mean, median, std (of a sample), std_pop, first, last, and
-    any percentile (p95, p99.9). A missing or NaN reading counts only in ``count(*)`` and in lists. Readings for a
-    window that has left go to port ``late``.
+    any percentile (p95, p99.9). A missing, NaN or infinite reading counts only in ``count(*)`` and in lists. Readings
+    for a window that has left go to port ``late``.
 
     Open windows are kept with all their readings: for an hour or more of fast readings, window twice.
 
@@ -331,12 +331,19 @@ class Window(Operator):
                 known = np.concatenate([[0], np.cumsum(column(of).is_valid().to_numpy(zero_copy_only=False))])
                 arrays.append(pa.array(known[starts[1:]] - known[starts[:-1]]))
             else:
-                arrays.append(_figure(function, floats(column(of)), starts, figures, of).cast(kind, safe=False))
+                values = _finite(floats(column(of)))
+                arrays.append(_figure(function, values, starts, figures, of).cast(kind, safe=False))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind))
+
+
+def _finite(values: Floats) -> Floats:
+    """Without infinities, which one bad reading would bring into every sum."""
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.nan)
 
 
 def _figure(function: str, values: Floats, starts: Ints, figures: dict[str, Floats], of: str) -> pa.Array:

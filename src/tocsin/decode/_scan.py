@@ -75,7 +75,6 @@ class Scan:
         self.matched = np.zeros(count, np.bool_)
         self.left = np.arange(count)
         self.hard = np.empty((count * max(kinds.count(FLOAT), 1), 4), np.int64)
-        self.hards = 0
 
     def run(self, layout: Layout, quoted: bool, stop: int = 34, escape: int = 92, point: int = 46) -> None:
         """Try a layout on the rows that none has matched yet."""
@@ -83,9 +82,9 @@ class Scan:
         ops, literals = layout.packed()
         more = scan(
             self.data.address, self.ends, before, ops, literals, quoted, stop, escape, point,
-            self.values, self.values.view(np.float64), self.null, self.matched, self.hard, self.hards,
+            self.values, self.values.view(np.float64), self.null, self.matched, self.hard,
         )  # fmt: skip
-        if more > self.hards:
+        if more:
             self._parse_hard(more)
         matched = self.matched[before]
         if np.count_nonzero(matched) == len(matched):
@@ -105,12 +104,11 @@ class Scan:
     def _parse_hard(self, more: int) -> None:
         """Floats of too many digits for the exact short cut, by Python's own parser."""
         floats = self.values.view(np.float64)
-        for column, row, begin, end in self.hard[self.hards : more].tolist():  # 0.3 us a number
+        for column, row, begin, end in self.hard[:more].tolist():  # 0.3 us a number
             number = float(self.data.slice(begin, end - begin).to_pybytes().replace(b",", b"."))
             if number - number != 0:
                 self.matched[row] = False  # overflow: the decoder's parser gives the reason
             floats[column, row] = number + 0.0
-        self.hards = more
 
     def arrays(self, zones: list[str | None]) -> list[pa.Array]:
         """The columns, of the rows matched."""
@@ -392,14 +390,15 @@ def codes_of(
 def scan(
     data: int, ends: npt.NDArray[np.int32], rows: Ints, ops: npt.NDArray[np.int64], literals: Words, quoted: bool,
     stop: int, escape: int, point: int, values: Ints, floats: npt.NDArray[np.float64], null: npt.NDArray[np.bool_],
-    matched: npt.NDArray[np.bool_], hard: Ints, hards: int,
+    matched: npt.NDArray[np.bool_], hard: Ints,
 ) -> int:  # fmt: skip
-    """Match rows against a layout; values of those that fit to the last byte are written. Returns ``hards``, grown.
+    """Match rows against a layout; values of those that fit to the last byte are written. Returns how many are hard.
 
     ``quoted`` is JSON: text stands in quotes, null is a word. Else (CSV) text goes to the ``stop`` byte, null is
     nothing. Text with an ``escape`` byte never fits.
     """
     head_1, head_2, head_us = np.uint64(0), np.uint64(0), 0  # date, hour and minute as last read
+    hards = 0
     for r in range(len(rows)):
         row = rows[r]
         at, end, fits, hards_before = data + ends[row], data + ends[row + 1], True, hards
