@@ -136,8 +136,11 @@ PROVEN: Mapping[int, Sequence[str]] = {
         "serve/test_feed.py::test_a_page_that_does_not_read_never_holds_the_engine_up",
         "serve/test_hub.py::test_a_slow_viewer_loses_the_oldest_and_sees_that_it_did",
         "mqtt/test_broker.py::test_a_client_that_does_not_read_stops_nobody",
+        "output/test_notify.py::test_what_is_refused_for_good_does_not_hold_up_the_rest",
     ),
     85: (
+        "serve/test_patience.py::test_who_never_finishes_is_hung_up_on",
+        "serve/test_patience.py::test_headers_without_end_are_refused",
         "serve/test_access.py::test_there_is_an_end_to_viewers",
         "mqtt/test_broker.py::test_connections_are_bounded",
         "mqtt/test_broker.py::test_who_does_not_connect_properly_is_thrown_out",

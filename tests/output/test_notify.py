@@ -13,7 +13,7 @@ import pytest
 from tocsin.batch import as_times
 from tocsin.contracts import Message
 from tocsin.errors import DeliveryError
-from tocsin.output.notify import Notify, public
+from tocsin.output.notify import REFUSALS_MAX, Notify, public
 
 
 def rows(**columns: list[object]) -> pa.RecordBatch:
@@ -129,6 +129,32 @@ def test_what_failed_is_sent_again_and_what_arrived_is_not(
     delivery.close()
     assert [json.loads(body)["text"] for _, _, body in receiver.got] == ["pump one"] * 3 + ["pump two"]
     assert capsys.readouterr().err.count("pump") == 2
+
+
+def test_what_is_refused_for_good_does_not_hold_up_the_rest(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = Notify(to=receiver.url, allow_private=True)
+    messages = channel.messages(rows(message=["one", "two", "three"]))
+    delivery = channel.connect(None)  # type: ignore[arg-type]
+    receiver.answers = [429] * REFUSALS_MAX + [422] * (REFUSALS_MAX + 1)
+    for _ in range(2 * REFUSALS_MAX - 1):
+        with pytest.raises(DeliveryError):
+            delivery.deliver(messages)
+    delivery.deliver(messages)
+    said = [json.loads(body)["text"] for _, _, body in receiver.got]
+    assert said == ["pump one"] * 2 * REFUSALS_MAX + ["pump two", "pump three"]
+    assert delivery.events() == {"refused": 2}
+    assert caplog.text.count("is dropped") == 2
+    assert messages[0].id in caplog.text
+    assert "s3cret" not in caplog.text
+    receiver.answers = [422]
+    (again,) = channel.messages(rows(message=["four"]))
+    with pytest.raises(DeliveryError, match="answered 422"):
+        delivery.deliver([again])
+    delivery.deliver([again])
+    delivery.close()
+    assert delivery.events() == {"refused": 2}
 
 
 @pytest.mark.parametrize(

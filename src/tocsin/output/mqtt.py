@@ -170,6 +170,10 @@ class MqttDelivery:
         if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a flood of rows is no flood of lines
             log.warning("mqtt: a row was not sent: %s (%d so far)", reason, self.refused)
 
+    def events(self) -> dict[str, int]:
+        """Counters, by name."""
+        return {"refused": self.refused}
+
     def close(self) -> None:
         self.client.close()
 

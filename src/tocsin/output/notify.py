@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import logging
 import re
 import socket
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +22,14 @@ from tocsin.cloudevents import alertmanager, cloudevent
 from tocsin.contracts import Channel, Message
 from tocsin.errors import DeliveryError
 
+log = logging.getLogger(__name__)
+
 _PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 _REMEMBERED_MAX = 10_000
+REFUSALS_MAX = 10
+"""So often in a row may a webhook refuse; then what it refuses is dropped, until it takes something again."""
+_WAIT = (408, 425, 429)
+"""Refusals (4xx) that only mean: not now."""
 # Apprise's own ways to post to any address do not look where it leads.
 _APPRISE_WEBHOOKS = {"json", "jsons", "xml", "xmls", "form", "forms", "apprise", "apprises"}
 _STYLES = {"critical": "bold red", "major": "red", "minor": "yellow", "warning": "cyan"}
@@ -33,7 +40,9 @@ class Notify(Channel):
 
     Use it behind an alarm, and keep only the rows that are to ring (``keep: ring``): each row is a message. It waits in
     the outbox from the commit point on and is sent again until its target takes it; a webhook gets the row as JSON
-    with the id in the header ``Idempotency-Key``, by which it can tell a repetition. For other machines use `mqtt`.
+    with the id in the header ``Idempotency-Key``, by which it can tell a repetition. What a webhook goes on refusing
+    (4xx, ten times in a row) is dropped, counted and logged, so that it does not hold up what comes after it. For other
+    machines use `mqtt`.
 
     Webhooks may only lead to public addresses unless ``allow_private`` is set, whatever their name resolves to, and
     redirects are not followed: else whoever may edit a pipeline could make this computer ask its neighbours.
@@ -86,12 +95,20 @@ class Notify(Channel):
         return Notifier(self)
 
 
+class Refused(DeliveryError):
+    """A target does not want this message."""
+
+
 class Notifier:
     """The open channel. Each target gets each message; one that fails does not keep it from the others."""
 
     def __init__(self, settings: Notify) -> None:
         self._settings = settings
         self._done: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._refusals: Counter[str] = Counter()
+        """By target: how often in a row."""
+        self.refused = 0
+        """How many messages were dropped."""
         self._client: Any = None
 
     def deliver(self, messages: Sequence[Message]) -> None:
@@ -103,6 +120,14 @@ class Notifier:
                     continue
                 try:
                     self._send(target, message)
+                    self._refusals[target] = 0
+                except Refused as error:
+                    self._refusals[target] += 1
+                    if self._refusals[target] < REFUSALS_MAX:
+                        failures[target] = str(error)
+                        continue
+                    self.refused += 1
+                    log.error("%s: message %s is dropped (%d so far)", error, message.id, self.refused)
                 except DeliveryError as error:
                     failures[target] = str(error)
                     continue
@@ -111,6 +136,10 @@ class Notifier:
                     self._done.popitem(last=False)
         if failures:
             raise DeliveryError("; ".join(failures.values()))
+
+    def events(self) -> Mapping[str, int]:
+        """Counters, by name."""
+        return {"refused": self.refused}
 
     def close(self) -> None:
         if self._client is not None:
@@ -144,7 +173,8 @@ class Notifier:
         except httpx.HTTPError as error:
             raise DeliveryError(f"webhook {_named(url)}: {error or type(error).__name__}") from error
         if not answer.is_success:
-            raise DeliveryError(f"webhook {_named(url)} answered {answer.status_code}")
+            for_good = answer.is_client_error and answer.status_code not in _WAIT
+            raise (Refused if for_good else DeliveryError)(f"webhook {_named(url)} answered {answer.status_code}")
 
     def _address(self, host: str, port: int) -> str:
         try:

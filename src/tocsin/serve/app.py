@@ -164,6 +164,8 @@ def serve(
     """
     import uvicorn
 
+    from tocsin.serve.patience import Patience
+
     address = address or Address()
     page = Page(title, state_folder, Live(), Hub(), Keys(address.token), address.secure)
 
@@ -187,6 +189,7 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=2,
             timeout_keep_alive=30,
+            http=Patience,
             limit_concurrency=512,
             h11_max_incomplete_event_size=32 * 2**10,
         )
