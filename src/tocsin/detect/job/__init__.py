@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import PrivateAttr, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from tocsin.batch import END, START, Batch, tick
 from tocsin.contracts import Operator
@@ -98,8 +98,7 @@ class Job(Operator):
             tree = {**self.definition, "events": [*_listed(self.definition.get("events")), *self.events]}
             found = parse(tree, self.which)
             self._definition = Definition(found.job, found.datafeed, {**found.filters, **self.filters}, found.events)
-            assert self.chosen
-            assert self.sources
+            _ = self.chosen, self.sources, self.analysis
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
@@ -133,7 +132,8 @@ class Job(Operator):
                 source = self.sources.of(name, input)
                 if not _fields.has(input, source):
                     raise SchemaError(
-                        f"job needs field '{source}' ({detector.function}); what reaches it is [{', '.join(input.names)}]"
+                        f"job needs field '{source}' ({detector.function}); "
+                        f"what reaches it is [{', '.join(input.names)}]"
                     )
         return SCHEMA
 
@@ -144,6 +144,7 @@ class Job(Operator):
         if len(batch):
             taken = batch.rows.filter(pa.array(self.chosen(batch.rows)))
             if taken.num_rows:
+                state.memory["raw"] = self.sources.raw(taken.schema)
                 state.pending.append(self._kept(state, taken))
         latency_us = round(self._definition.job.analysis_config.latency * 1e6)
         found: list[dict[str, Any]] = []
@@ -165,9 +166,8 @@ class Job(Operator):
         numbers = {d.field_name for d in detectors if d.field_name and d.base in NUMERIC}
         texts = {d.field_name for d in detectors if d.field_name and d.base in TEXTUAL}
         texts |= {f for d in detectors for f in d.entity_fields} | set(config.influencers)
-        texts |= self.sources.terms(rows.schema)
         schema = rows.schema
-        numbers |= self.sources.metrics(schema)
+        texts |= {name for name in numbers if self.sources.by_words(name)}
         kept = projected(
             rows,
             [(n, self.sources.of(n, schema)) for n in sorted(numbers)],
@@ -216,7 +216,7 @@ class Job(Operator):
                     break
                 continue
             rows = ordered.slice(begins, ends - begins)
-            rows = self.sources.summarised(rows)
+            rows = self.sources.summarised(rows, bool(state.memory.get("raw")))
             last = at_end and state.next == until - 1
             bucket = Bucket(rows, state.next * self.span_us, self.span_us, last)
             found += self.analysis.bucket(state, bucket)
@@ -246,7 +246,6 @@ class Job(Operator):
 
 def load_job(path: Path) -> Job:
     """The job in a JSON file; `ConfigError` with one sentence if it cannot be run."""
-    from pydantic_core import PydanticCustomError
 
     from tocsin.parts import build, sentences
 

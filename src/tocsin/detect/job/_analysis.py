@@ -157,7 +157,7 @@ class Analysis:
         how = how or shape(part, population)
         side = detector.side if side is None else side
         known = np.flatnonzero(~np.isnan(values))
-        slots = [series.slot(entities[i][:2]) for i in known]
+        slots = [series.slot(entities[int(i)][:2]) for i in known]
         actual = values[known]
         absent: list[Group] = []
         if part in ZERO_WHEN_ABSENT and not population:
@@ -180,7 +180,7 @@ class Analysis:
         arguments = (series.models, where, inward, np.full(len(where), at_once, np.int64), weights)
         model.judge(*arguments, second, self.span_s, side, floor, least, out)
         typical, lower, upper = (how.outward(out[:, c]) for c in (model.TYPICAL, model.LOWER, model.UPPER))
-        named = [entities[i] for i in known] + absent
+        named = [entities[int(i)] for i in known] + absent
         shown = np.ones(len(where), bool)
         if detector.custom_rules:
             learned = np.full(len(where), learn, np.int64)
@@ -203,7 +203,7 @@ class Analysis:
             ]
         shown &= (surprise >= KNOTS[0]) & (out[:, model.SEEN] >= self.warm * (0.5 if population else 1.0))
         found = []
-        for i in np.flatnonzero(shown):
+        for i in np.flatnonzero(shown).tolist():
             single, multi = -out[i, model.LOGP_SINGLE], -out[i, model.LOGP_MULTI]
             impact = 5.0 * (multi - single) / max(multi, single, 1e-9)
             rows = np.flatnonzero(groups == known[i]) if i < len(known) else np.empty(0, np.int64)

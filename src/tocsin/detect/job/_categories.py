@@ -20,7 +20,7 @@ class Messages:
     Examples
     --------
     >>> seen = Messages({}, ())
-    >>> [seen.category(text) for text in ("Node 3 started in 20 ms", "Node 17 started in 4 ms", "Disk full on /dev/sda1")]
+    >>> [seen.category(text) for text in ("Node 3 started in 20 ms", "Node 17 started in 4 ms", "Disk full")]
     ['1', '1', '2']
     """
 

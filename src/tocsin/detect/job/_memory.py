@@ -124,7 +124,8 @@ class Clock:
         if n < LEARN:
             return 0.0, 1.0, second
         circle = np.array(self.memory["circle"])
-        smooth = sum(np.roll(circle, k) * w for k, w in ((-2, 0.5), (-1, 1.0), (0, 1.0), (1, 1.0), (2, 0.5)))
+        weights = ((-2, 0.5), (-1, 1.0), (0, 1.0), (1, 1.0), (2, 0.5))
+        smooth = np.sum([np.roll(circle, k) * w for k, w in weights], axis=0)
         here = int(second // 900) % self.bins
         density = smooth[here]
         rate = min(1.0, (circle[smooth <= max(density, 0.5)].sum() + 0.5) / (circle.sum() + 1.0))

@@ -28,9 +28,10 @@ PRIOR = 30.0
 """How many values the assumed tail is worth."""
 
 # Where things stand in a row of the state.
-N, SHIFT, RUN, AT, TREND, SIZE, BEST = range(7)
-OFFSET = 7  # of each predictor (4)
-ERROR = OFFSET + 4  # mean absolute error of each, and of the multi-bucket statistic (5)
+N, SHIFT, RUN, AT, SIZE, BEST = range(6)
+OFFSET = 6  # of each predictor (4)
+TREND = OFFSET + 4  # of each predictor's offset, a bucket (4)
+ERROR = TREND + 4  # mean absolute error of each, and of the multi-bucket statistic (5)
 JUDGE = ERROR + 5  # the same, quickly forgotten: which predictor speaks (4)
 TAIL = JUDGE + 4  # of each of the 5: share above, excess above, share below, excess below (20)
 HISTORY = TAIL + 20  # the last twelve errors
@@ -78,8 +79,8 @@ def log_tail(row: Floats, which: int, z: float, above: bool) -> float:
     at = TAIL + 4 * which + (0 if above else 2)
     share, excess = row[at], row[at + 1]
     if z >= USUAL:
-        return np.log(share) - (z - USUAL) / excess
-    return np.log(0.5) + (np.log(share) - np.log(0.5)) * (max(z, 0.0) / USUAL) ** 1.5
+        return float(np.log(share) - (z - USUAL) / excess)
+    return float(np.log(0.5) + (np.log(share) - np.log(0.5)) * (max(z, 0.0) / USUAL) ** 1.5)
 
 
 @kernel
@@ -87,7 +88,7 @@ def log_p(row: Floats, which: int, z: float, side: int) -> float:
     """Of an error with a sign: one-sided if only one side is anomalous, else two-sided."""
     if side != 0:
         return log_tail(row, which, abs(z), z > 0) if z * side > 0 else 0.0
-    return min(0.0, np.log(2.0) + log_tail(row, which, abs(z), z > 0))
+    return float(min(0.0, np.log(2.0) + log_tail(row, which, abs(z), z > 0)))
 
 
 @kernel
@@ -129,7 +130,7 @@ def judge(
     that can be. A slot may come several times (the members of a population): all are judged before any is learned.
     """
     smooth = span < 3600.0
-    slow = max(min(span / 172_800.0, 0.05), 0.005)
+    slow = max(min(span / 86_400.0, 0.05), 0.01)
     guess = np.empty(4)
     predicted = np.empty((len(slots), 4))
     for i in range(len(slots)):
@@ -172,11 +173,11 @@ def judge(
 @kernel
 def predictors(row: Floats, hour: float, smooth: bool, guess: Floats) -> None:
     guess[FAST] = row[OFFSET + FAST]
-    guess[SLOW] = row[OFFSET + SLOW] + row[TREND]
+    guess[SLOW] = row[OFFSET + SLOW] + row[TREND + SLOW]
     level = row[OFFSET + SLOW]
     daily = profile(row, DAY, 24, hour % 24.0, smooth, level)
-    guess[DAILY] = daily + row[OFFSET + DAILY]
-    guess[WEEKLY] = profile(row, WEEK, 168, hour, smooth, daily) + row[OFFSET + WEEKLY]
+    guess[DAILY] = daily + row[OFFSET + DAILY] + row[TREND + DAILY]
+    guess[WEEKLY] = profile(row, WEEK, 168, hour, smooth, daily) + row[OFFSET + WEEKLY] + row[TREND + WEEKLY]
 
 
 @kernel
@@ -185,7 +186,7 @@ def scale(row: Floats, which: int, hour: float, floor: float) -> float:
     slot = int(hour) % 24
     count = row[SPREAD + 24 + slot]
     factor = (row[SPREAD + slot] * count + 8.0) / (count + 8.0)
-    return max(row[ERROR + which] * min(max(factor, 0.4), 3.0), floor + 1e-3 * row[SIZE])
+    return float(max(row[ERROR + which] * min(max(factor, 0.4), 3.0), floor + 1e-3 * row[SIZE]))
 
 
 @kernel
@@ -228,12 +229,11 @@ def absorb(
             learn_tail(row, which, z if which == FAST else r / scale(row, which, hour, floor), weight)
         if which == FAST:
             row[OFFSET + FAST] += min(0.35, max(early, 0.35 * weight)) * bounded
-        elif which == SLOW:
-            row[TREND] += 0.1 * slow * slow * weight * bounded
-            step = 1.0 if accepted else max(early, weight * slow)
-            row[OFFSET + SLOW] += row[TREND] * weight + step * bounded
         else:
-            row[OFFSET + which] += (1.0 if accepted else min(0.5, weight * slow)) * bounded
+            step = 1.0 if accepted else max(early, weight * slow) if which == SLOW else weight * slow
+            row[OFFSET + which] += row[TREND + which] * weight + step * bounded
+            if not accepted:  # critically damped: a steady trend leaves no error behind
+                row[TREND + which] += 0.25 * slow * slow * weight * bounded
     if accepted:
         row[RUN] = 0.0
     limit = 4.0 * usual

@@ -57,9 +57,8 @@ def compile_query(query: Mapping[str, Any], place: str = "query") -> Predicate:
         case "query_string" | "simple_query_string":
             return _query_string(_object(body, place), place)
         case "multi_match":
-            body = _object(body, place)
-            said, fields = body.get("query"), [str(f).split("^")[0] for f in body.get("fields", [])]
-            return _some([_field_query("match", f, {"query": said}, place) for f in fields], 1)
+            names = [str(f).split("^")[0] for f in _object(body, place).get("fields", [])]
+            return _some([_field_query("match", name, {"query": body.get("query")}, place) for name in names], 1)
         case "ids":
             return _field_query("terms", "_id", _object(body, place).get("values", []), place)
     if kind not in KNOWN:
@@ -140,8 +139,9 @@ def equals(values: Sequence[Any], blind: bool) -> Callable[[pa.Array], Mask]:
             wanted = [str(v).lower() == "true" for v in values]
             return mask(pc.is_in(column, value_set=pa.array(wanted, pa.bool_())))
         if pt.is_timestamp(column.type) or pt.is_integer(column.type) or pt.is_floating(column.type):
-            wanted_numbers = np.array([as_number(v) for v in values], np.float64)
-            return np.isin(numbers(column), wanted_numbers[~np.isnan(wanted_numbers)])
+            time = pt.is_timestamp(column.type)
+            wanted_numbers = np.array([as_number(v, time) for v in values], np.float64)
+            return np.asarray(np.isin(numbers(column), wanted_numbers[~np.isnan(wanted_numbers)]))
         words = texts(column)
         wanted_texts = [_text(v) for v in values]
         if blind:
@@ -221,16 +221,17 @@ def in_range(bounds: Mapping[str, Any], place: str) -> Callable[[pa.Array], Mask
     compare_text = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
     def test(column: pa.Array) -> Mask:
+        hit: Mask
         as_text = pt.is_string(column.type) and not all(isinstance(v, int | float) for _, v in limits)
         if as_text:
             hit = ~_nulls(column)
             for sign, limit in limits:
-                hit &= mask(compare_text[sign](column, pa.scalar(str(limit))))
+                hit = hit & mask(compare_text[sign](column, pa.scalar(str(limit))))
             return hit
         values = numbers(column)
         hit = ~np.isnan(values)
         for sign, limit in limits:
-            hit &= compare[sign](values, as_number(limit, pt.is_timestamp(column.type)))
+            hit = hit & compare[sign](values, as_number(limit, pt.is_timestamp(column.type)))
         return hit
 
     return test
@@ -271,6 +272,10 @@ def _some(parts: Sequence[Predicate], count: int) -> Predicate:
     return lambda rows: np.sum([np.zeros(rows.num_rows, int), *(part(rows) for part in parts)], axis=0) >= count
 
 
+def _not(part: Predicate) -> Predicate:
+    return lambda rows: ~part(rows)
+
+
 def _exists(name: str) -> Predicate:
     def test(rows: pa.RecordBatch) -> Mask:
         if name == "*":
@@ -304,7 +309,7 @@ def _bool(body: Mapping[str, Any], place: str) -> Predicate:
     if stray:
         raise ConfigError(f"{place}: bool has must, filter, should and must_not, not '{min(stray)}'")
     needed, options = [*listed("must"), *listed("filter")], listed("should")
-    excluded = [(lambda p: lambda rows: ~p(rows))(p) for p in listed("must_not")]
+    excluded = [_not(part) for part in listed("must_not")]
     default = 0 if needed or not options else 1
     least = _least(body.get("minimum_should_match", default), len(options), place)
     return _every([*needed, *excluded, *([_some(options, least)] if options and least > 0 else [])])

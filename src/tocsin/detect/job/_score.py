@@ -27,7 +27,7 @@ def severity(score: float) -> str:
 class Normaliser:
     """Scores in proportion to the job's own past: how improbable the worst of each bucket was.
 
-    What 1 % of the buckets reach is worth at most 75, what 3 % reach at most 50, 5 % at most 25: a job whose data is
+    What 2 % of the buckets reach is worth at most 75, what 3 % reach at most 50, 5 % at most 25: a job whose data is
     wild rings no more often than one whose data is calm. Where nothing has happened yet, `KNOTS` alone decide.
     """
 
@@ -52,9 +52,9 @@ class Normaliser:
         total = self.counts.sum()
         if total >= 100:
             above = np.cumsum(self.counts[::-1])[::-1]
-            # One or two buckets prove nothing about what is usual.
-            for at, share in ((2, 0.05), (3, 0.03), (4, 0.01)):
-                reached = np.flatnonzero(above > max(share * total, 3.0))
+            # Some few buckets prove nothing about what is usual.
+            for at, share in ((2, 0.05), (3, 0.03), (4, 0.02)):
+                reached = np.flatnonzero(above > max(share * total, 10.0))
                 if len(reached):
                     knots[at] = max(knots[at], (reached[-1] + 1) * BIN)
         if self.worst > KNOTS[-1]:

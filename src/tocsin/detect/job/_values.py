@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def least(self) -> float:
-        return {"root": np.sqrt(0.375)}.get(self.kind, -np.inf)
+        return float(np.sqrt(0.375)) if self.kind == "root" else -float("inf")
 
 
 ROOT, LOG, PLAIN = Shape("root", 0.2), Shape("log", 0.02), Shape("plain", 1e-9)
@@ -97,7 +97,7 @@ def numeric(function: str, groups: Ints, count: int, x: Floats, weight: Floats) 
 
 def counts(groups: Ints, count: int, weight: Floats) -> Floats:
     """Documents in each group."""
-    return np.bincount(groups, weight, count)
+    return np.bincount(groups, weight, count).astype(np.float64)
 
 
 def distinct(groups: Ints, count: int, codes: Ints) -> Floats:
