@@ -209,10 +209,13 @@ def stages(file: Path, folder: Path) -> None:
 def measured(*arguments: str, core: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
         command = [sys.executable, __file__, *arguments, "--folder", folder]
+        # An installed package has its bytecode beside it.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         begin = time.perf_counter()
         done = subprocess.run(
-            command, check=True, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
-        )
+            command, check=True, capture_output=True, text=True, env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )  # fmt: skip
         found = {**json.loads(done.stdout.splitlines()[-1]), "wall_s": time.perf_counter() - begin}
         print(Path(arguments[-1]).stem, arguments[1], {k: round(v, 2) for k, v in found.items()}, flush=True)
         return found

@@ -14,7 +14,7 @@ LAYERS = (
     "quantities",
     "batch",
     "kernels",
-    "effects state words",
+    "effects state words settings",
     "times",
     "conversion",
     "expressions",

@@ -8,14 +8,16 @@ from functools import lru_cache
 from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import field_validator, model_validator
+
+from tocsin.settings import Settings
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Period(BaseModel):
+class Period(Settings):
     """A named time: once (``start``, ``end``) or every week (``days``, ``begins``, ``ends``, in ``zone``).
 
     Examples
@@ -25,8 +27,6 @@ class Period(BaseModel):
     >>> [str(as_datetime(t)) for t in night.around(at)]
     ['2026-03-27 21:00:00+00:00', '2026-03-28 05:00:00+00:00']
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     """What it is called: "night shift", "planned maintenance"."""

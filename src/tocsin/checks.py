@@ -25,6 +25,7 @@ from tocsin.bases import VERDICT, Detector
 from tocsin.batch import END, OUT, START, Batch, as_times, times_us
 from tocsin.contracts import Component, Operator
 from tocsin.errors import SchemaError
+from tocsin.settings import sentences
 from tocsin.testing import feed, rows, stream
 
 Check = Callable[[Operator, pa.RecordBatch], None]
@@ -263,8 +264,8 @@ def is_documented(part: Component | type[Component], sample: pa.RecordBatch | No
     cls = part if isinstance(part, type) else type(part)
     assert len(cls.__doc__ or "") > 40, f"{cls.__name__} has no docstring"
     assert ">>>" in (cls.__doc__ or ""), f"{cls.__name__} shows no example in its docstring"
-    for name, field in cls.model_fields.items():
-        assert field.description, f"setting {name} of {cls.__name__} has no docstring under it"
+    for name in cls.model_fields:
+        assert sentences(cls).get(name), f"setting {name} of {cls.__name__} has no docstring under it"
 
 
 def examples_are_true(operator: Component, sample: pa.RecordBatch | None = None) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from tocsin.batch import Batch
 from tocsin.effects import Disk
+from tocsin.settings import Settings
 
 State = Any
 """An operator's own; only the operator looks inside."""
@@ -31,13 +31,11 @@ Token = Mapping[str, Any]
 """A writer's own note of what it staged; JSON."""
 
 
-class Component(BaseModel):
+class Component(Settings):
     """A part. Frozen; its fields are its settings, the same in Python, YAML, on the command line and in the docs.
 
     Every field has a docstring of one sentence under it; the class docstring has an example.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     SHORTHAND: ClassVar[str | None] = None
     """The setting that a bare value in YAML stands for: ``keep: "z > 3"`` is ``keep: {where: "z > 3"}``."""

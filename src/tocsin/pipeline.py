@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from tocsin.batch import LATE, OUT, RAW, REJECTED
 from tocsin.contracts import Channel, Operator, Sink
@@ -19,6 +19,7 @@ from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.parts import ADecoder, AnOperator, ASink, ASource, build
 from tocsin.plan import Inlet, Outlet, Plan, Port, Step
 from tocsin.quantities import Duration, Size
+from tocsin.settings import Settings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
@@ -36,10 +37,8 @@ def _list(value: Any) -> Any:
     return [value] if isinstance(value, str | Mapping) else value
 
 
-class Input(BaseModel):
+class Input(Settings):
     """A source, and how what it gives becomes rows with key and time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: ASource
     """Where rows come from."""
@@ -53,10 +52,10 @@ class Input(BaseModel):
     """How long a partition may be silent before it no longer holds the watermark back."""
 
 
-class Stream(BaseModel):
+class Stream(Settings):
     """Named rows: where they come from, the steps they pass, where they are kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     from_: Annotated[tuple[str, ...], BeforeValidator(_list, json_schema_input_type=str | tuple[str, ...])] = Field(
         (), alias="from"
@@ -68,16 +67,14 @@ class Stream(BaseModel):
     """Where the rows are kept or sent."""
 
 
-class Page(BaseModel):
+class Page(Settings):
     """What the live page shows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     streams: tuple[str, ...] = ()
     """The streams to show; all where none is named."""
 
 
-class Pipeline(BaseModel):
+class Pipeline(Settings):
     """A pipeline: sources, streams of steps, sinks.
 
     Examples
@@ -93,8 +90,6 @@ class Pipeline(BaseModel):
     >>> [step.id for step in p.plan().steps]
     ['hot.0.keep']
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Name
     """The pipeline's name; tables remember by it what they have taken."""

@@ -15,6 +15,7 @@ from tocsin.errors import UnknownName
 from tocsin.pipeline import Input, Pipeline, Stream
 from tocsin.quantities import duration_text
 from tocsin.registry import FOLDERS, find, names
+from tocsin.settings import sentences
 
 _TITLES = {"source": "Sources", "decoder": "Decoders", "operator": "Steps", "sink": "Sinks and channels"}
 
@@ -101,7 +102,7 @@ def _page(kind: str, part: type[Component], heading: str = "#") -> str:
 def _settings_of(part: Any) -> str:
     rows = ["| setting | type | default | what it does |", "| --- | --- | --- | --- |"]
     for name, field in part.model_fields.items():
-        told = " ".join((field.description or "").split())
+        told = " ".join(sentences(part).get(name, "").split())
         rows.append("| " + " | ".join((f"`{field.alias or name}`", _type(field), _default(field), told)) + " |")
     return "\n".join(rows) if part.model_fields else "No settings."
 

@@ -11,13 +11,14 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
 from tocsin.acquire._plant import CHUNK, SCARA_TAGS, STATES, Machine
 from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.errors import UnknownName
 from tocsin.quantities import Duration
+from tocsin.settings import Settings
 
 SCHEMA = pa.schema(
     [
@@ -38,10 +39,8 @@ Rate = Annotated[
 ]
 
 
-class Fault(BaseModel):
+class Fault(Settings):
     """Something that goes wrong with one machine for a time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Literal["bearing_wear", "blocked_valve", "leak", "stuck_sensor", "dropout", "stop"]
     """What goes wrong."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
+from pydantic import BeforeValidator, field_validator
 
 from tocsin.bases import require
 from tocsin.batch import KEY_TYPE, OUT, RAW, REJECTED, REJECTED_SCHEMA, TIME_TYPE, Batch, Ints, as_times, empty
@@ -23,6 +23,7 @@ from tocsin.decode._reasons import Bad
 from tocsin.decode._scan import offsets
 from tocsin.errors import SchemaError
 from tocsin.quantities import Size
+from tocsin.settings import Settings
 from tocsin.state import NO_STATE
 from tocsin.times import parse_times
 
@@ -42,10 +43,8 @@ TYPES: Mapping[str, pa.DataType] = {
 }
 
 
-class Column(BaseModel):
+class Column(Settings):
     """One column: its type, and where in a record it stands."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     type: Literal["int", "float", "text", "category", "bool", "timestamp"]
     """``category`` is text of few different values, such as names; ``timestamp`` is RFC 3339 or an epoch number."""

@@ -14,13 +14,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from tocsin.batch import Ints
 from tocsin.errors import ConfigError, TocsinError
 from tocsin.mqtt import codec, packets
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.packets import ProtocolError
+from tocsin.settings import Settings
 
 CONNECT_TIMEOUT_S = 10.0
 BACKOFF_S = (0.2, 30.0)
@@ -49,10 +49,8 @@ REFUSALS = {
 }
 
 
-class Tls(BaseModel):
+class Tls(Settings):
     """How to know the broker, and how it knows us; TLS 1.2 or newer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     ca: str | None = None
     """File with the certificates to trust (PEM); else those of the operating system."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, WithJsonSchema, model_validator
+from pydantic import WithJsonSchema, model_validator
 
 from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, times_us
 from tocsin.contracts import Operator
@@ -21,6 +21,7 @@ from tocsin.notify.detector_model._instance import Instance
 from tocsin.notify.detector_model._machine import Machine, Reject, Row
 from tocsin.notify.detector_model._messages import BadMessage, Mapped, map_inputs
 from tocsin.notify.detector_model._model import Tree, models_of, read_models
+from tocsin.settings import Settings
 
 ACTIONS = pa.schema(
     [
@@ -43,10 +44,8 @@ def _set(name: str, value: str) -> Mapping[str, Any]:
     return {"setVariable": {"variableName": name, "value": value}}
 
 
-class Input(BaseModel):
+class Input(Settings):
     """Which rows are messages of an input, and where its attributes stand."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     where: Mapping[str, str] = {}
     """Rows in which each of these columns has this value (as text) are messages of this input; empty: see below."""
