@@ -139,8 +139,8 @@ PROVEN: Mapping[int, Sequence[str]] = {
         "output/test_notify.py::test_what_is_refused_for_good_does_not_hold_up_the_rest",
     ),
     85: (
-        "serve/test_patience.py::test_who_never_finishes_is_hung_up_on",
-        "serve/test_patience.py::test_headers_without_end_are_refused",
+        "serve/test_deadline.py::test_who_never_finishes_is_hung_up_on",
+        "serve/test_deadline.py::test_headers_without_end_are_refused",
         "serve/test_access.py::test_there_is_an_end_to_viewers",
         "mqtt/test_broker.py::test_connections_are_bounded",
         "mqtt/test_broker.py::test_who_does_not_connect_properly_is_thrown_out",

@@ -164,7 +164,7 @@ def serve(
     """
     import uvicorn
 
-    from tocsin.serve.patience import Patience
+    from tocsin.serve.deadline import Deadline
 
     address = address or Address()
     page = Page(title, state_folder, Live(), Hub(), Keys(address.token), address.secure)
@@ -189,7 +189,7 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=2,
             timeout_keep_alive=30,
-            http=Patience,
+            http=Deadline,
             limit_concurrency=512,
             h11_max_incomplete_event_size=32 * 2**10,
         )

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tocsin.serve.patience import Patience
+from tocsin.serve.deadline import Deadline
 
 
-class Quick(Patience):
+class Quick(Deadline):
     REQUEST_S = 0.3
 
 

@@ -1,4 +1,4 @@
-"""The page's patience with who connects and does not say what is wanted."""
+"""How long the page waits for who connects and does not say what is wanted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-class Patience(H11Protocol):
+class Deadline(H11Protocol):
     """Hangs up on a request that is not complete in time, where uvicorn would wait for ever."""
 
     REQUEST_S: ClassVar[float] = 10.0
     """So long a request may take to arrive, its body included; the answer may take any time."""
 
-    _deadline: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -32,10 +32,10 @@ class Patience(H11Protocol):
     def _watch(self) -> None:
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) or self.timeout_keep_alive_task is not None:
             self._forget()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(self.REQUEST_S, self.transport.close)
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.REQUEST_S, self.transport.close)
 
     def _forget(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
