@@ -124,6 +124,7 @@ PROVEN: Mapping[int, Sequence[str]] = {
         "mqtt/test_broker.py::test_a_will_goes_out_when_a_client_vanishes_and_only_then",
     ),
     79: (
+        "test_bad_input.py::test_a_broker_that_forgot_our_session_is_told",
         "acquire/test_mqtt.py::test_a_lost_session_is_counted_and_old_ids_are_not_acknowledged",
         "acquire/test_mqtt.py::test_a_restart_of_the_broker",
     ),

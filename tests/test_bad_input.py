@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -67,24 +67,32 @@ def test_what_proves_a_number_exists(number: int) -> None:
 
 
 class Until:
-    """Looks on, and stops the runner once so many records have come in."""
+    """Looks on, and stops the runner once something has come about."""
 
-    def __init__(self, records: int) -> None:
-        self.records = records
+    def __init__(self, true: Callable[[Mapping[str, Any]], bool]) -> None:
+        self.true = true
         self.runner: EmbeddedRunner | None = None
 
     def offer(self, stream: str, batch: Batch) -> None: ...
 
     def counters(self, snapshot: Mapping[str, Any]) -> None:
-        if sum(snapshot["rows_in"].values()) >= self.records:
+        if self.true(snapshot):
             assert self.runner is not None
             self.runner.stop()
 
 
-def run(folder: Path, records: int | None = None, **settings: Any) -> Mapping[str, Any]:
-    """Run a pipeline to its end, or until so many records have come; what it has counted."""
+def came(records: int) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda snapshot: sum(snapshot["rows_in"].values()) >= records
+
+
+def events(snapshot: Mapping[str, Any]) -> Mapping[str, int]:
+    return {entry["event"]: entry["count"] for entry in snapshot["events"]}
+
+
+def run(folder: Path, true: Callable[[Mapping[str, Any]], bool] | None = None, **settings: Any) -> Mapping[str, Any]:
+    """Run a pipeline to its end, or until something is true of what it has counted; gives that."""
     pipeline = Pipeline.model_validate({"name": "plant", "folder": folder, **settings})
-    until = Until(records) if records is not None else None
+    until = Until(true) if true is not None else None
     runner = EmbeddedRunner(pipeline.plan(), feed=until)
     if until is not None:
         until.runner = runner
@@ -203,7 +211,7 @@ def test_bad_messages_of_a_broker(tmp_path: Path, kind: str) -> None:
         listen(broker.url)
         messages = [(f"plant/{i}", payload) for i, payload in enumerate(payloads(cases, kind))]
         publish(broker.url, messages)
-        counted = run(tmp_path, len(messages), source=source, **described(kind))
+        counted = run(tmp_path, came(len(messages)), source=source, **described(kind))
     check(tmp_path, counted, cases)
     topics = {row["sha256"]: row["topic"] for row in read(tmp_path, "quarantine")}
     assert all(topics.get(hashlib.sha256(payload).hexdigest(), topic) in dict(messages) for topic, payload in messages)
@@ -535,9 +543,30 @@ def test_retained_messages_and_clears_are_no_data(tmp_path: Path) -> None:
         source = {"mqtt": {"url": broker.url, "topic": "plant/#", "client_id": "engine"}}
         streams = {"readings": {"sinks": [{"delta": "readings"}]}}
         decode = {"json": {"columns": KEYED}}
-        counted = run(tmp_path, 2, source=source, decode=decode, key="machine", streams=streams)
+        counted = run(tmp_path, came(2), source=source, decode=decode, key="machine", streams=streams)
     assert [row["n"] for row in read(tmp_path, "readings")] == [2]
     assert rejected(counted) == {"empty": 1}
+    assert events(counted) == {"session_lost": 0, "duplicates": 0, "retained_dropped": 1, "reconnects": 0}
+
+
+@pytest.mark.timeout(120)
+def test_a_broker_that_forgot_our_session_is_told(tmp_path: Path) -> None:
+    """79: what was published meanwhile is lost, and that is counted."""
+    settings: dict[str, Any] = {
+        "decode": {"json": {"columns": KEYED}},
+        "key": "machine",
+        "streams": {"readings": {"sinks": [{"delta": "readings"}]}},
+    }
+    with Broker(Settings()) as broker:
+        source = {"mqtt": {"url": broker.url, "topic": "plant/#", "client_id": "engine"}}
+        listen(broker.url)
+        publish(broker.url, [("plant/m", b'{"machine": "m", "n": 1}')])
+        counted = run(tmp_path, came(1), source=source, **settings)
+        assert events(counted)["session_lost"] == 0
+    with Broker(Settings(port=broker.port)):
+        counted = run(tmp_path, lambda snapshot: events(snapshot)["session_lost"] > 0, source=source, **settings)
+    assert events(counted)["session_lost"] == 1
+    assert [row["n"] for row in read(tmp_path, "readings")] == [1]
 
 
 # The state

@@ -258,11 +258,17 @@ def test_series_of_an_unknown_machine(client: Client) -> None:
 
 def test_metrics_are_prometheus_text(client: Client, page: Page) -> None:
     page.live.count(
-        {"rows_in": {'a"b\\c\n': 3}, "rejected": [{"source": "a", "reason": "ts", "rows": 2}], "lag_s": {"r": None}}
+        {
+            "rows_in": {'a"b\\c\n': 3},
+            "rejected": [{"source": "a", "reason": "ts", "rows": 2}],
+            "events": [{"source": "a/0", "event": "session_lost", "count": 1}],
+            "lag_s": {"r": None},
+        }
     )
     text = client.get("/metrics").text
     assert 'tocsin_records_in_total{pipeline="test",source="a\\"b\\\\c\\n"} 3\n' in text
     assert 'tocsin_records_bad_total{pipeline="test",node="a",reason="ts"} 2\n' in text
+    assert 'tocsin_events_total{pipeline="test",node="a/0",event="session_lost"} 1\n' in text
     assert 'tocsin_alarms_active{pipeline="test",severity="major"} 1\n' in text
     assert all(line.startswith(("#", "tocsin_")) for line in text.splitlines())
 

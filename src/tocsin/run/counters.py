@@ -20,6 +20,8 @@ class Counters:
         """By inlet or step, and port."""
         self.rejected: Counter[tuple[str, str]] = Counter()
         """By inlet or step, and reason."""
+        self.events: Counter[tuple[str, str]] = Counter()
+        """By partition or outlet, and name: what readers and channels counted that are closed now."""
         self.epochs = 0
         self.epoch_ms = 0.0
         """Of the last epoch."""
@@ -35,15 +37,24 @@ class Counters:
         self.epoch_ms_max = max(self.epoch_ms_max, milliseconds)
 
     def snapshot(
-        self, streams: Mapping[str, Sequence[Port]], watermarks: Mapping[str, int], now_us: int
+        self,
+        streams: Mapping[str, Sequence[Port]],
+        watermarks: Mapping[str, int],
+        events: Counter[tuple[str, str]],
+        now_us: int,
     ) -> dict[str, Any]:
         """All of it as JSON: a lag is null before the first row and after the last."""
+        all_events = Counter(self.events)
+        all_events.update(events)  # + would leave out what is 0
         return {
             "rows_in": dict(self.rows_in),
             "rows_out": {name: sum(self.rows_out[port] for port in ports) for name, ports in streams.items()},
             "late": {id: n for (id, port), n in self.rows_out.items() if port == LATE},
             "rejected": [
                 {"source": source, "reason": reason, "rows": n} for (source, reason), n in self.rejected.items()
+            ],
+            "events": [
+                {"source": source, "event": event, "count": n} for (source, event), n in all_events.items()
             ],
             "lag_s": {
                 name: (now_us - least) / 1e6

@@ -12,6 +12,7 @@ import logging
 import signal
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -94,8 +95,9 @@ class EmbeddedRunner(Runner):
 
     def snapshot(self) -> Mapping[str, Any]:
         """What has been counted, as JSON."""
-        watermarks = self._session.graph.watermarks if self._session else {}
-        return self.counters.snapshot(self.plan.streams, watermarks, self._clock.now_us())
+        session = self._session
+        watermarks, events = (session.graph.watermarks, session.events()) if session else ({}, Counter())
+        return self.counters.snapshot(self.plan.streams, watermarks, events, self._clock.now_us())
 
     def progress(self) -> tuple[int, int] | None:
         """How much of all sources has been read, and how much there is (bytes); None where a source cannot tell."""
@@ -107,6 +109,9 @@ class EmbeddedRunner(Runner):
         return sum(done for done, _ in known), sum(total for _, total in known)
 
     def _run_session(self) -> None:
+        if self._session is not None:
+            self.counters.events.update(self._session.events())
+            self._session = None
         session = self._session = start(self.plan, self._effects, self.counters, self._feed)
         drain_s = 0.0
         try:

@@ -241,6 +241,11 @@ class LoggedReader:
         self._log.forget(self._forget_next)
         self._forget_next = offset
 
+    def events(self) -> Mapping[str, int]:
+        """What the reader counts, if it does."""
+        found: Mapping[str, int] = getattr(self._inner, "events", dict)()
+        return found
+
     def close(self) -> None:
         if self._inner is not None:
             self._inner.close()

@@ -28,7 +28,8 @@ class Courier:
         self._channel = channel
         self._store = store
         self._folder = folder
-        self._delivery: Delivery | None = None
+        self.delivery: Delivery | None = None
+        """Once there was something to deliver."""
         self._stop = threading.Event()
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
@@ -39,9 +40,9 @@ class Courier:
         messages = self._store.pending(self.id, MESSAGES_MAX)
         if not messages:
             return False
-        if self._delivery is None:
-            self._delivery = self._channel.connect(self._folder)
-        self._delivery.deliver(messages)
+        if self.delivery is None:
+            self.delivery = self._channel.connect(self._folder)
+        self.delivery.deliver(messages)
         self._store.delivered(self.id, [message.id for message in messages])
         return True
 
@@ -69,8 +70,8 @@ class Courier:
         self._news.set()
         if self._thread is not None:
             self._thread.join(drain_s)
-        if self._delivery is not None and (self._thread is None or not self._thread.is_alive()):
-            self._delivery.close()
+        if self.delivery is not None and (self._thread is None or not self._thread.is_alive()):
+            self.delivery.close()
 
     def _run(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,15 @@ class Session:
     actions: ActionLog | None = None
     before: Checkpoint | None = None
     """The checkpoint before the last: its files are kept, too."""
+
+    def events(self) -> Counter[tuple[str, str]]:
+        """What readers and channels count themselves, if they do: sessions lost, messages refused ..."""
+        parts = [(i.chain.id, i.reader) for i in self.intakes] + [(c.id, c.delivery) for c in self.couriers]
+        found: Counter[tuple[str, str]] = Counter()
+        for id, part in parts:
+            for name, count in getattr(part, "events", dict)().items():
+                found[id, name] += count
+        return found
 
     def close(self, drain_s: float = 0.0) -> None:
         for intake in self.intakes:

@@ -160,6 +160,10 @@ def _exposition(page: Page) -> Iterator[str]:
     for entry in counted.get("rejected", ()):
         labels = f'node="{_escaped(entry["source"])}",reason="{_escaped(entry["reason"])}"'
         yield f"tocsin_records_bad_total{{{pipeline},{labels}}} {entry['rows']:.15g}"
+    yield "# TYPE tocsin_events_total counter"
+    for entry in counted.get("events", ()):
+        labels = f'node="{_escaped(entry["source"])}",event="{_escaped(entry["event"])}"'
+        yield f"tocsin_events_total{{{pipeline},{labels}}} {entry['count']:.15g}"
     for name, kind, value in (
         ("checkpoints_total", "counter", counted.get("epochs", 0)),
         ("checkpoint_duration_seconds", "gauge", counted.get("epoch_ms", 0) / 1000),
