@@ -146,11 +146,11 @@ JOBS: dict[str, Callable[[Path, Path], int]] = {"tocsin": with_tocsin, "duckdb":
 
 
 class Absent:
-    """The test environment has pandas and scipy, which pyarrow and numba import where they are: 0.5 s at start."""
+    """The test environment has packages that pyarrow and numba import where they are: 0.5 s at start."""
 
     @staticmethod
     def find_spec(name: str, *rest: Any) -> None:
-        if name in ("pandas", "scipy"):
+        if name in ("pandas", "scipy", "cffi"):
             raise ModuleNotFoundError(f"no {name} after a plain install", name=name)
 
 

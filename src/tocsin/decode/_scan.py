@@ -295,6 +295,52 @@ def text_end(at: int, end: int, stop: int, escape: int) -> int:
 
 
 @inner
+def digits_in(word: np.uint64) -> int:
+    """How many bytes from the first on are digits."""
+    x = word ^ np.uint64(0x3030303030303030)
+    others = ((x & np.uint64(0x7F7F7F7F7F7F7F7F)) + np.uint64(0x7676767676767676) | x) & np.uint64(_HIGHS)
+    return trailing_zeros(others) >> 3 if others else 8
+
+
+@inner
+def short_number(word: np.uint64, point: int) -> tuple[int, int, int]:
+    """Length of a number of at most seven bytes at the start of a word, minus its decimals, and its digits; or 0."""
+    size = digits_in(word)
+    if size == 0 or size == 8 or (size > 1 and word & np.uint64(0xFF) == np.uint64(48)):
+        return 0, 0, 0
+    digits, decimals = size, 0
+    if word >> np.uint64(8 * size) & np.uint64(0xFF) == np.uint64(point):
+        word = word & _TAILS[size] | word >> np.uint64(8) & ~_TAILS[size]  # without the point
+        digits = digits_in(word & _TAILS[7])
+        decimals = digits - size
+        if decimals == 0 or digits == 7:
+            return 0, 0, 0
+        size = digits + 1
+    word = (word & _TAILS[digits]) - (np.uint64(0x3030303030303030) & _TAILS[digits])
+    word <<= np.uint64(64 - 8 * digits)
+    word = word * np.uint64(10) + (word >> np.uint64(8))  # pairs of digits, then fours, then all eight
+    pairs = np.uint64(0x000000FF000000FF)
+    low = (word & pairs) * np.uint64(100 + (1_000_000 << 32))
+    high = (word >> np.uint64(16) & pairs) * np.uint64(1 + (10_000 << 32))
+    return size, -decimals, np.int64(low + high >> np.uint64(32))
+
+
+@inner
+def seconds_us(word: np.uint64) -> int:
+    """Microseconds of ``:SS.fffZ``; -1 if it is anything else."""
+    shape = np.uint64(0x5A3030302E30303A)
+    digits = word & np.uint64(0x000F0F0F000F0F00)
+    beyond = digits + np.uint64(0x0006060600060600) & np.uint64(0x0010101000101000)
+    if word & np.uint64(0xFFF0F0F0FFF0F0FF) != shape or beyond:
+        return -1
+    x = np.int64(digits)
+    seconds = (x >> 8 & 15) * 10 + (x >> 16 & 15)
+    if seconds > 59:
+        return -1
+    return seconds * 1_000_000 + (x >> 32 & 15) * 100_000 + (x >> 40 & 15) * 10_000 + (x >> 48 & 15) * 1_000
+
+
+@inner
 def number_end(at: int, end: int, point: int) -> tuple[int, int, int, int]:
     """Where a JSON number ends, its digits as an integer, the power of ten, and what it is; -1 if it is none.
 
@@ -302,6 +348,11 @@ def number_end(at: int, end: int, point: int) -> tuple[int, int, int, int]:
     """
     no = (-1, 0, 0, 0)
     mantissa, power, digits, what = 0, 0, 0, 0
+    if end - at >= 8:
+        size, dot, mantissa = short_number(word_at(at), point)
+        if size > 0 and (byte_at(at + size) | 32) != 101:
+            return at + size, mantissa, dot, 1 if dot else 0
+        mantissa = 0
     first = at
     while at < end and 48 <= byte_at(at) <= 57:
         mantissa = mantissa * 10 + byte_at(at) - 48
@@ -460,14 +511,21 @@ def scan(
             texts = kind >= 4 or kind == 0
             if texts and ((quoted and first == 34) or (not quoted and not (kind == 6 and ops[o, 6]))):
                 begin = at + 1 if quoted else at
-                at = text_end(begin, end, stop, escape)
+                quick = -1  # most times differ from the last one in their seconds only
+                if kind == 6 and end - begin >= 24 and word_at(begin) == head_1 and word_at(begin + 8) == head_2:
+                    quick = seconds_us(word_at(begin + 16))
+                at = text_end(begin if quick < 0 else begin + 24, end, stop, escape)
                 if at < 0 or (quoted and (at >= end or byte_at(at) != 34)):
                     fits = False
                     break
+                if at != begin + 24:
+                    quick = -1
                 if kind == 4 or kind == 5:
                     values[column, row] = ((begin - data) << 32) | (at - begin)
                 elif kind == 6:
-                    if at - begin > 16 and word_at(begin) == head_1 and word_at(begin + 8) == head_2:
+                    if quick >= 0:
+                        us, code = head_us + quick, 0
+                    elif at - begin > 16 and word_at(begin) == head_1 and word_at(begin + 8) == head_2:
                         us, code = timestamp_tail(begin + 16, at, head_us)
                     else:
                         us, code = timestamp_us(begin, at)
