@@ -84,7 +84,7 @@ PROVEN: Mapping[int, Sequence[str]] = {
         "run/test_graph.py::test_least_of_the_partitions_and_idle_ones_do_not_count",
     ),
     56: (_PAYLOAD, _LINES),
-    57: (_TEXTS, "output/test_files.py::test_every_kind_of_cell"),
+    57: (_TEXTS, "output/test_files_sink.py::test_every_kind_of_cell"),
     58: (_PAYLOAD, _DOCUMENTS),
     59: (_PAYLOAD, _DOCUMENTS),
     60: (_PAYLOAD, _DOCUMENTS),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers import free_port
 
 import tocsin
-from conftest import free_port
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_S = 120

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+from servers import Mosquitto
 
 import tocsin
-from conftest import Mosquitto
 from tocsin.acquire.simulate import Fault, write_scara_xml
 from tocsin.mqtt.broker import Broker, Settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import simulated_parts as parts
-from test_embedded import World
+from world import World
 
 from tocsin.effects import SystemDisk
 from tocsin.errors import CorruptState, DurabilityError, SourceError

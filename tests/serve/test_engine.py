@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from plant import wait_for
-
-from conftest import free_port
+from servers import free_port
 
 pytestmark = pytest.mark.timeout(120)
 PIPELINE = """

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from plant import Plant, wait_for
+from servers import Needs, free_port
 
-from conftest import Needs, free_port
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
 from tocsin.errors import ConfigError
 from tocsin.run.actions import ActionLog
