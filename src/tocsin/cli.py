@@ -147,7 +147,7 @@ def _check_json(file: Path) -> str:
         tree = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read as JSON ({error})") from error
-    if isinstance(tree, dict) and ("analysis_config" in tree or "job_id" in tree or "jobs" in tree):
+    if isinstance(tree, dict) and {"analysis_config", "job_id", "job", "job_config", "jobs"} & tree.keys():
         from tocsin.detect.job import load_job
 
         load_job(file)

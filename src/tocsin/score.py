@@ -31,6 +31,8 @@ def score(
     """
     table = _read(data)
     steps = read_steps(job, value)
+    if time is None and (described := getattr(steps[0], "time_field", None)) in table.column_names:
+        time = described  # an anomaly job says itself which column has the time
     rows = _stream(table, _time_column(table, time), key)
     schema = _schema(steps, rows.schema)
     result = pa.Table.from_batches(list(_through(steps, rows)), schema=schema)

@@ -119,6 +119,11 @@ class Job(Operator):
         plot = self._definition.job.model_plot_config
         return Analysis(self._definition, self.model_plot or (plot is not None and plot.enabled))
 
+    @property
+    def time_field(self) -> str:
+        """The column of the documents' time, for those who read them from a file."""
+        return self._definition.job.data_description.time_field
+
     @cached_property
     def span_us(self) -> int:
         return max(round(self._definition.job.analysis_config.bucket_span * 1e6), 1)

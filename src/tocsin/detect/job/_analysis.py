@@ -36,6 +36,8 @@ FREQUENT = 0.1
 INFLUENTIAL = 0.5
 """Share of a record's documents (or of its value) from which on a value of an influencer field is to blame."""
 CAUSES_MAX = 10
+VALUES_MIN = 20
+"""Values of a series before any is reported, however long it has been known."""
 
 
 def warm(span_s: float) -> int:
@@ -157,7 +159,9 @@ class Analysis:
         how = how or shape(part, population)
         side = detector.side if side is None else side
         known = np.flatnonzero(~np.isnan(values))
-        slots = [series.slot(entities[int(i)][:2]) for i in known]
+        # What is counted over all categories together has one model for them.
+        owners = [(g[0], None) if part == "freq_rare" else g[:2] for g in entities]
+        slots = [series.slot(owners[int(i)]) for i in known]
         actual = values[known]
         absent: list[Group] = []
         if part in ZERO_WHEN_ABSENT and not population:
@@ -170,7 +174,9 @@ class Analysis:
         where = np.array(slots, np.int64)
         members = np.bincount(where)
         weights = 1.0 / members[where] if population else np.ones(len(where))
-        series.models[np.unique(where), model.AT] = bucket.begin_s
+        fresh = where[series.models[where, model.BORN] == 0]
+        series.models[fresh, model.BORN] = bucket.begin_s
+        series.models[where, model.AT] = bucket.begin_s
         second = (bucket.begin_s + self.span_s / 2) - 345_600.0  # weeks begin on Mondays
         out = np.empty((len(where), model.OUTPUTS))
         floor, least = how.floor, how.least
@@ -194,6 +200,8 @@ class Analysis:
             again = np.empty_like(out)
             model.judge(series.models, where, inward, learned, weights, second, self.span_s, side, floor, least, again)
         surprise = -out[:, model.LOGP] / math.log(10)
+        if part == "count" and side <= 0:
+            surprise = np.maximum(surprise, _silence(series.models[where], actual, typical, out[:, model.SEEN]))
         if bucket.partial and part in ("count", "sum", "non_null_sum", "distinct_count", "non_zero_count"):
             shown &= out[:, model.SIGN] > 0  # a bucket cut short by the end of the data
         if self.plot and not population:
@@ -201,7 +209,8 @@ class Analysis:
                 self._plot(bucket, at, detector, part, named[i], actual[i], typical[i], lower[i], upper[i])
                 for i in range(len(where))
             ]
-        shown &= (surprise >= KNOTS[0]) & (out[:, model.SEEN] >= self.warm * (0.5 if population else 1.0))
+        age = (bucket.begin_s - series.models[where, model.BORN]) / self.span_s
+        shown &= (surprise >= KNOTS[0]) & (age >= self.warm) & (out[:, model.SEEN] >= VALUES_MIN)
         found = []
         for i in np.flatnonzero(shown).tolist():
             single, multi = -out[i, model.LOGP_SINGLE], -out[i, model.LOGP_MULTI]
@@ -550,6 +559,20 @@ class Analysis:
         for name, memory in state.memory.items():
             if name.startswith('["rare"'):
                 Categories(memory).prune(int(before_s / self.span_s))
+
+
+def _silence(models: Floats, actual: Floats, typical: Floats, seen: Floats) -> Floats:
+    """-log10 of the probability of no event at all: negative binomial, with the dispersion of the counts so far.
+
+    Square roots of small counts are bounded below, so that the model of the roots alone thinks too little of silence.
+    """
+    best = models[:, model.BEST].astype(np.int64)
+    spread = (
+        models[np.arange(len(models)), model.ERROR + best] * 1.25
+    )  # standard deviation of the roots; 0.5 if Poisson
+    dispersion = np.maximum(4.0 * spread**2, 1.0 + 1e-9)
+    surprise = typical * np.log(dispersion) / (dispersion - 1.0) / math.log(10)
+    return np.where(actual == 0, np.minimum(surprise, 12.0) * seen / (seen + 20.0), 0.0)
 
 
 def _role(detector: Detector, at: int) -> str | None:

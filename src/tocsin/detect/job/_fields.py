@@ -60,7 +60,10 @@ def _inside(column: pa.Array, path: list[str]) -> pa.Array | None:
         return None
     if pt.is_string(column.type) or pt.is_large_string(column.type):
         # A Python loop, about 1 µs a row: for sources that give whole documents as text.
-        found = [_dig(text, path) for text in column.to_pylist()]
+        said = column.to_pylist()
+        if said and not any(text and text[0] == "{" for text in said):
+            return None
+        found = [_dig(text, path) for text in said]
         try:
             return pa.array(found)
         except (pa.ArrowInvalid, pa.ArrowTypeError):

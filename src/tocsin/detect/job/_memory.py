@@ -15,7 +15,7 @@ CATEGORIES_MAX = 50_000
 """So many categories are remembered for each partition; the ones not seen for longest go first."""
 MEMBERS_MAX = 1_000
 PLACES_MAX = 40
-STEEP = 2.2
+STEEP = 2.4
 """A first appearance among some hundred quiet buckets is as surprising as a value of probability 10^-5.5."""
 
 Memory = dict[str, Any]

@@ -28,8 +28,8 @@ PRIOR = 30.0
 """How many values the assumed tail is worth."""
 
 # Where things stand in a row of the state.
-N, SHIFT, RUN, AT, SIZE, BEST = range(6)
-OFFSET = 6  # of each predictor (4)
+N, SHIFT, RUN, AT, SIZE, BEST, BORN = range(7)
+OFFSET = 7  # of each predictor (4)
 TREND = OFFSET + 4  # of each predictor's offset, a bucket (4)
 ERROR = TREND + 4  # mean absolute error of each, and of the multi-bucket statistic (5)
 JUDGE = ERROR + 5  # the same, quickly forgotten: which predictor speaks (4)
@@ -103,7 +103,7 @@ def learn_tail(row: Floats, which: int, z: float, weight: float) -> None:
         row[at] = min(max(row[at] + gain * (beyond - row[at]), 0.002), 0.3)
         if beyond > 0:
             excess = min(out - USUAL, 6.0 * row[at + 1])
-            tail_gain = weight / (6.0 + min(0.05 * n, 200.0))
+            tail_gain = weight / (15.0 + min(0.05 * n, 200.0))
             row[at + 1] = min(max(row[at + 1] + tail_gain * (excess - row[at + 1]), 0.25), 20.0)
 
 
@@ -215,17 +215,19 @@ def absorb(
     accepted = abs(row[RUN]) >= ACCEPT
     row[SIZE] += 0.02 * weight * (min(abs(x), 4.0 * row[SIZE] + 1e-9) - row[SIZE])
     early = min(1.0, weight / (n + 1.0))
+    seen = row[WEEK + 168 + int(hour) % 168] >= 1.0
     for which in range(4):
         r = x - guess[which]
         limit = 4.0 * scale(row, which, hour, floor)
         # While little is known nothing is clipped: the first errors make the scale.
         bounded = r if n < 12 or accepted else min(max(r, -limit), limit)
-        gain = max(early, weight * max(slow, 0.02))
+        gain = max(early, 0.015 * weight)
         error = abs(r) if n < 12 else min(abs(r), 6.0 * row[ERROR + which] + floor)
         row[ERROR + which] += gain * (error - row[ERROR + which])
         row[JUDGE + which] += max(early, weight * slow) * (min(abs(r), limit) - row[JUDGE + which])
         z = r / max(row[ERROR + which], floor + 1e-3 * row[SIZE])
-        if n >= 12 and abs(row[RUN]) < 3:
+        # In an hour of the week never seen before the profiles' errors say nothing of later ones.
+        if n >= 12 and abs(row[RUN]) < 3 and (which < DAILY or seen):
             learn_tail(row, which, z if which == FAST else r / scale(row, which, hour, floor), weight)
         if which == FAST:
             row[OFFSET + FAST] += min(0.35, max(early, 0.35 * weight)) * bounded
@@ -256,7 +258,7 @@ def absorb(
             mean += row[HISTORY + k]
         mean /= RING
         row[ERROR + MULTI] += max(min(0.3, 1.0 / (n + 1.0)), 0.01) * (min(abs(mean), 1.5) - row[ERROR + MULTI])
-        if n >= 2 * RING and abs(row[RUN]) < 3:
+        if n >= 2 * RING and abs(row[RUN]) < 3 and seen:
             learn_tail(row, MULTI, mean / max(row[ERROR + MULTI], 0.1), 0.3)
     row[N] = n + weight
     chosen = SLOW

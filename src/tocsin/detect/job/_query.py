@@ -84,6 +84,8 @@ def _field_query(kind: str, name: str, value: Any, place: str) -> Predicate:
             return on(name, equals(value, False))
         case "match" | "match_bool_prefix":
             every = str(options.get("operator", "or")).lower() == "and"
+            if not re.search(r"\s", str(said)):
+                return on(name, phrase(said, prefix=kind == "match_bool_prefix"))
             return on(name, matches(said, every, prefix=kind == "match_bool_prefix"))
         case "match_phrase" | "match_phrase_prefix":
             return on(name, phrase(said, prefix=kind == "match_phrase_prefix"))
@@ -103,14 +105,8 @@ def _field_query(kind: str, name: str, value: Any, place: str) -> Predicate:
 
 def wildcard(text: str) -> str:
     r"""``a*b?`` as a regular expression; ``\*`` is a star itself."""
-    plain = re.sub(r"\\([*?\\])", lambda m: f"[{m[1]}]" if m[1] != "\\" else "\\\\", text)
-    # Square brackets mean themselves in Elasticsearch; fnmatch would read a set of characters.
-    parts = re.split(r"(\[[*?]\])", plain)
-    return "^" + "".join(re.escape(p[1]) if re.fullmatch(r"\[[*?]\]", p) else _glob(p) for p in parts) + "$"
-
-
-def _glob(text: str) -> str:
-    return "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in text)
+    parts = re.findall(r"\\?.|\\", text, re.S)
+    return "^" + "".join({"*": ".*", "?": "."}.get(p) or re.escape(p[-1]) for p in parts) + "$"
 
 
 def on(name: str, test: Callable[[pa.Array], Mask]) -> Predicate:
@@ -136,12 +132,12 @@ def equals(values: Sequence[Any], blind: bool) -> Callable[[pa.Array], Mask]:
 
     def test(column: pa.Array) -> Mask:
         if pt.is_boolean(column.type):
-            wanted = [str(v).lower() == "true" for v in values]
+            wanted = [str(v).lower() == "true" for v in values if str(v).lower() in ("true", "false")]
             return mask(pc.is_in(column, value_set=pa.array(wanted, pa.bool_())))
         if pt.is_timestamp(column.type) or pt.is_integer(column.type) or pt.is_floating(column.type):
             time = pt.is_timestamp(column.type)
             wanted_numbers = np.array([as_number(v, time) for v in values], np.float64)
-            return np.asarray(np.isin(numbers(column), wanted_numbers[~np.isnan(wanted_numbers)]))
+            return np.asarray(np.isin(numbers(column), wanted_numbers[~np.isnan(wanted_numbers)]), bool)
         words = texts(column)
         wanted_texts = [_text(v) for v in values]
         if blind:
@@ -163,7 +159,7 @@ def matches(said: Any, every: bool, prefix: bool = False) -> Callable[[pa.Array]
     words = tokens(str(said))
 
     def test(column: pa.Array) -> Mask:
-        hit = same(column)
+        hit: Mask = same(column)
         if not (pt.is_string(column.type) or pt.is_large_string(column.type)) or not words:
             return hit
         lower = pc.utf8_lower(column)
@@ -181,7 +177,7 @@ def phrase(said: Any, prefix: bool = False) -> Callable[[pa.Array], Mask]:
     sought = _WORD_BEGIN + r"[^\pL\pN_]+".join(map(re.escape, words)) + ("" if prefix else _WORD_END)
 
     def test(column: pa.Array) -> Mask:
-        hit = same(column)
+        hit: Mask = same(column)
         if (pt.is_string(column.type) or pt.is_large_string(column.type)) and words:
             hit |= mask(pc.match_substring_regex(pc.utf8_lower(column), sought))
         return hit
@@ -221,7 +217,6 @@ def in_range(bounds: Mapping[str, Any], place: str) -> Callable[[pa.Array], Mask
     compare_text = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
     def test(column: pa.Array) -> Mask:
-        hit: Mask
         as_text = pt.is_string(column.type) and not all(isinstance(v, int | float) for _, v in limits)
         if as_text:
             hit = ~_nulls(column)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tocsin.batch import Floats
 
-KNOTS = (2.0, 3.0, 3.5, 4.5, 5.5, 8.0, 12.0, 30.0)
+KNOTS = (2.0, 3.0, 3.5, 4.4, 5.25, 7.5, 12.0, 30.0)
 """-log10 of a probability ..."""
 SCORES = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 97.0, 100.0)
 """... and the score that it has while nothing worse is usual."""
