@@ -514,6 +514,7 @@ def test_unknown_fields_and_types_that_change(tmp_path: Path) -> None:
     columns = {**KEYED, "value": "float"}
     rows: list[Mapping[str, Any]] = [{"machine": "m", "n": i, "value": i / 2} for i in range(5)]
     rows += [{"machine": "m", "n": 5, "value": 1.0, "firmware": {"version": "2"}}]
+    rows += [{"machine": "m", "n": 8, "value": 1.0, "firmware": None, "rssi": -70}]
     rows += [{"machine": "m", "n": 6, "value": "high"}, {"machine": "m", "n": 7, "value": 3}]
     counted = run(
         tmp_path / "lake",
@@ -524,8 +525,9 @@ def test_unknown_fields_and_types_that_change(tmp_path: Path) -> None:
     )
     table = tocsin.read("readings", tmp_path / "lake")
     assert table.column_names == ["key", "time", "n", "value"]
-    assert sorted(table["n"].to_pylist()) == [0, 1, 2, 3, 4, 5, 7]
+    assert sorted(table["n"].to_pylist()) == [0, 1, 2, 3, 4, 5, 7, 8]
     assert rejected(counted) == {"type": 1}
+    assert events(counted) == {"unknown_fields": 2}
 
 
 # MQTT's own
@@ -546,7 +548,8 @@ def test_retained_messages_and_clears_are_no_data(tmp_path: Path) -> None:
         counted = run(tmp_path, came(2), source=source, decode=decode, key="machine", streams=streams)
     assert [row["n"] for row in read(tmp_path, "readings")] == [2]
     assert rejected(counted) == {"empty": 1}
-    assert events(counted) == {"session_lost": 0, "duplicates": 0, "retained_dropped": 1, "reconnects": 0}
+    expected = {"session_lost": 0, "duplicates": 0, "retained_dropped": 1, "reconnects": 0, "unknown_fields": 0}
+    assert events(counted) == expected
 
 
 @pytest.mark.timeout(120)

@@ -31,6 +31,8 @@ LAYOUTS_MAX = 8
 """How many layouts of records are remembered; records of others are parsed one by one."""
 LEARN_MAX = 64
 """How many records are looked at to learn layouts, before giving up."""
+FIELDS_MAX, FIELD_LENGTH_MAX = 1_000, 128
+"""How many names of fields are remembered, to count those that no column takes, and of what length."""
 
 
 class Json(Decoder):
@@ -78,6 +80,7 @@ class Json(Decoder):
             try:
                 record = parse(payload)
                 if self.rows is None:
+                    state.meet(record)
                     builder.add(i, row, self._values(record, record))
                     continue
                 found = _elements(record, self.rows)
@@ -255,6 +258,17 @@ class _Layouts:
         self.zones = [column.zone for column in decoder.columns.values()]
         self._layouts: list[Layout] = []
         self._tries = 0
+        self._tops = {steps[steps[0] == "$"] for steps in decoder._paths() if steps != ["$"]}
+        self._met: set[str] = set()
+
+    def meet(self, record: Any) -> None:
+        """Remember the fields of a record, which may be new."""
+        if isinstance(record, dict) and not record.keys() <= self._met and len(self._met) < FIELDS_MAX:
+            self._met.update(name for name in record if len(name) <= FIELD_LENGTH_MAX)
+
+    def events(self) -> dict[str, int]:
+        """How many fields there are, of all records so far, that no column takes."""
+        return {"unknown_fields": len(self._met - self._tops)}
 
     def scan(self, payloads: pa.Array) -> Scan | None:
         if len(self._slots) < len(self._kinds) or not len(payloads):
@@ -281,6 +295,7 @@ class _Layouts:
     def _learn(self, payload: bytes) -> Layout | None:
         try:
             record = parse(payload)
+            self.meet(record)
             self._decoder._values(record, record)
             if not isinstance(record, dict) or payload.startswith(b"\xef"):
                 return None

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Reader, Sink, Writer
@@ -62,8 +63,10 @@ class Session:
     """The checkpoint before the last: its files are kept, too."""
 
     def events(self) -> Counter[tuple[str, str]]:
-        """What readers and channels count themselves, if they do: sessions lost, messages refused ..."""
-        parts = [(i.chain.id, i.reader) for i in self.intakes] + [(c.id, c.delivery) for c in self.couriers]
+        """What readers, decoders and channels count themselves: sessions lost, fields unknown, messages refused ..."""
+        parts: list[tuple[str, Any]] = [(i.chain.id, i.reader) for i in self.intakes]
+        parts += [(i.chain.id, node.state) for i in self.intakes for node in i.chain.nodes]
+        parts += [(courier.id, courier.delivery) for courier in self.couriers]
         found: Counter[tuple[str, str]] = Counter()
         for id, part in parts:
             for name, count in getattr(part, "events", dict)().items():
