@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tocsin.batch import REJECTED, Batch
+from tocsin.batch import Batch
 from tocsin.detect.job import Job, load_job
 from tocsin.detect.job._score import Normaliser, severity
 from tocsin.errors import ConfigError, SchemaError
@@ -460,6 +460,18 @@ def test_scores_leave_room_for_the_worst() -> None:
     ]
 
 
+def test_a_record_leaves_again_when_something_worse_makes_it_less() -> None:
+    data = spike(at=200, count=400, by=1000.0)
+    data["v"][300] += 100_000
+    of = job(function="mean", field_name="v")
+    first = {bucket_of(r): r for r in results(of, data)}
+    assert first[200]["record_score"] == first[200]["initial_record_score"] == 100
+    again = feed(of, rows(data), port="renormalised", chop=7).to_pylist()
+    assert [bucket_of(r) for r in again] == [200]
+    assert again[0]["record_score"] < again[0]["initial_record_score"] == 100
+    assert again[0]["actual"] == first[200]["actual"]
+
+
 def test_summaries_weigh_as_many_as_they_stand_for() -> None:
     of = Job(
         definition=job(settings={"summary_count_field_name": "doc_count"}, function="mean", field_name="v").definition,
@@ -609,7 +621,3 @@ def test_fields_in_structs_and_in_json() -> None:
         found = feed(of, rows(columns)).to_pylist()
         plot = next(r for r in found if r["result_type"] == "model_plot")
         assert (plot["actual"], plot["by_field_value"]) == ([1.5], "h")
-
-
-def test_no_side_port_is_promised() -> None:
-    assert REJECTED not in job(function="count").side_schemas(pa.schema([]))

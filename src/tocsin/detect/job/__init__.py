@@ -26,6 +26,8 @@ from tocsin.detect.job._state import JobState
 from tocsin.detect.job._values import NUMERIC, TEXTUAL
 from tocsin.errors import ConfigError, SchemaError
 
+RENORMALISED = "renormalised"
+"""The port by which a record leaves again when its score has changed."""
 EMPTY_MAX = 1_000
 """After so many empty buckets in a row the job waits for the next row, rather than judge silence for ever."""
 
@@ -43,8 +45,11 @@ class Job(Operator):
     leaves are results with Elastic's names: ``record`` (an anomaly), ``influencer`` (who is to blame), ``bucket`` (one
     for every bucket) and, with ``model_plot_config`` or ``model_plot``, ``model_plot`` (typical value and bounds).
 
-    Scores run from 0 to 100 in proportion to the job's own past; critical from 75. A job says nothing of a series
-    before it has seen it for a day's buckets (30 to 100); feed old rows first, and it starts warm.
+    Scores run from 0 to 100 in proportion to the job's own past; critical from 75. When something worse makes earlier
+    records less, they leave once more by the port ``renormalised`` with a new ``record_score``.
+
+    A job says nothing of a series before it has seen it for a day's buckets (30 to 100); feed old rows first, and it
+    starts warm.
 
     Not for a single series without a job at hand: `novelty` needs no settings and answers every reading at once.
 
@@ -142,6 +147,9 @@ class Job(Operator):
                     )
         return SCHEMA
 
+    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
+        return {RENORMALISED: SCHEMA}
+
     def initial(self) -> JobState:
         return JobState()
 
@@ -162,7 +170,11 @@ class Job(Operator):
             state.closed = max(state.closed, until * self.span_us)
         if not found:
             return state, (tick(SCHEMA, state.closed),)
-        return state, (Batch(as_rows(found), state.closed),)
+        left = [Batch(as_rows(found), state.closed)]
+        if state.revised:
+            left.insert(0, Batch(as_rows(state.revised), state.closed, RENORMALISED))
+            state.revised = []
+        return state, left
 
     def _kept(self, state: JobState, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The columns that the job needs of rows that the datafeed takes."""
@@ -225,6 +237,7 @@ class Job(Operator):
             last = at_end and state.next == until - 1
             bucket = Bucket(rows, state.next * self.span_us, self.span_us, last)
             found += self.analysis.bucket(state, bucket)
+            state.revised += self.analysis.renormalised(state, bucket.begin_us)
             begins = ends
             state.next += 1
         state.memory["silent"] = silent

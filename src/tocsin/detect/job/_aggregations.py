@@ -16,7 +16,7 @@ from tocsin.detect.job._definition import Definition, seconds
 from tocsin.detect.job._values import counts, distinct, numeric
 
 METRICS = {"avg": "mean", "max": "max", "min": "min", "sum": "sum", "value_count": "count", "cardinality": "distinct"}
-CALENDAR_S = {"second": 1.0, "minute": 60.0, "hour": 3_600.0, "day": 86_400.0, "week": 604_800.0}
+CALENDAR_S = {"second": 1.0, "minute": 60.0, "hour": 3_600.0, "day": 86_400.0, "week": 604_800.0, "month": 2_629_800.0}
 SAME = {("avg", "mean"), ("sum", "sum"), ("max", "max"), ("min", "min")}
 """Kind of aggregation and function that give the same over raw rows as over their summaries."""
 
@@ -99,7 +99,7 @@ def _walk(aggregations: Mapping[str, Any], names: dict[str, tuple[str, str]], in
             elif kind == "date_histogram":
                 said = inner.get("fixed_interval") or inner.get("calendar_interval") or inner.get("interval")
                 if said is not None:
-                    intervals.append(CALENDAR_S.get(str(said)) or seconds(said))
+                    intervals.append(CALENDAR_S.get("month" if said == "1M" else str(said)) or seconds(said))
             elif kind == "composite":
                 for source in inner.get("sources", ()):
                     _walk(source, names, intervals)

@@ -36,6 +36,8 @@ FREQUENT = 0.1
 INFLUENTIAL = 0.5
 """Share of a record's documents (or of its value) from which on a value of an influencer field is to blame."""
 CAUSES_MAX = 10
+REVISED_FROM, REVISED_BY, REVISED_MAX = 10.0, 1.0, 200
+"""Of renormalisation: smallest score to be followed, smallest change to be told, and how many records are followed."""
 VALUES_MIN = 20
 """Values of a series before any is reported, however long it has been known."""
 
@@ -464,6 +466,10 @@ class Analysis:
         state.scores["bucket"].observe(whole)
         state.scores["influencer"].observe(max(map(together, blamed.values()), default=0.0))
         rows = [self._record(state, base, one) for one in found]
+        recent: list[list[Any]] = state.memory.setdefault("recent", [])
+        recent += [
+            [f.surprise, dict(row)] for f, row in zip(found, rows, strict=True) if row["record_score"] >= REVISED_FROM
+        ]
         for (name, value), surprises in sorted(blamed.items(), key=lambda b: -together(b[1])):
             score = round(state.scores["influencer"].score(together(surprises)), 6)
             rows.append(
@@ -483,6 +489,20 @@ class Analysis:
             }
         )  # fmt: skip
         return rows
+
+    def renormalised(self, state: JobState, now_us: int) -> list[dict[str, Any]]:
+        """Records of the last weeks whose score has changed, now that the job has seen more."""
+        days = self.definition.job.renormalization_window_days
+        window_us = round((max(30.0 * 86_400, 100 * self.span_s) if days is None else days * 86_400.0) * 1e6)
+        recent = [one for one in state.memory.get("recent", ()) if one[1]["time"] >= now_us - window_us][-REVISED_MAX:]
+        state.memory["recent"] = recent
+        changed = []
+        for surprise, row in recent:
+            score = round(state.scores["record"].score(surprise), 6)
+            if abs(score - row["record_score"]) >= REVISED_BY:
+                row |= {"record_score": score, "severity": severity(score)}
+                changed.append(dict(row))
+        return changed
 
     def _record(self, state: JobState, base: Mapping[str, Any], one: Found) -> dict[str, Any]:
         detector = self.config.detectors[one.detector]

@@ -159,13 +159,13 @@ def matches(said: Any, every: bool, prefix: bool = False) -> Callable[[pa.Array]
     words = tokens(str(said))
 
     def test(column: pa.Array) -> Mask:
-        hit: Mask = same(column)
+        hit = same(column)
         if not (pt.is_string(column.type) or pt.is_large_string(column.type)) or not words:
             return hit
         lower = pc.utf8_lower(column)
         end = "" if prefix else _WORD_END
         each = [mask(pc.match_substring_regex(lower, _WORD_BEGIN + re.escape(w) + end)) for w in words]
-        return hit | (np.logical_and.reduce(each) if every else np.logical_or.reduce(each))
+        return np.asarray(hit | (np.logical_and.reduce(each) if every else np.logical_or.reduce(each)), bool)
 
     return test
 
@@ -177,7 +177,7 @@ def phrase(said: Any, prefix: bool = False) -> Callable[[pa.Array], Mask]:
     sought = _WORD_BEGIN + r"[^\pL\pN_]+".join(map(re.escape, words)) + ("" if prefix else _WORD_END)
 
     def test(column: pa.Array) -> Mask:
-        hit: Mask = same(column)
+        hit = same(column)
         if (pt.is_string(column.type) or pt.is_large_string(column.type)) and words:
             hit |= mask(pc.match_substring_regex(pc.utf8_lower(column), sought))
         return hit

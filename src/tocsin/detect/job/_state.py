@@ -62,6 +62,8 @@ class JobState:
         """The next bucket to close; None before the first."""
         self.closed = START
         """Buckets that begin before this (µs) are closed: the output's watermark."""
+        self.revised: list[dict[str, Any]] = []
+        """Records to be told again at the end of this step; empty between steps."""
         self.buckets = 0
         """Buckets analysed so far."""
 
