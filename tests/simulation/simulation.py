@@ -364,9 +364,9 @@ def _marked_before_delivery() -> AbstractContextManager[None]:
         store, messages = self._store, self._store.pending(self.id, 100)
         if messages:
             store.delivered(self.id, [m.id for m in messages])
-            if self._delivery is None:
-                self._delivery = self._channel.connect(self._folder)
-            self._delivery.deliver(messages)
+            if self.delivery is None:
+                self.delivery = self._channel.connect(self._folder)
+            self.delivery.deliver(messages)
         return bool(messages) and real(self)
 
     return patched(Courier, round=round)
