@@ -24,7 +24,7 @@ from tocsin.state import Columns
 
 KEYS = (1, 1_000, 100_000)
 CHUNK = 10_000  # readings in a batch: what the runner hands on under load
-SLOW = {"downtime": 20}  # these take that many times fewer readings
+SLOW = {"downtime": 4}  # these take that many times fewer readings
 LEARNT = 700  # readings that each key has behind it: `drift` learns from 600
 STATES = ("run", "run", "run", "idle")
 

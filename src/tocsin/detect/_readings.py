@@ -76,11 +76,11 @@ class Readings:
 
     _sorted: Codes = field(default_factory=lambda: np.empty(0, np.int32))
 
-    def settle(self, watermark: int, timeout: int, columns: Columns) -> bool:
-        """Fold the readings before the watermark into the settled state; whether there were any."""
+    def settle(self, watermark: int, timeout: int, columns: Columns) -> None:
+        """Fold the readings before the watermark into the settled state."""
         passed = self.times < watermark
         if not passed.any():
-            return False
+            return
         slots, times, codes = self.slots[passed], self.times[passed], self.codes[passed]
         if (times[1:] < times[:-1]).any():
             order = np.argsort(times, kind="stable")
@@ -88,7 +88,6 @@ class Readings:
         settle(slots, times, codes, timeout, columns["start"], columns["code"], columns["last"])
         self.slots, self.times, self.codes = self.slots[~passed], self.times[~passed], self.codes[~passed]
         self._order = None
-        return True
 
 
 @dataclass(slots=True)

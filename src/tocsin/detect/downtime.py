@@ -266,19 +266,20 @@ class Downtime(Operator):
                 columns["head_start"][slot], columns["head_code"][slot] = columns["clock"][slot], UNSURE
                 if self._line(state, slot).silent_since == columns["clock"][slot]:
                     columns["head_code"][slot] = SILENT
-        if state.readings.settle(to, self.timeout, columns):
-            for slot, line in state.lines.items():
-                begin = int(columns["start"][slot])
-                if len(line.spans) > 1 and columns["code"][slot] != NOTHING:
-                    line.spans = {start: span for start, span in line.spans.items() if start >= begin}
-                if len(line.notes) > 1:
-                    line.notes = [note for note in line.notes if note[0] >= begin] or line.notes[-1:]
+        state.readings.settle(to, self.timeout, columns)
 
     # --------------------------------------------------------------------------------------------------- events
 
     @staticmethod
     def _line(state: DowntimeState, slot: int) -> Line:
-        return state.lines.setdefault(slot, Line())
+        """What was told of a machine, without what is settled: looking at all machines would cost 1 µs each a batch."""
+        line = state.lines.setdefault(slot, Line())
+        begin = int(state.columns["start"][slot])
+        if len(line.spans) > 1 and state.columns["code"][slot] != NOTHING:
+            line.spans = {start: span for start, span in line.spans.items() if start >= begin}
+        if len(line.notes) > 1:
+            line.notes = [note for note in line.notes if note[0] >= begin] or line.notes[-1:]
+        return line
 
     def _trace(self, state: DowntimeState, slot: int, count: int) -> tuple[Ints, Ints, int]:
         """The states of a key since the settled one, by the first ``count`` readings, and when the last one was."""
