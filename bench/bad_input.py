@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "decode"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from bad_inputs import CASES
 
 
