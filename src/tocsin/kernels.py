@@ -7,7 +7,7 @@ reading, and costs the same for one key with a million rows as for a million key
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
@@ -22,6 +22,10 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
+int64 = cast(Callable[[Any], int], np.int64)
+"""In a compiled loop: the number as 64 bits with a sign, so that what is called with it is compiled for one type."""
+
+
 @kernel
 def hash_bytes(data: npt.NDArray[np.uint8], begin: int, end: int) -> np.uint64:
     """64-bit hash of ``data[begin:end]``, eight bytes at a time (multiply and fold, after wyhash)."""
@@ -29,7 +33,7 @@ def hash_bytes(data: npt.NDArray[np.uint8], begin: int, end: int) -> np.uint64:
     i = begin
     while i < end:
         word = np.uint64(0)
-        stop = min(i + 8, end)
+        stop = i + 8 if i + 8 < end else end
         shift = np.uint64(0)
         for j in range(i, stop):
             word |= np.uint64(data[j]) << shift
@@ -65,7 +69,7 @@ def intern_codes(
         code = codes[row]
         slot = slot_of_code[code]
         if slot < 0:
-            begin, end = ends[code], ends[code + 1]
+            begin, end = int64(ends[code]), int64(ends[code + 1])
             h = hash_bytes(text, begin, end)
             at = np.int64(h & np.uint64(mask))
             while True:

@@ -17,7 +17,7 @@ from tocsin.bases import require
 from tocsin.batch import END, START, Batch, Codes, Ints, as_times, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
-from tocsin.kernels import hash_bytes, kernel
+from tocsin.kernels import hash_bytes, int64, kernel
 from tocsin.quantities import Duration
 from tocsin.state import NO_STATE, Keys
 
@@ -191,7 +191,7 @@ def _word_hashes(words: pa.Array) -> Hashes:
 @kernel
 def _hash_words(text: npt.NDArray[np.uint8], ends: Codes, found: Hashes) -> None:
     for i in range(len(found)):
-        found[i] = hash_bytes(text, ends[i], ends[i + 1])
+        found[i] = hash_bytes(text, int64(ends[i]), int64(ends[i + 1]))
 
 
 @kernel

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tocsin.batch import TIME_TYPE, Codes, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import int64, kernel
 from tocsin.times import END_US, UNITS, epoch_us, resolve_zone, timestamp_tail, timestamp_us
 from tocsin.words import byte_at, inner, padded, trailing_zeros, word_at
 
@@ -136,7 +136,7 @@ class Scan:
 
 
 _compiled, _lock = threading.Event(), threading.Lock()
-_seen = 0
+_seen, _compiling = 0, False
 WARM_ROWS, WAIT_ROWS = 500, 2_000
 """After so many records it is worth compiling; in a batch of so many, worth waiting for it."""
 
@@ -147,12 +147,14 @@ def ready(rows: int) -> bool:
     Compiling it, once after installation, takes seconds of CPU. That is done in the background, and meanwhile small
     batches are parsed one by one, to the same rows.
     """
-    global _seen
+    global _seen, _compiling
     if _compiled.is_set():
         return True
     with _lock:
-        before, _seen = _seen, _seen + rows
-    if before < WARM_ROWS <= _seen:
+        # Not in the first batch, unless it is large: what else it needs compiled must not wait for the scanner.
+        start = not _compiling and (_seen >= WARM_ROWS or rows >= WAIT_ROWS)
+        _seen, _compiling = _seen + rows, _compiling or start
+    if start:
         threading.Thread(target=_compile, name="tocsin-compile", daemon=True).start()
     return rows >= WAIT_ROWS and _compiled.wait()
 
@@ -322,7 +324,7 @@ def short_number(word: np.uint64, point: int) -> tuple[int, int, int]:
     pairs = np.uint64(0x000000FF000000FF)
     low = (word & pairs) * np.uint64(100 + (1_000_000 << 32))
     high = (word >> np.uint64(16) & pairs) * np.uint64(1 + (10_000 << 32))
-    return size, -decimals, np.int64(low + high >> np.uint64(32))
+    return size, -decimals, int64(low + high >> np.uint64(32))
 
 
 @inner
@@ -333,7 +335,7 @@ def seconds_us(word: np.uint64) -> int:
     beyond = digits + np.uint64(0x0006060600060600) & np.uint64(0x0010101000101000)
     if word & np.uint64(0xFFF0F0F0FFF0F0FF) != shape or beyond:
         return -1
-    x = np.int64(digits)
+    x = int64(digits)
     seconds = (x >> 8 & 15) * 10 + (x >> 16 & 15)
     if seconds > 59:
         return -1
@@ -448,7 +450,7 @@ def scan(
     ``quoted`` is JSON: text stands in quotes, null is a word. Else (CSV) text goes to the ``stop`` byte, null is
     nothing. Text with an ``escape`` byte never fits.
     """
-    head_1, head_2, head_us = np.uint64(0), np.uint64(0), 0  # date, hour and minute as last read
+    head_1, head_2, head_us = np.uint64(0), np.uint64(0), int64(0)  # date, hour and minute as last read
     hards = 0
     for r in range(len(rows)):
         row = rows[r]

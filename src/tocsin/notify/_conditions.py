@@ -30,17 +30,18 @@ def find_changes(
     history: Ints,
     broken: Ints,
     worst: Ints,
-) -> tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]:
+    new_level: Ints,
+    new_time: Ints,
+    hidden: Ints,
+    changed: npt.NDArray[np.bool_],
+) -> None:
     """For each row: the level it leaves its key at, the key's time, whether it is suppressed, and whether that is new.
 
     ``counting`` is count, of_last, within. ``history`` holds the last 64 readings as bits, ``broken`` the times of the
     last ``count`` readings beyond a limit.
     """
-    rows = len(slots)
-    count, of_last, within = counting
-    new_level, new_time, hidden = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.int64)
-    changed = np.zeros(rows, np.bool_)
-    for i in range(rows):
+    count, of_last, within = counting[0], counting[1], counting[2]
+    for i in range(len(slots)):
         s = slots[i]
         t = max(times[i], clock[s])
         clock[s] = t
@@ -91,4 +92,3 @@ def find_changes(
         changed[i] = now != level[s] or hidden[i] != suppressed[s]
         level[s], suppressed[s] = now, hidden[i]
         new_level[i], new_time[i] = now, t
-    return new_level, new_time, hidden, changed

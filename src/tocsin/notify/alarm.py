@@ -253,7 +253,9 @@ class Alarm(Operator):
         signals = np.ascontiguousarray([floats(rows.column(name)) for name in names])
         hide = np.zeros(len(slots)) if self.suppressed_when is None else floats(rows.column(self.suppressed_when))
         broken = columns["broken"].reshape(len(columns["bits"]), -1)
-        level, time, hidden, changed = find_changes(
+        level, time, hidden = np.empty((3, len(slots)), np.int64)
+        changed = np.empty(len(slots), bool)
+        find_changes(
             slots,
             times_us(rows),
             signals,
@@ -269,6 +271,10 @@ class Alarm(Operator):
             columns["history"],
             broken,
             columns["worst"],
+            level,
+            time,
+            hidden,
+            changed,
         )
         keep = [name for name in (*EVIDENCE, self.of, self.score_column, *names) if name in rows.schema.names]
         # A loop over the few rows where something changes: about 20 µs each.
