@@ -505,6 +505,33 @@ def test_raw_rows_are_summed_up_as_the_datafeed_would(metric: str, wanted: float
     assert [(r["partition_field_value"], r["actual"]) for r in found] == [("a", [wanted])]
 
 
+def test_a_count_may_be_an_aggregation_itself() -> None:
+    feed_config = {
+        "aggregations": {
+            "buckets": {
+                "date_histogram": {"field": "@timestamp", "fixed_interval": "1h"},
+                "aggregations": {"visitors": {"cardinality": {"field": "ip"}}},
+            }
+        }
+    }
+    of = job(settings={"summary_count_field_name": "visitors"}, datafeed=feed_config, function="non_zero_count")
+    found = results(
+        Job(definition=of.definition, model_plot=True),
+        {"ip": ["a", "b", "a", "c", "c"], "time": [0.0, 1.0, 2.0, 3600.0, 3601.0]},
+        "model_plot",
+    )
+    assert values(found) == [2.0, 1.0]
+
+
+def test_state_of_many_series_survives_a_file() -> None:
+    data = {"v": np.arange(600.0), "m": [f"m{i % 50}" for i in range(600)], "time": np.arange(600) * 60.0}
+    of = job(function="mean", field_name="v", by_field_name="m")
+    state, _ = of.step(of.initial(), Batch(rows(data), BEGIN_US + 9 * 3_600_000_000))
+    dumped = of.dump(state)
+    assert of.dump(of.load(dumped)).equals(dumped)
+    assert sum(key.startswith("model") for key in dumped["key"].to_pylist()) == 50
+
+
 @pytest.mark.parametrize("chop", [1, 7, 400])
 def test_rows_out_of_order_and_cut_anyhow(chop: int) -> None:
     data = documents(buckets=60, each=6)

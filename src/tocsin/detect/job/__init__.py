@@ -184,6 +184,7 @@ class Job(Operator):
         texts = {d.field_name for d in detectors if d.field_name and d.base in TEXTUAL}
         texts |= {f for d in detectors for f in d.entity_fields} | set(config.influencers)
         schema = rows.schema
+        numbers |= self.sources.counted(schema)
         texts |= {name for name in numbers if self.sources.by_words(name)}
         kept = projected(
             rows,

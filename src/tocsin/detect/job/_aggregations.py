@@ -41,6 +41,9 @@ class Sources:
             name: names[name][0] for name, function in used
             if name in names and names[name][0] in METRICS and (names[name][0], function) not in SAME
         }  # fmt: skip
+        count = self.definition.job.analysis_config.summary_count_field_name
+        if count in names and names[count][0] in METRICS:
+            needed[count] = names[count][0]
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "interval_us", max(round(intervals[-1] * 1e6), 1))
         object.__setattr__(self, "needed", needed)
@@ -55,6 +58,11 @@ class Sources:
         if name == "mlcategory":
             return self.definition.job.analysis_config.categorization_field_name or name
         return self.names[name][1] if name in self.names and self.raw(schema) else name
+
+    def counted(self, schema: pa.Schema) -> set[str]:
+        """The count of a summary, where it is an aggregation itself."""
+        count = self.definition.job.analysis_config.summary_count_field_name
+        return {count} if count is not None and count in self.needed and self.raw(schema) else set()
 
     def by_words(self, name: str) -> bool:
         """Whether a name counts different texts."""
@@ -71,7 +79,12 @@ class Sources:
         _, first, groups = np.unique(keys, axis=1, return_index=True, return_inverse=True)
         groups, count = groups.reshape(-1), len(first)
         columns: dict[str, Any] = {n: rows.column(n).take(pa.array(first)) for n in rows.schema.names}
-        columns[WEIGHT] = counts(groups, count, bucket.weight)
+        counted = self.definition.job.analysis_config.summary_count_field_name
+        columns[WEIGHT] = (
+            np.nan_to_num(self._metric(counted, bucket, groups, count))
+            if counted is not None and counted in self.needed
+            else counts(groups, count, bucket.weight)
+        )
         for name in rows.schema.names:
             if name.startswith(NUMBER):
                 columns[name] = self._metric(name.removeprefix(NUMBER), bucket, groups, count)

@@ -36,6 +36,8 @@ FREQUENT = 0.1
 INFLUENTIAL = 0.5
 """Share of a record's documents (or of its value) from which on a value of an influencer field is to blame."""
 CAUSES_MAX = 10
+PRUNE_S = 30 * 86_400.0
+"""A series not seen for so long (or 20 buckets) is forgotten, if the job says nothing of it."""
 REVISED_FROM, REVISED_BY, REVISED_MAX = 10.0, 1.0, 200
 """Of renormalisation: smallest score to be followed, smallest change to be told, and how many records are followed."""
 VALUES_MIN = 20
@@ -178,7 +180,7 @@ class Analysis:
         weights = 1.0 / members[where] if population else np.ones(len(where))
         fresh = where[series.models[where, model.BORN] == 0]
         series.models[fresh, model.BORN] = bucket.begin_s
-        series.models[where, model.AT] = bucket.begin_s
+        series.models[where[: len(known)], model.AT] = bucket.begin_s
         second = (bucket.begin_s + self.span_s / 2) - 345_600.0  # weeks begin on Mondays
         out = np.empty((len(where), model.OUTPUTS))
         floor, least = how.floor, how.least
@@ -242,6 +244,7 @@ class Analysis:
 
     def _memory(self, state: JobState, at: int, part: str, *entity: str | None) -> dict[str, Any]:
         kept: dict[str, Any] = state.memory.setdefault(json.dumps([part, at, *entity]), {})
+        kept["at"] = state.next
         return kept
 
     def _bucket_number(self, bucket: Bucket) -> int:
@@ -340,9 +343,8 @@ class Analysis:
         found = []
         for i, group in enumerate(entities):
             rows = np.flatnonzero(groups == i)
-            clock = Clock(
-                self._memory(state, at, detector.base, *(group[:2] if not group[2] else (group[0], None))), period
-            )
+            entity = (group[0], None) if detector.over_field_name else group[:2]
+            clock = Clock(self._memory(state, at, detector.base, *entity), period, bucket.begin_s)
             middle = float(np.median(seconds[rows]))
             surprise, rate, usual = clock.surprise(middle)
             hidden, skipped = self._skips(state, bucket, detector, group, middle, usual)
@@ -566,19 +568,19 @@ class Analysis:
 
     def _prune(self, state: JobState, now: int) -> None:
         """Forget series not seen for `model_prune_window`."""
-        window = self.config.model_prune_window
-        if window is None:
-            return
-        before_s = now * self.span_s - window
-        for (_, part), series in state.series.items():
-            if part in ZERO_WHEN_ABSENT:
-                continue  # a series without rows has the value 0, and is seen with it
+        window_s = self.config.model_prune_window or max(PRUNE_S, 20 * self.span_s)
+        before_s = now * self.span_s - window_s
+        for series in state.series.values():
             kept = [e for e, slot in series.slots.items() if series.models[slot, model.AT] >= before_s]
             if len(kept) < len(series.slots):
                 series.keep(kept)
+        before = int(before_s / self.span_s)
+        stale = [n for n, m in state.memory.items() if isinstance(m, dict) and m.get("at", before) < before]
+        for name in stale:
+            del state.memory[name]
         for name, memory in state.memory.items():
             if name.startswith('["rare"'):
-                Categories(memory).prune(int(before_s / self.span_s))
+                Categories(memory).prune(before)
 
 
 def _silence(models: Floats, actual: Floats, typical: Floats, seen: Floats) -> Floats:

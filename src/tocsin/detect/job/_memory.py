@@ -112,8 +112,10 @@ class Members:
 class Clock:
     """At what times of the day (or week) things happen: a circle of quarter hours, smoothed over its neighbours."""
 
-    def __init__(self, memory: Memory, period_s: int) -> None:
+    def __init__(self, memory: Memory, period_s: int, now_s: float) -> None:
         self.bins = period_s // 900
+        # A time of day is known after three days, one of the week after two weeks.
+        self.ready = now_s - memory.setdefault("born", now_s) >= max(2 * period_s, 259_200)
         self.memory = memory
         memory.setdefault("n", 0)
         memory.setdefault("circle", [0.0] * self.bins)
@@ -121,7 +123,7 @@ class Clock:
     def surprise(self, second: float) -> tuple[float, float, float]:
         """How seldom something happens at such a time; the rate; and the usual time nearest to it."""
         n = self.memory["n"]
-        if n < LEARN:
+        if n < LEARN or not self.ready:
             return 0.0, 1.0, second
         circle = np.array(self.memory["circle"])
         weights = ((-2, 0.5), (-1, 1.0), (0, 1.0), (1, 1.0), (2, 0.5))

@@ -102,7 +102,8 @@ class JobState:
                 case "model":
                     detector, part, *entity = json.loads(name)
                     series = state.of(detector, part)
-                    series.models[series.slot((entity[0], entity[1]))] = row["numbers"]
+                    slot = series.slot((entity[0], entity[1]))  # before the matrix is looked at: it may grow
+                    series.models[slot] = row["numbers"]
                 case _:
                     state.pending += pa.ipc.open_stream(row["rows"]).read_all().to_batches()
         return state

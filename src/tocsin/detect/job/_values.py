@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,6 +132,6 @@ def place(text: str) -> tuple[float, float] | None:
 
 def distance_km(a: tuple[float, float], b: tuple[float, float]) -> float:
     """Great-circle distance."""
-    (la, oa), (lb, ob) = np.radians(a), np.radians(b)
-    half = np.sin((lb - la) / 2) ** 2 + np.cos(la) * np.cos(lb) * np.sin((ob - oa) / 2) ** 2
-    return float(12_742.0 * np.arcsin(np.sqrt(min(half, 1.0))))
+    la, oa, lb, ob = (math.radians(angle) for angle in (*a, *b))
+    half = math.sin((lb - la) / 2) ** 2 + math.cos(la) * math.cos(lb) * math.sin((ob - oa) / 2) ** 2
+    return 12_742.0 * math.asin(math.sqrt(min(half, 1.0)))
