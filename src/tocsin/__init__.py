@@ -1,12 +1,12 @@
 """tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail.
 
-    import tocsin
+import tocsin
 
-    pipeline = tocsin.load("humidity.yaml")          # or tocsin.Pipeline(name=..., source=..., streams=...)
-    for name, rows in tocsin.preview(pipeline):      # a sample after each step
-        print(name, rows)
-    tocsin.run(pipeline)                             # to the end of its sources, or until Ctrl-C
-    tocsin.read("anomalies").to_pandas()             # a table as Arrow, from there to pandas or polars
+pipeline = tocsin.load("humidity.yaml")          # or tocsin.Pipeline(name=..., source=..., streams=...)
+for name, rows in tocsin.preview(pipeline):      # a sample after each step
+    print(name, rows)
+tocsin.run(pipeline)                             # to the end of its sources, or until Ctrl-C
+tocsin.read("anomalies").to_pandas()             # a table as Arrow, from there to pandas or polars
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = 
         runner = EmbeddedRunner(plan)
         with _progress(runner):
             runner.run()
+        if _bounded(plan) and not runner.counters.rows_in:
+            told = "all that its sources hold was read before; for files that come later write follow: true"
+            print(f"{plan.name}: {told}", file=sys.stderr, flush=True)  # noqa: T201
         return runner.snapshot()
     feed = Feed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
@@ -36,6 +39,10 @@ def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = 
         return runner.snapshot()
     finally:
         feed.close()
+
+
+def _bounded(plan: Plan) -> bool:
+    return all(inlet.source.bounded() for inlet in plan.inlets)
 
 
 @contextmanager
@@ -69,7 +76,7 @@ def _page(plan: Plan, streams: Collection[str], address: Address, runner: Embedd
 @contextmanager
 def _progress(runner: EmbeddedRunner) -> Iterator[None]:
     """A bar of bytes done, on a terminal and where there is an end."""
-    if not sys.stderr.isatty() or not all(inlet.source.bounded() for inlet in runner.plan.inlets):
+    if not sys.stderr.isatty() or not _bounded(runner.plan):
         yield
         return
     from rich.console import Console

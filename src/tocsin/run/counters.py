@@ -53,9 +53,7 @@ class Counters:
             "rejected": [
                 {"source": source, "reason": reason, "rows": n} for (source, reason), n in self.rejected.items()
             ],
-            "events": [
-                {"source": source, "event": event, "count": n} for (source, event), n in all_events.items()
-            ],
+            "events": [{"source": source, "event": event, "count": n} for (source, event), n in all_events.items()],
             "lag_s": {
                 name: (now_us - least) / 1e6
                 if START < (least := min(watermarks.get(id, START) for id, _ in ports)) < END
