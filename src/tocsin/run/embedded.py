@@ -42,7 +42,7 @@ PACE_S = 0.005
 """A live source that brings few rows at a time is asked no more often: a batch of one costs as much as one of 500."""
 IDLE_WAIT_S = 0.002
 URGENT_SPACING_S = (0.02, 0.2)
-"""Least and greatest time between two epochs that an alarm brings forward; in between, ten times an epoch's cost."""
+"""Least and greatest time between two epochs that an alarm brings forward; in between, four times an epoch's cost."""
 ACTIONS_EVERY_S = 0.05
 FEED_EVERY_S = 0.5
 THREADS = 8
@@ -148,7 +148,7 @@ class EmbeddedRunner(Runner):
                     gc.freeze()  # all that is loaded stays: looking through it again and again took 7 % of the time
                 last_epoch_s, dirty = self._clock.monotonic_s(), False
                 cost_s = last_epoch_s - now_s
-                spacing_s = min(max(10 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
+                spacing_s = min(max(4 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
                 self.counters.epoch(1e3 * cost_s)
                 self.counters.trouble, self._failures = None, 0
             if self._feed is not None and (last or now_s - last_feed_s >= FEED_EVERY_S):
