@@ -206,6 +206,10 @@ class Analysis:
         surprise = -out[:, model.LOGP] / math.log(10)
         if part == "count" and side <= 0:
             surprise = np.maximum(surprise, _silence(series.models[where], actual, typical, out[:, model.SEEN]))
+        probability = 10.0**-surprise
+        if not population:
+            # Of many series some value is always improbable: half of what a correction for that would take away.
+            surprise = surprise - 0.5 * math.log10(len(where))
         if bucket.partial and part in ("count", "sum", "non_null_sum", "distinct_count", "non_zero_count"):
             shown &= out[:, model.SIGN] > 0  # a bucket cut short by the end of the data
         if self.plot and not population:
@@ -223,7 +227,7 @@ class Analysis:
             found.append(
                 Found(
                     at, part, named[i], [float(actual[i])], [float(typical[i])], float(surprise[i]),
-                    10.0 ** -float(surprise[i]), rows, (float(lower[i]), float(upper[i]), float(typical[i])),
+                    float(probability[i]), rows, (float(lower[i]), float(upper[i]), float(typical[i])),
                     float(min(max(impact, -5.0), 5.0)),
                 )
             )  # fmt: skip
