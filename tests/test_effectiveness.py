@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tocsin.calendars import Period, as_us
@@ -104,3 +105,62 @@ def test_the_step_gives_what_the_table_gives() -> None:
     assert [(r["time"], r["availability"], r["mttr_s"]) for r in found] == [
         (r["window_start"], r["availability"], r["mttr_s"]) for r in wanted
     ]
+
+
+def counted(shift_parts: list[tuple[float, float, float | None]]) -> pa.Table:
+    """The events and the counts of a machine that runs until 8 h but from 2 h to 3 h, as `oee` gets them."""
+    states = {0.0: "running", 2.0: "stopped", 3.0: "running", 8.0: "idle"}
+    hours = sorted({*states, *(hour for hour, *_ in shift_parts)})
+    made = {hour: (total, good) for hour, total, good in shift_parts}
+    given = rows(
+        {
+            "time": [hour * 3600 for hour in hours],
+            "state": pa.array([states.get(hour) for hour in hours], pa.string()),
+            "total": pa.array([made.get(hour, (None, None))[0] for hour in hours], pa.float64()),
+            "good": pa.array([made.get(hour, (None, None))[1] for hour in hours], pa.float64()),
+        }
+    )
+    operator = Downtime(state="state", total="total", good="good")
+    both = pa.concat_tables([feed(operator, given, port="counts"), feed(operator, given)])
+    return both.sort_by("time").combine_chunks()
+
+
+def test_the_step_multiplies_what_it_is_told_of_parts() -> None:
+    told = counted([(1.0, 100, 90), (3.5, 100, 100), (4.0, 50, 50), (6.0, 200, 150)])
+    operator = Oee(every="4h", ideal_cycle={"*": "99s", "machine": "40s"})
+    for chop in (1, None):
+        first, second = feed(operator, told.to_batches()[0], chop=chop).to_pylist()
+        assert (first["total"], first["good"], second["total"], second["good"]) == (200, 190, 250, 200)
+        assert first["availability"] == 0.75
+        assert first["performance"] == pytest.approx(200 * 40 / (3 * 3600))
+        assert first["quality"] == 0.95
+        assert first["oee"] == pytest.approx(0.75 * 200 * 40 / 10800 * 0.95)
+        assert second["oee"] == pytest.approx(1.0 * 250 * 40 / 14400 * 0.8)
+    (first, _) = feed(Oee(every="4h"), told.to_batches()[0]).to_pylist()
+    assert (first["performance"], first["oee"], first["quality"]) == (None, None, 0.95)
+
+
+def test_the_step_and_the_table_give_the_same_oee() -> None:
+    told = counted([(1.0, 100, 90), (3.5, 100, 100), (4.0, 50, 50), (6.0, 200, 150)])
+    events = told.filter(pc.not_equal(told["status"], "counted"))
+    parts = told.filter(pc.equal(told["status"], "counted"))
+    wanted = oee(events, BEGIN_US, BEGIN_US + 8 * HOUR, counts=parts, ideal_cycle_s=40.0, every_us=4 * HOUR)
+    found = feed(Oee(every="4h", ideal_cycle="40s"), told.to_batches()[0])
+    for name in ("availability", "performance", "quality", "oee"):
+        assert found[name].to_pylist() == pytest.approx(wanted[name].to_pylist())
+
+
+def test_parts_outside_of_shifts_are_nobodys() -> None:
+    shifts = [Period(name="a", begins="01:00", ends="02:00"), Period(name="b", begins="04:00", ends="06:00")]  # type: ignore[arg-type]
+    told = counted([(0.5, 1, 1), (1.0, 2, 2), (1.5, 4, 4), (2.0, 8, 8), (3.0, 16, 16), (5.0, 32, 32), (6.0, 64, 64)])
+    for chop in (1, 3, None):
+        found = feed(Oee(shifts=shifts), told.to_batches()[0], chop=chop).to_pylist()
+        assert [(r["shift"], r["total"]) for r in found] == [("a", 6), ("b", 32)]
+
+
+def test_a_machine_that_is_first_heard_of_out_of_order_loses_nothing() -> None:
+    told = counted([(1.0, 3, 3), (3.5, 100, 100)])
+    turned = told.take([1, 0, *range(2, told.num_rows)]).combine_chunks().to_batches()[0]
+    for chop in (1, None):
+        found = feed(Oee(every="4h"), turned, chop=chop).to_pylist()
+        assert found == feed(Oee(every="4h"), told.to_batches()[0]).to_pylist()

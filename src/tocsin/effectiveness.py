@@ -37,6 +37,9 @@ DOWNTIME_SCHEMA = pa.schema(
 )
 """``time`` is when it was known, ``start`` and ``end`` when it was; ``status`` is open, closed or withdrawn."""
 
+COUNTED_SCHEMA = pa.schema([*DOWNTIME_SCHEMA, pa.field("total", pa.float64()), pa.field("good", pa.float64())])
+"""Where parts are counted: a row whose ``status`` is ``counted`` says how many were made, and is no event."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -93,6 +96,17 @@ def figures(spans: Iterable[Span], begin: int, end: int) -> dict[str, Any]:
         "mtbf_s": ran / 1e6 / stops if stops else None,
         "mttr_s": held[FAILURE] / 1e6 / stops if stops else None,
     }
+
+
+def factors(held: Mapping[str, Any], total: float, good: float | None, ideal_s: float | None) -> dict[str, Any]:
+    """Performance, quality and OEE by `figures`, the parts made and what they would have taken; None if not known."""
+    ran = held["running_s"] + held["microstop_s"]
+    performance = ideal_s / ran if ran and ideal_s is not None else None
+    quality = good / total if total and good is not None else None
+    product = None
+    if held["availability"] is not None and performance is not None and quality is not None:
+        product = held["availability"] * performance * quality
+    return {"performance": performance, "quality": quality, "oee": product}
 
 
 def windows(begin: int, end: int, shifts: Sequence[Period], every: int = 0) -> Iterator[tuple[int, int, str]]:
@@ -167,15 +181,10 @@ def oee(
                 total += sum(n for n, _ in parts)
                 good += sum(ok for _, ok in parts)
                 ideal += (cycle or 0.0) * sum(n for n, _ in parts)
-            ran = held["running_s"] + held["microstop_s"]
-            performance = ideal / ran if ran and ideal_cycle_s is not None and counts is not None else None
-            quality = good / total if total else None
-            product = None
-            if None not in (held["availability"], performance, quality):
-                product = held["availability"] * performance * quality
+            known = ideal_cycle_s is not None and counts is not None
             found.append(
                 {"key": line, "window_start": start, "window_end": end, "shift": shift, **held}
-                | {"performance": performance, "quality": quality, "oee": product}
+                | factors(held, total, good, ideal if known else None)
             )
     columns = [pa.array([row[f.name] for row in found], _plain(f.type)).cast(f.type) for f in OEE_SCHEMA]
     return pa.Table.from_arrays(columns, schema=OEE_SCHEMA)

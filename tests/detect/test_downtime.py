@@ -139,8 +139,34 @@ def test_a_state_that_nobody_knows_is_set_aside_and_counts_as_a_heartbeat() -> N
     assert (row["reason"], row["payload"], row["key"]) == ("state_unknown", b"dancing", "machine")
 
 
+def test_parts_leave_by_their_own_port_and_counts_that_cannot_be_are_set_aside() -> None:
+    operator = Downtime(state="state", total="made", good="fine")
+    given = rows(
+        {
+            "state": ["running"] * 7,
+            "made": pa.array([5.0, None, 0.0, -1.0, 4.0, float("nan"), 3.0]),
+            "fine": pa.array([4, None, 0, 0, 5, 0, None]),
+        }
+    )
+    for chop in (1, None):
+        counted = feed(operator, given, chop=chop, port="counts").to_pylist()
+        assert [(r["status"], r["total"], r["good"], seconds(r["start"])) for r in counted] == [("counted", 5, 4, 0)]
+        wrong = feed(operator, given, chop=chop, port=REJECTED).to_pylist()
+        assert [(r["reason"], seconds(r["time"])) for r in wrong] == [("count_invalid", at) for at in (3, 4, 5, 6)]
+        assert wrong[0]["payload"] == b"-1.0 0"
+        assert truth(feed(operator, given, chop=chop).to_pylist()) == [("running", 0, None)]
+    only_all = feed(Downtime(state="state", total="made"), given, port="counts").to_pylist()
+    assert [(r["total"], r["good"]) for r in only_all] == [(5, None), (4, None), (3, None)]
+
+
 def test_wrong_settings_are_refused() -> None:
-    for wrong in ({}, {"of": "x"}, {"state": "s", "of": "x", "running_above": 1.0}, {"states": {"a": "dancing"}}):
+    for wrong in (
+        {},
+        {"of": "x"},
+        {"state": "s", "of": "x", "running_above": 1.0},
+        {"states": {"a": "dancing"}},
+        {"state": "s", "good": "g"},
+    ):
         with pytest.raises(ValidationError):
             Downtime(**wrong)
 

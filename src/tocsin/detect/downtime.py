@@ -27,6 +27,7 @@ from tocsin.batch import (
     Floats,
     Ints,
     as_keys,
+    as_numbers,
     floats,
     times_us,
 )
@@ -43,7 +44,7 @@ from tocsin.detect._readings import (
     find_changes,
     trace,
 )
-from tocsin.effectiveness import DOWNTIME_SCHEMA
+from tocsin.effectiveness import COUNTED_SCHEMA, DOWNTIME_SCHEMA
 from tocsin.errors import SchemaError
 from tocsin.quantities import Duration
 from tocsin.state import Columns, Field
@@ -51,6 +52,8 @@ from tocsin.state import Columns, Field
 Kind = Literal["running", "idle", "planned_stop", "unplanned_stop", "unknown"]
 KINDS: Sequence[Kind] = ("running", "idle", "planned_stop", "unplanned_stop", "unknown")
 RUNNING, IDLE, _, STOPPED, _ = range(5)
+
+COUNTS = "counts"
 
 NOTES_MAX = 50
 """Reasons kept for one machine's events that may still change."""
@@ -65,6 +68,9 @@ class Downtime(Operator):
     rows with a higher ``revision`` (and ``withdrawn`` where there was no such event). The newest revision of each
     ``id`` is the truth. ``time`` is when it was known, ``start`` and ``end`` when it was. Readings that come after the
     watermark are on the source's port ``late``; states that no setting knows are on port ``rejected``.
+
+    With ``total`` the parts made leave by port ``counts``, for `oee` to take beside the events
+    (``from: [downtime, downtime.counts]``). Counts that cannot be are on port ``rejected``.
 
     Not for telling what is abnormal: it only reads what the machine says.
 
@@ -86,6 +92,7 @@ class Downtime(Operator):
         {"state": "text", "states": {"fault": "unplanned_stop"}, "heartbeat": "4s", "microstop": "20s"},
         {"of": "value", "running_above": 20.2, "idle_above": 19.5, "reason": "text"},
         {"heartbeat": "10s", "planned": [{"name": "break", "begins": "00:00:20", "ends": "00:00:40"}]},
+        {"state": "text", "states": {"fault": "unplanned_stop"}, "total": "count", "good": "flag"},
     )
 
     rule: str = "downtime"
@@ -114,6 +121,10 @@ class Downtime(Operator):
     """Shifts: an event has the name of the one in which it starts."""
     reason: str | None = None
     """Column with a reason code; an event has the latest that was given while it lasted."""
+    total: str | None = None
+    """Column with the number of parts made since the machine's reading before."""
+    good: str | None = None
+    """Column with how many of them were good."""
 
     @model_validator(mode="after")
     def _one_way_to_know(self) -> Self:
@@ -123,23 +134,30 @@ class Downtime(Operator):
             raise ValueError("a level needs both of and running_above")
         if self.state is None and self.of is None and not self.heartbeat:
             raise ValueError("give state, of (with running_above) or heartbeat: how else is a stop to be seen?")
+        if self.good is not None and self.total is None:
+            raise ValueError("good needs total: the number of all parts made, good or not")
         if self.idle_above is not None and (self.running_above is None or self.idle_above >= self.running_above):
             raise ValueError("idle_above must be less than running_above")
         return self
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
-        if self.of is not None:
-            require(input, self.of, self.name(), number=True)
+        for column in (self.of, self.total, self.good):
+            if column is not None:
+                require(input, column, self.name(), number=True)
         for column in (self.state, self.reason):
             if column is not None:
                 kind = require(input, column, self.name()).type
                 value = kind.value_type if pt.is_dictionary(kind) else kind
                 if not (pt.is_string(value) or pt.is_integer(value) or pt.is_boolean(value)):
                     raise SchemaError(f"downtime needs text or an integer in column '{column}', which is {kind}")
-        return DOWNTIME_SCHEMA
+        return self._schema
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
-        return {REJECTED: REJECTED_SCHEMA}
+        return {REJECTED: REJECTED_SCHEMA} | ({} if self.total is None else {COUNTS: COUNTED_SCHEMA})
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return DOWNTIME_SCHEMA if self.total is None else COUNTED_SCHEMA
 
     @property
     def timeout(self) -> int:
@@ -167,11 +185,15 @@ class Downtime(Operator):
         if len(batch):
             codes, unknown = self._codes(batch.rows)
             if unknown.any():
-                left.append(Batch(self._rejected(batch.rows, unknown), port=REJECTED))
+                assert self.state is not None
+                said = f"{self.state} has a value that is not in states"
+                left.append(self._rejected(batch.rows.filter(pa.array(unknown)), "state_unknown", said, self.state))
+            if self.total is not None:
+                left += self._counts(batch.rows, self.total)
             self._read(state, batch.rows, codes, out)
         state.watermark = max(state.watermark, batch.watermark_us)
         self._let_time_pass(state, out)
-        return state, (*left, Batch(to_batch(out, DOWNTIME_SCHEMA), state.watermark))
+        return state, (*left, Batch(to_batch(out, self._schema), state.watermark))
 
     # ------------------------------------------------------------------------------------------------- readings
 
@@ -192,23 +214,48 @@ class Downtime(Operator):
         found = meaning[column.indices.fill_null(len(meaning) - 1).to_numpy(zero_copy_only=False)]
         return np.where(found == NOTHING, ALIVE, found), found == NOTHING
 
-    def _rejected(self, rows: pa.RecordBatch, unknown: npt.NDArray[np.bool_]) -> pa.RecordBatch:
-        """States that no setting knows; the reading still counts as a heartbeat."""
-        assert self.state is not None
-        some = rows.filter(pa.array(unknown))
-        payload = [str(text).encode()[:65536] for text in some.column(self.state).to_pylist()]
-        nothing = [""] * len(payload)
+    def _counts(self, rows: pa.RecordBatch, column: str) -> Iterator[Batch]:
+        """The parts made, as rows that can be united with the events; and what cannot be a number of parts."""
+        total = floats(rows.column(column))
+        good = np.full(len(total), np.nan) if self.good is None else floats(rows.column(self.good))
+        right = np.isfinite(total) & (total >= 0) & ((self.good is None) | ((good >= 0) & (good <= total)))
+        there = np.asarray(rows.column(column).is_valid().to_numpy(zero_copy_only=False), bool)
+        if (wrong := there & ~right).any():
+            said = f"{column} must be a number of parts" + (self.good is not None) * f", of which {self.good} were good"
+            yield self._rejected(
+                rows.filter(pa.array(wrong)), "count_invalid", said, *filter(None, (column, self.good))
+            )
+        if not (made := right & (total > 0)).any():
+            return
+        some, count = rows.filter(pa.array(made)), int(made.sum())
+        time, nothing = some.column("time"), pa.repeat("", count)
         columns = [
-            some.column("key"), some.column("time"), nothing, nothing, [-1] * len(payload),
-            ["state_unknown"] * len(payload), [f"{self.state} has a value that is not in states"] * len(payload),
-            payload, [hashlib.sha256(p).hexdigest() for p in payload],
+            some.column("key"), time, nothing, nothing, pa.repeat("counted", count), time, time,
+            pa.nulls(count, pa.float64()), pa.repeat(pa.scalar(0, pa.int32()), count), nothing, nothing,
+            as_numbers(total[made]), as_numbers(good[made]),
         ]  # fmt: skip
-        return pa.RecordBatch.from_arrays(
-            [
-                c if isinstance(c, pa.Array) else pa.array(c, f.type)
-                for c, f in zip(columns, REJECTED_SCHEMA, strict=True)
-            ],
-            schema=REJECTED_SCHEMA,
+        yield Batch(pa.RecordBatch.from_arrays(columns, schema=COUNTED_SCHEMA), port=COUNTS)
+
+    @staticmethod
+    def _rejected(rows: pa.RecordBatch, reason: str, detail: str, *columns: str) -> Batch:
+        """What a row said that cannot be used; the row still counts as a heartbeat."""
+        said = zip(*(rows.column(column).to_pylist() for column in columns), strict=True)
+        payload = [" ".join(map(str, values)).encode()[:65536] for values in said]
+        nothing = [""] * len(payload)
+        arrays = [
+            rows.column("key"), rows.column("time"), nothing, nothing, [-1] * len(payload),
+            [reason] * len(payload), [detail] * len(payload), payload,
+            [hashlib.sha256(p).hexdigest() for p in payload],
+        ]  # fmt: skip
+        return Batch(
+            pa.RecordBatch.from_arrays(
+                [
+                    a if isinstance(a, pa.Array) else pa.array(a, f.type)
+                    for a, f in zip(arrays, REJECTED_SCHEMA, strict=True)
+                ],
+                schema=REJECTED_SCHEMA,
+            ),
+            port=REJECTED,
         )
 
     def _read(self, state: DowntimeState, rows: pa.RecordBatch, codes: Ints, out: list[dict[str, Any]]) -> None:
@@ -361,6 +408,8 @@ class Downtime(Operator):
             "revision": span.revision,
             "reason": span.reason,
             "shift": shift[0].name if shift else "",
+            "total": None,
+            "good": None,
         }
 
     def dump(self, state: DowntimeState) -> pa.Table:

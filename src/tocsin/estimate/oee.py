@@ -1,23 +1,23 @@
-"""OEE: availability, MTBF and MTTR of each machine and shift, from the events of `downtime`."""
+"""OEE: availability, performance, quality, MTBF and MTTR of each machine and shift, from what `downtime` tells."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
-from pydantic import model_validator
 
 from tocsin.alarm_rows import to_batch
 from tocsin.bases import require
 from tocsin.batch import END, KEY, START, TIME, TIME_TYPE, Batch, times_us
 from tocsin.calendars import Period
 from tocsin.contracts import Operator
-from tocsin.effectiveness import DOWNTIME_SCHEMA, STATES, Span, figures, windows
+from tocsin.effectiveness import COUNTED_SCHEMA, STATES, Span, factors, figures, windows
 from tocsin.quantities import Duration
 
 WINDOW_SCHEMA = pa.schema(
@@ -31,6 +31,11 @@ WINDOW_SCHEMA = pa.schema(
         pa.field("availability", pa.float64()),
         pa.field("mtbf_s", pa.float64()),
         pa.field("mttr_s", pa.float64()),
+        pa.field("total", pa.float64()),
+        pa.field("good", pa.float64()),
+        pa.field("performance", pa.float64()),
+        pa.field("quality", pa.float64()),
+        pa.field("oee", pa.float64()),
     ]
 )
 
@@ -44,6 +49,8 @@ class Machine:
     end: int = END
     shift: str = ""
     last: int = 0
+    parts: dict[int, tuple[float, float | None]] = field(default_factory=dict)
+    """Parts made, all and good ones (None: not known), by the end of their window."""
 
 
 @dataclass(slots=True)
@@ -56,15 +63,24 @@ class OeeState:
     held: int = END
 
 
+def _for_all(value: Any) -> Any:
+    """One duration stands for all machines."""
+    return value if isinstance(value, Mapping) else {"*": value}
+
+
 class Oee(Operator):
     """Add up, for each machine and shift (or each ``every``), how long it was in which state, as the shift ends.
 
     Put it behind `downtime`. A row leaves when the watermark has passed the window's end by ``grace``, so that a
     silence found late still counts: take heartbeat times missed. ``availability`` is running (with microstops) by the
     time that was neither a planned stop nor unknown; ``mtbf_s`` running time by unplanned stops, ``mttr_s`` the time
-    they took by their number. Performance and quality need counts of parts: see `tocsin.effectiveness.oee`, which
-    also makes the Pareto of reasons and adds up lines, over the tables. The last window of a stream that ends is only
-    as long as what is known: up to the machine's last event.
+    they took by their number.
+
+    With the parts that `downtime` counts (``from: [downtime, downtime.counts]``) there are also ``total`` and ``good``
+    of the window, ``quality`` (good by total), ``performance`` (what the parts would have taken at ``ideal_cycle``, by
+    running time) and ``oee``, the product of the three; what is not known is null. `tocsin.effectiveness` makes the
+    Pareto of reasons and adds up lines, over the tables. The last window of a stream that ends is only as long as what
+    is known: up to the machine's last event or part.
 
     ISO 22400-2:2014, key performance indicators for manufacturing operations.
 
@@ -79,7 +95,11 @@ class Oee(Operator):
 
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"every": "20s"},
-        {"shifts": [{"name": "early", "begins": "00:00", "ends": "00:01", "days": "mon-sun"}], "grace": "5s"},
+        {
+            "shifts": [{"name": "early", "begins": "00:00", "ends": "00:01", "days": "mon-sun"}],
+            "grace": "5s",
+            "ideal_cycle": {"*": "1s", "pump": "500ms"},
+        },
     )
 
     every: Duration = Setting(0, ge=0)
@@ -88,6 +108,10 @@ class Oee(Operator):
     """The shifts; time outside them is not added up."""
     grace: Duration = Setting(0, ge=0)
     """How long after a window's end its events may still change."""
+    ideal_cycle: Annotated[
+        Mapping[str, Duration], BeforeValidator(_for_all, json_schema_input_type=Duration | dict[str, Duration])
+    ] = {}
+    """The shortest time that a part takes; or by key, where ``*`` stands for all others."""
 
     @model_validator(mode="after")
     def _one_kind_of_window(self) -> Self:
@@ -108,11 +132,16 @@ class Oee(Operator):
             if key not in was or was[key][1] != kind:
                 made.append(_event(key, at, kind, at, None, 0))
                 was[key] = (at, kind)
-        return to_batch(made, DOWNTIME_SCHEMA)
+            if i % 4 == 1:
+                part = {"id": "", "kind": "", "status": "counted", "end": at, "total": 2.0, "good": 1.0}
+                made.append(_event(key, at, "", at, at, 0) | part)
+        return to_batch(made, COUNTED_SCHEMA)
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for column in ("id", "kind", "status", "start", "end"):
             require(input, column, self.name())
+        for column in ("total", "good") if {"total", "good"} & set(input.names) else ():
+            require(input, column, self.name(), number=True)
         return WINDOW_SCHEMA
 
     def initial(self) -> OeeState:
@@ -121,42 +150,65 @@ class Oee(Operator):
     def step(self, state: OeeState, batch: Batch) -> tuple[OeeState, Sequence[Batch]]:
         out: list[dict[str, Any]] = []
         names = ("key", "id", "kind", "status")
+        counted = "total" in batch.schema.names
         columns = [*(batch.rows.column(n).to_pylist() for n in names), _us(batch.rows, "start"), _us(batch.rows, "end")]
-        # Events are few: some microseconds each.
-        for key, id, kind, status, start, end in zip(*columns, strict=True):
+        columns += [batch.rows.column(n).to_pylist() if counted else [None] * len(batch) for n in ("total", "good")]
+        # A loop over events, which are few, and over counts: a microsecond each.
+        for key, id, kind, status, start, end, total, good in zip(*columns, strict=True):
             machine = state.machines.get(key)
-            if machine is None:
-                machine = state.machines[key] = self._next(Machine(), start)
+            if machine is None or min(state.watermark, state.held) <= start < machine.begin:
+                machine = state.machines[key] = self._next(machine or Machine(), start)
                 state.due, state.held = min(state.due, machine.end), min(state.held, machine.begin)
             machine.last = max(machine.last, start, end or start)
-            if status == "withdrawn":
+            if status == "counted":
+                if total is not None:
+                    self._count(machine, start, total, good)
+            elif status == "withdrawn":
                 machine.spans.pop(id, None)
             else:
                 machine.spans[id] = (kind, start, end)
         state.watermark = max(state.watermark, batch.watermark_us)
         if state.watermark - self.grace >= state.due:
             for key, machine in state.machines.items():
-                self._close(key, machine, state.watermark, out)
+                self._close(key, machine, state.watermark, counted, out)
             self._look_ahead(state)
         watermark = END if state.watermark == END else min(state.watermark, state.held)
         return state, (Batch(to_batch(out, WINDOW_SCHEMA), watermark),)
 
+    def _window(self, at: int) -> tuple[int, int, str]:
+        """The window that holds a moment, from there on; or else the next one."""
+        return next(windows(at, at + max(self.every, 8 * 86_400_000_000), self.shifts, self.every), (at, END, ""))
+
     def _next(self, machine: Machine, at: int) -> Machine:
-        """Open the window that holds a moment, or else the next one."""
-        found = next(windows(at, at + max(self.every, 8 * 86_400_000_000), self.shifts, self.every), (at, END, ""))
-        machine.begin, machine.end, machine.shift = found
+        machine.begin, machine.end, machine.shift = self._window(at)
         return machine
 
-    def _close(self, key: str, machine: Machine, watermark: int, out: list[dict[str, Any]]) -> None:
+    def _count(self, machine: Machine, at: int, total: float, good: float | None) -> None:
+        """Parts belong to the window that holds their time; outside of shifts to none."""
+        end = machine.end
+        if not machine.begin <= at < end:
+            begin, end, _ = self._window(at)
+            if begin > at or end <= machine.begin:
+                return
+        if end == END:
+            return
+        before, fine = machine.parts.get(end, (0.0, 0.0))
+        machine.parts[end] = before + total, None if good is None or fine is None else fine + good
+
+    def _close(self, key: str, machine: Machine, watermark: int, counted: bool, out: list[dict[str, Any]]) -> None:
         """Add up the windows that are complete."""
         while (
             machine.end != END and machine.begin < machine.last if watermark == END else self._over(machine, watermark)
         ):
             end = min(machine.end, machine.last) if watermark == END else machine.end
-            spans = [Span(*span) for span in machine.spans.values()]
+            held = figures((Span(*span) for span in machine.spans.values()), machine.begin, end)
+            total, good = machine.parts.pop(machine.end, (0.0, 0.0))
+            cycle = self.ideal_cycle.get(key, self.ideal_cycle.get("*"))
+            ideal_s = None if cycle is None or not counted else cycle / 1e6 * total
             out.append(
-                {"key": key, "time": machine.begin, "window_end": end, "shift": machine.shift}
-                | figures(spans, machine.begin, end)
+                {"key": key, "time": machine.begin, "window_end": end, "shift": machine.shift, **held}
+                | {"total": total if counted else None, "good": good if counted else None}
+                | factors(held, total, good, ideal_s)
             )
             self._next(machine, machine.end)
             machine.spans = {
@@ -188,7 +240,8 @@ class Oee(Operator):
         for key, text, watermark in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True):
             saved = json.loads(text)
             spans = {id: tuple(span) for id, span in saved.pop("spans").items()}
-            state.machines[key] = Machine(spans=spans, **saved)
+            parts = {int(end): tuple(made) for end, made in saved.pop("parts").items()}
+            state.machines[key] = Machine(spans=spans, parts=parts, **saved)
             state.watermark = max(state.watermark, watermark)
         self._look_ahead(state)
         return state
@@ -204,4 +257,5 @@ def _event(key: str, at: int, kind: str, start: int, end: int | None, revision: 
     return {
         "key": key, "time": at, "id": f"{key}{start}", "kind": kind, "status": "open" if end is None else "closed",
         "start": start, "end": end, "duration_s": None, "revision": revision, "reason": "", "shift": "",
+        "total": None, "good": None,
     }  # fmt: skip
