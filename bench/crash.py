@@ -30,9 +30,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from tocsin.contracts import Channel, Message
+from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline import Pipeline
 from tocsin.plan import Outlet, Plan
-from tocsin.run.embedded import EmbeddedRunner
 
 RATE = 250
 """Messages a second from each source."""

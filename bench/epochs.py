@@ -23,10 +23,10 @@ import pyarrow as pa
 from tocsin.bases import Keyed
 from tocsin.batch import KEY, OUT, TIME, Batch, as_times
 from tocsin.contracts import Channel, Message, Source
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.recovery import Effects, Session, start
 from tocsin.output.delta import Delta
 from tocsin.plan import Inlet, Outlet, Plan, Step
-from tocsin.run.embedded import EmbeddedRunner
-from tocsin.run.recovery import Effects, Session, start
 from tocsin.state import Columns, Field
 
 ROWS = pa.schema([KEY, TIME, pa.field("value", pa.float64())])

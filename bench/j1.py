@@ -61,7 +61,7 @@ def pipeline(file: Path, folder: Path) -> Any:
 
 
 def with_tocsin(file: Path, folder: Path) -> int:
-    from tocsin.run.embedded import EmbeddedRunner
+    from tocsin.engine.embedded import EmbeddedRunner
 
     runner = EmbeddedRunner(pipeline(file, folder).plan())
     runner.run()
@@ -173,7 +173,7 @@ def stages(file: Path, folder: Path) -> None:
     as_after_plain_install()
     import pyarrow as pa
 
-    from tocsin.run.embedded import EmbeddedRunner
+    from tocsin.engine.embedded import EmbeddedRunner
 
     pa.set_cpu_count(1)
     plan = pipeline(file, folder).plan()

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, Batch, as_times
 from tocsin.detect.ewma import Ewma
-from tocsin.run.feed import SOCKET, Feed
+from tocsin.engine.feed import SOCKET, Feed
 from tocsin.serve.access import Address
 from tocsin.serve.app import start
 

@@ -81,7 +81,7 @@ PROVEN: Mapping[int, Sequence[str]] = {
     53: (_KEYS, "condition/test_rekey.py::test_further_machines_are_set_aside_but_known_ones_pass"),
     55: (
         "detect/test_deadman.py::test_the_watermark_tells_it_and_a_reading_ends_it",
-        "run/test_graph.py::test_least_of_the_partitions_and_idle_ones_do_not_count",
+        "engine/test_graph.py::test_least_of_the_partitions_and_idle_ones_do_not_count",
     ),
     56: (_PAYLOAD, _LINES),
     57: (_TEXTS, "output/test_files_sink.py::test_every_kind_of_cell"),
@@ -147,19 +147,19 @@ PROVEN: Mapping[int, Sequence[str]] = {
         "mqtt/test_broker.py::test_who_does_not_connect_properly_is_thrown_out",
     ),
     86: (
-        "run/test_trouble.py::test_a_full_disk_is_waited_out_however_long_it_takes",
+        "engine/test_trouble.py::test_a_full_disk_is_waited_out_however_long_it_takes",
         "simulation/test_simulation.py::test_seeds",
     ),
     87: (
         "test_bad_input.py::test_a_flipped_bit_of_the_state_is_named",
-        "run/test_ingest_log.py::test_damage_to_what_was_synced_is_refused",
-        "run/test_checkpoint.py::test_a_changed_checkpoint_is_refused",
+        "engine/test_ingest_log.py::test_damage_to_what_was_synced_is_refused",
+        "engine/test_checkpoint.py::test_a_changed_checkpoint_is_refused",
     ),
     88: ("test_lake.py::test_a_flipped_bit_is_found_and_not_believed",),
     89: ("condition/test_event_time.py::test_by_arrival_nothing_is_late_even_if_the_clock_is_set_back",),
     90: (
         "test_bad_input.py::test_a_second_engine_and_another_pipeline_are_refused",
-        "run/test_checkpoint.py::test_another_process_is_refused_until_the_first_is_dead",
+        "engine/test_checkpoint.py::test_another_process_is_refused_until_the_first_is_dead",
     ),
     91: ("test_bad_input.py::test_a_second_engine_and_another_pipeline_are_refused",),
     92: (

@@ -16,10 +16,10 @@ from tocsin.alarm_kpis import kpis
 from tocsin.batch import ACTIONS, START, Batch
 from tocsin.cloudevents import alertmanager, cloudevent, event_id
 from tocsin.effects import SystemDisk
+from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
-from tocsin.run.actions import ActionLog
 from tocsin.testing import feed, rows, stream
 
 

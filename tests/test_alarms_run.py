@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tocsin import alarms
+from tocsin.engine.api import run
 from tocsin.pipeline import Pipeline
-from tocsin.run.api import run
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -28,12 +28,12 @@ import tocsin
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.batch import Batch
 from tocsin.decode._base import QUARANTINED_BYTES, raw
+from tocsin.engine.checkpoint import SqliteStore
+from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import AlreadyRunning, ConfigError, CorruptState, StateMismatch
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
 from tocsin.pipeline import Pipeline
-from tocsin.run.checkpoint import SqliteStore
-from tocsin.run.embedded import EmbeddedRunner
 
 TESTS = Path(__file__).parent
 CASE_MS_MAX = 50

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from tocsin.cli import main
 from tocsin.effects import SystemDisk
+from tocsin.engine.actions import ActionLog
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
-from tocsin.run.actions import ActionLog
 from tocsin.testing import feed, rows
 
 

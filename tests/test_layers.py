@@ -28,7 +28,7 @@ LAYERS = (
     "mqtt delta cloudevents",
     "acquire decode condition detect estimate forecast notify output",
     "lake tables",
-    "run alarm_kpis",
+    "engine alarm_kpis",
     "alarms",
     "serve",
     "launch score",

@@ -17,18 +17,18 @@ __version__ = "0.1.0"
 __all__ = ["Pipeline", "load", "preview", "query", "read", "run"]
 
 if TYPE_CHECKING:
+    from tocsin.engine.api import preview, run
     from tocsin.lake import query, read
     from tocsin.pipeline import Pipeline
-    from tocsin.run.api import preview, run
     from tocsin.yamlfile import load
 
 _WHERE = {
     "Pipeline": "tocsin.pipeline",
     "load": "tocsin.yamlfile",
-    "preview": "tocsin.run.api",
+    "preview": "tocsin.engine.api",
     "query": "tocsin.lake",
     "read": "tocsin.lake",
-    "run": "tocsin.run.api",
+    "run": "tocsin.engine.api",
 }
 
 

@@ -15,8 +15,8 @@ from tocsin import lake
 from tocsin.alarm_kpis import kpis as figures
 from tocsin.alarm_rows import ALARM_SCHEMA, CLOSED
 from tocsin.calendars import as_us
+from tocsin.engine.actions import append_action
 from tocsin.errors import ConfigError, UnknownName
-from tocsin.run.actions import append_action
 
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {

@@ -170,7 +170,7 @@ def _columns(schema: pa.Schema) -> str:
 @click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for a live source.")
 def preview(file: Path, settings: tuple[str, ...], rows: int, sample: int, wait: float) -> None:
     """Show a sample of the rows after each step; nothing is written or acknowledged."""
-    from tocsin.run.preview import preview as preview_plan
+    from tocsin.engine.preview import preview as preview_plan
     from tocsin.tables import show
     from tocsin.yamlfile import load_with_plan
 

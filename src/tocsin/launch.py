@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.feed import SOCKET, Feed
 from tocsin.errors import TocsinError
 from tocsin.plan import Plan
-from tocsin.run.embedded import EmbeddedRunner
-from tocsin.run.feed import SOCKET, Feed
 from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import ACTIONS, KEY, TIME, Batch, as_keys, as_times
+from tocsin.engine.actions import ActionLog
+from tocsin.engine.feed import SOCKET, Feed
 from tocsin.notify.alarm import Alarm
-from tocsin.run.actions import ActionLog
-from tocsin.run.feed import SOCKET, Feed
 
 MACHINES = {
     "compressor-1": {"pressure": (7.2, 0.25, 60), "motor_current": (41, 3, 60), "air_temperature": (24, 1.5, 400)},

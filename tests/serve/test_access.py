@@ -9,8 +9,8 @@ import pytest
 from starlette.applications import Starlette
 
 from tocsin.batch import ACTIONS_SCHEMA
+from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError
-from tocsin.run.actions import ActionLog
 from tocsin.serve.access import Address, Guard, Keys, Permission
 from tocsin.serve.api import Page
 from tocsin.serve.app import ROUTES, STATIC, build

@@ -10,8 +10,8 @@ import pytest
 
 from tocsin.batch import KEY, TIME, as_keys
 from tocsin.effects import SystemDisk
+from tocsin.engine.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, connect, encode, frame, listen
 from tocsin.output.delta import Delta
-from tocsin.run.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, connect, encode, frame, listen
 from tocsin.serve.app import hear
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest

@@ -10,7 +10,7 @@ import pytest
 from plant import wait_for
 
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
-from tocsin.run.feed import COUNTERS, HEADER, ROWS, Feed, connect, listen, thinned
+from tocsin.engine.feed import COUNTERS, HEADER, ROWS, Feed, connect, listen, thinned
 
 
 def readings(keys: list[str], first: int = 0, **columns: pa.Array) -> pa.RecordBatch:

@@ -13,8 +13,8 @@ from plant import Plant, wait_for
 from servers import Needs, free_port
 
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
+from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError
-from tocsin.run.actions import ActionLog
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start
 

@@ -21,8 +21,8 @@ import simulated_parts as parts
 from tocsin.batch import END, RAW, Batch, empty, times_us
 from tocsin.contracts import Channel, Checkpoint, Delivery, Message, Offset, Reader, Sink, Source, Token, Writer
 from tocsin.effects import Disk
+from tocsin.engine.checkpoint import decoded, encoded, state_files
 from tocsin.errors import AlreadyRunning, DeliveryError, DurabilityError
-from tocsin.run.checkpoint import decoded, encoded, state_files
 
 STEPS_MAX = 60_000
 

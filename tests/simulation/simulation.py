@@ -41,15 +41,15 @@ from simulated_world import (
 from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA
 from tocsin.contracts import Sink
 from tocsin.delta.log import Log
+from tocsin.engine import embedded
+from tocsin.engine.checkpoint import read_states
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.ingest_log import LoggedReader
+from tocsin.engine.outbox import Courier
+from tocsin.engine.recovery import Effects, Session, table_epochs
 from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError
 from tocsin.output.delta import Delta
 from tocsin.plan import Inlet, Outlet, Plan, Step
-from tocsin.run import embedded
-from tocsin.run.checkpoint import read_states
-from tocsin.run.embedded import EmbeddedRunner
-from tocsin.run.ingest_log import LoggedReader
-from tocsin.run.outbox import Courier
-from tocsin.run.recovery import Effects, Session, table_epochs
 
 INPUTS = 12
 TABLES = ("sums", "windows", "quarantine")
@@ -118,7 +118,7 @@ def oracle(number: int) -> Result:
         plan = replace(plan, state_folder=Path(folder))
         EmbeddedRunner(plan).run()
         from tocsin.effects import SystemDisk
-        from tocsin.run.checkpoint import SqliteStore
+        from tocsin.engine.checkpoint import SqliteStore
 
         store = SqliteStore(plan.state_folder)
         last = store.last()
@@ -383,7 +383,7 @@ def _old_states_deleted_early() -> AbstractContextManager[None]:
 
 
 def _log_tail_not_synced() -> AbstractContextManager[None]:
-    from tocsin.run.ingest_log import IngestLog
+    from tocsin.engine.ingest_log import IngestLog
 
     real = IngestLog.__init__
 

@@ -137,7 +137,7 @@ class Block:
     def __init__(self, stream: Plain, position: int) -> None:
         self.position = position
         self.buffer = np.empty(BLOCK_BYTES + 8, np.uint8)
-        self.size = stream.read_into(memoryview(self.buffer)[:BLOCK_BYTES], position)
+        self.size = stream.read_into(self.buffer.data[:BLOCK_BYTES], position)
         self.at_end = self.size < BLOCK_BYTES
         self.buffer[self.size : self.size + 8] = 0
         found = np.empty(self.size + 1, np.int32)

@@ -349,7 +349,10 @@ class Downtime(Operator):
         """Say what is different, by the first ``count`` readings, from what was told."""
         line = self._line(state, slot)
         starts, codes, last = self._trace(state, slot, count)
-        states = list(zip(starts.tolist(), codes.tolist(), strict=True))
+        # What a reading says touches the state before it and the few that it may bring about, none before those.
+        first = max(0, int(np.searchsorted(starts, at, "right")) - 5)
+        since = int(starts[first]) if first else START
+        states = list(zip(starts[first:].tolist(), codes[first:].tolist(), strict=True))
         if self.timeout and states and states[-1][1] != SILENT and now - last > self.timeout:
             line.silent_since = last
             states.append((last, SILENT))
@@ -361,7 +364,7 @@ class Downtime(Operator):
                 span.reason = span.reason or (said[-1] if said else "")
                 spans[span.start] = span
         key = state.columns.keys.name(slot)
-        gone = {begin: old for begin, old in line.spans.items() if begin not in spans}
+        gone = {begin: old for begin, old in line.spans.items() if begin >= since and begin not in spans}
         for begin, old in gone.items():
             if not old.withdrawn:
                 gone[begin] = replace(old, revision=old.revision + 1, withdrawn=True)
@@ -373,7 +376,7 @@ class Downtime(Operator):
                     continue
                 span.revision += 1
             out.append(self._row(key, span, "open" if span.end is None else "closed", at))
-        line.spans = spans | gone
+        line.spans |= spans | gone
         waiting = self.planned and states and states[-1][1] != RUNNING
         change = next_change(self.planned, max(now, states[-1][0])) if waiting else None
         state.columns["calendar_due"][slot] = END if change is None else change

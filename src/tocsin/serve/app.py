@@ -24,8 +24,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tocsin.engine.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, SOCKET, listen
 from tocsin.errors import ConfigError
-from tocsin.run.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, SOCKET, listen
 from tocsin.serve import api
 from tocsin.serve.access import Address, Front, Guard, Keys, Permission
 from tocsin.serve.api import Page
@@ -159,7 +159,7 @@ def serve(
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
-    It hears the engine (`run.feed.Feed`) on the socket ``page.sock`` in the state folder, and shows what the lake
+    It hears the engine (`engine.feed.Feed`) on the socket ``page.sock`` in the state folder, and shows what the lake
     folder's tables hold from before, of these ``streams`` if any are named.
     """
     import uvicorn

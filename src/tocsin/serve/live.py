@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.alarm_rows import ACTIVE, CLOSED
-from tocsin.run.feed import ALARM_COLUMNS
+from tocsin.engine.feed import ALARM_COLUMNS
 
 BAND = ("expected", "lower", "upper", "score")
 POINT = ("time", "value", *BAND)

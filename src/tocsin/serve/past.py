@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tocsin.engine.feed import ALARM_COLUMNS
 from tocsin.errors import TocsinError
-from tocsin.run.feed import ALARM_COLUMNS
 from tocsin.serve.live import ALARMS_MAX
 
 log = logging.getLogger(__name__)

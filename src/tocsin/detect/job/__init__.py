@@ -21,6 +21,7 @@ from tocsin.detect.job._bucket import TEXT, TIME, Bucket, projected
 from tocsin.detect.job._categories import Messages
 from tocsin.detect.job._definition import Definition, parse, read_json
 from tocsin.detect.job._query import Predicate, compile_query
+from tocsin.detect.job._renormalise import renormalised
 from tocsin.detect.job._results import SCHEMA, as_rows
 from tocsin.detect.job._state import JobState
 from tocsin.detect.job._values import NUMERIC, TEXTUAL
@@ -238,7 +239,7 @@ class Job(Operator):
             last = at_end and state.next == until - 1
             bucket = Bucket(rows, state.next * self.span_us, self.span_us, last)
             found += self.analysis.bucket(state, bucket)
-            state.revised += self.analysis.renormalised(state, bucket.begin_us)
+            state.revised += renormalised(self._definition, state, bucket.begin_us)
             begins = ends
             state.next += 1
         state.memory["silent"] = silent

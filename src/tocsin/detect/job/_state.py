@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import START, Floats
-from tocsin.detect.job._model import WIDTH, start
+from tocsin.detect.job._memory import Categories
+from tocsin.detect.job._model import AT, WIDTH, start
 from tocsin.detect.job._score import Normaliser
 
 Entity = tuple[str | None, str | None]
@@ -69,6 +70,26 @@ class JobState:
 
     def of(self, detector: int, part: str) -> Series:
         return self.series.setdefault((detector, part), Series())
+
+    def remembered(self, part: str, detector: int, *entity: str | None) -> dict[str, Any]:
+        """The memory of one entity, or of a partition; using it keeps it from being forgotten."""
+        kept: dict[str, Any] = self.memory.setdefault(json.dumps([part, detector, *entity]), {})
+        kept["at"] = self.next
+        return kept
+
+    def forget(self, before_s: float, span_s: float) -> None:
+        """Forget series, memories and rare categories not seen since."""
+        for series in self.series.values():
+            kept = [e for e, slot in series.slots.items() if series.models[slot, AT] >= before_s]
+            if len(kept) < len(series.slots):
+                series.keep(kept)
+        before = int(before_s / span_s)
+        stale = [n for n, m in self.memory.items() if isinstance(m, dict) and m.get("at", before) < before]
+        for name in stale:
+            del self.memory[name]
+        for name, memory in self.memory.items():
+            if name.startswith('["rare"'):
+                Categories(memory).prune(before)
 
     def dump(self) -> pa.Table:
         rows: list[dict[str, Any]] = [{"key": "job", "text": json.dumps([self.next, self.closed, self.buckets])}]

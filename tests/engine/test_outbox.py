@@ -11,9 +11,9 @@ import pytest
 import simulated_parts as parts
 
 from tocsin.contracts import Checkpoint, Message
+from tocsin.engine.checkpoint import SqliteStore
+from tocsin.engine.outbox import Courier
 from tocsin.errors import DeliveryError
-from tocsin.run.checkpoint import SqliteStore
-from tocsin.run.outbox import Courier
 
 
 class Stubborn(parts.Bell):

@@ -11,9 +11,9 @@ import pyarrow as pa
 import simulated_parts as parts
 
 from tocsin.batch import ACTIONS, ACTIONS_SCHEMA, OUT, Batch
+from tocsin.engine.actions import ActionLog, append_action
+from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.plan import Outlet, Step
-from tocsin.run.actions import ActionLog, append_action
-from tocsin.run.embedded import EmbeddedRunner
 
 
 class Deeds(parts.Odd):

@@ -11,9 +11,9 @@ import simulated_parts as parts
 
 from tocsin.batch import END, LATE, OUT, REJECTED, START, Batch, empty
 from tocsin.contracts import Operator
+from tocsin.engine.counters import Counters
+from tocsin.engine.graph import Graph
 from tocsin.plan import Outlet, Plan, Step
-from tocsin.run.counters import Counters
-from tocsin.run.graph import Graph
 
 
 class Seen(Operator):

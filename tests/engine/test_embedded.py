@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from world import LINES, World
 
+from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import AlreadyRunning, ForeignCommit, StateMismatch
-from tocsin.run.embedded import EmbeddedRunner
 
 
 def test_rows_pass_and_the_end_is_clean(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_refuses_a_restored_table(tmp_path: Path) -> None:
 
 
 def test_refuses_a_second_engine(tmp_path: Path) -> None:
-    from tocsin.run.checkpoint import SqliteStore
+    from tocsin.engine.checkpoint import SqliteStore
 
     store = SqliteStore(tmp_path / "state")
     with pytest.raises(AlreadyRunning, match="in use by process"):

@@ -12,9 +12,9 @@ import simulated_parts as parts
 from world import World
 
 from tocsin.effects import SystemDisk
+from tocsin.engine.embedded import RETRIES, EmbeddedRunner
+from tocsin.engine.recovery import Effects
 from tocsin.errors import CorruptState, DurabilityError, SourceError
-from tocsin.run.embedded import RETRIES, EmbeddedRunner
-from tocsin.run.recovery import Effects
 
 
 class FastClock:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.preview import preview as preview_plan
 from tocsin.pipeline import Pipeline
-from tocsin.run.embedded import EmbeddedRunner
-from tocsin.run.preview import preview as preview_plan
 from tocsin.yamlfile import load
 
 

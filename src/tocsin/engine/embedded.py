@@ -25,13 +25,13 @@ import pyarrow as pa
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, Message, Runner, Token
+from tocsin.engine.checkpoint import delete_states, state_files, write_states
+from tocsin.engine.counters import Counters
+from tocsin.engine.graph import Feed
+from tocsin.engine.ingest_log import LoggedReader
+from tocsin.engine.recovery import ACTIONS_PARTITION, Effects, Session, start, table_epochs
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError
 from tocsin.plan import Plan
-from tocsin.run.checkpoint import delete_states, state_files, write_states
-from tocsin.run.counters import Counters
-from tocsin.run.graph import Feed
-from tocsin.run.ingest_log import LoggedReader
-from tocsin.run.recovery import ACTIONS_PARTITION, Effects, Session, start, table_epochs
 
 logger = logging.getLogger(__name__)
 

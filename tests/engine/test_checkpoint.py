@@ -12,8 +12,8 @@ import pytest
 
 from tocsin.contracts import Checkpoint, Message
 from tocsin.effects import SystemDisk
+from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files, write_states
 from tocsin.errors import AlreadyRunning, CorruptState
-from tocsin.run.checkpoint import SqliteStore, delete_states, read_states, state_files, write_states
 
 
 def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
