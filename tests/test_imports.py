@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,19 @@ def test_starting_imports_nothing_heavy(statement: str) -> None:
     loaded = set(done.stdout.split())
     assert "tocsin" in loaded
     assert not loaded & set(HEAVY)
+
+
+def test_run_stays_the_function(tmp_path: Path) -> None:
+    """A submodule of the same name would take its place at the first import."""
+    data = tmp_path / "in.ndjson"
+    data.write_text('{"m": "a", "v": 1}\n')
+    code = f"""
+import tocsin
+for name in ("one", "two"):
+    tocsin.run(tocsin.Pipeline(
+        name=name, source={{"files": {str(data)!r}}}, decode={{"json": {{"columns": {{"m": "text", "v": "float"}}}}}},
+        key="m", folder={str(tmp_path)!r} + "/" + name, streams={{"r": {{"sinks": [{{"delta": "r"}}]}}}},
+    ))
+    assert tocsin.read("r", {str(tmp_path)!r} + "/" + name).num_rows == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
