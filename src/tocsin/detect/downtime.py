@@ -269,7 +269,7 @@ class Downtime(Operator):
             slots, times, codes, self.timeout, columns["clock"], columns["head_start"], columns["head_code"]
         )
         matters[list(notes)] = True
-        # A loop over the few readings where something changes: about 60 µs each.
+        # A loop over the few readings where something changes: about 0.2 ms each.
         looked_at = np.flatnonzero(matters)
         for row in looked_at.tolist():
             slot, at, line = int(slots[row]), int(times[row]), self._line(state, int(slots[row]))
@@ -365,7 +365,7 @@ class Downtime(Operator):
                 spans[span.start] = span
         key = state.columns.keys.name(slot)
         gone = {begin: old for begin, old in line.spans.items() if begin >= since and begin not in spans}
-        for begin, old in gone.items():
+        for begin, old in sorted(gone.items(), key=lambda item: item[0]):
             if not old.withdrawn:
                 gone[begin] = replace(old, revision=old.revision + 1, withdrawn=True)
                 out.append(self._row(key, gone[begin], "withdrawn", at))
