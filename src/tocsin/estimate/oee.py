@@ -153,7 +153,7 @@ class Oee(Operator):
         counted = "total" in batch.schema.names
         columns = [*(batch.rows.column(n).to_pylist() for n in names), _us(batch.rows, "start"), _us(batch.rows, "end")]
         columns += [batch.rows.column(n).to_pylist() if counted else [None] * len(batch) for n in ("total", "good")]
-        # A loop over events, which are few, and over counts: a microsecond each.
+        # A loop over events, which are few, and over counts: 5 µs each.
         for key, id, kind, status, start, end, total, good in zip(*columns, strict=True):
             machine = state.machines.get(key)
             if machine is None or min(state.watermark, state.held) <= start < machine.begin:
