@@ -51,6 +51,17 @@ def test_series_are_told_apart_by_a_key(tmp_path: Path) -> None:
     assert {row["score"] for row in found[-100:]} == {0.0}
 
 
+def test_a_job_splits_by_a_column_named_key(tmp_path: Path) -> None:
+    path, job, out = tmp_path / "data.csv", tmp_path / "job.json", tmp_path / "out.ndjson"
+    path.write_text("time,key\n" + "".join(f"2026-01-01T00:00:{i:02d}Z,{'ab'[i % 2]}\n" for i in range(60)))
+    detector = {"function": "count", "partition_field_name": "key"}
+    config = {"bucket_span": "10s", "detectors": [detector]}
+    job.write_text(json.dumps({"job_id": "j", "analysis_config": config, "model_plot_config": {"enabled": True}}))
+    score(job, path, out)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["partition_field_value"] for row in found if row["result_type"] == "model_plot"} == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     ("data", "options", "remedy"),
     [

@@ -27,12 +27,16 @@ def score(
 
     For a detector ``out`` has the input's rows and columns and the detector's; else the rows that leave the steps.
     Files are CSV, NDJSON or Parquet, by their suffix. Without ``key`` all rows are one series; without ``time`` it is
-    the column of a usual name, read as UTC where it has no zone.
+    the column of a usual name, read as UTC where it has no zone. The steps know the two as ``key`` and ``time``; other
+    columns of these names do not reach them.
     """
     table = _read(data)
     steps = read_steps(job, value)
     if time is None and (described := getattr(steps[0], "time_field", None)) in table.column_names:
         time = described  # an anomaly job says itself which column has the time
+    if key is None and steps[0].ACROSS_KEYS and "key" in table.column_names:
+        # To such a step the key is a field like any other; an object is none that splits.
+        key = None if pa.types.is_nested(table.schema.field("key").type) else "key"
     rows = _stream(table, _time_column(table, time), key)
     schema = _schema(steps, rows.schema)
     result = pa.Table.from_batches(list(_through(steps, rows)), schema=schema)
