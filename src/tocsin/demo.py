@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tocsin.errors import SourceError
 from tocsin.serve.access import Address
+
+if TYPE_CHECKING:
+    from tocsin.plan import Plan
+
+SUBSCRIBED_WITHIN_S = 30.0
 
 
 def run_demo(folder: Path, port: int) -> None:
     """Run until Ctrl-C; started again the engine goes on where it was, with the tables and alarms of before."""
     address = Address(port=port)
     folder.mkdir(parents=True, exist_ok=True)
-    with _broker(folder / ".broker") as broker:
-        # All three processes start side by side: importing takes as long as starting a broker.
+    with _child("broker", "--port", "0", "--state", str(folder / ".broker")) as broker:
+        # Side by side: importing takes as long as starting a broker.
         from tocsin.launch import launch
         from tocsin.yamlfile import load_with_plan
 
         os.environ |= {"TOCSIN_MQTT_URL": _url(broker), "TOCSIN_DEMO_FOLDER": str(folder)}
-        with _plant(folder / "plant"):
-            pipeline, plan = load_with_plan(example("demo.yaml"))
+        pipeline, plan = load_with_plan(example("demo.yaml"))
+        _subscribe(plan)
+        # The plant is a device of its own that starts anew each time, so what it left behind goes.
+        shutil.rmtree(folder / "plant", ignore_errors=True)
+        os.environ["TOCSIN_PLANT_FOLDER"] = str(folder / "plant")
+        with _child("plant"):
             launch(plan, pipeline.page.streams, address)
 
 
@@ -34,21 +47,6 @@ def example(name: str) -> Path:
     here = Path(__file__).parent
     installed = here / "examples" / name
     return installed if installed.exists() else here.parent.parent / "examples" / name
-
-
-@contextmanager
-def _broker(state: Path) -> Iterator[subprocess.Popen[str]]:
-    """An MQTT broker in a process of its own, on a free port of this computer."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tocsin.mqtt.broker", "--port", "0", "--state", str(state)],
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        _end(process)
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def _url(broker: subprocess.Popen[str]) -> str:
@@ -60,24 +58,65 @@ def _url(broker: subprocess.Popen[str]) -> str:
     return said.removeprefix("listening on ")
 
 
+def _subscribe(plan: Plan) -> None:
+    """Let the broker open the engine's session: from now on it keeps what the plant says until the engine has it."""
+    from tocsin.acquire.mqtt import Mqtt
+
+    for inlet in plan.inlets:
+        if isinstance(inlet.source, Mqtt):
+            reader = inlet.source.open("0", None)
+            until = time.monotonic() + SUBSCRIBED_WITHIN_S
+            while not reader.client.connects:
+                if time.monotonic() > until:
+                    raise SourceError(f"the demo's MQTT broker does not answer: {reader.client.last_error}")
+                reader.poll(1, 0.05)
+            reader.close()
+
+
 @contextmanager
-def _plant(folder: Path) -> Iterator[None]:
-    """The simulated plant, a device of its own: it starts anew each time, so what it left behind goes."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _child(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """This module's `main` in a process of its own; it ends when we do, however we end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tocsin.cli", "run", str(example("plant.yaml"))],
-        env=os.environ | {"TOCSIN_PLANT_FOLDER": str(folder)}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "tocsin.demo", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the engine, which then ends its children
+    )
     try:
-        yield
+        yield process
     finally:
-        _end(process)
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
-def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def main() -> None:
+    """The processes that `run_demo` starts: ``broker ...`` or ``plant``."""
+
+    def watch() -> None:
+        while sys.stdin.read(4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if sys.argv[1] == "broker":
+        from tocsin.mqtt.broker import main as run_broker
+
+        del sys.argv[1]
+        run_broker()
+    else:
+        from tocsin.launch import launch
+        from tocsin.yamlfile import load_with_plan
+
+        launch(load_with_plan(example("plant.yaml"))[1])
+
+
+if __name__ == "__main__":
+    main()
