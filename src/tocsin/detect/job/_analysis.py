@@ -239,7 +239,7 @@ class Analysis:
     ) -> list[Found]:  # fmt: skip
         found = []
         partitions: dict[str | None, Categories] = {}
-        for partition in {e[0] for e in entities}:
+        for partition in dict.fromkeys(e[0] for e in entities):
             partitions[partition] = Categories(state.remembered("rare", at, partition))
         learned = []
         for i, group in enumerate(entities):
@@ -264,7 +264,7 @@ class Analysis:
         learn: bool,
     ) -> list[Found]:  # fmt: skip
         found = []
-        partitions = {p: Members(state.remembered("members", at, p)) for p in {e[0] for e in entities}}
+        partitions = {p: Members(state.remembered("members", at, p)) for p in dict.fromkeys(e[0] for e in entities)}
         learned = []
         for i, group in enumerate(entities):
             kept = partitions[group[0]]
@@ -283,7 +283,7 @@ class Analysis:
 
     def _rare_events(self, state: JobState, at: int, entities: Sequence[Group], events: Floats) -> Floats:
         """For freq_rare: how many events a member has of categories that few members have; learns them as well."""
-        partitions = {p: Members(state.remembered("members", at, p)) for p in {e[0] for e in entities}}
+        partitions = {p: Members(state.remembered("members", at, p)) for p in dict.fromkeys(e[0] for e in entities)}
         values = np.full(len(events), np.nan)
         ready = [partitions[group[0]].memory["n"] >= 1 for group in entities]
         for i, group in enumerate(entities):

@@ -28,7 +28,7 @@ def without_frequent(
             if memory["n"] >= warm and seen.get(v, 0) >= FREQUENT * memory["n"]
         }  # fmt: skip
         found = [f for f in found if str(f.group[at_value]) not in often]
-        for value in {str(e[at_value]) for e in entities}:
+        for value in dict.fromkeys(str(e[at_value]) for e in entities):
             seen[value] = seen.get(value, 0) + 1
         memory["n"] += 1
         if len(seen) > 50_000:
