@@ -106,11 +106,20 @@ def test_a_page_that_does_not_read_never_holds_the_engine_up(page: Page, tmp_pat
     assert not any(thread.name == "feed" for thread in threading.enumerate())
 
 
-def test_without_a_page_nothing_is_kept_and_a_later_page_is_found(tmp_path: Path) -> None:
+def test_what_flows_before_the_first_page_waits_for_it_within_bounds(tmp_path: Path) -> None:
+    feed = Feed(tmp_path / "page.sock", every_s=0.01, rows_max=10)
+    feed.offer("alarms", Batch(readings(["a"])))
+    for _ in range(500):
+        feed.offer("readings", Batch(readings(["a", "b"])))
+    assert feed._waiting["readings"].rows <= 10 * 8 + 2
+    page = Page(tmp_path / "page.sock").accept()
+    assert {page.rows()[0], page.rows()[0]} == {"alarms", "readings"}
+    page.close()
+    feed.close()
+
+
+def test_once_a_page_has_gone_nothing_is_kept_and_a_later_page_is_found(tmp_path: Path) -> None:
     feed = Feed(tmp_path / "page.sock", every_s=0.01)
-    for _ in range(100):
-        feed.offer("readings", Batch(readings(["a"])))
-    assert not feed._waiting
     for _ in range(2):  # the page is started, ends, and is started again
         page = Page(tmp_path / "page.sock").accept()
         wait_for(lambda: feed.listening)
@@ -118,6 +127,9 @@ def test_without_a_page_nothing_is_kept_and_a_later_page_is_found(tmp_path: Path
         assert page.rows()[0] == "readings"
         page.close()
         wait_for(lambda: feed.offer("readings", Batch(readings(["a"]))) or not feed.listening)
+        wait_for(lambda: not feed._waiting)
+        feed.offer("readings", Batch(readings(["a"])))
+        assert not feed._waiting
     feed.close()
 
 

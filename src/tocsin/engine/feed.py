@@ -48,7 +48,7 @@ _WINDOW = 8
 
 
 class Feed:
-    """Shows the page what flows. `offer` costs about a microsecond, and nothing while no page listens.
+    """Shows the page what flows. `offer` costs about a microsecond, and nothing once a page has gone.
 
     At most ``rows_max`` rows of a stream are sent each ``every_s``; if there are more, the newest of each key and
     signal. Only ``streams`` are shown, if given.
@@ -73,6 +73,8 @@ class Feed:
         self._counters: Mapping[str, object] | None = None
         self.listening = False
         """Whether a page listens."""
+        self._came = False
+        """Whether one ever did: what flows before the first one, which starts beside the engine, waits for it."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._thread.start()
@@ -80,7 +82,9 @@ class Feed:
     def offer(self, stream: str, batch: Batch) -> None:
         """Show these rows, if there is time. Never blocks, never grows, never raises for what is in them."""
         rows = batch.rows
-        if not self.listening or not rows.num_rows or (self._streams is not None and stream not in self._streams):
+        if self._came and not self.listening:
+            return
+        if not rows.num_rows or (self._streams is not None and stream not in self._streams):
             return
         with self._lock:
             waiting = self._waiting.get(stream)
@@ -91,7 +95,7 @@ class Feed:
             waiting.add(rows, self._rows_max * _WINDOW)
 
     def counters(self, snapshot: Mapping[str, object]) -> None:
-        """Show these counters (`run.counters.Counters.snapshot`)."""
+        """Show these counters (`engine.counters.Counters.snapshot`)."""
         self._counters = snapshot
 
     def close(self) -> None:
@@ -108,7 +112,7 @@ class Feed:
             try:
                 if connection is None:
                     connection = connect(self._path, self._timeout_s)
-                    self.listening = True
+                    self.listening = self._came = True
                 for frame in self._frames():
                     connection.sendall(frame)
                 if select.select([connection], [], [], 0)[0]:
@@ -118,8 +122,9 @@ class Feed:
                 if connection is not None:
                     connection.close()
                 connection = None
-                with self._lock:
-                    self._waiting.clear()
+                if self._came:
+                    with self._lock:
+                        self._waiting.clear()
                 last = last or self._stop.wait(4 * self._every_s)
             cost_s = time.thread_time() - begun_s
         if connection is not None:
