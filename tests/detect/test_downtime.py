@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pytest
+from data_folder import DATA
 from hypothesis import given, settings
 from pydantic import ValidationError
 
@@ -22,7 +21,6 @@ from tocsin.detect.downtime import Downtime
 from tocsin.testing import BEGIN_US, feed, rows, stream
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-DATA = Path(os.environ.get("TOCSIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 Told = Mapping[str, Any]
 
 

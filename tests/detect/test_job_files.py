@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import data_folder
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,7 +17,7 @@ from tocsin.cli import main
 from tocsin.detect.job import Job, load_job
 from tocsin.testing import BEGIN_US, feed, rows
 
-DATA = Path(os.environ.get("TOCSIN_DATA", Path(__file__).parents[3] / "shared" / "data")) / "anomaly_jobs"
+DATA = data_folder.DATA / "anomaly_jobs"
 FILES = sorted(DATA.glob("*.json"))
 BUCKETS, EACH, AT = 220, 12, 180
 pytestmark = pytest.mark.skipif(not FILES, reason="the job definitions are not in the data folder ($TOCSIN_DATA)")

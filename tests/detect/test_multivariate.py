@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from data_folder import DATA
 
 from tocsin.detect.multivariate import Multivariate
 from tocsin.testing import feed, rows
 
 ROOT = Path(__file__).parent.parent.parent
-DATA = Path(os.environ.get("TOCSIN_DATA", ROOT.parent / "shared" / "data"))
 
 
 def test_against_numpy() -> None:

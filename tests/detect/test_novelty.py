@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from data_folder import DATA
 
 from tocsin.detect.novelty import RECENT, SCORE_FROM, Novelty
 from tocsin.testing import feed, rows
 
 Floats = npt.NDArray[np.float64]
 ROOT = Path(__file__).parent.parent.parent
-DATA = Path(os.environ.get("TOCSIN_DATA", ROOT.parent / "shared" / "data"))
 
 
 def scores(values: Floats, step_s: int = 300) -> Floats:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import data_folder
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ from tocsin.errors import ConfigError
 from tocsin.notify.detector_model import DetectorModel, import_model, load_model
 from tocsin.testing import feed, rows
 
-DATA = Path(os.environ.get("TOCSIN_DATA", Path(__file__).parents[3] / "shared" / "data")) / "iot_events"
+DATA = data_folder.DATA / "iot_events"
 exported = pytest.mark.skipif(not DATA.is_dir(), reason=f"the exported detector models are not at {DATA}")
 
 Json = dict[str, Any]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import END, START, Codes, Ints, as_times, times_us
+from tocsin.batch import END, LATE, START, Batch, Codes, Ints, as_times, times_us
+from tocsin.contracts import Operator
 from tocsin.state import NO_STATE, Keys
 
 CHUNKS_MAX = 256
@@ -35,6 +37,16 @@ class Pending:
         self.oldest_us = min(self.oldest_us, int(times.min()))
         if len(self.times) > CHUNKS_MAX:
             self.merge()
+
+    def split_late(self, batch: Batch) -> tuple[pa.RecordBatch, list[Batch]]:
+        """The rows that are in time, and those that are behind the watermark as a batch on port ``late``."""
+        if not len(batch):
+            return batch.rows, []
+        late = times_us(batch.rows) < self.watermark_us
+        if not late.any():
+            return batch.rows, []
+        behind = Batch(batch.rows.filter(pa.array(late)), batch.watermark_us, LATE)
+        return batch.rows.filter(pa.array(~late)), [behind]
 
     def merge(self) -> tuple[Codes, Ints, pa.RecordBatch]:
         """All in one piece."""
@@ -72,3 +84,19 @@ class Pending:
             columns = rows.drop_columns(["key", "time", "watermark_us"])
             state.add(rows.column("key"), times_us(rows), columns)
         return state
+
+
+class Waiting(Operator):
+    """A step whose rows wait for the watermark; what comes behind it leaves by port ``late``."""
+
+    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
+        return {LATE: input}
+
+    def initial(self) -> Pending:
+        return Pending()
+
+    def dump(self, state: Pending) -> pa.Table:
+        return state.dump()
+
+    def load(self, table: pa.Table) -> Pending:
+        return Pending.load(table)

@@ -12,9 +12,8 @@ import pyarrow.types as pt
 from pydantic import BeforeValidator
 
 from tocsin.bases import promised, require
-from tocsin.batch import END, KEY, LATE, TIME, Batch, as_times, empty, times_us
-from tocsin.condition._pending import Pending
-from tocsin.contracts import Operator
+from tocsin.batch import END, KEY, TIME, Batch, as_times, empty, times_us
+from tocsin.condition._pending import Pending, Waiting
 from tocsin.errors import SchemaError
 
 
@@ -22,7 +21,7 @@ def _named(value: Any) -> Any:
     return value if isinstance(value, Mapping) else {str(name): str(name) for name in value}
 
 
-class Pivot(Operator):
+class Pivot(Waiting):
     """Turn long rows (one for each signal: its name in one column, its value in another) into wide ones.
 
     Rows of the same key and the same time become one, with a column for each signal named in ``columns``; where one did
@@ -66,26 +65,10 @@ class Pivot(Operator):
             )
         return pa.schema([KEY, TIME, *(pa.field(name, value) for name in self.columns)])
 
-    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
-        return {LATE: input}
-
-    def initial(self) -> Pending:
-        return Pending()
-
-    def dump(self, state: Pending) -> pa.Table:
-        return state.dump()
-
-    def load(self, table: pa.Table) -> Pending:
-        return Pending.load(table)
-
     def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
-        rows, left = batch.rows, []
         schema = promised(self, batch.schema)
-        if len(batch):
-            late = times_us(rows) < state.watermark_us
-            if late.any():
-                left.append(Batch(rows.filter(pa.array(late)), batch.watermark_us, LATE))
-                rows = rows.filter(pa.array(~late))
+        rows, left = state.split_late(batch)
+        if rows.num_rows:
             numbers = pc.index_in(_words(rows.column(self.signal)), pa.array(list(self.columns.values())))
             known = rows.append_column("signal", numbers).filter(numbers.is_valid())
             state.add(known.column("key"), times_us(known), known.select(["signal", self.value]))

@@ -11,9 +11,8 @@ from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
-from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Ints, as_times, empty, floats, times_us
-from tocsin.condition._pending import Pending
-from tocsin.contracts import Operator
+from tocsin.batch import END, KEY, START, TIME, Batch, Codes, Ints, as_times, empty, floats, times_us
+from tocsin.condition._pending import Pending, Waiting
 from tocsin.quantities import Duration
 
 
@@ -21,7 +20,7 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class Resample(Operator):
+class Resample(Waiting):
     """Give each key's readings on a regular grid of time (multiples of ``every`` since 1970).
 
     Between two readings not more than ``gap`` apart, each grid point gets the last value before it (``last``) or the
@@ -65,26 +64,10 @@ class Resample(Operator):
             require(input, name, self.name(), number=True)
         return pa.schema([KEY, TIME, *(pa.field(name, pa.float64()) for name in self.of)])
 
-    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
-        return {LATE: input}
-
-    def initial(self) -> Pending:
-        return Pending()
-
-    def dump(self, state: Pending) -> pa.Table:
-        return state.dump()
-
-    def load(self, table: pa.Table) -> Pending:
-        return Pending.load(table)
-
     def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
-        rows, left = batch.rows, []
         schema = promised(self, batch.schema)
-        if len(batch):
-            late = times_us(rows) < state.watermark_us
-            if late.any():
-                left.append(Batch(rows.filter(pa.array(late)), batch.watermark_us, LATE))
-                rows = rows.filter(pa.array(~late))
+        rows, left = state.split_late(batch)
+        if rows.num_rows:
             state.add(rows.column("key"), times_us(rows), rows.select(list(self.of)))
         before, state.watermark_us = state.watermark_us, max(state.watermark_us, batch.watermark_us)
         # Once a grid interval: the last reading of every key is looked at each time.
