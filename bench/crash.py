@@ -31,8 +31,8 @@ import pyarrow as pa
 
 from tocsin.contracts import Channel, Message
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.pipeline import Pipeline
-from tocsin.plan import Outlet, Plan
+from tocsin.pipeline.model import Pipeline
+from tocsin.pipeline.plan import Outlet, Plan
 
 RATE = 250
 """Messages a second from each source."""

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import KEY_TYPE, as_times
-from tocsin.effects import SystemDisk
 from tocsin.output.delta import Delta
+from tocsin.world import SystemDisk
 
 
 class CountingDisk(SystemDisk):

@@ -19,7 +19,7 @@ from tocsin.bases import Detector
 from tocsin.batch import KEY, TIME, Batch, as_times
 from tocsin.contracts import Operator, State
 from tocsin.detect.multivariate import Multivariate
-from tocsin.registry import find, names
+from tocsin.pipeline.registry import find, names
 from tocsin.state import Columns
 
 KEYS = (1, 1_000, 100_000)

@@ -26,7 +26,7 @@ from tocsin.contracts import Channel, Message, Source
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.recovery import Effects, Session, start
 from tocsin.output.delta import Delta
-from tocsin.plan import Inlet, Outlet, Plan, Step
+from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
 from tocsin.state import Columns, Field
 
 ROWS = pa.schema([KEY, TIME, pa.field("value", pa.float64())])

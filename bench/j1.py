@@ -34,7 +34,7 @@ COLUMNS = {"machine": "category", "ts": "timestamp", "value": "float"}
 
 
 def pipeline(file: Path, folder: Path) -> Any:
-    from tocsin.pipeline import Pipeline
+    from tocsin.pipeline.model import Pipeline
 
     return Pipeline.model_validate(
         {

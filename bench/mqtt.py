@@ -169,8 +169,8 @@ def _source(port: int) -> Any:
 
 
 def tocsin(port: int, messages: int) -> None:
-    from tocsin.effects import SystemClock, SystemDisk
     from tocsin.engine.ingest_log import IngestLog, LoggedReader
+    from tocsin.world import SystemClock, SystemDisk
 
     disk = SystemDisk()
     reader = LoggedReader(IngestLog(Path.cwd() / "log", disk), _source(port), "0", None, SystemClock())

@@ -18,7 +18,7 @@ from nab_scoring import PROFILES, Floats, Series, at, best, read
 
 from tocsin.bases import Detector
 from tocsin.batch import KEY, TIME, Batch, as_keys
-from tocsin.registry import find
+from tocsin.pipeline.registry import find
 
 SHIPPED = 50.0
 

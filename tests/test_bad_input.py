@@ -33,7 +33,7 @@ from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import AlreadyRunning, ConfigError, CorruptState, StateMismatch
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
-from tocsin.pipeline import Pipeline
+from tocsin.pipeline.model import Pipeline
 
 TESTS = Path(__file__).parent
 CASE_MS_MAX = 50

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tocsin.cli import main
-from tocsin.reference import markdown
-from tocsin.registry import FOLDERS, names
+from tocsin.pipeline.reference import markdown
+from tocsin.pipeline.registry import FOLDERS, names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

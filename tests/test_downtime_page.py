@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tocsin.cli import main
-from tocsin.lake import read
+from tocsin.lake.read import read
 
 PAGE = (Path(__file__).parent.parent / "docs" / "downtime.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

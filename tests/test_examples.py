@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from tocsin.reference import json_schema
-from tocsin.yamlfile import load_with_plan
+from tocsin.pipeline.reference import json_schema
+from tocsin.pipeline.yamlfile import load_with_plan
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 

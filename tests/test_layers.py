@@ -11,33 +11,23 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "tocsin"
 LAYERS = (
     "errors",
-    "quantities",
+    "settings",
     "batch",
     "kernels",
-    "effects state words settings",
-    "times",
-    "conversion",
-    "expressions",
+    "world state",
+    "values",
     "contracts",
-    "bases registry plan",
-    "parts",
-    "pipeline testing",
-    "yamlfile reference checks",
-    "alarm_rows calendars",
-    "effectiveness",
-    "mqtt delta cloudevents",
-    "acquire decode condition detect estimate forecast notify output",
-    "lake tables",
-    "engine alarm_kpis",
-    "alarms",
+    "bases pipeline",
+    "testing",
+    "domain",
+    "mqtt lake",
+    "acquire decode condition detect estimate notify output",
+    "engine",
     "serve",
-    "launch score",
-    "demo",
-    "cli_alarms",
     "cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-PARTS = {"acquire", "decode", "condition", "detect", "estimate", "forecast", "notify", "output"}
+PARTS = {"acquire", "decode", "condition", "detect", "estimate", "notify", "output"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py",) or path.parent != SOURCE)
 
 

@@ -18,16 +18,16 @@ __all__ = ["Pipeline", "load", "preview", "query", "read", "run"]
 
 if TYPE_CHECKING:
     from tocsin.engine.api import preview, run
-    from tocsin.lake import query, read
-    from tocsin.pipeline import Pipeline
-    from tocsin.yamlfile import load
+    from tocsin.lake.read import query, read
+    from tocsin.pipeline.model import Pipeline
+    from tocsin.pipeline.yamlfile import load
 
 _WHERE = {
-    "Pipeline": "tocsin.pipeline",
-    "load": "tocsin.yamlfile",
+    "Pipeline": "tocsin.pipeline.model",
+    "load": "tocsin.pipeline.yamlfile",
     "preview": "tocsin.engine.api",
-    "query": "tocsin.lake",
-    "read": "tocsin.lake",
+    "query": "tocsin.lake.read",
+    "read": "tocsin.lake.read",
     "run": "tocsin.engine.api",
 }
 

@@ -6,7 +6,7 @@ runner:
     source -> decoder -> event_time -> step -> ... -> step -> sink or channel
 
 A part is a `Component`: one class in one file, whose fields are its settings. The folder that the file stands in says
-what kind of part it is, the file's name is the part's name (`registry`).
+what kind of part it is, the file's name is the part's name (`pipeline.registry`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 
 from tocsin.batch import Batch
-from tocsin.effects import Disk
 from tocsin.settings import Settings
+from tocsin.world import Disk
 
 State = Any
 """An operator's own; only the operator looks inside."""
@@ -40,7 +40,7 @@ class Component(Settings):
     SHORTHAND: ClassVar[str | None] = None
     """The setting that a bare value in YAML stands for: ``keep: "z > 3"`` is ``keep: {where: "z > 3"}``."""
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
-    """Settings with which the conformance kit (`checks`) tries the part on its sample."""
+    """Settings with which the conformance kit (`testing.checks`) tries the part on its sample."""
 
     @classmethod
     def name(cls) -> str:

@@ -12,7 +12,7 @@ from tocsin.bases import VERDICT, Detector
 from tocsin.contracts import Operator
 from tocsin.detect.multivariate import Multivariate
 from tocsin.errors import SchemaError
-from tocsin.registry import find, names
+from tocsin.pipeline.registry import find, names
 from tocsin.testing import feed, rows
 
 FAULT_AT, COUNT = 1000, 1300

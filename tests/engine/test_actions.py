@@ -13,7 +13,7 @@ import simulated_parts as parts
 from tocsin.batch import ACTIONS, ACTIONS_SCHEMA, OUT, Batch
 from tocsin.engine.actions import ActionLog, append_action
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.plan import Outlet, Step
+from tocsin.pipeline.plan import Outlet, Step
 
 
 class Deeds(parts.Odd):

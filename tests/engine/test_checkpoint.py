@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from tocsin.contracts import Checkpoint, Message
-from tocsin.effects import SystemDisk
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files, write_states
 from tocsin.errors import AlreadyRunning, CorruptState
+from tocsin.world import SystemDisk
 
 
 def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:

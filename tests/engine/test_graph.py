@@ -13,7 +13,7 @@ from tocsin.batch import END, LATE, OUT, REJECTED, START, Batch, empty
 from tocsin.contracts import Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
-from tocsin.plan import Outlet, Plan, Step
+from tocsin.pipeline.plan import Outlet, Plan, Step
 
 
 class Seen(Operator):

@@ -11,9 +11,9 @@ import simulated_parts as parts
 
 from tocsin.batch import END, RAW, Batch, empty
 from tocsin.contracts import Source
-from tocsin.effects import SystemDisk
 from tocsin.engine.ingest_log import SYNC_AFTER_S, SYNC_BYTES, IngestLog, LoggedReader
 from tocsin.errors import CorruptState
+from tocsin.world import SystemDisk
 
 
 def batch(*payloads: bytes) -> Batch:

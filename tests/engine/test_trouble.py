@@ -11,10 +11,10 @@ import pytest
 import simulated_parts as parts
 from world import World
 
-from tocsin.effects import SystemDisk
 from tocsin.engine.embedded import RETRIES, EmbeddedRunner
 from tocsin.engine.recovery import Effects
 from tocsin.errors import CorruptState, DurabilityError, SourceError
+from tocsin.world import SystemDisk
 
 
 class FastClock:

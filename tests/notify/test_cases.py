@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tocsin.alarm_rows import to_batch
+from tocsin.domain.alarms import to_batch
 from tocsin.notify.alarm import Alarm
 from tocsin.notify.cases import Cases
 from tocsin.testing import BEGIN_US, feed, rows

@@ -278,7 +278,7 @@ def test_what_was_imported_loads_again_and_has_a_pipeline_beside_it(tmp_path: Pa
 
 @exported
 def test_the_outline_compiles_and_knows_text_from_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tocsin.yamlfile import load_with_plan
+    from tocsin.pipeline.yamlfile import load_with_plan
 
     monkeypatch.chdir(tmp_path)
     for exported_file in sorted(DATA.glob("*.json")):

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from tocsin.batch import KEY_TYPE, TIME_TYPE
-from tocsin.delta import Log
-from tocsin.delta.files import dataset
-from tocsin.effects import SystemDisk
 from tocsin.errors import ForeignCommit, SchemaError, SinkError
+from tocsin.lake.files import dataset
+from tocsin.lake.log import Log
 from tocsin.output.delta import Delta, DeltaWriter
+from tocsin.world import SystemDisk
 
 DAY_US = 86_400_000_000
 

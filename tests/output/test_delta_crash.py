@@ -9,9 +9,9 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from tocsin.delta import Log
-from tocsin.effects import SystemDisk
+from tocsin.lake.log import Log
 from tocsin.output.delta import Delta, DeltaWriter
+from tocsin.world import SystemDisk
 
 CALLS = ("write", "sync", "sync_folder", "link", "rename", "unlink", "make_folder")
 CALLS_MAX = 230

@@ -15,9 +15,9 @@ import pytest
 
 from tocsin.batch import KEY_TYPE, as_times
 from tocsin.contracts import Token
-from tocsin.effects import SystemDisk
 from tocsin.errors import ConfigError, ForeignCommit, SinkError
 from tocsin.output.files import Files, FilesWriter
+from tocsin.world import SystemDisk
 
 
 def readings(start: int, n: int = 3) -> pa.RecordBatch:

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 from tocsin.batch import KEY, TIME, as_keys
-from tocsin.effects import SystemDisk
 from tocsin.engine.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, connect, encode, frame, listen
 from tocsin.output.delta import Delta
 from tocsin.serve.app import hear
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest
+from tocsin.world import SystemDisk
 
 GOOD = pa.table({"key": ["p"], "time": pa.array([1], pa.timestamp("us", tz="UTC")), "x": [1.0]})
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from tocsin.batch import END, KEY, OUT, RAW, REJECTED, REJECTED_SCHEMA, START, TIME, Batch, as_keys, empty, times_us
 from tocsin.contracts import Channel, Delivery, Message, Offset, Operator, Reader, Sink, Source, Token, Writer
-from tocsin.effects import Disk
-from tocsin.plan import Inlet, Outlet, Plan, Step
+from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
 from tocsin.state import NO_STATE
+from tocsin.world import Disk
 
 ROWS = pa.schema([KEY, TIME, pa.field("value", pa.int64())])
 SUMS = pa.schema([KEY, TIME, pa.field("sum", pa.int64()), pa.field("seen", pa.int64())])

@@ -20,9 +20,9 @@ import simulated_parts as parts
 
 from tocsin.batch import END, RAW, Batch, empty, times_us
 from tocsin.contracts import Channel, Checkpoint, Delivery, Message, Offset, Reader, Sink, Source, Token, Writer
-from tocsin.effects import Disk
 from tocsin.engine.checkpoint import decoded, encoded, state_files
 from tocsin.errors import AlreadyRunning, DeliveryError, DurabilityError
+from tocsin.world import Disk
 
 STEPS_MAX = 60_000
 
@@ -138,7 +138,7 @@ class Inode:
 
 
 class SimulatedDisk:
-    """`effects.Disk` in memory, with what a power cut leaves behind."""
+    """`world.Disk` in memory, with what a power cut leaves behind."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -40,7 +40,6 @@ from simulated_world import (
 
 from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA
 from tocsin.contracts import Sink
-from tocsin.delta.log import Log
 from tocsin.engine import embedded
 from tocsin.engine.checkpoint import read_states
 from tocsin.engine.embedded import EmbeddedRunner
@@ -48,8 +47,9 @@ from tocsin.engine.ingest_log import LoggedReader
 from tocsin.engine.outbox import Courier
 from tocsin.engine.recovery import Effects, Session, table_epochs
 from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError
+from tocsin.lake.log import Log
 from tocsin.output.delta import Delta
-from tocsin.plan import Inlet, Outlet, Plan, Step
+from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
 
 INPUTS = 12
 TABLES = ("sums", "windows", "quarantine")
@@ -117,8 +117,8 @@ def oracle(number: int) -> Result:
         )
         plan = replace(plan, state_folder=Path(folder))
         EmbeddedRunner(plan).run()
-        from tocsin.effects import SystemDisk
         from tocsin.engine.checkpoint import SqliteStore
+        from tocsin.world import SystemDisk
 
         store = SqliteStore(plan.state_folder)
         last = store.last()

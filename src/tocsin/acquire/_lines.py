@@ -16,7 +16,7 @@ import pyarrow as pa
 from tocsin.batch import Ints
 from tocsin.errors import SourceError
 from tocsin.kernels import kernel
-from tocsin.words import trailing_zeros, word_at
+from tocsin.values.bytes import trailing_zeros, word_at
 
 BLOCK_BYTES = 4 * 2**20
 """How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.acquire._lines import Plain
-from tocsin.effects import Clock
 from tocsin.errors import SourceError
-from tocsin.times import parse_times
+from tocsin.values.times import parse_times
+from tocsin.world import Clock
 
 
 class Pace:

@@ -19,8 +19,8 @@ from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, R
 from tocsin.acquire._pace import Pace
 from tocsin.batch import END, RAW, Batch, as_times, tick
 from tocsin.contracts import Offset, Source
-from tocsin.effects import Clock, SystemClock
 from tocsin.errors import SourceError
+from tocsin.world import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 SUFFIXES: Mapping[str, str] = {

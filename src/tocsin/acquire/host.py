@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, TIME_TYPE, Batch
 from tocsin.contracts import Offset, Source
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 
 SCHEMA = pa.schema([KEY, TIME, pa.field("signal", pa.string(), nullable=False), pa.field("value", pa.float64())])
 

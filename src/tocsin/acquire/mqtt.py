@@ -23,7 +23,7 @@ from tocsin.mqtt import packets
 from tocsin.mqtt.client import Client, NotConnected, Tls, address
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.topics import require_filter
-from tocsin.quantities import Duration, Size
+from tocsin.settings.quantities import Duration, Size
 
 log = logging.getLogger(__name__)
 

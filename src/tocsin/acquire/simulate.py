@@ -17,8 +17,8 @@ from tocsin.acquire._plant import CHUNK, SCARA_TAGS, STATES, Machine
 from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.errors import UnknownName
-from tocsin.quantities import Duration
 from tocsin.settings import Settings
+from tocsin.settings.quantities import Duration
 
 SCHEMA = pa.schema(
     [

@@ -13,8 +13,8 @@ from tocsin.bases import require
 from tocsin.batch import REJECTED, REJECTED_SCHEMA, Batch, empty
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
-from tocsin.conversion import TYPES, convert
 from tocsin.state import NO_STATE
+from tocsin.values.conversion import TYPES, convert
 
 
 class Cast(Operator):

@@ -18,7 +18,7 @@ from tocsin.batch import END, START, Batch, Codes, Ints, as_times, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.kernels import hash_bytes, int64, kernel
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 from tocsin.state import NO_STATE, Keys
 
 Hashes = npt.NDArray[np.uint64]

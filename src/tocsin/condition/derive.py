@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from tocsin.bases import Stateless
 from tocsin.errors import ConfigError, SchemaError
-from tocsin.expressions import expression
+from tocsin.values.expressions import expression
 
 
 class Derive(Stateless):

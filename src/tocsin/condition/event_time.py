@@ -28,8 +28,8 @@ from tocsin.batch import (
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
-from tocsin.quantities import Duration, duration_text
-from tocsin.times import END_US, parse_times
+from tocsin.settings.quantities import Duration, duration_text
+from tocsin.values.times import END_US, parse_times
 
 
 class EventTime(Operator):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from tocsin.bases import Stateless
-from tocsin.expressions import condition, expression
+from tocsin.values.expressions import condition, expression
 
 
 class Keep(Stateless):

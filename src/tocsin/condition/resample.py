@@ -13,7 +13,7 @@ from pydantic import Field as Setting
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, START, TIME, Batch, Codes, Ints, as_times, empty, floats, times_us
 from tocsin.condition._pending import Pending, Waiting
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 
 
 def _listed(value: Any) -> Any:

@@ -20,7 +20,7 @@ from tocsin.condition._groups import group_figures, group_order, group_quantile,
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError, UnknownName
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 from tocsin.state import Keys
 
 WINDOW_END = pa.field("window_end", TIME.type, nullable=False)

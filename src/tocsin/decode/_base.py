@@ -22,10 +22,10 @@ from tocsin.contracts import Operator
 from tocsin.decode._reasons import Bad
 from tocsin.decode._scan import offsets
 from tocsin.errors import SchemaError
-from tocsin.quantities import Size
 from tocsin.settings import Settings
+from tocsin.settings.quantities import Size
 from tocsin.state import NO_STATE
-from tocsin.times import parse_times
+from tocsin.values.times import parse_times
 
 DEPTH_MAX = 32
 RATIO_MAX = 100

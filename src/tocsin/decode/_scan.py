@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from tocsin.batch import TIME_TYPE, Codes, Ints
 from tocsin.kernels import int64, kernel
-from tocsin.times import END_US, UNITS, epoch_us, resolve_zone, timestamp_tail, timestamp_us
-from tocsin.words import byte_at, inner, padded, trailing_zeros, word_at
+from tocsin.values.bytes import byte_at, inner, padded, trailing_zeros, word_at
+from tocsin.values.times import END_US, UNITS, epoch_us, resolve_zone, timestamp_tail, timestamp_us
 
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_] | None

@@ -13,7 +13,7 @@ from pydantic import Field as Setting
 from tocsin.batch import END, KEY, START, TIME, TIME_TYPE, Batch, Codes, Ints, as_times, empty, times_us
 from tocsin.contracts import Operator
 from tocsin.kernels import kernel
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
 SILENCE_SCHEMA = pa.schema(

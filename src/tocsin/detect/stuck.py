@@ -12,7 +12,7 @@ from pydantic import model_validator
 from tocsin.bases import Detector
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import kernel
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.preview import preview as preview_plan
-from tocsin.pipeline import Pipeline
-from tocsin.yamlfile import load
+from tocsin.pipeline.model import Pipeline
+from tocsin.pipeline.yamlfile import load
 
 
 def run(pipeline: Pipeline | Path | str) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from tocsin.contracts import Checkpoint, Message
-from tocsin.effects import Disk
 from tocsin.errors import AlreadyRunning, CorruptState
+from tocsin.world import Disk
 
 REMEMBERED = 100_000
 """Delivered ids that are kept in each channel, so that a message can never be sent again under a known id."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tocsin.batch import END, LATE, START
-from tocsin.plan import Port
+from tocsin.pipeline.plan import Port
 
 
 class Counters:

@@ -31,7 +31,7 @@ from tocsin.engine.graph import Feed
 from tocsin.engine.ingest_log import LoggedReader
 from tocsin.engine.recovery import ACTIONS_PARTITION, Effects, Session, start, table_epochs
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError
-from tocsin.plan import Plan
+from tocsin.pipeline.plan import Plan
 
 logger = logging.getLogger(__name__)
 

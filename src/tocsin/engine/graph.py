@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
 from tocsin.contracts import Channel, Operator, State
 from tocsin.engine.counters import Counters
-from tocsin.plan import Inlet, Outlet, Plan, Port, Step
+from tocsin.pipeline.plan import Inlet, Outlet, Plan, Port, Step
 
 
 class Feed(Protocol):

@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from tocsin.batch import END, Batch
 from tocsin.contracts import Offset, Reader, Source
-from tocsin.effects import Clock, Disk
 from tocsin.errors import CorruptState
+from tocsin.world import Clock, Disk
 
 SEGMENT_BYTES = 8 << 20
 SYNC_BYTES = 256 << 10

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tocsin.batch import END, OUT, Batch, empty, tick
 from tocsin.contracts import Operator, Source
-from tocsin.plan import Inlet, Plan, Port
+from tocsin.pipeline.plan import Inlet, Plan, Port
 
 
 def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator[tuple[str, pa.Table]]:

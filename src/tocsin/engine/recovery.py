@@ -11,7 +11,6 @@ from typing import Any
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Reader, Sink, Writer
-from tocsin.effects import Clock, Disk, SystemClock, SystemDisk
 from tocsin.engine.actions import ActionLog
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
@@ -19,7 +18,8 @@ from tocsin.engine.graph import Chain, Feed, Graph
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.engine.outbox import Courier
 from tocsin.errors import ForeignCommit, StateMismatch
-from tocsin.plan import Inlet, Plan
+from tocsin.pipeline.plan import Inlet, Plan
+from tocsin.world import Clock, Disk, SystemClock, SystemDisk
 
 ACTIONS_PARTITION = "actions"
 

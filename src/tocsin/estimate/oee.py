@@ -12,13 +12,13 @@ import pyarrow as pa
 from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
-from tocsin.alarm_rows import to_batch
 from tocsin.bases import require
 from tocsin.batch import END, KEY, START, TIME, TIME_TYPE, Batch, times_us
-from tocsin.calendars import Period
 from tocsin.contracts import Operator
-from tocsin.effectiveness import COUNTED_SCHEMA, STATES, Span, factors, figures, windows
-from tocsin.quantities import Duration
+from tocsin.domain.alarms import to_batch
+from tocsin.domain.calendars import Period
+from tocsin.domain.effectiveness import COUNTED_SCHEMA, STATES, Span, factors, figures, windows
+from tocsin.settings.quantities import Duration
 
 WINDOW_SCHEMA = pa.schema(
     [
@@ -78,7 +78,7 @@ class Oee(Operator):
 
     With the parts that `downtime` counts (``from: [downtime, downtime.counts]``) there are also ``total`` and ``good``
     of the window, ``quality`` (good by total), ``performance`` (what the parts would have taken at ``ideal_cycle``, by
-    running time) and ``oee``, the product of the three; what is not known is null. `tocsin.effectiveness` makes the
+    running time) and ``oee``, the product of the three; what is not known is null. `domain.effectiveness` makes the
     Pareto of reasons and adds up lines, over the tables. The last window of a stream that ends is only as long as what
     is known: up to the machine's last event or part.
 
@@ -86,7 +86,7 @@ class Oee(Operator):
 
     Examples
     --------
-    >>> from tocsin.detect.downtime import Downtime
+    >>> from tocsin.estimate.downtime import Downtime
     >>> press = rows({"state": ["running", "stopped", "running", "running"]}, every_s=900)
     >>> told = feed(Downtime(state="state"), press).combine_chunks().to_batches()[0]
     >>> feed(Oee(every="1h"), told).select(["running_s", "unplanned_stop_s", "availability"]).to_pylist()

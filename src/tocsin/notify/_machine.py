@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tocsin.alarm_rows import (
+from tocsin.batch import END
+from tocsin.domain.alarms import (
     ACTIVE,
     ACTIVE_ACK,
     ACTIVE_UNACK,
@@ -25,8 +26,7 @@ from tocsin.alarm_rows import (
     LATCHED_UNACK,
     NORMAL,
 )
-from tocsin.batch import END
-from tocsin.calendars import Period, find
+from tocsin.domain.calendars import Period, find
 
 NEVER = END
 ACKNOWLEDGED = {ACTIVE_UNACK: ACTIVE_ACK, CLEARED_UNACK: CLEARED_ACK, LATCHED_UNACK: LATCHED_ACK}

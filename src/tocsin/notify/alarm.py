@@ -15,14 +15,14 @@ import pyarrow as pa
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
-from tocsin.alarm_rows import ALARM_SCHEMA, CLOSED, severity, short_id, to_batch
 from tocsin.bases import require
 from tocsin.batch import ACTIONS, END, START, Batch, Floats, Ints, floats, times_us
-from tocsin.calendars import Period, as_us
 from tocsin.contracts import Operator
+from tocsin.domain.alarms import ALARM_SCHEMA, CLOSED, severity, short_id, to_batch
+from tocsin.domain.calendars import Period, as_us
 from tocsin.notify._conditions import find_changes
 from tocsin.notify._machine import Event, Point, Policy
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
 TOLD = ("raised", "reraised", "escalated", "eased", "realarmed", "cleared")

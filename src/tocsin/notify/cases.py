@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.alarm_rows import ACTIVE, ALARM_SCHEMA, CLOSED, RAISING, severity, short_id, to_batch
 from tocsin.bases import added
 from tocsin.batch import END, START, Batch, times_us
-from tocsin.calendars import as_us
 from tocsin.contracts import Operator
+from tocsin.domain.alarms import ACTIVE, ALARM_SCHEMA, CLOSED, RAISING, severity, short_id, to_batch
+from tocsin.domain.calendars import as_us
 from tocsin.errors import SchemaError
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 
 CASE_FIELDS = (
     pa.field("asset", pa.string(), nullable=False),

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.contracts import Sink, Token
-from tocsin.delta import maintenance
-from tocsin.delta.files import partitions, write
-from tocsin.delta.log import Action, Log
-from tocsin.delta.schema import arrow_schema, new_fields, physical_names, schema_string
-from tocsin.effects import Disk
 from tocsin.errors import ConfigError, ForeignCommit, SinkError
-from tocsin.quantities import Duration, Size
+from tocsin.lake import maintenance
+from tocsin.lake.files import partitions, write
+from tocsin.lake.log import Action, Log
+from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_string
+from tocsin.settings.quantities import Duration, Size
+from tocsin.world import Disk
 
 _DAY_US = 86_400_000_000
 _PARTITION_TYPES = (pt.is_string, pt.is_integer, pt.is_boolean, pt.is_date)
@@ -38,7 +38,7 @@ class Delta(Sink):
     Examples
     --------
     >>> import tempfile
-    >>> from tocsin.effects import SystemDisk
+    >>> from tocsin.world import SystemDisk
     >>> lake = Path(tempfile.mkdtemp())
     >>> rows = pa.record_batch({"key": ["pump", "fan"], "value": [1.5, 2.5]})
     >>> writer = Delta(path="readings").open("demo", rows.schema, lake, SystemDisk())

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.contracts import Sink, Token
-from tocsin.effects import Disk
 from tocsin.errors import ConfigError, ForeignCommit, SinkError
-from tocsin.quantities import Size
+from tocsin.settings.quantities import Size
+from tocsin.world import Disk
 
 _POSITION = ".position.json"
 
@@ -34,7 +34,7 @@ class Files(Sink):
     Examples
     --------
     >>> import tempfile
-    >>> from tocsin.effects import SystemDisk
+    >>> from tocsin.world import SystemDisk
     >>> rows = pa.record_batch({"key": ["pump", "=1+1"], "value": [1.5, None]})
     >>> writer = Files(path="out", format="csv").open("demo", rows.schema, Path(tempfile.mkdtemp()), SystemDisk())
     >>> writer.commit(1, [writer.stage(1, [rows])])

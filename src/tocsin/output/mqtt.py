@@ -18,7 +18,7 @@ from tocsin.errors import ConfigError, DeliveryError, SchemaError
 from tocsin.mqtt import packets
 from tocsin.mqtt.client import Client, NotConnected, Tls, address
 from tocsin.mqtt.topics import FORBIDDEN_IN_IDS, valid_name
-from tocsin.quantities import Duration
+from tocsin.settings.quantities import Duration
 
 log = logging.getLogger(__name__)
 

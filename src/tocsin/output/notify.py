@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pydantic import BeforeValidator
 
-from tocsin.cloudevents import alertmanager, cloudevent
 from tocsin.contracts import Channel, Message
 from tocsin.errors import DeliveryError
+from tocsin.output._cloudevents import alertmanager, cloudevent
 
 log = logging.getLogger(__name__)
 

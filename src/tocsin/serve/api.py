@@ -106,12 +106,12 @@ async def alarms(request: Request) -> Response:
 
 
 async def act(request: Request) -> Response:
-    from tocsin import alarms as alarming  # on demand: it would double the time that the page takes to start
+    from tocsin.serve import desk  # on demand: it would double the time that the page takes to start
 
     page = page_of(request)
     alarm, action = request.path_params["id"], request.path_params["action"]
-    if action not in alarming.ACTIONS:
-        return refused(404, f"there is no action '{action}'; there are {', '.join(alarming.ACTIONS)}")
+    if action not in desk.ACTIONS:
+        return refused(404, f"there is no action '{action}'; there are {', '.join(desk.ACTIONS)}")
     if alarm not in page.live.alarms:
         return refused(404, "no such alarm; /api/alarms lists them")
     body = await _body(request, Act)
@@ -124,7 +124,7 @@ async def act(request: Request) -> Response:
         until = datetime.now(UTC) + timedelta(seconds=body.for_s)
     by, reason = body.by.strip()[:_TEXT_MAX] or "operator", body.reason.strip()[:_TEXT_MAX]
     try:
-        await asyncio.to_thread(alarming.act, page.state_folder, alarm, action, by, reason, until)
+        await asyncio.to_thread(desk.act, page.state_folder, alarm, action, by, reason, until)
     except ConfigError as error:
         return refused(422, str(error))
     except (OSError, sqlite3.Error) as error:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from tocsin.alarm_rows import ACTIVE, CLOSED
+from tocsin.domain.alarms import ACTIVE, CLOSED
 from tocsin.engine.feed import ALARM_COLUMNS
 
 BAND = ("expected", "lower", "upper", "score")

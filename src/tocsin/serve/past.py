@@ -21,7 +21,7 @@ _ALL_S_MAX = 5.0
 
 def newest(lake_folder: Path, streams: Collection[str] = ()) -> Iterator[tuple[str, pa.Table]]:
     """Table by table, the newest rows, oldest first; of alarms the newest row of each. Takes a few seconds at most."""
-    from tocsin.lake import query, tables
+    from tocsin.lake.read import query, tables
 
     ends = time.monotonic() + _ALL_S_MAX
     for name in list(tables(lake_folder))[:_TABLES_MAX]:

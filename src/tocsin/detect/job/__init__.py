@@ -267,7 +267,7 @@ class Job(Operator):
 def load_job(path: Path) -> Job:
     """The job in a JSON file; `ConfigError` with one sentence if it cannot be run."""
 
-    from tocsin.parts import build, sentences
+    from tocsin.pipeline.parts import build, sentences
 
     try:
         part = build("operator", {"job": {"definition": str(path)}})

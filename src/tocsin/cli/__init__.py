@@ -1,0 +1,274 @@
+"""The command line. Data goes to stdout, all else to stderr; 0 is success, 1 failure, 2 a mistake of the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from tocsin import __version__
+from tocsin.cli.alarms import alarms
+from tocsin.errors import ConfigError, TocsinError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Commands(click.Group):
+    """Expected trouble ends in one sentence, not in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TocsinError as error:
+            click.echo(f"tocsin: {error}", err=True)
+            ctx.exit(2 if isinstance(error, ConfigError) else 1)
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`): nothing is left to say.
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
+@click.version_option(__version__, prog_name="tocsin")
+def main() -> None:
+    """tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail."""
+
+
+main.add_command(alarms)
+
+
+def _file(command: Callable[P, R]) -> Callable[P, R]:
+    return click.argument("file", type=click.Path(path_type=Path))(command)
+
+
+def _set(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="A.B=VALUE",
+        help="Override a setting of the file, such as folder=/data.",
+    )(command)
+
+
+def _folder(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option(
+        "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
+        help="The folder that the pipeline writes to.",
+    )(command)  # fmt: skip
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--set {pair}: write it as place=value, such as --set checkpoint=5s")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@main.command()
+@click.option("--port", default=8321, show_default=True, help="Where the page is.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True)
+def demo(port: int, folder: Path) -> None:
+    """Watch this computer and a small simulated plant, live, on a page in the browser."""
+    from tocsin.cli.demo import run_demo
+
+    run_demo(folder, port)
+
+
+@main.command()
+@_file
+@_set
+@click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
+@click.option("--port", default=8321, show_default=True)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where the page listens to other machines.")
+@click.option("--tls-key", type=click.Path(path_type=Path))
+@click.option("--token", help="Likewise; better set as TOCSIN_RUN_TOKEN.")
+@click.option("--allowed-host", multiple=True, help="A further name by which browsers may ask for the page.")
+def run(
+    file: Path,
+    settings: tuple[str, ...],
+    page: bool,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token: str | None,
+    allowed_host: tuple[str, ...],
+) -> None:
+    """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was."""
+    from tocsin.cli.launch import launch
+    from tocsin.pipeline.yamlfile import load_with_plan
+
+    pipeline, plan = load_with_plan(file, _settings(settings))
+    address = None
+    if page:
+        from tocsin.serve.access import Address
+
+        address = Address(
+            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host
+        )
+    launch(plan, pipeline.page.streams, address)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_set
+def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
+    """Check a pipeline whole before any data flows: every setting, every column after every step.
+
+    Also takes anomaly jobs and detector models (JSON).
+    """
+    for file in files:
+        if file.suffix == ".json":
+            click.echo(_check_json(file))
+            continue
+        from tocsin.pipeline.yamlfile import load_with_plan
+
+        _, plan = load_with_plan(file, _settings(settings))
+        for inlet in plan.inlets:
+            click.echo(f"{inlet.id}: {_columns(inlet.schemas['out'])}")
+        for step in plan.steps:
+            click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
+        click.echo(f"{file}: right", err=True)
+
+
+def _check_json(file: Path) -> str:
+    import json
+
+    try:
+        tree = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON ({error})") from error
+    if isinstance(tree, dict) and {"analysis_config", "job_id", "job", "job_config", "jobs"} & tree.keys():
+        from tocsin.detect.job import load_job
+
+        load_job(file)
+        return f"{file}: a right anomaly job"
+    from tocsin.notify.detector_model import load_model
+
+    load_model(file)
+    return f"{file}: a right detector model"
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+@main.command()
+@_file
+@_set
+@click.option("--rows", default=5, show_default=True, help="Rows to show after each step.")
+@click.option("--sample", default=1_000, show_default=True, help="Records to take from each source.")
+@click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for a live source.")
+def preview(file: Path, settings: tuple[str, ...], rows: int, sample: int, wait: float) -> None:
+    """Show a sample of the rows after each step; nothing is written or acknowledged."""
+    from tocsin.cli.tables import show
+    from tocsin.engine.preview import preview as preview_plan
+    from tocsin.pipeline.yamlfile import load_with_plan
+
+    _, plan = load_with_plan(file, _settings(settings))
+    for place, table in preview_plan(plan, sample, wait):
+        show(table.slice(0, rows), f"{place}: {table.num_rows} rows")
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--markdown", is_flag=True, help="The whole reference (docs/reference.md).")
+def components(name: str | None, markdown: bool) -> None:
+    """List the parts that there are, or show one with its settings and an example."""
+    from tocsin.pipeline import reference
+
+    if markdown:
+        click.echo(reference.markdown(), nl=False)
+    else:
+        click.echo(reference.page(name) if name else reference.overview())
+
+
+@main.command()
+@click.argument("sql")
+@_folder
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def query(sql: str, folder: Path, form: str) -> None:
+    """Ask the tables with SQL: tocsin query "select key, count(*) from readings group by key"."""
+    from tocsin.cli.tables import write
+    from tocsin.lake.read import query as ask
+
+    write(ask(sql, folder), form)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seconds", default=3600, show_default=True, help="How many files to write, one a second.")
+@click.option("--fast", is_flag=True, help="All at once, instead of one a second.")
+@click.option("--seed", default=1, show_default=True)
+def simulate(folder: Path, seconds: int, fast: bool, seed: int) -> None:
+    """Write the XML files of a SCARA robot; ten minutes on, and every hour, something blocks it for a minute."""
+    from tocsin.acquire.simulate import Fault, write_scara_xml
+
+    blocked = [
+        Fault.model_validate({"name": "blocked_valve", "machine": "scara", "start": f"{at}s", "duration": "60s"})
+        for at in range(600, seconds, 3600)
+    ]
+    count = write_scara_xml(folder, seconds, seed, rate=0.0 if fast else 1.0, faults=tuple(blocked))
+    click.echo(f"{count} files in {folder}", err=True)
+
+
+@main.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV, NDJSON or Parquet, by its suffix."
+)
+@click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
+@click.option("--value", metavar="COL", help="The column to judge; else 'value'.")
+@click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
+def score(job: Path, data: Path, out: Path, time: str | None, value: str | None, key: str | None) -> None:
+    """Run a detector (YAML, or its bare name) or an anomaly job (JSON) over a file, as a stream."""
+    from tocsin.cli.score import score as score_file
+
+    click.echo(f"{score_file(job, data, out, time, value, key)} rows in {out}", err=True)
+
+
+@main.group("import")
+def import_() -> None:
+    """Bring what other systems exported: detector models of AWS IoT Events."""
+
+
+@import_.command("iot-events")
+@_file
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path(), show_default="here", help="Where to write the files."
+)
+def iot_events(file: Path, folder: Path) -> None:
+    """Detector models (JSON, or CloudFormation as JSON or YAML): each as plain JSON, with a pipeline that runs it."""
+    from tocsin.notify.detector_model import import_model
+
+    files = import_model(file)
+    if there := [name for name in files if (folder / name).exists()]:
+        raise ConfigError(f"{folder / there[0]} is there already; move it away, or write elsewhere with --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        click.echo(folder / name)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of a pipeline file, for editors."""
+    import json
+
+    from tocsin.pipeline.reference import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The command line's part for alarms: list them, act on one, and how the alarm system is doing."""
+
+from __future__ import annotations
+
+import getpass
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from tocsin.errors import ConfigError, StateError, UnknownName
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SHOWN = ("id", "time", "key", "severity", "state", "mode", "message")
+"""What a person wants to see of an alarm; the other formats have all columns."""
+
+
+@click.group()
+def alarms() -> None:
+    """See the alarms, and say what is done about one: acknowledge, shelve, suppress ..."""
+
+
+def _folder(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option(
+        "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
+        help="The folder that the pipeline writes to.",
+    )(command)  # fmt: skip
+
+
+def _table(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option("--table", default="alarms", show_default=True, help="The table with the alarm rows.")(command)
+
+
+def _form(command: Callable[P, R]) -> Callable[P, R]:
+    return click.option(
+        "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+    )(command)
+
+
+@alarms.command("list")
+@_folder
+@_table
+@_form
+@click.option("--all", "everything", is_flag=True, help="Also those that are over.")
+def list_(folder: Path, table: str, form: str, everything: bool) -> None:
+    """The newest row of each alarm that is open or kept silent, latest first."""
+    from tocsin.cli.tables import write
+    from tocsin.serve.desk import list_alarms
+
+    found = list_alarms(folder, table=table, everything=everything)
+    write(found.select([*SHOWN]) if form == "table" else found, form)
+
+
+@alarms.command()
+@_folder
+@_table
+@_form
+def kpis(folder: Path, table: str, form: str) -> None:
+    """Alarms per ten minutes, chattering, stale, floods (ISA-18.2), over all rows of the table."""
+    import pyarrow as pa
+
+    from tocsin.cli.tables import write
+    from tocsin.serve.desk import kpis as figures
+
+    found = figures(folder, table=table)
+    if form == "json":
+        write(pa.Table.from_pylist([found]), form)
+        return
+    texts = [_text(value) for value in found.values()]
+    write(pa.table({"figure": pa.array(found), "value": pa.array(texts)}), form)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return "; ".join(_text(item) for item in value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return ""  # no such name here: `act` asks for one
+
+
+def _acting(name: str, what: str, *, timed: bool = False) -> None:
+    """A command that writes one action into the log that the running pipeline reads."""
+
+    def command(
+        alarm: str,
+        folder: Path,
+        table: str,
+        by: str,
+        reason: str,
+        until: datetime | None = None,
+        span: timedelta | None = None,
+    ) -> None:
+        if span is not None:
+            if until is not None:
+                raise ConfigError("say either --until or --for")
+            until = datetime.now(UTC) + span
+        _write_down(alarm, name, folder, table, by, reason, until)
+        ending = f" until {until.isoformat(sep=' ', timespec='seconds')}" if until else ""
+        click.echo(f"{name} {alarm}{ending}, by {by}: the pipeline applies it with its next poll", err=True)
+
+    command.__doc__ = f"{what}\n\nALARM is its id, or rule:key."
+    built: Any = command
+    given: list[Any] = [
+        click.argument("alarm"),
+        _folder,
+        _table,
+        click.option("--by", default=_login, show_default="your login name", help="Who does it."),
+        click.option("--reason", default="", help="Why; kept in the alarm's row."),
+    ]
+    if timed:
+        given += [
+            click.option(
+                "--until",
+                metavar="TIME",
+                callback=_moment,
+                help="A date and time; without a zone it is this computer's.",
+            ),
+            click.option("--for", "span", metavar="DURATION", callback=_span, help="How long, such as 1h or 30m."),
+        ]
+    for option in reversed(given):
+        built = option(built)
+    alarms.command(name)(built)
+
+
+def _write_down(
+    alarm: str, action: str, folder: Path, table: str, by: str, reason: str, until: datetime | None
+) -> None:
+    from tocsin.lake import read as lake
+    from tocsin.serve.desk import act, rows
+
+    state_folder = folder / ".state"
+    if not state_folder.is_dir():
+        raise ConfigError(f"{folder} is no pipeline's folder: it has no .state; say which with --folder")
+    # An alarm by its place (rule:key) may be shelved before it ever rings; an id is known from its row.
+    if ":" not in alarm and table in lake.tables(folder):
+        known = set(rows(folder, table)["id"].to_pylist())
+        if alarm not in known:
+            raise UnknownName("alarm", alarm, sorted(known)[:10])
+    try:
+        act(state_folder, alarm, action, by, reason, until)
+    except (OSError, sqlite3.Error) as error:
+        raise StateError(f"{action} could not be written down in {state_folder}: {error}") from error
+
+
+def _moment(ctx: click.Context, option: click.Parameter, text: str | None) -> datetime | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text).astimezone()
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no time; write it as 2026-01-31T18:00 or 2026-01-31T18:00Z") from error
+
+
+def _span(ctx: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
+    from tocsin.settings.quantities import duration_us
+
+    try:
+        return None if text is None else timedelta(microseconds=duration_us(text))
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_acting("ack", "Acknowledge an alarm: somebody takes care.")
+_acting("shelve", "Keep an alarm silent, for a time or until it clears.", timed=True)
+_acting("unshelve", "Let a shelved alarm ring again.")
+_acting("suppress", "Keep an alarm silent by design.")
+_acting("unsuppress", "End a suppression.")
+_acting("out-of-service", "Take an alarm out of service, such as for maintenance.")
+_acting("in-service", "Put an alarm back into service.")
+_acting("reset", "Reset a latched alarm whose cause is gone.")

@@ -1,0 +1,104 @@
+"""Start an engine as a person does: with its page beside it, progress where there is an end, and a clean Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.feed import SOCKET, Feed
+from tocsin.errors import TocsinError
+from tocsin.pipeline.plan import Plan
+from tocsin.serve.access import Address
+
+PROGRESS_EVERY_S = 0.5
+
+
+def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = None) -> Mapping[str, Any]:
+    """Run a plan to the end of its sources or until a signal; returns what has been counted.
+
+    ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
+    """
+    plan.state_folder.mkdir(parents=True, exist_ok=True)
+    if address is None:
+        runner = EmbeddedRunner(plan)
+        with _progress(runner):
+            runner.run()
+        if _bounded(plan) and not runner.counters.rows_in:
+            told = "all that its sources hold was read before; for files that come later write follow: true"
+            print(f"{plan.name}: {told}", file=sys.stderr, flush=True)
+        return runner.snapshot()
+    feed = Feed(plan.state_folder / SOCKET, streams=set(streams) or None)
+    try:
+        runner = EmbeddedRunner(plan, feed=feed)
+        with _page(plan, streams, address, runner):
+            runner.run()
+        return runner.snapshot()
+    finally:
+        feed.close()
+
+
+def _bounded(plan: Plan) -> bool:
+    return all(inlet.source.bounded() for inlet in plan.inlets)
+
+
+@contextmanager
+def _page(plan: Plan, streams: Collection[str], address: Address, runner: EmbeddedRunner) -> Iterator[None]:
+    """The page in a process of its own; it starts while the engine does. Without its page the engine stops."""
+    served = []
+    failed = []
+
+    def serve() -> None:
+        from tocsin.serve.app import start
+
+        try:
+            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=streams))
+            print(f"{plan.name}: the page is at {served[0].url}", file=sys.stderr, flush=True)
+        except TocsinError as error:
+            failed.append(error)
+            runner.stop()
+
+    thread = threading.Thread(target=serve, name="page")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        for one in served:
+            one.stop()
+    if failed:
+        raise failed[0]
+
+
+@contextmanager
+def _progress(runner: EmbeddedRunner) -> Iterator[None]:
+    """A bar of bytes done, on a terminal and where there is an end."""
+    if not sys.stderr.isatty() or not _bounded(runner.plan):
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    ended = threading.Event()
+    text = TextColumn("{task.description} {task.fields[rows]:,} rows")
+    bars = Progress(text, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    bar = bars.add_task(runner.plan.name, total=None, rows=0)
+
+    def show() -> None:
+        while not ended.wait(PROGRESS_EVERY_S):
+            done, total = runner.progress() or (0, None)
+            bars.update(bar, completed=done, total=total, rows=sum(runner.counters.rows_in.values()))
+
+    thread = threading.Thread(target=show, name="progress")
+    with bars:
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            rows = sum(runner.counters.rows_in.values())
+            bars.update(bar, completed=1, total=1, rows=rows)

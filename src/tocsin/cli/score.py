@@ -1,0 +1,166 @@
+"""`tocsin score`: any detector or anomaly job over a file, as a stream, single pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic_core import PydanticCustomError
+
+from tocsin.bases import Detector
+from tocsin.batch import END, KEY, OUT, START, TIME, Batch, as_keys, tick, times_us
+from tocsin.contracts import Operator
+from tocsin.errors import ConfigError
+from tocsin.pipeline.parts import build, sentences
+from tocsin.values.times import parse_times
+
+ROWS = 8_192
+TIME_NAMES = ("time", "timestamp", "@timestamp", "ts", "datetime", "date")
+
+
+def score(
+    job: Path, data: Path, out: Path, time: str | None = None, value: str | None = None, key: str | None = None
+) -> int:
+    """Run what ``job`` describes over ``data`` in the order of its rows; writes ``out``, returns its number of rows.
+
+    For a detector ``out`` has the input's rows and columns and the detector's; else the rows that leave the steps.
+    Files are CSV, NDJSON or Parquet, by their suffix. Without ``key`` all rows are one series; without ``time`` it is
+    the column of a usual name, read as UTC where it has no zone. The steps know the two as ``key`` and ``time``; other
+    columns of these names do not reach them.
+    """
+    table = _read(data)
+    steps = read_steps(job, value)
+    if time is None and (described := getattr(steps[0], "time_field", None)) in table.column_names:
+        time = described  # an anomaly job says itself which column has the time
+    if key is None and steps[0].ACROSS_KEYS and "key" in table.column_names:
+        # To such a step the key is a field like any other; an object is none that splits.
+        key = None if pa.types.is_nested(table.schema.field("key").type) else "key"
+    rows = _stream(table, _time_column(table, time), key)
+    schema = _schema(steps, rows.schema)
+    result = pa.Table.from_batches(list(_through(steps, rows)), schema=schema)
+    if len(steps) == 1 and isinstance(steps[0], Detector):
+        new = [name for name in result.column_names if name not in rows.schema.names]
+        result = pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **{n: result[n] for n in new}})
+    _write(result, out)
+    return int(result.num_rows)
+
+
+def read_steps(job: Path, value: str | None = None) -> list[Operator]:
+    """The steps of a YAML file (one part, or a list of parts), an Elastic job (JSON), or a part by its bare name."""
+    described: Any
+    if job.suffix == ".json":
+        described = {"job": {"definition": str(job)}}
+    elif job.suffix in (".yaml", ".yml"):
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
+
+        try:
+            described = YAML(typ="safe").load(job.read_text(encoding="utf-8"))
+        except (OSError, YAMLError) as error:
+            raise ConfigError(f"{job}: cannot be read ({error})") from error
+    else:
+        described = str(job)
+    listed: Sequence[Any] = described if isinstance(described, list) else [described]
+    return [_with_value(entry, value) for entry in listed]
+
+
+def _with_value(entry: Any, value: str | None) -> Operator:
+    try:
+        part = build("operator", entry)
+    except PydanticCustomError as error:
+        raise ConfigError("; ".join(sentences(error))) from error
+    assert isinstance(part, Operator)
+    if value is not None and isinstance(part, Detector) and "of" not in part.model_fields_set:
+        part = part.model_copy(update={"of": value})
+    return part
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path)
+        if path.suffix in (".ndjson", ".jsonl"):
+            import pyarrow.json
+
+            return pyarrow.json.read_json(path)
+        if path.suffix == ".csv":
+            import pyarrow.csv
+
+            with path.open(encoding="utf-8", errors="replace") as file:
+                head = file.readline()
+            delimiter = ";" if head.count(";") > head.count(",") else ","
+            as_written = pyarrow.csv.ConvertOptions(timestamp_parsers=["times stay text"])
+            return pyarrow.csv.read_csv(
+                path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter), convert_options=as_written
+            )
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    raise ConfigError(f"{path}: data is a file named .csv, .ndjson or .parquet")
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, path)
+        return
+    from tocsin.cli.tables import write
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        write(table, "csv" if path.suffix == ".csv" else "json", file)
+
+
+def _time_column(table: pa.Table, name: str | None) -> pa.Array:
+    names = {column.lower(): column for column in table.column_names}
+    found = name or next((names[usual] for usual in TIME_NAMES if usual in names), None)
+    if found not in table.column_names:
+        raise ConfigError(f"say with --time which column has the time; there are [{', '.join(table.column_names)}]")
+    column = table.column(found).combine_chunks()
+    times, _ = parse_times(column, "auto", "UTC")
+    if times.null_count:
+        row = times.is_null().index(True).as_py()
+        raise ConfigError(f"column '{found}' has no time in row {row + 1}: {column[row].as_py()!r}")
+    return times
+
+
+def _stream(table: pa.Table, times: pa.Array, key: str | None) -> pa.RecordBatch:
+    if key is not None and key not in table.column_names:
+        raise ConfigError(f"there is no column '{key}'; there are [{', '.join(table.column_names)}]")
+    keys = table.column(key).combine_chunks() if key else pa.array(["series"] * table.num_rows, pa.string())
+    columns: Mapping[str, pa.Array] = {
+        name: table.column(name).combine_chunks() for name in table.column_names if name not in ("key", "time")
+    }
+    fields = [KEY, TIME, *(pa.field(name, column.type) for name, column in columns.items())]
+    return pa.RecordBatch.from_arrays(
+        [as_keys(keys.cast(pa.string())), times, *columns.values()], schema=pa.schema(fields)
+    )
+
+
+def _schema(steps: Sequence[Operator], schema: pa.Schema) -> pa.Schema:
+    for step in steps:
+        schema = step.output_schema(schema)
+    return schema
+
+
+def _through(steps: Sequence[Operator], rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The rows that leave the last step; the watermark follows the newest row, so rows out of order are late."""
+    states = [step.initial() for step in steps]
+    watermark = START
+    batches = []
+    for start in range(0, rows.num_rows, ROWS):
+        some = rows.slice(start, ROWS)
+        watermark = max(watermark, int(times_us(some).max()))
+        batches.append(Batch(some, watermark))
+    for batch in (*batches, tick(rows.schema, END)):
+        flowing = [batch]
+        for i, step in enumerate(steps):
+            left: list[Batch] = []
+            for one in flowing:
+                states[i], out = step.step(states[i], one)
+                left += [b for b in out if b.port == OUT]
+            flowing = left
+        yield from (b.rows for b in flowing if len(b))

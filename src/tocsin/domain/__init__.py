@@ -1,0 +1,1 @@
+"""The words of the plant: alarms, their figures, calendars, effectiveness."""

@@ -1,1 +1,0 @@
-"""Steps that say what will be."""

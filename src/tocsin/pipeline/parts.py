@@ -1,0 +1,84 @@
+"""Parts inside a pipeline: ``{window: {every: 20s}}`` in YAML, ``Window(every="20s")`` in Python, one and the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from tocsin.contracts import Channel, Component, Operator, Sink, Source
+from tocsin.errors import ConfigError
+from tocsin.pipeline.registry import find, names
+
+
+def build(kind: str, value: Any) -> Component:
+    """A part from a name, ``{name: settings}``, ``{name: shorthand}``, or a part that is built already."""
+    if isinstance(value, Component):
+        return value
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise PydanticCustomError(
+            "part", "a {kind} is written as one name with its settings, such as {example}",
+            {"kind": kind, "example": f"{next(iter(names(kind)), 'name')}: {{...}}"},
+        )  # fmt: skip
+    ((name, settings),) = value.items()
+    try:
+        part = find(kind, str(name))
+    except ConfigError as error:
+        raise PydanticCustomError("part", "{sentence}", {"sentence": str(error)}) from error
+    if settings is None:
+        settings = {}
+    elif not isinstance(settings, Mapping) or _is_shorthand(part, settings):
+        if part.SHORTHAND is None:
+            raise PydanticCustomError(
+                "part", "{name} takes settings by name ({known})",
+                {"name": name, "known": ", ".join(part.model_fields) or "it has none"},
+            )  # fmt: skip
+        settings = {part.SHORTHAND: settings}
+    try:
+        return part.model_validate(settings)
+    except ValidationError as error:
+        found = [((str(name), *e["loc"]), _sentence(part, e)) for e in error.errors()]
+        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+
+
+def sentences(error: PydanticCustomError) -> list[str]:
+    """What `build` has to say, a sentence for each mistake."""
+    if error.type != "parts" or error.context is None:
+        return [error.message()]
+    return [f"{'.'.join(map(str, place))}: {sentence}" for place, sentence in error.context["errors"]]
+
+
+def _is_shorthand(part: type[Component], settings: Mapping[str, Any]) -> bool:
+    """Whether a mapping is the shorthand's value (``derive: {a: b + c}``): none of its keys is a setting."""
+    return part.SHORTHAND is not None and bool(settings) and not any(key in part.model_fields for key in settings)
+
+
+def _sentence(part: type[BaseModel], error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"there is no such setting; there are: {', '.join(part.model_fields)}"
+    if error["type"] == "missing":
+        return "this setting is needed"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _written(part: Component) -> Any:
+    settings = part.model_dump(mode="json", exclude_defaults=True)
+    return {part.name(): settings}
+
+
+def _part(kind: str) -> Any:
+    return (
+        BeforeValidator(lambda value: build(kind, value)),
+        PlainSerializer(_written),
+        WithJsonSchema({"part": kind}),
+    )
+
+
+ASource = Annotated[Source, *_part("source")]
+ADecoder = Annotated[Operator, *_part("decoder")]
+AnOperator = Annotated[Operator, *_part("operator")]
+ASink = Annotated[Sink | Channel, *_part("sink")]

@@ -1,0 +1,130 @@
+"""A pipeline from a YAML file: substitution of secrets and variables, and errors that name file, line and remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from tocsin.errors import ConfigError
+from tocsin.pipeline.model import Misplaced, Pipeline
+from tocsin.pipeline.plan import Plan
+
+_VARIABLE = re.compile(r"\$\{(?:(env|file):)?([^}:]+)(?::-([^}]*))?\}")
+Place = tuple[str | int, ...]
+
+
+def load(path: Path | str, settings: Mapping[str, str] | None = None) -> Pipeline:
+    """Read a pipeline; ``settings`` (``a.b=value``) override what the file says.
+
+    Raises `ConfigError` with one line for each mistake: ``file:line: place: what, and the remedy``.
+    """
+    return load_with_plan(path, settings)[0]
+
+
+def load_with_plan(path: Path | str, settings: Mapping[str, str] | None = None) -> tuple[Pipeline, Plan]:
+    """Read a pipeline and compile it, so that wrong columns are told by their line as well."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        tree = YAML().load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: this is not YAML: {error.problem or error}") from error
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}:1: a pipeline is a mapping with name, source and streams")
+    for dotted, value in (settings or {}).items():
+        _put(tree, _steps(dotted), YAML(typ="safe").load(value))
+    mistakes: list[tuple[Place, str]] = []
+    plain = _plain(tree, (), mistakes)
+    if not mistakes:
+        try:
+            pipeline = Pipeline.model_validate(plain)
+            return pipeline, pipeline.plan()
+        except ValidationError as error:
+            mistakes = list(_mistakes(error, tree))
+        except Misplaced as error:
+            mistakes = [(_as_written(_steps(error.place), tree), error.sentence)]
+    lines = [f"{path}:{_line(tree, place)}: {_dotted(place)}: {text}" for place, text in mistakes]
+    raise ConfigError("\n".join(lines))
+
+
+def _mistakes(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    for found in error.errors():
+        place = _as_written(found["loc"], tree)
+        if found["type"] == "parts":
+            for inner, sentence in found["ctx"]["errors"]:
+                yield (*place, *inner), sentence
+        elif found["type"] == "missing":
+            yield place, "this is needed"
+        elif found["type"] == "extra_forbidden":
+            yield place, "there is no such setting here"
+        else:
+            yield place, found["msg"].removeprefix("Value error, ")
+
+
+def _as_written(place: Place, tree: Mapping[str, Any]) -> Place:
+    """A place in the one source of a file stands at the top of the file."""
+    return place[2:] if place[:2] == ("sources", "source") and "sources" not in tree else place
+
+
+def _line(tree: Any, place: Place) -> int:
+    """The line of the innermost part of a place that the file holds."""
+    line = 1
+    for step in place:
+        known = getattr(getattr(tree, "lc", None), "data", None) or {}
+        if step not in known:
+            break
+        line = known[step][0] + 1
+        tree = tree[step]
+    return line
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place)) or "pipeline"
+
+
+def _steps(dotted: str) -> Place:
+    return tuple(int(step) if step.isdigit() else step for step in dotted.split("."))
+
+
+def _put(tree: Any, place: Place, value: Any) -> None:
+    for step in place[:-1]:
+        tree = tree.setdefault(step, {}) if isinstance(tree, MutableMapping) else tree[step]
+    tree[place[-1]] = value
+
+
+def _plain(value: Any, place: Place, mistakes: list[tuple[Place, str]]) -> Any:
+    """The tree as plain Python, with ``${NAME:-default}``, ``${env:NAME}`` and ``${file:path}`` put in."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner, (*place, key), mistakes) for key, inner in value.items()}
+    if isinstance(value, str):
+
+        def put_in(found: re.Match[str]) -> str:
+            where, name, default = found.groups()
+            if where == "file":
+                try:
+                    return Path(name).read_text(encoding="utf-8").strip()
+                except OSError as error:
+                    mistakes.append((place, f"cannot read {name} ({error.strerror})"))
+                    return ""
+            text = os.environ.get(name, default)
+            if text is None:
+                mistakes.append(
+                    (place, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+                )
+            return text or ""
+
+        return _VARIABLE.sub(put_in, str(value))
+    if isinstance(value, Sequence):
+        return [_plain(inner, (*place, i), mistakes) for i, inner in enumerate(value)]
+    return value

@@ -1,0 +1,1 @@
+"""From what was sent to a typed value: text, numbers, times, and expressions over them."""

@@ -1,0 +1,283 @@
+"""Time stamps as devices write them: RFC 3339 and its relatives, and epoch numbers, to microseconds in UTC.
+
+Each stamp that cannot be taken as it stands has one of `REASONS`. Those in `REFUSED` have no time; with the others the
+time was made out, but is worth a flag: a leap second, an hour that happens twice or not at all in its zone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from tocsin.batch import TIME_TYPE
+from tocsin.errors import SchemaError
+from tocsin.kernels import kernel
+from tocsin.values.bytes import byte_at, inner, padded
+
+REASONS = ("", "ts_missing", "ts_syntax", "ts_range", "ts_zone", "ts_leap", "ts_fold", "ts_gap")
+"""By code; ``ts_zone`` is local time where no zone is configured, ``ts_gap`` an hour that the clock skipped."""
+MISSING, SYNTAX, RANGE, ZONE, LEAP, FOLD, GAP = range(1, 8)
+REFUSED = REASONS[MISSING : ZONE + 1]
+"""The reasons for which there is no time."""
+END_US = 7_258_118_400_000_000
+"""2200-01-01: times from there on, and before 1970, are ``ts_range``."""
+LOCAL = 64
+"""Added to the code of a stamp that names no zone."""
+
+UNITS = {"s": 1, "ms": 2, "us": 3, "ns": 4, "auto": 5}
+"""Units of epoch numbers; ``auto`` guesses by size, which is right for every time from 1973 to 5138."""
+_NUMBER_TYPES = (pt.is_integer, pt.is_floating, pt.is_decimal)
+
+
+def parse_times(column: pa.Array, unit: str | None = None, zone: str | None = None) -> tuple[pa.Array, pa.Array]:
+    """Times (timestamp in microseconds, UTC; null where refused), and the reason of each that is refused or flagged.
+
+    ``unit`` (s, ms, us, ns or auto) is needed for epoch numbers; ``zone`` (as ``Europe/Berlin``) for local times. Of an
+    hour that happens twice the first is taken.
+
+    Examples
+    --------
+    >>> times, reasons = parse_times(pa.array(["2026-01-01T00:00:00.5Z", "2026-01-01 01:00:00+01:00", "noon"]))
+    >>> times.cast(pa.int64()).to_pylist(), reasons.to_pylist()
+    ([1767225600500000, 1767225600000000, None], [None, None, 'ts_syntax'])
+    >>> parse_times(pa.array([1767225600123]), unit="ms")[0].cast(pa.int64()).to_pylist()
+    [1767225600123000]
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pt.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pt.is_timestamp(column.type):
+        us, codes = _from_timestamps(column)
+    elif any(test(column.type) for test in _NUMBER_TYPES):
+        us, codes = _from_numbers(column, unit)
+    elif pt.is_string(column.type) or pt.is_large_string(column.type) or pt.is_null(column.type):
+        us, codes = _from_text(column.cast(pa.string()), unit)
+    else:
+        raise SchemaError(f"a time must be text, a number or a timestamp; this column is {column.type}")
+    local = codes >= LOCAL
+    if local.any():
+        codes = np.where(local, codes - LOCAL, codes)
+        resolve_zone(us, codes, local, zone)
+    if column.null_count:
+        codes = np.where(column.is_null().to_numpy(zero_copy_only=False), MISSING, codes)
+    codes = np.where(((us < 0) | (us >= END_US)) & ((codes == 0) | (codes > ZONE)), RANGE, codes)
+    refused = (codes >= MISSING) & (codes <= ZONE)
+    return pa.array(us, pa.int64(), mask=refused if refused.any() else None).cast(TIME_TYPE), _reasons(codes)
+
+
+def _reasons(codes: npt.NDArray[np.int8]) -> pa.Array:
+    if not codes.any():
+        return pa.nulls(len(codes), pa.string())
+    return pa.array(np.array(REASONS, object)[codes], pa.string(), mask=codes == 0)
+
+
+def _from_timestamps(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    scale = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[column.type.unit]
+    raw = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    codes = np.where(np.abs(raw) > END_US // scale, RANGE if column.type.unit != "ns" else 0, 0).astype(np.int8)
+    us = raw // 1_000 if column.type.unit == "ns" else np.where(codes == 0, raw, 0) * scale
+    if column.type.tz is None:
+        codes = np.where(codes == 0, LOCAL, codes).astype(np.int8)
+    return np.asarray(us), codes
+
+
+def _from_numbers(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    if unit not in UNITS:
+        raise SchemaError(f"a time column of numbers needs its unit ({', '.join(UNITS)}); it is {unit!r}")
+    if not pt.is_integer(column.type):
+        raw = column.cast(pa.float64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
+        size = np.abs(raw)
+        known = size < 9e18
+        factor = _factors(np.where(known, size, 0), unit)
+        scaled = np.where(known, raw, 0.0) * factor
+        wrong = ~known | (np.abs(scaled) > END_US)
+        return np.rint(np.where(wrong, 0.0, scaled)).astype(np.int64), np.where(wrong, RANGE, 0).astype(np.int8)
+    raw = column.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
+    factor = _factors(np.abs(raw.astype(np.float64)), unit)
+    wrong = np.abs(raw.astype(np.float64)) * factor > END_US
+    whole = np.where(wrong, 0, raw)
+    us = np.where(factor < 1, whole // 1_000, whole * np.maximum(factor, 1).astype(np.int64))
+    return us, np.where(wrong, RANGE, 0).astype(np.int8)
+
+
+def _factors(size: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64]:
+    """Microseconds in one unit, for each number."""
+    factors = np.array([1e6, 1e3, 1.0, 1e-3])
+    if unit != "auto":
+        return np.full(len(size), factors[UNITS[unit] - 1])
+    return factors[np.searchsorted([1e11, 1e14, 1e17], size, side="right")]
+
+
+def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    us, codes = np.zeros(len(column), np.int64), np.zeros(len(column), np.int8)
+    if len(column):
+        _, offsets, data = column.buffers()
+        ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+        ends.flags.writeable = False  # one type, whatever the buffer is, so that one kernel serves
+        held = padded(data, int(ends[-1]))
+        parse_text(held.address, ends, UNITS.get(unit or "", 0), us, codes)
+    return us, codes
+
+
+def resolve_zone(
+    us: npt.NDArray[np.int64], codes: npt.NDArray[np.int8], local: npt.NDArray[np.bool_], zone: str | None
+) -> None:
+    """Turn local times into UTC, in place."""
+    if zone is None:
+        codes[local] = np.where(codes[local] == SYNTAX, SYNTAX, ZONE)
+        return
+    if zone in ("UTC", "Etc/UTC", "Z"):
+        return
+    within = local & (us >= 0) & (us < END_US)
+    naive = pa.array(us[within], pa.int64()).cast(pa.timestamp("us"))
+    try:
+        first = pc.assume_timezone(naive, zone, ambiguous="earliest", nonexistent="latest")
+        second = pc.assume_timezone(naive, zone, ambiguous="latest", nonexistent="latest")
+    except pa.ArrowInvalid as error:
+        raise SchemaError(f"there is no time zone {zone!r}; name one as Europe/Berlin or UTC") from error
+    back = pc.local_timestamp(first).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    found = first.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    flags = np.where(found != second.cast(pa.int64()).to_numpy(zero_copy_only=False), FOLD, 0)
+    flags = np.where(back != us[within], GAP, flags)
+    codes[within] = np.where(codes[within] == 0, flags, codes[within])
+    us[within] = found
+
+
+@inner
+def days_of(year: int, month: int, day: int) -> int:
+    """Days since 1970-01-01 in the Gregorian calendar, for years from 0 (Hinnant, "chrono-compatible algorithms")."""
+    year -= 1 if month <= 2 else 0
+    era = year // 400
+    of_era = year - era * 400
+    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+
+
+@inner
+def _two(at: int) -> int:
+    """Two digits, or a number so low that no sum with it can be right."""
+    high, low = byte_at(at) - 48, byte_at(at + 1) - 48
+    return high * 10 + low if 0 <= high <= 9 and 0 <= low <= 9 else -1_000_000
+
+
+@inner
+def timestamp_us(begin: int, end: int) -> tuple[int, int]:
+    """Microseconds and code of ``YYYY-MM-DD[(T| )HH:MM[:SS[.fraction]][Z|±HH[[:]MM]]]`` (RFC 3339, ISO 8601).
+
+    The code is 0, `LEAP` or `SYNTAX`, plus `LOCAL` if no zone is named. Digits beyond microseconds are cut off.
+    """
+    bad = (0, 2)
+    if end - begin < 10 or byte_at(begin + 4) != 45 or byte_at(begin + 7) != 45:
+        return bad
+    year = _two(begin) * 100 + _two(begin + 2)
+    month, day = _two(begin + 5), _two(begin + 8)
+    if year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
+        return bad
+    if day > 28 and (days_of(year + month // 12, month % 12 + 1, 1) - days_of(year, month, 1)) < day:
+        return bad
+    us = days_of(year, month, day) * 86_400_000_000
+    if end - begin == 10:
+        return us, 64
+    at = begin + 11
+    mark = byte_at(begin + 10)
+    if (mark != 84 and mark != 116 and mark != 32) or end < at + 5 or byte_at(at + 2) != 58:
+        return bad
+    hour, minute = _two(at), _two(at + 3)
+    if hour < 0 or hour > 23 or minute < 0 or minute > 59:
+        return bad
+    return timestamp_tail(at + 5, end, us + hour * 3_600_000_000 + minute * 60_000_000)
+
+
+@inner
+def timestamp_tail(at: int, end: int, us: int) -> tuple[int, int]:
+    """The rest of a time stamp, from behind its minutes on, added to ``us``."""
+    bad = (0, 2)
+    code = 0
+    if at < end and byte_at(at) == 58:
+        if end < at + 3:
+            return bad
+        second = _two(at + 1)
+        at += 3
+        fraction, unit = 0, 100_000
+        if at < end and (byte_at(at) == 46 or byte_at(at) == 44):
+            at += 1
+            first = at
+            while at < end and byte_at(at) - 48 >= 0 and byte_at(at) - 48 <= 9:
+                fraction += (byte_at(at) - 48) * unit
+                unit //= 10
+                at += 1
+            if at == first:
+                return bad
+        if second == 60:
+            second, fraction, code = 59, 999_999, 5
+        if second < 0 or second > 60:
+            return bad
+        us += second * 1_000_000 + fraction
+    if at == end:
+        return us, code + 64
+    sign = byte_at(at)
+    if sign == 90 or sign == 122:
+        return (us, code) if end == at + 1 else bad
+    if (sign != 43 and sign != 45) or end < at + 3:
+        return bad
+    offset = _two(at + 1) * 60
+    at += 3
+    if at < end and byte_at(at) == 58:
+        at += 1
+        if at == end:
+            return bad
+    if at < end:
+        if end != at + 2:
+            return bad
+        minute = _two(at)
+        offset += minute if minute < 60 else -1_000_000
+    if offset < 0 or offset >= 1_440:
+        return bad
+    return us - (offset if sign == 43 else -offset) * 60_000_000, code
+
+
+@inner
+def epoch_us(begin: int, end: int, unit: int) -> tuple[int, int]:
+    """Microseconds and code of an epoch number written as ``digits[.digits]``; ``unit`` as in `UNITS`."""
+    value, at = 0, begin
+    if end - begin > 1 and byte_at(begin) == 45 and 48 <= byte_at(begin + 1) <= 57:
+        return 0, 3
+    while at < end and byte_at(at) - 48 >= 0 and byte_at(at) - 48 <= 9:
+        value = value * 10 + byte_at(at) - 48 if value < 10**17 else 10**18
+        at += 1
+    if at == begin:
+        return 0, 2
+    if unit == 5:
+        unit = 1 + (value >= 10**11) + (value >= 10**14) + (value >= 10**17)
+    scale = 1_000_000 if unit == 1 else (1_000 if unit == 2 else 1)
+    out_of_range = value > (7_258_118_400_000_000_000 if unit == 4 else 7_258_118_400_000_000 // scale)
+    us = value // 1_000 if unit == 4 else (0 if out_of_range else value * scale)
+    if at < end:
+        if byte_at(at) != 46 or at + 1 == end:
+            return 0, 2
+        at += 1
+        while at < end:
+            digit = byte_at(at) - 48
+            if digit < 0 or digit > 9:
+                return 0, 2
+            scale //= 10
+            us += digit * scale if unit < 4 else 0
+            at += 1
+    return us, 3 if out_of_range else 0
+
+
+@kernel
+def parse_text(
+    text: int, ends: npt.NDArray[np.int32], unit: int, us: npt.NDArray[np.int64], codes: npt.NDArray[np.int8]
+) -> None:
+    """`timestamp_us` of each row, or its epoch number where there is a unit (0: none)."""
+    for row in range(len(us)):
+        value, code = timestamp_us(text + ends[row], text + ends[row + 1])
+        if code == 2 and unit:
+            value, code = epoch_us(text + ends[row], text + ends[row + 1], unit)
+        us[row] = value
+        codes[row] = code

@@ -1,0 +1,145 @@
+"""Alarms for people, over a table on disk; key figures against counts by hand; payloads for other systems."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tocsin.batch import ACTIONS, START, Batch
+from tocsin.domain.alarm_kpis import kpis
+from tocsin.engine.actions import ActionLog
+from tocsin.errors import ConfigError, UnknownName
+from tocsin.notify.alarm import Alarm
+from tocsin.output._cloudevents import alertmanager, cloudevent, event_id
+from tocsin.output.delta import Delta
+from tocsin.serve import desk as alarms
+from tocsin.testing import feed, rows, stream
+from tocsin.world import SystemDisk
+
+
+def some_alarms(values: list[float], every_s: float = 10.0, **settings: Any) -> pa.Table:
+    return feed(Alarm(rule="hot", high=80, **{"chatter_max": 0, **settings}), rows({"value": values}, every_s=every_s))
+
+
+def kept(folder: Path, table: pa.Table) -> Path:
+    writer = Delta(path="alarms").open("test", table.schema, folder, SystemDisk())
+    writer.commit(1, [writer.stage(1, table.to_batches())])
+    writer.close()
+    return folder
+
+
+def test_list_shows_open_alarms_with_their_newest_row(tmp_path: Path) -> None:
+    folder = kept(tmp_path, pa.concat_tables([some_alarms([81.0, 20.0]), some_alarms([20.0])]))
+    listed = alarms.list_alarms(folder)
+    assert listed.select(["key", "event", "state"]).to_pylist() == [
+        {"key": "machine", "event": "cleared", "state": "CLEARED_UNACK"}
+    ]
+    with pytest.raises(UnknownName, match="alarm table"):
+        alarms.list_alarms(folder, table="alarm")
+
+
+def test_act_reaches_the_alarm_through_the_log_of_actions(tmp_path: Path) -> None:
+    alarm = Alarm(rule="hot", high=80)
+    state, out = alarm.step(alarm.initial(), next(iter(_stream([81.0]))))
+    id = out[-1].rows["id"][0].as_py()
+    until = datetime.now(UTC) + timedelta(hours=1)
+    alarms.act(tmp_path, id, "ack", "ann", "seen")
+    alarms.act(tmp_path, "hot:machine", "shelve", "bob", "known", until)
+    log = ActionLog(tmp_path, 0)
+    done = log.poll()
+    log.close()
+    assert done is not None
+    state, out = alarm.step(state, Batch(done, START, ACTIONS))
+    assert [(r["event"], r["by"], r["reason"]) for r in out[-1].rows.to_pylist()] == [
+        ("acknowledged", "ann", "seen"),
+        ("shelved", "bob", "known"),
+    ]
+
+
+def _stream(values: list[float]) -> Any:
+    return stream(rows({"value": values}))
+
+
+def test_wrong_actions_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'shelve'"):
+        alarms.act(tmp_path, "a", "shelf", "ann")
+    with pytest.raises(ConfigError, match="who"):
+        alarms.act(tmp_path, "a", "ack", " ")
+    with pytest.raises(ConfigError, match="which alarm"):
+        alarms.act(tmp_path, "", "ack", "ann")
+    with pytest.raises(ConfigError, match="is over"):
+        alarms.act(tmp_path, "a", "shelve", "ann", "", datetime(2020, 1, 1, tzinfo=UTC))
+
+
+def test_key_figures_of_a_chattering_alarm() -> None:
+    found = kpis(some_alarms([81.0, 20.0] * 3))
+    assert (found["raised"], found["rung"], found["open"], found["chattering"]) == (3, 3, 0, ["hot:machine"])
+    assert found["by_severity"] == {"critical": 0, "major": 3, "minor": 0, "warning": 0}
+    assert found["most_frequent"] == [{"alarm": "hot:machine", "raised": 3}]
+    assert found["per_ten_minutes_max"] == 3
+    assert kpis(some_alarms([81.0, 20.0] * 3, every_s=21.0))["chattering"] == []
+
+
+def test_key_figures_of_a_stale_alarm() -> None:
+    table = some_alarms([81.0])
+    day = 86_400_000_000
+    begin = table["time"].cast(pa.int64())[0].as_py()
+    assert kpis(table, begin + day)["stale"] == ["hot:machine"]
+    assert kpis(table, begin + day - 1)["stale"] == []
+
+
+def test_key_figures_of_floods_against_a_count_by_hand() -> None:
+    # 11 alarms within ten minutes are a flood; after an hour of one every five minutes it is over; then another.
+    times = [*np.arange(11) * 50.0, *(3600 + np.arange(6) * 300.0), *(7200 + np.arange(12) * 20.0)]
+    values = [v for _ in times for v in (81.0, 20.0)]
+    table = feed(
+        Alarm(rule="hot", high=80, chatter_max=0),
+        rows({"value": values, "time": [t + d for t in times for d in (0, 1)]}),
+    )
+    found = kpis(table)
+    assert found["floods"] == 2
+    assert found["raised"] == len(times)
+    assert found["per_ten_minutes_max"] == 12
+
+
+def test_a_flood_is_over_as_soon_as_fewer_than_five_alarms_are_left() -> None:
+    for pause, floods in ((400.0, 2), (399.0, 1)):  # 4 or 5 of the first 11 are left when the next one comes
+        times = [*np.arange(11) * 50.0, *(500 + pause + np.arange(11) * 3.0)]
+        given = [t - d for t in times for d in (0.0, -1.0)]
+        values = [81.0, 20.0] * len(times)
+        table = feed(Alarm(rule="hot", high=80, chatter_max=0), rows({"value": values, "time": given}))
+        assert kpis(table)["floods"] == floods, pause
+
+
+def test_alarms_that_were_kept_silent_count_apart() -> None:
+    found = kpis(some_alarms([81.0, 20.0] * 6, chatter_max=2))
+    assert (found["raised"], found["rung"], found["silent"]) == (6, 2, 4)
+
+
+def test_cloudevent_is_the_same_for_the_same_row() -> None:
+    row = some_alarms([81.0]).to_pylist()[0]
+    first, again = json.loads(cloudevent(row)), json.loads(cloudevent(dict(row)))
+    assert first == again
+    assert {"specversion", "id", "source", "type"} <= first.keys()
+    assert first["type"] == "io.tocsin.alarm.raised.v1"
+    assert first["data"]["evidence"] == {"value": 81.0}
+    assert event_id(row) != event_id({**row, "event": "cleared"})
+    assert b"NaN" not in cloudevent({**row, "value": float("nan")})
+
+
+def test_alertmanager_keeps_the_labels_until_it_is_resolved() -> None:
+    raised, worse, cleared = (
+        json.loads(alertmanager(row))[0] for row in some_alarms([81.0, 96.0, 20.0], high_high=95).to_pylist()
+    )
+    assert raised["labels"] == worse["labels"] == cleared["labels"]
+    assert raised["startsAt"] == cleared["startsAt"] == "2026-01-01T00:00:00.000000Z"
+    assert "endsAt" not in raised
+    assert "endsAt" not in worse
+    assert cleared["endsAt"] == "2026-01-01T00:00:20.000000Z"
+    assert worse["annotations"]["severity"] == "critical"

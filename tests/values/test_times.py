@@ -1,0 +1,121 @@
+"""Time stamps against Python's own datetime and zoneinfo."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.errors import SchemaError
+from tocsin.values.times import parse_times
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ZONES = st.builds(lambda minutes: timezone(timedelta(minutes=minutes)), st.integers(-23 * 60 - 59, 23 * 60 + 59))
+MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2199, 12, 30), timezones=ZONES)
+
+
+def us_of(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def one(value: object, unit: str | None = None, zone: str | None = None) -> tuple[int | None, str | None]:
+    times, reasons = parse_times(pa.array([value]), unit, zone)
+    return times.cast(pa.int64()).to_pylist()[0], reasons.to_pylist()[0]
+
+
+@given(st.lists(MOMENTS, max_size=5), st.sampled_from("T t"))
+def test_every_rfc3339_time_is_read(moments: list[datetime], mark: str) -> None:
+    texts = [m.isoformat().replace("T", mark) for m in moments]
+    times, reasons = parse_times(pa.array(texts, pa.string()))
+    assert times.cast(pa.int64()).to_pylist() == [us_of(m) for m in moments]
+    assert reasons.null_count == len(moments)
+
+
+@given(st.text(alphabet="0123456789-:T.Z+ a", max_size=30))
+def test_what_is_accepted_is_what_datetime_accepts(text: str) -> None:
+    found, reason = one(text, zone="UTC")
+    if found is not None and reason is None and "." not in text:
+        shorter = text.upper()
+        moment = datetime.fromisoformat(shorter)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        assert found == us_of(moment)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "zone", "us", "reason"),
+    [
+        ("2026-01-01T00:00:00.123Z", None, None, 1767225600123000, None),
+        ("2026-01-01 00:00:00.123456789Z", None, None, 1767225600123456, None),
+        ("2026-01-01T00:00:00,5Z", None, None, 1767225600500000, None),
+        ("2026-01-01T00:00Z", None, None, 1767225600000000, None),
+        ("2026-01-01T01:00:00+0100", None, None, 1767225600000000, None),
+        ("2026-01-01T01:00:00+01", None, None, 1767225600000000, None),
+        ("2025-12-31T23:59:60Z", None, None, 1767225599999999, "ts_leap"),
+        ("2026-01-01", None, "UTC", 1767225600000000, None),
+        ("2026-01-01 00:00:00", None, None, None, "ts_zone"),
+        ("2026-01-01 01:00:00", None, "Europe/Berlin", 1767225600000000, None),
+        ("2026-10-25 02:30:00", None, "Europe/Berlin", 1792888200000000, "ts_fold"),
+        ("2026-03-29 02:30:00", None, "Europe/Berlin", 1774746000000000, "ts_gap"),
+        ("2026-02-29T00:00:00Z", None, None, None, "ts_syntax"),
+        ("2028-02-29T00:00:00Z", None, None, 1835395200000000, None),
+        ("2026-13-01T00:00:00Z", None, None, None, "ts_syntax"),
+        ("2026-12-32T00:00:00Z", None, None, None, "ts_syntax"),
+        ("2026-01-01T24:00:00Z", None, None, None, "ts_syntax"),
+        ("2026-01-01T00:00:61Z", None, None, None, "ts_syntax"),
+        ("2026-01-01T00:00:00.Z", None, None, None, "ts_syntax"),
+        ("2026-01-01T00:00:00+01:", None, None, None, "ts_syntax"),
+        ("2026-01-01T00:00:00Zx", None, None, None, "ts_syntax"),
+        ("2026-01-01T00:00:00+99:00", None, None, None, "ts_syntax"),
+        ("", None, None, None, "ts_syntax"),
+        ("1969-12-31T23:59:59Z", None, None, None, "ts_range"),
+        ("2200-01-01T00:00:00Z", None, None, None, "ts_range"),
+        ("9999-12-31T23:59:59Z", None, None, None, "ts_range"),
+        (None, None, None, None, "ts_missing"),
+        (1767225600, "s", None, 1767225600000000, None),
+        (1767225600123, "ms", None, 1767225600123000, None),
+        (1767225600123456, "us", None, 1767225600123456, None),
+        (1767225600123456789, "ns", None, 1767225600123456, None),
+        (1767225600123, "auto", None, 1767225600123000, None),
+        (1767225600, "auto", None, 1767225600000000, None),
+        (1767225600.25, "s", None, 1767225600250000, None),
+        (float("nan"), "s", None, None, "ts_range"),
+        (float("inf"), "s", None, None, "ts_range"),
+        (10**18, "s", None, None, "ts_range"),
+        (1e300, "s", None, None, "ts_range"),
+        (-1, "s", None, None, "ts_range"),
+        ("1767225600.25", "s", None, 1767225600250000, None),
+        ("1767225600123", "auto", None, 1767225600123000, None),
+        ("1" * 20, "s", None, None, "ts_range"),
+        ("12.", "s", None, None, "ts_syntax"),
+        ("noon", "s", None, None, "ts_syntax"),
+    ],
+)  # fmt: skip
+def test_one(text: object, unit: str | None, zone: str | None, us: int | None, reason: str | None) -> None:
+    assert one(text, unit, zone) == (us, reason)
+
+
+def test_timestamps_of_any_unit_and_zone_are_taken() -> None:
+    for unit, value in (("s", 1767225600), ("ms", 1767225600000), ("us", 1767225600000000), ("ns", 1767225600 * 10**9)):
+        for zone, given_zone in (("Europe/Berlin", None), (None, "UTC")):
+            column = pa.array([value, None], pa.int64()).cast(pa.timestamp(unit, zone))
+            times, reasons = parse_times(column, None, given_zone)
+            assert times.cast(pa.int64()).to_pylist() == [1767225600000000, None]
+            assert reasons.to_pylist() == [None, "ts_missing"]
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(SchemaError, match="unit"):
+        parse_times(pa.array([1]))
+    with pytest.raises(SchemaError, match="no time zone"):
+        parse_times(pa.array(["2026-01-01"]), zone="Mars/Base")
+    with pytest.raises(SchemaError, match="this column is bool"):
+        parse_times(pa.array([True]))
+
+
+def test_a_slice_and_an_empty_column() -> None:
+    column = pa.array(["x", "2026-01-01T00:00:00Z", "y"])
+    assert parse_times(column.slice(1, 1))[0].cast(pa.int64()).to_pylist() == [1767225600000000]
+    assert len(parse_times(pa.array([], pa.string()))[0]) == 0
