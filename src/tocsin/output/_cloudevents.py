@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tocsin.domain.alarms import ACTIVE, short_id
+from tocsin.batch import short_id
+from tocsin.domain.alarms import ACTIVE
 
 Row = Mapping[str, Any]
 

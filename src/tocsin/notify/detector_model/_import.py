@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tocsin.errors import ConfigError
+from tocsin.notify.detector_model._compiled import CompiledModel
 from tocsin.notify.detector_model._expression import path_text
-from tocsin.notify.detector_model._machine import Machine
 from tocsin.notify.detector_model._model import TARGETS, Tree, events_of, read_models
 
 
@@ -21,7 +21,7 @@ def import_model(path: Path | str) -> dict[str, str]:
     files: dict[str, str] = {}
     for model in read_models(path):
         try:
-            machine = Machine(model)
+            machine = CompiledModel(model)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         name = _slug(model["detectorModelName"])
@@ -55,7 +55,7 @@ def _slug(name: str) -> str:
     return slug if slug[:1].isalpha() else f"model_{slug}".strip("_")
 
 
-def _pipeline(name: str, model: Tree, machine: Machine) -> str:
+def _pipeline(name: str, model: Tree, machine: CompiledModel) -> str:
     key = str(model.get("key") or "device").replace("`", "")
     attributes: dict[str, str] = {key: "text"}
     for input, path in sorted(machine.references, key=lambda r: path_text(r[1])):

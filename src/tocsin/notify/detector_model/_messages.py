@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.errors import SchemaError
+from tocsin.notify.detector_model._compiled import CompiledModel
 from tocsin.notify.detector_model._expression import Path, path_text
-from tocsin.notify.detector_model._machine import Machine
 from tocsin.notify.detector_model._values import INTEGER_MAX
 
 Message = dict[str, Any]
@@ -97,7 +97,7 @@ class Mapped:
 
 
 def map_inputs(
-    machine: Machine,
+    machine: CompiledModel,
     chosen: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]],
     message: str | None,
     schema: pa.Schema,
