@@ -22,7 +22,7 @@ UNSURE = -3
 
 
 @dataclass(slots=True)
-class Span:
+class ToldEvent:
     """One event as it was last told."""
 
     start: int
@@ -35,10 +35,10 @@ class Span:
 
 
 @dataclass(slots=True)
-class Line:
+class Timeline:
     """The events of one machine that may still change, the reasons given lately, and the silence told of."""
 
-    spans: dict[int, Span] = field(default_factory=dict)
+    spans: dict[int, ToldEvent] = field(default_factory=dict)
     notes: list[tuple[int, str]] = field(default_factory=list)
     silent_since: int | None = None
 
@@ -96,7 +96,7 @@ class DowntimeState:
 
     columns: Columns
     readings: Readings = field(default_factory=Readings)
-    lines: dict[int, Line] = field(default_factory=dict)
+    lines: dict[int, Timeline] = field(default_factory=dict)
     watermark: int = START
 
 

@@ -40,8 +40,8 @@ from tocsin.estimate._downtime import (
     SILENT,
     UNSURE,
     DowntimeState,
-    Line,
-    Span,
+    Timeline,
+    ToldEvent,
     find_changes,
     trace,
 )
@@ -164,7 +164,7 @@ class Downtime(Operator):
         return self.heartbeat * self.missed
 
     def fields(self) -> Mapping[str, Field]:
-        """Settled state (start, code, last reading before the watermark), and the newest reading's."""
+        """Returns settled state (start, code, last reading before the watermark), and the newest reading's."""
         return {
             "start": Field(np.int64),
             "code": Field(np.int64, NOTHING),
@@ -274,12 +274,12 @@ class Downtime(Operator):
     # --------------------------------------------------------------------------------------------------- events
 
     @staticmethod
-    def _line(state: DowntimeState, slot: int) -> Line:
+    def _line(state: DowntimeState, slot: int) -> Timeline:
         """Returns what was told of a machine, without what is settled.
 
         It is done here, for one machine: to look at all of them would cost 1 µs each in every batch.
         """
-        line = state.lines.setdefault(slot, Line())
+        line = state.lines.setdefault(slot, Timeline())
         begin = int(state.columns["start"][slot])
         if len(line.spans) > 1 and state.columns["code"][slot] != NOTHING:
             line.spans = {start: span for start, span in line.spans.items() if start >= begin}
@@ -318,7 +318,7 @@ class Downtime(Operator):
         if self.timeout and states and states[-1][1] != SILENT and now - last > self.timeout:
             line.silent_since = last
             states.append((last, SILENT))
-        spans: dict[int, Span] = {}
+        spans: dict[int, ToldEvent] = {}
         ends = [*[start for start, _ in states[1:]], None]
         for (start, code), end in zip(states, ends[: len(states)], strict=True):
             for span in self._cut(start, end, code, now):
@@ -343,7 +343,7 @@ class Downtime(Operator):
         change = next_change(self.planned, max(now, states[-1][0])) if waiting else None
         state.columns["calendar_due"][slot] = END if change is None else change
 
-    def _cut(self, start: int, end: int | None, code: int, now: int) -> Iterator[Span]:
+    def _cut(self, start: int, end: int | None, code: int, now: int) -> Iterator[ToldEvent]:
         """Returns one state as events: what is not running is cut where a planned stop begins or ends."""
         kind = self.silent if code == SILENT else KINDS[code]
         while True:
@@ -353,13 +353,13 @@ class Downtime(Operator):
             shown: str = "planned_stop" if period else kind
             if shown == "unplanned_stop" and until is not None and until - start < self.microstop:
                 shown = "microstop"
-            yield Span(start, shown, until, period[0].name if period else "")
+            yield ToldEvent(start, shown, until, period[0].name if period else "")
             if until == end:
                 return
             assert until is not None
             start = until
 
-    def _row(self, key: str, span: Span, status: str, at: int) -> dict[str, Any]:
+    def _row(self, key: str, span: ToldEvent, status: str, at: int) -> dict[str, Any]:
         shift = find(self.shifts, span.start)
         return {
             "key": key,
@@ -397,8 +397,8 @@ class Downtime(Operator):
         lines, state.watermark = _LINES.load(table)
         for slot, saved in zip(slots.tolist(), lines, strict=True):
             if saved is not None:
-                spans = {span["start"]: Span(**span) for span in saved["spans"].values()}
-                state.lines[slot] = Line(spans, [(at, note) for at, note in saved["notes"]], saved["silent_since"])
+                spans = {span["start"]: ToldEvent(**span) for span in saved["spans"].values()}
+                state.lines[slot] = Timeline(spans, [(at, note) for at, note in saved["notes"]], saved["silent_since"])
         times, codes = (table.column(name).combine_chunks() for name in ("times", "codes"))
         owners = np.repeat(slots, times.value_lengths().to_numpy(zero_copy_only=False))
         state.readings.add(owners, times.flatten().to_numpy(), codes.flatten().to_numpy())

@@ -73,7 +73,7 @@ class OeeState:
 
 
 def _for_all(value: Any) -> Any:
-    """One duration stands for all machines."""
+    """Returns durations by key: one duration alone stands for all machines."""
     return value if isinstance(value, Mapping) else {"*": value}
 
 
@@ -130,7 +130,7 @@ class Oee(Operator):
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Events of machines that stop and go in the kit's rows."""
+        """Returns events of machines that stop and go in the kit's rows."""
         made: list[dict[str, Any]] = []
         was: dict[str, tuple[int, str]] = {}
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
@@ -251,7 +251,7 @@ def _us(rows: pa.RecordBatch, column: str) -> list[int | None]:
 
 
 def _event(key: str, at: int, kind: str, start: int, end: int | None, revision: int) -> dict[str, Any]:
-    """An event as `downtime` tells it, for the kit."""
+    """Returns an event as `downtime` tells it, for the kit."""
     return {
         "key": key, "time": at, "id": f"{key}{start}", "kind": kind, "status": "open" if end is None else "closed",
         "start": start, "end": end, "duration_s": None, "revision": revision, "reason": "", "shift": "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
 from tocsin.bases import judged, require
-from tocsin.batch import ACTIONS, END, START, Batch, Codes, floats, short_id, times_us, to_batch
+from tocsin.batch import ACTIONS, END, START, Batch, Codes, floats, times_us, to_batch
 from tocsin.contracts import Operator
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
-from tocsin.domain.alarms import CLOSED, severity
+from tocsin.domain.alarms import SEVERITIES
 from tocsin.domain.calendars import Period, as_us
 from tocsin.notify._conditions import (
     Conditions,
@@ -32,12 +31,11 @@ from tocsin.notify._conditions import (
     memory_fields,
     memory_of,
 )
-from tocsin.notify._lifecycle import AlarmEvent, Point, Policy
+from tocsin.notify._lifecycle import Emit, Point, Policy
+from tocsin.notify._rows import NUMBER_PLACES, TEXT_PLACES, AlarmRows
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field, Remembered
 
-TOLD = ("raised", "reraised", "escalated", "eased", "realarmed", "cleared")
-"""Events whose message is made by the template."""
 EVIDENCE = ("expected", "lower", "upper", "score")
 """Columns of a detector that go into the evidence where they are there."""
 
@@ -147,12 +145,10 @@ class Alarm(Operator):
     @field_validator("message")
     @classmethod
     def _fits(cls, template: str) -> str:
-        text = ("key", "rule", "level", "signal", "of", "unit", "severity", "state", "event")
-        number = ("value", "limit", "score")
         try:
-            template.format(**dict.fromkeys(text, "x"), **dict.fromkeys(number, math.nan))
+            template.format(**dict.fromkeys(TEXT_PLACES, "x"), **dict.fromkeys(NUMBER_PLACES, math.nan))
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            known = ", ".join((*text, *number))
+            known = ", ".join((*TEXT_PLACES, *NUMBER_PLACES))
             raise ValueError(f"the message cannot be filled in ({error!r}); it may name {known}") from error
         return template
 
@@ -182,12 +178,12 @@ class Alarm(Operator):
         ]
         if self.when is not None:
             levels.append(Level("when", self.when, 1.0, 0.5, 0.0, self.priority))
-        score = 75.0 if self.score is None and not levels else self.score
+        score = SEVERITIES[-1].least if self.score is None and not levels else self.score
         if score is not None:
             # A score of the limit itself is an alarm; the other limits must be passed.
             levels += [
                 Level("score", self.score_column, 1.0, float(np.nextafter(s, -np.inf)), self.deadband, int(s))
-                for s in (score, *(s for s in (25.0, 50.0, 75.0) if s > score))
+                for s in (score, *(band.least for band in SEVERITIES if band.least > max(score, 0.0)))
             ]
         return sorted(levels, key=lambda level: -level.priority)
 
@@ -211,6 +207,13 @@ class Alarm(Operator):
             self.chatter_max, self.chatter_within, self.maintenance,
         )  # fmt: skip
 
+    @cached_property
+    def _rows(self) -> AlarmRows:
+        return AlarmRows(
+            self.rule, self.version, self.levels, self.policy, self.of, self.score_column,
+            self.message, self.advice, self.unit,
+        )  # fmt: skip
+
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for level in self.levels:
             require(input, level.column, self.name(), number=True)
@@ -219,7 +222,7 @@ class Alarm(Operator):
         return ALARM_SCHEMA
 
     def fields(self) -> Mapping[str, Field]:
-        """What is remembered of each key: for the compiled loop, and when the next timer of its alarm elapses."""
+        """Returns what is remembered of each key, and when the next timer of its alarm elapses."""
         return memory_fields(self.count if self.within is not None else 1) | {"due": Field(np.int64, END)}
 
     def initial(self) -> AlarmState:
@@ -311,65 +314,19 @@ class Alarm(Operator):
         if alarm.startswith(f"{self.rule}:"):
             return int(state.columns.slots(pa.array([alarm.removeprefix(f"{self.rule}:")]))[0])
         for slot, point in state.points.items():
-            if alarm in (self._id(self._key(state, slot), point), self._id(self._key(state, slot), Point())):
+            key = self._key(state, slot)
+            if alarm in (self._rows.id(key, point), self._rows.id(key, Point())):
                 return slot
         return None
-
-    def _id(self, key: str, point: Point) -> str:
-        if point.started:
-            return short_id(self.rule, self.version, key, point.started)
-        return short_id(self.rule, self.version, key)
 
     @staticmethod
     def _key(state: AlarmState, slot: int) -> str:
         return state.columns.keys.name(slot)
 
-    def _emitter(self, key: str, out: list[dict[str, object]]) -> Emitter:
-        return Emitter(self, key, out)
-
-    def row(self, key: str, point: Point, event: AlarmEvent) -> dict[str, object]:
-        """Returns the row for an event."""
-        level = self.levels[max(point.announced, 1) - 1]
-        limit = level.limit if level.name != "score" else float(level.priority)
-        about = point.column or self.of
-        value, score = point.reading.get(about), point.reading.get(self.score_column)
-        id = self._id(key, point)
-        row: dict[str, object] = {
-            "key": key,
-            "time": event.time,
-            "id": id,
-            "case": id if point.state not in CLOSED or event.previous not in CLOSED else "",
-            "rule": self.rule,
-            "version": self.version,
-            "priority": level.priority,
-            "severity": severity(level.priority),
-            "state": point.state,
-            "previous": event.previous,
-            "mode": point.mode(event.time, self.policy),
-            "event": event.name,
-            "ring": event.ring,
-            "level": level.name if point.announced else "",
-            "signal": point.signal,
-            "value": value,
-            "expected": point.reading.get("expected"),
-            "limit": limit if point.announced else None,
-            "unit": self.unit,
-            "score": score,
-            "started": point.started or None,
-            "advice": self.advice,
-            "by": event.by,
-            "reason": event.reason,
-            "evidence": json.dumps(point.reading, sort_keys=True),
-            "number": point.told,
-        }
-        return row | {"message": self._text(row | {"level": level.name, "limit": limit, "of": about})}
-
-    def _text(self, row: Mapping[str, object]) -> str:
-        """Returns the message for a row: by the template where something has changed, else what was done."""
-        if row["event"] not in TOLD:
-            return f"{row['key']} {self.rule}: {row['event']}"
-        numbers = {name: math.nan if row[name] is None else row[name] for name in ("value", "limit", "score")}
-        return self.message.format(**{**row, **numbers, "signal": row["signal"] or row["of"]})
+    def _emitter(self, key: str, out: list[dict[str, object]]) -> Emit:
+        """Returns what writes down the events of a key's alarm."""
+        rows = self._rows
+        return lambda point, event: out.append(rows.row(key, point, event))
 
     def dump(self, state: AlarmState) -> pa.Table:
         points = [state.points[slot].to_json() if slot in state.points else None for slot in range(len(state.columns))]
@@ -385,20 +342,8 @@ class Alarm(Operator):
         return state
 
 
-@dataclass(frozen=True, slots=True)
-class Emitter:
-    """Writes an alarm's events as rows."""
-
-    alarm: Alarm
-    key: str
-    out: list[dict[str, object]]
-
-    def __call__(self, point: Point, event: AlarmEvent) -> None:
-        self.out.append(self.alarm.row(self.key, point, event))
-
-
 def _number(value: object) -> float | None:
-    """A number for JSON: nothing for null, NaN and infinity."""
+    """Returns a number for JSON: None for null, NaN and infinity."""
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)
     return None

@@ -123,7 +123,7 @@ class Cases(Operator):
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Alarms that come and go in the kit's rows."""
+        """Returns alarms that come and go in the kit's rows."""
         value, made = rows.column("value").to_pylist(), []
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
         for i, (key, at) in enumerate(moments):

@@ -140,7 +140,7 @@ class Notifier:
             raise DeliveryError("; ".join(failures.values()))
 
     def events(self) -> Mapping[str, int]:
-        """Counters, by name."""
+        """Returns counters, by name."""
         return {"refused": self.refused}
 
     def close(self) -> None:

@@ -160,7 +160,7 @@ async def metrics(request: Request) -> Response:
 
 
 def _exposition(page: PageContext) -> Iterator[str]:
-    """The engine's counters as Prometheus text."""
+    """Returns the engine's counters as Prometheus text."""
     counted = page.live.counted
     pipeline = f'pipeline="{_escaped(page.title)}"'
     for name, label, values in (

@@ -286,7 +286,7 @@ def start(
     title: str = "tocsin",
     streams: Collection[Stream] = (),
 ) -> Running:
-    """Start `serve` in a process of its own and wait until it listens."""
+    """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
     process = subprocess.Popen(
         [sys.executable, "-m", "tocsin.serve"],

@@ -74,5 +74,5 @@ def pack(points: Points) -> messages.Points:
 
 
 def _round(value: float) -> float | None:
-    """Seven digits, enough for a screen; milliseconds since 1970 stay whole."""
+    """Returns seven digits, enough for a screen; milliseconds since 1970 stay whole."""
     return None if np.isnan(value) else float(value) if abs(value) > 1e11 else float(f"{value:.7g}")

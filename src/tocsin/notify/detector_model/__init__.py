@@ -143,16 +143,16 @@ class DetectorModel(Operator):
             return data
         value = data["model"]
         try:
-            found = read_models(value) if isinstance(value, str | Path) else models_of(value, "detector_model")
-            names = [model["detectorModelName"] for model in found]
+            models = read_models(value) if isinstance(value, str | Path) else models_of(value, "detector_model")
+            names = [model["detectorModelName"] for model in models]
             which = data.get("which")
             if which is not None and which not in names:
                 raise UnknownName("detector model", which, names)
-            if which is None and len(found) != 1:
-                raise ConfigError(f"which: there are {len(found)} detector models: {', '.join(names) or 'none'}")
+            if which is None and len(models) != 1:
+                raise ConfigError(f"which: there are {len(models)} detector models: {', '.join(names) or 'none'}")
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        return {**data, "model": found[0 if which is None else names.index(which)]}
+        return {**data, "model": models[0 if which is None else names.index(which)]}
 
     @model_validator(mode="after")
     def _compiles(self) -> DetectorModel:
@@ -264,17 +264,17 @@ class Detectors:
 
 
 def load_model(path: Path | str) -> list[Tree]:
-    """The detector models of a file, checked whole: structure and every expression.
+    """Returns the detector models of a file, checked whole: structure and every expression.
 
     Raises `ConfigError` with one sentence: the file, the place in the JSON, what is wrong.
     """
-    found = read_models(path)
-    for model in found:
+    models = read_models(path)
+    for model in models:
         try:
             CompiledModel(model)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return found
+    return models
 
 
 @lru_cache(maxsize=64)

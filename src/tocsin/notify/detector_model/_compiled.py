@@ -85,8 +85,8 @@ class CompiledModel:
     def _state(self, index: int, state: Mapping[str, Any]) -> State:
         def events(phase: str, field: str = "events") -> tuple[ModelEvent, ...]:
             where = f"detectorModelDefinition.states[{index}].{phase}.{field}"
-            found = (state.get(phase) or {}).get(field) or ()
-            return tuple(self._event(f"{where}[{j}]", event) for j, event in enumerate(found))
+            described = (state.get(phase) or {}).get(field) or ()
+            return tuple(self._event(f"{where}[{j}]", event) for j, event in enumerate(described))
 
         transitions = events("onInput", "transitionEvents")
         return State(state["stateName"], events("onEnter"), events("onInput"), transitions, events("onExit"))
@@ -148,7 +148,7 @@ class CompiledModel:
         return deliver
 
     def _parameters(self, where: str, value: Any) -> Callable[[Instance], Any]:
-        """The further fields of an action, with their expressions replaced by what they give."""
+        """Returns the further fields of an action, with their expressions replaced by what they give."""
         if isinstance(value, Mapping):
             inner = {k: self._parameters(f"{where}.{k}", v) for k, v in value.items() if v is not None}
             return lambda instance: {k: part(instance) for k, part in inner.items()}
@@ -162,7 +162,7 @@ class CompiledModel:
         return str(UUID(bytes=hashlib.sha256(named.encode("utf-8", "surrogatepass")).digest()[:16]))
 
     def _payload(self, instance: Instance, event: ModelEvent, id: str) -> str:
-        """The service's standard payload."""
+        """Returns the service's standard payload."""
         detector = {"detectorModelName": self.name, "keyValue": instance.key, "detectorModelVersion": self.version}
         trigger: dict[str, Any] = {"triggerType": instance.trigger}
         if instance.trigger == "Message":
@@ -232,7 +232,7 @@ class CompiledModel:
     def _phase(
         self, instance: Instance, events: Sequence[ModelEvent], transitions: Sequence[ModelEvent], rows: list[Row]
     ) -> ModelEvent | None:
-        """The events of one phase of a state, and the first transition that holds."""
+        """Returns the events of one phase of a state, and the first transition that holds."""
         if self.serial:
             for event in events:
                 if self._holds(event, instance):
@@ -335,7 +335,7 @@ def _reset_timer(name: str) -> Action:
 
 
 def _still_due(instance: Instance, name: str) -> bool:
-    """Whether a timer that is started anew still counts as run out: in the very evaluation that it caused, it does.
+    """Returns whether a timer that is started anew still counts as run out: in the evaluation that it caused, it does.
 
     Otherwise a SERIAL model whose first event resets the timer on every input would never see its timeout.
     """

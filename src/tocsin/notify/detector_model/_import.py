@@ -14,7 +14,7 @@ from tocsin.notify.detector_model._model import TARGETS, Tree, events_of, read_m
 
 
 def import_model(path: Path | str) -> dict[str, str]:
-    """File name to text: each detector model as plain JSON, and beside it a pipeline that runs it.
+    """Returns file name to text: each detector model as plain JSON, and beside it a pipeline that runs it.
 
     Nothing is written. The pipelines are outlines: source, types of the columns and channels are to be filled in.
     """
@@ -39,7 +39,7 @@ _CHANNELS = {
 
 
 def _type(reference: str, texts: Sequence[str]) -> str:
-    """The type of an attribute, by what it is compared with."""
+    """Returns the type of an attribute, by what it is compared with."""
     escaped = re.escape(reference) + r"(?![\w.\[])"
     for pattern, kind in (
         (rf"{escaped}\s*[!=]=\s*['\"]|['\"]\s*[!=]=\s*{escaped}|(startsWith|endsWith|contains)\(\s*{escaped}", "text"),
@@ -94,7 +94,7 @@ streams:
 
 
 def _deliveries(model: Tree) -> list[str]:
-    """The kind of each action that leaves the detector."""
+    """Returns the kind of each action that leaves the detector."""
     return [
         kind
         for _, event, _ in events_of(model)

@@ -1,0 +1,48 @@
+"""What the engine says of its streams: from the plan, with the column that each verdict is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tocsin.engine.wire import Stream, streams_of
+from tocsin.pipeline.model import Pipeline
+
+COLUMNS = {"machine": "text", "ts": "timestamp", "t_in": "float", "t_out": "float", "state": "category"}
+
+
+def streams(folder: Path, *names: str, **described: object) -> dict[str, Stream]:
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": folder, "source": {"files": {"path": "x.ndjson"}},
+            "decode": {"json": {"columns": COLUMNS}}, "key": "machine", "time": {"column": "ts"}, "streams": described,
+        }
+    )  # fmt: skip
+    return {stream.name: stream for stream in streams_of(pipeline.plan(), names)}
+
+
+def test_a_verdict_is_about_what_the_detector_was_told_to_judge(tmp_path: Path) -> None:
+    told = streams(
+        tmp_path,
+        judged={"steps": [{"ewma": {"of": "t_out"}}]},
+        kept={"from": "judged", "steps": [{"keep": "score > 75"}, {"derive": {"columns": {"twice": "2 * t_in"}}}]},
+        alarms={"from": "kept", "steps": ["alarm"]},
+    )
+    assert (told["judged"].judged, told["judged"].values) == ("t_out", ("t_in", "t_out"))
+    assert (told["kept"].judged, told["kept"].band) == ("t_out", ("expected", "lower", "upper", "score"))
+    assert told["kept"].state == "state"
+    assert (told["source"].kind, told["source"].judged) == ("readings", "")
+    assert told["alarms"].kind == "alarms"
+
+
+def test_a_column_that_was_renamed_is_not_guessed_at(tmp_path: Path) -> None:
+    renamed = {"columns": [{"hot": "t_out"}, "t_in", "expected", "score"]}
+    told = streams(tmp_path, judged={"steps": [{"ewma": {"of": "t_out"}}, {"select": renamed}]})
+    assert (told["judged"].values, told["judged"].judged) == (("hot", "t_in"), "")
+
+
+@pytest.mark.parametrize("names", [(), ("b",)])
+def test_all_streams_or_those_that_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
+    given = {name: {"steps": [{"keep": "t_in > 1"}]} for name in ("a", "b")}
+    assert set(streams(tmp_path, *names, **given)) == (set(names) or {"source", "a", "b"})
