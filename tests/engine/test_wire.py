@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tocsin.engine.wire import Stream, streams_of
+from tocsin.batch import OUT
+from tocsin.engine.counters import Counters
+from tocsin.engine.wire import Counted, Noticed, Rejected, Stream, decode_counted, encode_counted, streams_of
 from tocsin.pipeline.model import Pipeline
 
 COLUMNS = {"machine": "text", "ts": "timestamp", "t_in": "float", "t_out": "float", "state": "category"}
@@ -46,3 +50,17 @@ def test_a_column_that_was_renamed_is_not_guessed_at(tmp_path: Path) -> None:
 def test_all_streams_or_those_that_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
     given = {name: {"steps": [{"keep": "t_in > 1"}]} for name in ("a", "b")}
     assert set(streams(tmp_path, *names, **given)) == (set(names) or {"source", "a", "b"})
+
+
+def test_what_the_engine_counts_is_what_the_page_is_told() -> None:
+    counters = Counters()
+    counters.rows_in["plant"] += 3
+    counters.rejected["plant", "json_syntax"] += 1
+    counters.trouble = "the disk is full"
+    snapshot = counters.snapshot({"readings": [("plant", OUT)]}, {"plant": 5}, Counter({("mqtt", "reconnects"): 2}), 9)
+    told = decode_counted(encode_counted(msgspec.convert(snapshot, Counted)))
+    assert told.rows_in == {"plant": 3}
+    assert told.rejected == (Rejected("plant", "json_syntax", 1),)
+    assert told.events == (Noticed("mqtt", "reconnects", 2),)
+    assert told.trouble == "the disk is full"
+    assert set(snapshot) <= set(Counted.__struct_fields__)
