@@ -182,8 +182,9 @@ def test_a_server_that_is_gone_or_frozen_leaves_nothing_green(
 
 
 def test_an_alarm_says_why_since_when_and_what_to_do_and_leads_there(
-    engine: Engine, opened: Callable[..., Any]
+    page: Running, tmp_path: Path, opened: Callable[..., Any]
 ) -> None:
+    engine = Engine(tmp_path, machines=2)
     faulty(engine)
     view = opened()
     view.wait_for_selector(".alarm", timeout=WAIT_MS)
@@ -200,6 +201,13 @@ def test_an_alarm_says_why_since_when_and_what_to_do_and_leads_there(
     view.wait_for_function(f"{line}", timeout=WAIT_MS)
     assert view.evaluate(line) == (engine.begun_s - 30) * 1000
     assert f"alarm since {began}" in view.locator(".card.asked .moment").inner_text()
+    view.click(".tile:has-text('oven-2')")
+    view.wait_for_function(f"() => ({CHART})('t_out')?.layout?.shapes?.length === 0", timeout=WAIT_MS)
+    assert view.locator(".card.asked").count() == 0, "the other machine has had no alarm"
+    row.locator(".where").click()
+    view.wait_for_selector(".card.asked[data-signal=t_out]", timeout=WAIT_MS)
+    assert view.locator("#chosen").inner_text() == "oven-1"
+    engine.close()
 
 
 def test_an_alarm_of_yesterday_says_its_date(engine: Engine, opened: Callable[..., Any]) -> None:

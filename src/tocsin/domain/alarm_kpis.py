@@ -12,7 +12,7 @@ from tocsin.batch import Ints, as_times
 from tocsin.domain.alarms import ACTIVE, RAISING, SEVERITIES
 
 TEN_MINUTES_US = 600_000_000
-FLOOD_BEGINS, FLOOD_ENDS = 10, 5
+FLOOD_ABOVE, FLOOD_BELOW = 10, 5
 """A flood begins with more than 10 alarms in ten minutes and ends with fewer than 5."""
 CHATTER_RAISES, CHATTER_WITHIN_US = 3, 60_000_000
 """An alarm chatters if it is raised three times within a minute."""
@@ -55,7 +55,7 @@ def kpis(alarms: pa.Table, until_us: int | None = None) -> dict[str, Any]:
         "open": open_now,
         "per_ten_minutes_mean": float(per_window.mean()) if len(per_window) else 0.0,
         "per_ten_minutes_max": int(per_window.max()) if len(per_window) else 0,
-        "flood_percent_of_time": float(100 * (per_window > FLOOD_BEGINS).mean()) if len(per_window) else 0.0,
+        "flood_percent_of_time": float(100 * (per_window > FLOOD_ABOVE).mean()) if len(per_window) else 0.0,
         "floods": floods,
         "chattering": _chattering(raised),
         "stale": stale,
@@ -79,14 +79,14 @@ def _per_ten_minutes(rung: Ints, begin: int, end: int) -> Ints:
 
 
 def _floods(rung: Ints) -> int:
-    """Returns how many floods there were: each begins above `FLOOD_BEGINS` in ten minutes, ends below `FLOOD_ENDS`."""
+    """Returns how many floods there were: each begins above `FLOOD_ABOVE` in ten minutes, ends below `FLOOD_BELOW`."""
     floods, flooding = 0, False
     recent = np.arange(1, len(rung) + 1) - np.searchsorted(rung, rung - TEN_MINUTES_US, "right")
     # Between two alarms the count only falls: it is lowest just before the next one.
     for now in recent.tolist():
-        if flooding and now - 1 < FLOOD_ENDS:
+        if flooding and now - 1 < FLOOD_BELOW:
             flooding = False
-        if not flooding and now > FLOOD_BEGINS:
+        if not flooding and now > FLOOD_ABOVE:
             floods, flooding = floods + 1, True
     return floods
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 from tocsin.batch import KEY, TIME, TIME_TYPE
 from tocsin.domain.calendars import Period
 
-STATES = ("running", "idle", "planned_stop", "unplanned_stop", "microstop", "unknown")
+WORK_UNIT_STATES = ("running", "idle", "planned_stop", "unplanned_stop", "microstop", "unknown")
+"""What a machine may be doing (ISO 22400 calls a machine a work unit)."""
 FAILURE = "unplanned_stop"
 
 DOWNTIME_SCHEMA = pa.schema(
@@ -81,7 +82,7 @@ def figures(spans: Iterable[Span], begin: int, end: int) -> dict[str, Any]:
     >>> shift["availability"], shift["mtbf_s"], shift["mttr_s"]
     (0.75, 21600.0, 7200.0)
     """
-    held = dict.fromkeys(STATES, 0)
+    held = dict.fromkeys(WORK_UNIT_STATES, 0)
     stops = 0
     for span in spans:
         until = end if span.end is None else min(span.end, end)
@@ -139,7 +140,7 @@ OEE_SCHEMA = pa.schema(
         pa.field("window_start", TIME_TYPE),
         pa.field("window_end", TIME_TYPE),
         pa.field("shift", pa.string()),
-        *(pa.field(f"{name}_s", pa.float64()) for name in STATES),
+        *(pa.field(f"{name}_s", pa.float64()) for name in WORK_UNIT_STATES),
         pa.field("stops", pa.int64()),
         pa.field("availability", pa.float64()),
         pa.field("performance", pa.float64()),

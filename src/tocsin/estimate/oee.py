@@ -14,7 +14,7 @@ from tocsin.bases import require
 from tocsin.batch import END, KEY, START, TIME, TIME_TYPE, Batch, times_us, to_batch
 from tocsin.contracts import Operator
 from tocsin.domain.calendars import Period
-from tocsin.domain.effectiveness import COUNTED_SCHEMA, STATES, Span, factors, figures, windows
+from tocsin.domain.effectiveness import COUNTED_SCHEMA, WORK_UNIT_STATES, Span, factors, figures, windows
 from tocsin.settings.quantities import Duration
 from tocsin.state import Remembered
 
@@ -24,7 +24,7 @@ WINDOW_SCHEMA = pa.schema(
         TIME,
         pa.field("window_end", TIME_TYPE, nullable=False),
         pa.field("shift", pa.string(), nullable=False),
-        *(pa.field(f"{name}_s", pa.float64(), nullable=False) for name in STATES),
+        *(pa.field(f"{name}_s", pa.float64(), nullable=False) for name in WORK_UNIT_STATES),
         pa.field("stops", pa.int64(), nullable=False),
         pa.field("availability", pa.float64()),
         pa.field("mtbf_s", pa.float64()),
@@ -135,7 +135,7 @@ class Oee(Operator):
         was: dict[str, tuple[int, str]] = {}
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
         for i, (key, at) in enumerate(moments):
-            kind = STATES[i // 5 % 4]
+            kind = WORK_UNIT_STATES[i // 5 % 4]
             if key in was and was[key][1] != kind:
                 made.append(_event(key, at, was[key][1], was[key][0], at, 1))
             if key not in was or was[key][1] != kind:

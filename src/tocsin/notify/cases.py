@@ -39,6 +39,8 @@ CASE_FIELDS = (
     pa.field("asset", pa.string(), nullable=False),
     pa.field("first_out", pa.bool_(), nullable=False),
 )
+MEMBER = ("rule", "key", "signal", "time", "level", "value", "message", "severity")
+"""What the evidence of a case says of each alarm."""
 MEMBERS_MAX = 100
 """Alarms that the evidence of one case names."""
 _CASES = Remembered("case")
@@ -197,7 +199,9 @@ class Cases(Operator):
             if fresh:
                 case.id, case.started, case.first_out = short_id("case", asset, row["started"] or at, id), at, id
             if len(case.members) < MEMBERS_MAX or id in case.members:
-                case.members[id] = {n: row[n] for n in ("rule", "key", "time", "level", "value", "message", "severity")}
+                case.members[id] = {
+                    n: row[n] for n in ("rule", "key", "signal", "time", "level", "value", "message", "severity")
+                }
             if row["state"] in ACTIVE and row["ring"] and row["priority"] > case.priority:
                 worse = CASE_OPENED if case.priority < 0 else CASE_WORSE
                 case.priority = row["priority"]

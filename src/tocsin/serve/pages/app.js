@@ -200,7 +200,7 @@ async function choose(name, byPerson) {
   try {
     const loaded = await ask(`/api/series?machine=${encodeURIComponent(name)}`, "MachineHistory");
     if (mine !== asked) return;
-    charts.load(loaded.series);
+    charts.load(name, loaded.series);
     for (const [one, points] of arrived) charts.add(one, points);
     get("empty").hidden = true;
   } catch (error) {

@@ -68,6 +68,7 @@ export class Charts {
       }
     });
     this.newest = 0;
+    this.machine = null;
     this.asked = null; // signal and moment that an alarm has led to
     this.readColours();
     setInterval(() => this.drawNext(), 40);
@@ -92,19 +93,30 @@ export class Charts {
   focus(signal, moment) {
     const card = this.cards.get(signal);
     this.asked = card ? { signal, moment } : null;
-    for (const one of this.cards.values()) { one.dirty = true; one.root.classList.toggle("asked", one === card); one.moment.textContent = ""; }
+    this.markAsked();
     if (!card) return false;
-    card.moment.textContent = `alarm since ${when(moment)}`;
     card.root.scrollIntoView({ block: "nearest" });
     card.root.focus({ preventScroll: true });
     return true;
   }
 
-  // All series of a machine, as /api/series gives them.
-  load(series) {
+  markAsked() {
+    for (const card of this.cards.values()) {
+      const here = this.asked?.signal === card.signal;
+      card.dirty = true;
+      card.root.classList.toggle("asked", here);
+      card.moment.textContent = here ? `alarm since ${when(this.asked.moment)}` : "";
+    }
+  }
+
+  // All series of a machine, as /api/series gives them; what an alarm has led to stays marked on the same machine.
+  load(machine, series) {
     this.clear();
+    if (machine !== this.machine) this.asked = null;
+    this.machine = machine;
     for (const one of series) this.add(one, one.points);
     this.sort();
+    this.markAsked();
   }
 
   add(series, points) {
