@@ -199,9 +199,7 @@ class Cases(Operator):
             if fresh:
                 case.id, case.started, case.first_out = short_id("case", asset, row["started"] or at, id), at, id
             if len(case.members) < MEMBERS_MAX or id in case.members:
-                case.members[id] = {
-                    n: row[n] for n in ("rule", "key", "signal", "time", "level", "value", "message", "severity")
-                }
+                case.members[id] = {name: row[name] for name in MEMBER}
             if row["state"] in ACTIVE and row["ring"] and row["priority"] > case.priority:
                 worse = CASE_OPENED if case.priority < 0 else CASE_WORSE
                 case.priority = row["priority"]
