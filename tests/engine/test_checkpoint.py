@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tocsin.contracts import Checkpoint, Message
+from tocsin.contracts import Checkpoint, Message, Staged
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files, write_states
 from tocsin.errors import AlreadyRunning, CorruptState
 from tocsin.world import SystemDisk
@@ -25,8 +25,8 @@ def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
         watermarks={"a/0": 5},
         offsets={"a/0": {"line": 3}},
         states={"sum": ("x:0:9", "abc")},
-        tokens={"t": [{"part": "p"}]},
-        tables={"t": 1},
+        staged={"t": [Staged(2, {"part": "p"}, 100)]},
+        published={"t": 1},
     )
     store.commit(Checkpoint(1, "f"), {})
     store.commit(written, {"bell": [Message("1", b"one"), Message("2", b"two")]})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tocsin.batch import OUT
+from tocsin.batch import OUT, Batch
 from tocsin.engine.counters import Counters
+from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.wire import Counted, Noticed, Rejected, Stream, decode_counted, encode_counted, streams_of
 from tocsin.pipeline.model import Pipeline
 
@@ -64,3 +67,24 @@ def test_what_the_engine_counts_is_what_the_page_is_told() -> None:
     assert told.events == (Noticed("mqtt", "reconnects", 2),)
     assert told.trouble == "the disk is full"
     assert set(snapshot) <= set(Counted.__struct_fields__)
+
+
+def test_what_a_runner_tells_of_its_ends_is_what_the_page_is_told(tmp_path: Path) -> None:
+    settings = {"machines": {"pump": "pump"}, "start": datetime(2026, 1, 1, tzinfo=UTC), "duration": "2s"}
+    told: list[Counted] = []
+
+    class Onlooker:
+        def offer(self, stream: str, batch: Batch) -> None: ...
+
+        def counters(self, snapshot: Mapping[str, object]) -> None:
+            told.append(msgspec.convert(snapshot, Counted))
+
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": tmp_path, "source": {"simulate": settings},
+            "streams": {"readings": {"sinks": [{"delta": "readings"}]}},
+        }
+    )  # fmt: skip
+    EmbeddedRunner(pipeline.plan(), feed=Onlooker()).run()
+    assert set(told[-1].sources) == {"source"}
+    assert "readings.0.delta" in told[-1].sinks

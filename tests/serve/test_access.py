@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.applications import Starlette
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS_SCHEMA
-from tocsin.engine.actions import ActionLog
 from tocsin.engine.wire import Counted, Noticed, Rejected, SinkLag, SourceSilence
 from tocsin.errors import ConfigError
 from tocsin.serve.access import Address, Guard, Keys, Permission
@@ -298,8 +298,8 @@ def test_metrics_are_prometheus_text(client: Client, page: PageContext) -> None:
             rejected=(Rejected("a", "ts", 2),),
             events=(Noticed("a/0", "session_lost", 1),),
             lag_s={"r": None},
-            sinks={"lake": SinkLag(12, "the disk is full")},
-            sources={"plant": SourceSilence(61.5, "no answer")},
+            sinks={"lake": SinkLag(12, reason="the disk is full")},
+            sources={"plant": SourceSilence(61.5, reason="no answer")},
         )
     )
     text = client.get("/metrics").text

@@ -135,7 +135,8 @@ def test_charts_and_alarms_show_the_time_of_the_browsers_zone(
     newest = view.evaluate(f"() => ({CHART})('t_out')._fullLayout.xaxis.range[1]")
     local = "(ms) => { const d = new Date(ms); return new Date(ms - d.getTimezoneOffset() * 60000).toISOString(); }"
     wanted = view.evaluate(local, engine.begun_s * 1000)
-    assert newest[:19].replace(" ", "T") == wanted[:19]
+    parsed = "(text) => Date.parse(text.length > 10 ? text.replace(' ', 'T') : `${text}T00:00`)"  # as local time
+    assert view.evaluate(parsed, newest) == engine.begun_s * 1000
     drawn = view.evaluate(f"() => ({CHART})('t_out')._fullLayout.xaxis._vals.map((tick) => tick.text)")
     hour = wanted[11:13]
     assert any(text.startswith((hour, f"{(int(hour) - 1) % 24:02}")) for text in drawn), drawn
@@ -281,12 +282,20 @@ def test_tiles_are_one_tab_stop_with_arrow_keys(page: Running, tmp_path: Path, o
 def test_lagging_sinks_and_silent_sources_are_told_in_words(engine: Engine, opened: Callable[..., Any]) -> None:
     engine.tell(range(-5, 1))
     view = opened()
-    sinks = {"readings.0.delta": {"lag_epochs": 12, "reason": "the disk is full"}}
-    sources = {"plant": {"silent_s": 61.4, "reason": "the broker does not answer"}}
+    sinks = {
+        "readings.0.delta": {"lag_epochs": 12, "lag_bytes": 9000, "reason": "the disk is full"},
+        "alarms.0.delta": {"lag_epochs": 1, "lag_bytes": 10, "reason": None},
+    }
+    sources = {
+        "plant": {"silent_s": 61.4, "splits": 1, "reason": "the broker does not answer"},
+        "files": {"silent_s": 4000.0, "splits": 1, "reason": None},
+        "hall": {"silent_s": None, "splits": 0, "reason": "no address"},
+    }
     told = view.locator("#ends li")
-    wait_for(lambda: engine.count(sinks=sinks, sources=sources) or told.count() == 2, 20)
+    wait_for(lambda: engine.count(sinks=sinks, sources=sources) or told.count() == 3, 20)
     assert told.all_inner_texts() == [
         "Source plant has been silent for 61 s: the broker does not answer.",
+        "Source hall has given nothing yet: no address.",
         "Sink readings.0.delta is 12 epochs behind: the disk is full.",
     ]
     wait_for(lambda: engine.count() or view.locator("#ends").is_hidden(), 20)

@@ -1,4 +1,4 @@
-"""`python -m tocsin.cli`."""
+"""``python -m tocsin.cli`` is the command ``tocsin``."""
 
 from tocsin.cli import main
 

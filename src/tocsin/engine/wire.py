@@ -76,21 +76,25 @@ class Noticed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SinkLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sink that does not keep up."""
+    """How far a sink lags behind."""
 
     lag_epochs: int
     """How many epochs wait for it."""
-    reason: str = ""
-    """Why, in words for people."""
+    lag_bytes: int = 0
+    """How much of the disk they take."""
+    reason: str | None = None
+    """Why nothing is published right now, in words for people; null if nothing is wrong."""
 
 
 class SourceSilence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A source that gives nothing, though it should."""
+    """For how long a source has given nothing."""
 
-    silent_s: float
-    """For how long."""
-    reason: str = ""
-    """Why, in words for people."""
+    silent_s: float | None
+    """Since its last rows; null before it has been opened."""
+    splits: int = 0
+    """How many of its splits are open."""
+    reason: str | None = None
+    """Why nothing comes right now, in words for people; null if it is not the source's doing."""
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,9 +120,9 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trouble: str | None = None
     """Why nothing flows right now; null if all is well."""
     sinks: dict[str, SinkLag] = {}
-    """Sinks that lag behind, by id."""
+    """By id."""
     sources: dict[str, SourceSilence] = {}
-    """Sources that are silent, by id."""
+    """By id."""
 
 
 def describe(name: str, schema: pa.Schema) -> Stream:

@@ -103,6 +103,8 @@ class Pipeline(Settings):
     """Time between checkpoints."""
     memory: Size = 256 * 2**20
     """How much may wait between two checkpoints before one is taken early."""
+    lag: Size = 4 * 2**30
+    """How much may wait on disk for a sink that is away; then nothing more is read until it catches up."""
     quarantine: ASink = Field(default_factory=lambda: _delta("quarantine"))
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
@@ -161,6 +163,7 @@ class _Compiler:
             state_folder=pipeline.folder / ".state",
             checkpoint_us=pipeline.checkpoint,
             memory_bytes=pipeline.memory,
+            lag_bytes=pipeline.lag,
             fingerprint=hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest(),
         )
 

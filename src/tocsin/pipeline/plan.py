@@ -70,5 +70,7 @@ class Plan:
     """Time between checkpoints."""
     memory_bytes: int
     """How much may wait between two checkpoints before one is taken early."""
+    lag_bytes: int
+    """How much may wait on disk for one sink that is away before nothing more is read."""
     fingerprint: str
     """sha256 over the inlets' chains and the steps, with their settings."""

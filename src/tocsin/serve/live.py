@@ -29,6 +29,8 @@ RECENT_POINTS = 60
 """For the small line in a tile."""
 NEVER_S = -np.inf
 """When a machine was heard that is only known from the lake."""
+LAG_EPOCHS_MAX = 10
+"""A sink that is further behind is told of, even if nothing seems wrong with it."""
 STALLED_S = 5.0
 """An engine that has said nothing for so long is not live; it counts aloud four times a second."""
 _SILENT_S_MIN = 10.0
@@ -244,8 +246,8 @@ class Live:
             bad=sum(bad.values()),
             bad_by_reason=bad,
             machines_left_out=len(self._left_out),
-            sinks=counted.sinks,
-            sources=counted.sources,
+            sinks={id: sink for id, sink in counted.sinks.items() if sink.reason or sink.lag_epochs > LAG_EPOCHS_MAX},
+            sources={id: source for id, source in counted.sources.items() if source.reason},
         )
 
 

@@ -115,7 +115,9 @@ class Figures(msgspec.Struct, kw_only=True):
     machines_left_out: int
     """How many machines are watched but not shown."""
     sinks: dict[str, SinkLag]
+    """Those in trouble, by id."""
     sources: dict[str, SourceSilence]
+    """Those in trouble, by id."""
 
 
 class Changes(msgspec.Struct, omit_defaults=True):

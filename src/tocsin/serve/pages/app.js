@@ -135,7 +135,7 @@ function heard(figures) {
 // Sinks that lag behind and sources that are silent, each in a sentence.
 function ends(figures) {
   const sentences = [
-    ...Object.entries(figures.sources).map(([id, one]) => `Source ${id} has been silent for ${show(Math.round(one.silent_s))} s${one.reason ? `: ${one.reason}` : ""}.`),
+    ...Object.entries(figures.sources).map(([id, one]) => `Source ${id} has ${one.silent_s === null ? "given nothing yet" : `been silent for ${show(Math.round(one.silent_s))} s`}${one.reason ? `: ${one.reason}` : ""}.`),
     ...Object.entries(figures.sinks).map(([id, one]) => `Sink ${id} is ${one.lag_epochs} ${one.lag_epochs === 1 ? "epoch" : "epochs"} behind${one.reason ? `: ${one.reason}` : ""}.`),
   ];
   const list = get("ends");

@@ -61,8 +61,8 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number} bad
  * @property {Object<string, number>} bad_by_reason
  * @property {number} machines_left_out
- * @property {Object<string, {lag_epochs: number, reason: string}>} sinks
- * @property {Object<string, {silent_s: number, reason: string}>} sources
+ * @property {Object<string, {lag_epochs: number, lag_bytes: number, reason: string|null}>} sinks
+ * @property {Object<string, {silent_s: number|null, splits: number, reason: string|null}>} sources
  *
  * @typedef {Object} Changes
  * @property {Figures} counters
