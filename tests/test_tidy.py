@@ -15,7 +15,9 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LINES_MAX = 70
 WHOLE: dict[str, str] = {}
 """Functions that are longer, and why they cannot be parted."""
-NAMED_BY_OTHERS = re.compile(r"__\w+__|visit_\w+|do_[A-Z]+|[a-z]+_(received|made|lost)|handle|setup|finish|get_buffer|buffer_updated|pause_writing|resume_writing")
+NAMED_BY_OTHERS = re.compile(
+    r"__\w+__|visit_\w+|do_[A-Z]+|[a-z]+_(received|made|lost)|handle|setup|finish|get_buffer|buffer_updated|pause_writing|resume_writing"
+)
 """Names that a protocol of Python or of a library gives: they are called from there."""
 BANNED = {
     r"\b(TODO|FIXME|XXX|HACK)\b": "say it in an issue, or do it",
