@@ -142,10 +142,10 @@ class EmbeddedRunner(Runner):
         spacing_s, dirty = 0.0, False
         while True:
             session.news.clear()
-            moved = not self._held(session) and self._take(session)
+            events, batches = (0, 0) if self._held(session) else self._take(session)
             now_s = self._clock.monotonic_s()
-            moved |= self._fall_idle(session, now_s)
-            dirty |= moved or bool(session.revoked)
+            idle = self._fall_idle(session, now_s)
+            dirty |= batches > 0 or idle or bool(session.revoked)
             last = self._stopping or all(task.finished for task in session.sources.values())
             due_s = spacing_s if session.graph.urgent else self.plan.checkpoint_us / 1e6
             full = session.graph.bytes >= self.plan.memory_bytes
@@ -164,7 +164,7 @@ class EmbeddedRunner(Runner):
                 self._feed.counters(self.snapshot())
             if last:
                 return
-            if not moved:
+            if not events and not idle:
                 self._rest(session, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
 
     def _rest(self, session: Session, wait_s: float) -> None:
@@ -179,17 +179,18 @@ class EmbeddedRunner(Runner):
 
     # 1 and 2: take and step
 
-    def _take(self, session: Session) -> bool:
-        """Take at most one batch of each source through all steps. Returns whether anything came."""
-        moved = False
+    def _take(self, session: Session) -> tuple[int, int]:
+        """Take at most one batch of each source through all steps. Returns how many events and batches came."""
+        events = batches = 0
         for task in session.tasks():
             while (event := task.take()) is not None:
-                moved = True
+                events += 1
                 self._on(session, task, event)
                 if isinstance(event, Rows | Finished):
+                    batches += isinstance(event, Rows)
                     break
         self.counters.waiting_bytes = session.graph.bytes
-        return moved
+        return events, batches
 
     def _on(self, session: Session, task: SourceTask, event: Event) -> None:
         if task is session.actions:
