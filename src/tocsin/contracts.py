@@ -12,10 +12,10 @@ what kind of part it is, the file's name is the part's name (`pipeline.registry`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -55,6 +55,11 @@ class Operator(Component, ABC):
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
     ACROSS_KEYS: ClassVar[str] = ""
     """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+    STATE: ClassVar[int] = 1
+    """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
+    a default that shapes the state changes: then operators are asked before the state is forgotten."""
+    KEEPS_STATE: ClassVar[Collection[str]] = ()
+    """Settings that may be changed without losing the state: limits, thresholds, texts. Subclasses add their own."""
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -79,6 +84,23 @@ class Operator(Component, ABC):
 
         The last batch returned on port ``out`` (or a tick, if there are no rows) carries the output watermark.
         """
+
+    def shape(self, input: pa.Schema) -> Mapping[str, Any]:
+        """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.
+
+        These are all settings that differ from their default, except those in `KEEPS_STATE`. A step that keeps rows
+        adds the types of their columns.
+        """
+        free = {name for cls in type(self).__mro__ for name in vars(cls).get("KEEPS_STATE", ())}
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: value for name, value in changed.items() if name not in free}
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """Returns the shard of each key (both are text): rows of one shard must reach the same copy of this step.
+
+        It is the key itself, or one for all where `ACROSS_KEYS` says that rows of different keys touch.
+        """
+        return pa.repeat(pa.scalar(""), len(keys)) if self.ACROSS_KEYS else keys
 
     @abstractmethod
     def dump(self, state: State) -> pa.Table:
@@ -194,6 +216,18 @@ class Channel(Component, ABC):
         """Open the channel; relative paths start at ``folder``."""
 
 
+class StepState(NamedTuple):
+    """Where a checkpoint keeps the state of one step, and which settings it fits."""
+
+    place: str
+    """File in the state folder, and from which byte to which it reaches: ``file:begin:end``."""
+    sha256: str
+    fingerprint: str = ""
+    """Of what shapes the state (`Operator.shape`); empty if a version wrote it that did not note it."""
+    settings: str = ""
+    """Of all settings, to tell steps of the same name apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the commit point makes durable, all at once."""
@@ -205,8 +239,8 @@ class Checkpoint:
     """By partition, as ``source/partition``; and by inlet and step, as they leave it."""
     offsets: Mapping[str, Offset] = field(default_factory=dict)
     """By partition."""
-    states: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """By step: name of the Arrow file in the state folder, and its sha256."""
+    states: Mapping[str, StepState] = field(default_factory=dict)
+    """By step (``stream.0.name``), and by operator of a split's chain (``source/split/name``)."""
     tokens: Mapping[str, Sequence[Token]] = field(default_factory=dict)
     """By sink: what this epoch staged."""
     tables: Mapping[str, int] = field(default_factory=dict)

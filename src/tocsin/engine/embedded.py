@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,9 +24,10 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END
-from tocsin.contracts import Channel, Checkpoint, Message, Runner, Token
+from tocsin.contracts import Channel, Checkpoint, Message, Runner, StepState, Token
 from tocsin.engine.checkpoint import delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
+from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.ingest_log import LoggedReader
 from tocsin.engine.recovery import ACTIONS_PARTITION, Effects, Session, start, table_epochs
@@ -63,8 +64,16 @@ class EmbeddedRunner(Runner):
     the disk is full it waits for space. After a failed fsync it stops at once: retrying proves nothing.
     """
 
-    def __init__(self, plan: Plan, effects: Effects | None = None, feed: Feed | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        effects: Effects | None = None,
+        feed: Feed | None = None,
+        forget: Collection[str] | str = (),
+    ) -> None:
         self.plan = plan
+        self._prints = plan.prints()
+        self._forget = forget
         self.counters = Counters()
         self._effects = effects or Effects()
         self._clock = self._effects.clock
@@ -113,7 +122,7 @@ class EmbeddedRunner(Runner):
         if self._session is not None:
             self.counters.events.update(self._session.events())
             self._session = None
-        session = self._session = start(self.plan, self._effects, self.counters, self._feed)
+        session = self._session = start(self.plan, self._effects, self.counters, self._feed, self._forget)
         drain_s = 0.0
         try:
             if self._effects.threads:
@@ -127,7 +136,7 @@ class EmbeddedRunner(Runner):
     def _loop(self, session: Session) -> None:
         """Poll and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
         last_epoch_s = last_actions_s = last_feed_s = self._clock.monotonic_s()
-        spacing_s, dirty = 0.0, False
+        spacing_s, dirty = 0.0, session.refitted
         live = not any(inlet.source.bounded() for inlet in self.plan.inlets)
         while True:
             began_s = self._clock.monotonic_s()
@@ -210,7 +219,7 @@ class EmbeddedRunner(Runner):
             tables=table_epochs(session.last),
         )
         self._commit_point(session, checkpoint, self._messages(rows))
-        session.before, session.last = session.last, checkpoint
+        session.before, session.last, self._forget = session.last, checkpoint, ()
         self._acknowledge(session)
         self._publish(session)
         self._deliver(session)
@@ -228,10 +237,10 @@ class EmbeddedRunner(Runner):
 
     def _prepare(
         self, session: Session, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
-    ) -> tuple[dict[str, Sequence[Token]], dict[str, tuple[str, str]]]:
+    ) -> tuple[dict[str, Sequence[Token]], dict[str, StepState]]:
         """Rows and states on disk, visible to nobody."""
         ids = [id for id in session.writers if id in rows]
-        states: list[dict[str, tuple[str, str]]] = []
+        states: list[dict[str, StepState]] = []
         tokens: dict[str, Sequence[Token]] = {}
 
         def stage(id: str) -> None:
@@ -241,11 +250,15 @@ class EmbeddedRunner(Runner):
         self._together([*jobs, lambda: states.append(self._write_states(session, epoch))])
         return {id: tokens[id] for id in ids}, states[0]
 
-    def _write_states(self, session: Session, epoch: int) -> dict[str, tuple[str, str]]:
+    def _write_states(self, session: Session, epoch: int) -> dict[str, StepState]:
         changed = session.graph.changed_states()
         some = {id: table for id, table in changed.items() if table.num_rows}
-        same = {id: place for id, place in session.last.states.items() if id not in changed}
-        return {**same, **write_states(self._effects.disk, self.plan.state_folder, epoch, some)}
+        same = {id: state for id, state in session.last.states.items() if id not in changed}
+        written = write_states(self._effects.disk, self.plan.state_folder, epoch, some)
+        for id, state in written.items():
+            now = self._prints[step_name(id)]
+            written[id] = state._replace(fingerprint=now.fingerprint, settings=now.settings)
+        return {**same, **written}
 
     def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
         return {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Reade
 from tocsin.engine.actions import ActionLog
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
+from tocsin.engine.fitting import fit, is_set_aside
 from tocsin.engine.graph import Chain, Feed, Graph
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.engine.outbox import Courier
 from tocsin.errors import ForeignCommit, StateMismatch
 from tocsin.pipeline.plan import Inlet, Plan
 from tocsin.world import Clock, Disk, SystemClock, SystemDisk
+
+logger = logging.getLogger(__name__)
 
 ACTIONS_PARTITION = "actions"
 
@@ -61,6 +65,8 @@ class Session:
     actions: ActionLog | None = None
     before: Checkpoint | None = None
     """The checkpoint before the last: its files are kept, too."""
+    refitted: bool = False
+    """Whether states were forgotten, set aside or brought back: the next checkpoint must say so, rows or not."""
 
     def events(self) -> Counter[tuple[str, str]]:
         """What readers, decoders and channels count themselves: sessions lost, fields unknown, messages refused ..."""
@@ -85,7 +91,9 @@ class Session:
         self.store.close()
 
 
-def start(plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None) -> Session:
+def start(
+    plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None, forget: Collection[str] | str = ()
+) -> Session:
     """Lock, finish the last epoch, load the states, seek the sources. Done twice it is the same as once."""
     effects.disk.make_folder(plan.state_folder)
     store = effects.open_store(plan.state_folder)
@@ -93,15 +101,16 @@ def start(plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = 
     try:
         last = store.last()
         if last is not None:
-            _require_same(plan, last)
-            session.last = last
+            session.last = _fitted(session, plan, last, forget)
         _finish(session, plan, effects.disk)
         _seek(session, plan, effects)
-        states = read_states(effects.disk, plan.state_folder, session.last.states)
+        known = {id: state for id, state in session.last.states.items() if not is_set_aside(id)}
+        states = read_states(effects.disk, plan.state_folder, known)
         session.graph.restore(states, session.last.watermarks)
         for intake in session.intakes:
             intake.ended = intake.chain.watermark_us == END
-        delete_states(effects.disk, plan.state_folder, state_files(session.last.states))
+        keep = state_files(session.last.states) | (state_files(last.states) if last is not None else set())
+        delete_states(effects.disk, plan.state_folder, keep)
         for outlet in plan.outlets:
             if isinstance(outlet.part, Channel):
                 session.couriers.append(Courier(outlet.id, outlet.part, store, plan.folder))
@@ -111,13 +120,15 @@ def start(plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = 
     return session
 
 
-def _require_same(plan: Plan, last: Checkpoint) -> None:
-    if last.fingerprint != plan.fingerprint:
-        raise StateMismatch(
-            f"the state in {plan.state_folder} was written by a pipeline with other steps or settings than "
-            f"'{plan.name}' has now; undo the change, give the pipeline another name, or move the folder away to "
-            "start afresh"
-        )
+def _fitted(session: Session, plan: Plan, last: Checkpoint, forget: Collection[str] | str) -> Checkpoint:
+    """Returns the last checkpoint as this plan goes on from it; `StateMismatch` where that would forget unasked."""
+    fitted = fit(plan, last, forget)
+    if (mismatch := fitted.mismatch(plan.state_folder)) is not None:
+        raise StateMismatch(mismatch)
+    for sentence in fitted.sentences():
+        logger.warning("%s: %s", plan.name, sentence)
+        session.refitted = True
+    return fitted.checkpoint
 
 
 def _finish(session: Session, plan: Plan, disk: Disk) -> None:

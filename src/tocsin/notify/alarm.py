@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -84,6 +84,12 @@ class Alarm(Operator):
         {"rule": "often", "rate_of_change": 0.3, "count": 2, "of_last": 5},
         {"rule": "often", "high": 20, "count": 3, "within": "10s"},
     )
+
+    KEEPS_STATE: ClassVar[Collection[str]] = (
+        "rule", "high_high", "high", "low", "low_low", "rate_of_change", "score", "deadband", "on_delay", "off_delay",
+        "priority", "latching", "realarm", "realarm_max", "suppressed_when", "chatter_max", "chatter_within",
+        "maintenance", "message",
+    )  # fmt: skip
 
     rule: str = "alarm"
     """Name of the rule, unique in the plant: it is part of every alarm's id."""
@@ -205,6 +211,10 @@ class Alarm(Operator):
             self.on_delay, self.off_delay, self.latching, self.realarm or 0, self.realarm_max,
             self.chatter_max, self.chatter_within, self.maintenance,
         )  # fmt: skip
+
+    def shape(self, input: pa.Schema) -> Mapping[str, object]:
+        """A limit may move; which limits there are may not, since each key's state holds a bit for each."""
+        return {**super().shape(input), "levels": list(dict.fromkeys(level.name for level in self.levels))}
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for level in self.levels:

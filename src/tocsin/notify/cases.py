@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -49,6 +49,8 @@ class Case:
 @dataclass(slots=True)
 class CasesState:
     """Cases by asset, and the rows that wait for the watermark."""
+
+    KEEPS_STATE: ClassVar[Collection[str]] = ("quiet", "flood_max", "flood_within")
 
     cases: dict[str, Case] = field(default_factory=dict)
     waiting: list[Row] = field(default_factory=list)
@@ -146,6 +148,10 @@ class Cases(Operator):
         # What is known of an asset without a case and without late alarms is nothing: it need not be kept.
         state.cases = {a: c for a, c in state.cases.items() if c.id or c.raises or c.flood}
         return state, (Batch(to_batch(out, added(ALARM_SCHEMA, CASE_FIELDS, self.name())), state.watermark),)
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """The asset: the alarms of all its keys make one case."""
+        return pa.array([self.asset(key) for key in keys.to_pylist()], pa.string()) if self.depth else keys
 
     def asset(self, key: str) -> str:
         """The asset that a key belongs to."""

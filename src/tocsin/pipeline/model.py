@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tocsin.batch import LATE, OUT, RAW, REJECTED
 from tocsin.contracts import Channel, Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import ADecoder, AnOperator, ASink, ASource, build
 from tocsin.pipeline.plan import Inlet, Outlet, Plan, Port, Step
-from tocsin.settings import Settings
+from tocsin.settings import Many, Settings
 from tocsin.settings.quantities import Duration, Size
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -31,10 +31,6 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-
-
-def _list(value: Any) -> Any:
-    return [value] if isinstance(value, str | Mapping) else value
 
 
 class Input(Settings):
@@ -57,9 +53,7 @@ class Stream(Settings):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    from_: Annotated[tuple[str, ...], BeforeValidator(_list, json_schema_input_type=str | tuple[str, ...])] = Field(
-        (), alias="from"
-    )
+    from_: Many[str] = Field((), alias="from")
     """Sources or streams, or a side port of one (``plant.late``); several are united. Default: the one source."""
     steps: tuple[AnOperator, ...] = ()
     """What is done to the rows, in order."""
