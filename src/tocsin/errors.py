@@ -7,7 +7,9 @@ TocsinError
 ├── MissingExtra         an optional library is not installed: says which extra brings it
 ├── SourceError          a source cannot be read: file gone, broker refuses, certificate expired
 ├── SinkError            a sink cannot be written
-│   └── ForeignCommit    a table was restored, or another engine writes it under our name
+│   ├── ForeignCommit    a table was restored, or another engine writes it under our name
+│   └── Unwritten        the run has ended, but rows still wait for a sink that is away
+├── Unavailable          (SourceError and SinkError) the other side is away: not now, rather than not ever
 ├── DeliveryError        a message could not be delivered now; it stays in the outbox
 └── StateError           the state folder
     ├── AlreadyRunning   another process holds it
@@ -65,8 +67,21 @@ class SinkError(TocsinError):
     """A sink cannot be written."""
 
 
+class Unavailable(SourceError, SinkError):
+    """The other side is away or busy: not now, rather than not ever. The runner waits for it; the others go on."""
+
+    def __init__(self, sentence: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        """How long the other side asked us to wait; 0 where it did not say."""
+
+
 class ForeignCommit(SinkError):
     """A table's position is not the one that the last checkpoint left."""
+
+
+class Unwritten(SinkError):
+    """The sources have ended, but rows wait on disk for a sink that is away."""
 
 
 class DeliveryError(TocsinError):

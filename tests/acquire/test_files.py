@@ -20,6 +20,7 @@ from tocsin.acquire import _lines
 from tocsin.acquire.files import Files, FilesReader
 from tocsin.batch import END, RAW
 from tocsin.errors import SourceError
+from tocsin.testing import read_from
 
 
 class HandClock:
@@ -215,7 +216,7 @@ def test_parquet_rows_come_typed_and_are_resumed(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=4)
     source = Files(path=str(tmp_path))
     assert source.output_schema().names == ["n", "s"]
-    stream, seen = source.open("0", None), []
+    stream, seen = read_from(source), []
     while True:
         polled = stream.poll(3, 0.0)
         assert polled is not None

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from written_actions import ActionLog
 
 from tocsin.cli import main
-from tocsin.engine.actions import ActionLog
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
-from tocsin.testing import feed, rows
-from tocsin.world import SystemDisk
+from tocsin.testing import feed, rows, world
 
 
 def tocsin(*words: object, code: int = 0) -> Result:
@@ -30,8 +29,8 @@ def folder(tmp_path: Path) -> Path:
     """What a pipeline leaves: a table of alarms, of which the pump's is open, and its state."""
     readings = rows({"key": ["fan", "fan", "pump"], "value": [90.0, 10.0, 95.0]}, every_s=10)
     found = feed(Alarm(rule="hot", high=80), readings)
-    writer = Delta(path="alarms").open("test", found.schema, tmp_path, SystemDisk())
-    writer.commit(1, [writer.stage(1, found.to_batches())])
+    writer = Delta(path="alarms").open(world(tmp_path, "test"), found.schema)
+    writer.publish(1, [writer.stage(1, found.to_batches())])
     writer.close()
     (tmp_path / ".state").mkdir()
     return tmp_path

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS, KEY, TIME, Batch, as_keys, as_times
-from tocsin.engine.actions import ActionLog
 from tocsin.engine.feed import SOCKET, Feed
 from tocsin.notify.alarm import Alarm
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.applications import Starlette
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS_SCHEMA
-from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError
 from tocsin.serve.access import Address, Guard, Keys, Permission
 from tocsin.serve.api import Page

@@ -14,7 +14,7 @@ from tocsin.output.delta import Delta
 from tocsin.serve.app import hear
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest
-from tocsin.world import SystemDisk
+from tocsin.testing import world
 
 GOOD = pa.table({"key": ["p"], "time": pa.array([1], pa.timestamp("us", tz="UTC")), "x": [1.0]})
 
@@ -63,8 +63,8 @@ def keep(folder: Path, name: str, rows: pa.Table) -> None:
     batch = pa.RecordBatch.from_arrays(
         [as_keys(rows["key"].combine_chunks()), *(c.combine_chunks() for c in rows.columns[1:])], schema=schema
     )
-    writer = Delta(path=name).open("test", schema, folder, SystemDisk())
-    writer.commit(1, [writer.stage(1, [batch])])
+    writer = Delta(path=name).open(world(folder, "test"), schema)
+    writer.publish(1, [writer.stage(1, [batch])])
     writer.close()
 
 

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS, START, Batch
 from tocsin.domain.alarm_kpis import kpis
-from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.notify.alarm import Alarm
 from tocsin.output._cloudevents import alertmanager, cloudevent, event_id
 from tocsin.output.delta import Delta
 from tocsin.serve import desk as alarms
-from tocsin.testing import feed, rows, stream
-from tocsin.world import SystemDisk
+from tocsin.testing import feed, rows, stream, world
 
 
 def some_alarms(values: list[float], every_s: float = 10.0, **settings: Any) -> pa.Table:
@@ -28,8 +27,8 @@ def some_alarms(values: list[float], every_s: float = 10.0, **settings: Any) -> 
 
 
 def kept(folder: Path, table: pa.Table) -> Path:
-    writer = Delta(path="alarms").open("test", table.schema, folder, SystemDisk())
-    writer.commit(1, [writer.stage(1, table.to_batches())])
+    writer = Delta(path="alarms").open(world(folder, "test"), table.schema)
+    writer.publish(1, [writer.stage(1, table.to_batches())])
     writer.close()
     return folder
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from plant import Plant, wait_for
 from servers import Needs, free_port
+from written_actions import ActionLog
 
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
-from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start

@@ -37,7 +37,7 @@ def test_the_oracle_does_something() -> None:
 def test_a_seed_gives_the_same_schedule_twice() -> None:
     traces = []
     for _ in range(2):
-        world = simulation.World(7, faults=0)
+        world = simulation.Plant(7, faults=0)
         simulation._simulate(world, 7, "small")
         traces.append((world.trace, world.steps))
     assert traces[0] == traces[1]

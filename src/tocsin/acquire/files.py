@@ -19,8 +19,9 @@ from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, R
 from tocsin.acquire._pace import Pace
 from tocsin.batch import END, RAW, Batch, as_times, tick
 from tocsin.contracts import Offset, Source
+from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
-from tocsin.world import Clock, SystemClock
+from tocsin.world import Clock, World
 
 log = logging.getLogger(__name__)
 SUFFIXES: Mapping[str, str] = {
@@ -90,8 +91,8 @@ class Files(Source):
             return pq.read_schema(first).remove_metadata()
         return RAW
 
-    def open(self, partition: str, offset: Offset | None) -> FilesReader:
-        return FilesReader(self, offset, SystemClock())
+    def open(self, world: World) -> OneSplit:
+        return OneSplit(lambda offset: FilesReader(self, offset, world.clock))
 
     def found(self) -> list[Path]:
         """The files there are now, in natural order."""
@@ -211,8 +212,11 @@ class FilesReader:
             if count:
                 return Batch(some.rows.slice(0, count)), self._offset()
 
-    def commit(self, offset: Offset) -> None:
+    def acknowledge(self, offset: Offset) -> None:
         """Files stay where they are."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {"skipped_files": len(self.skipped)}
 
     def close(self) -> None:
         for file in {*self._held.values(), *([self._now] if self._now else [])}:
@@ -276,7 +280,7 @@ class FilesReader:
 
     @staticmethod
     def _is_at(file: _Open, place: Place) -> bool:
-        """Whether a file is the one of which so much was read."""
+        """Returns whether this is still the file that the place was noted in."""
         if place.head_bytes and head_of(file.stream, place.head_bytes) != place.head:
             return False
         return file.format == "parquet" or isinstance(file.stream, Gzip) or file.stream.size() >= place.position

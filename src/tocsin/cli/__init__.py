@@ -299,7 +299,3 @@ def schema() -> None:
     from tocsin.pipeline.reference import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
-
-
-if __name__ == "__main__":
-    main()

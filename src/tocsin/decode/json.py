@@ -68,6 +68,9 @@ class Json(Decoder):
     def initial(self) -> _Layouts:
         return _Layouts(self)
 
+    def counters(self, state: _Layouts) -> dict[str, int]:
+        return {"unknown_fields": state.unknown_fields()}
+
     def decode(self, state: _Layouts, payloads: pa.Array, numbers: Ints | None, rejects: Rejects) -> Decoded:
         scan = state.scan(payloads) if self.rows is None else None
         left = np.arange(len(payloads)) if scan is None else scan.left
@@ -266,9 +269,9 @@ class _Layouts:
         if isinstance(record, dict) and not record.keys() <= self._met and len(self._met) < FIELDS_MAX:
             self._met.update(name for name in record if len(name) <= FIELD_LENGTH_MAX)
 
-    def events(self) -> dict[str, int]:
-        """How many fields there are, of all records so far, that no column takes."""
-        return {"unknown_fields": len(self._met - self._tops)}
+    def unknown_fields(self) -> int:
+        """Returns how many fields there are, of all records so far, that no column takes."""
+        return len(self._met - self._tops)
 
     def scan(self, payloads: pa.Array) -> Scan | None:
         if len(self._slots) < len(self._kinds) or not len(payloads):

@@ -10,12 +10,13 @@ import sqlite3
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from tocsin.contracts import Checkpoint, Message, StepState
+from tocsin.contracts import Checkpoint, Message, Staged, StepState
 from tocsin.errors import AlreadyRunning, CorruptState
 from tocsin.world import Disk
 
@@ -29,6 +30,9 @@ create table if not exists outbox (
     number integer primary key autoincrement, channel text not null, id text not null, body blob,
     epoch integer not null, delivered integer not null default 0, unique (channel, id)
 );
+create table if not exists staged (
+    sink text not null, epoch integer not null, token text not null, bytes integer not null, primary key (sink, epoch)
+) without rowid;
 create index if not exists undelivered on outbox (channel, number) where not delivered;
 """
 
@@ -36,7 +40,7 @@ create index if not exists undelivered on outbox (channel, number) where not del
 class SqliteStore:
     """`contracts.CheckpointStore` in ``checkpoints.db``; also holds the lock on the state folder.
 
-    Any SQLite tool can look inside. One connection for all threads, a lock around it: a courier's transaction holds
+    Any SQLite tool can look inside. One connection for all threads, a lock around it: a relay's transaction holds
     the epoch up for a millisecond at most.
     """
 
@@ -58,16 +62,32 @@ class SqliteStore:
         self._path = path
 
     def last(self) -> Checkpoint | None:
-        return _last(self._db, self._path)
+        last = _last(self._db, self._path)
+        if last is None:
+            return None
+        staged: dict[str, list[Staged]] = {}
+        for sink, epoch, token, size in self._db.execute("select sink, epoch, token, bytes from staged order by epoch"):
+            if epoch > last.published.get(sink, -1):
+                staged.setdefault(sink, []).append(Staged(epoch, json.loads(token), size))
+        return replace(last, staged=staged) if staged else last
 
     def commit(self, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
-        text = encoded(checkpoint)
+        # What waits for a sink that is away may be thousands of epochs: only what is new is written.
+        text = encoded(replace(checkpoint, staged={}))
+        staged = [
+            (sink, one.epoch, json.dumps(one.token), one.bytes)
+            for sink, waiting in checkpoint.staged.items()
+            for one in waiting
+            if one.epoch == checkpoint.epoch
+        ]
         rows = [(c, m.id, m.body, checkpoint.epoch) for c, messages in outbox.items() for m in messages]
         with self._lock, self._db:
             self._db.execute("begin immediate")
             digest = hashlib.sha256(text.encode()).hexdigest()
             self._db.execute("insert into epochs values (?, ?, ?)", (checkpoint.epoch, text, digest))
             self._db.executemany("insert or ignore into outbox (channel, id, body, epoch) values (?, ?, ?, ?)", rows)
+            self._db.executemany("insert into staged values (?, ?, ?, ?)", staged)
+            self._db.executemany("delete from staged where sink = ? and epoch <= ?", list(checkpoint.published.items()))
             self._db.execute("delete from epochs where epoch < ?", (checkpoint.epoch - 1,))
             if checkpoint.epoch % PRUNE_EPOCHS == 0:
                 last = self._db.execute("select coalesce(max(number), 0) from outbox").fetchone()[0]
@@ -121,7 +141,7 @@ def _lock(folder: Path) -> int:
         holder = os.read(descriptor, 32).decode(errors="replace").strip()
         os.close(descriptor)
         raise AlreadyRunning(
-            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another name"
+            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another folder"
         ) from None
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -129,14 +149,31 @@ def _lock(folder: Path) -> int:
 
 
 def encoded(checkpoint: Checkpoint) -> str:
+    """Returns the checkpoint as JSON."""
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}  # asdict copies: 0.5 ms
+    values["staged"] = {
+        sink: [(one.epoch, one.token, one.bytes) for one in waiting] for sink, waiting in checkpoint.staged.items()
+    }
     return json.dumps(values, separators=(",", ":"), sort_keys=True)
 
 
 def decoded(text: str) -> Checkpoint:
+    """Returns the checkpoint that `encoded` wrote, or the one of the version before, which had no lagging sinks."""
     values = json.loads(text)
     values["states"] = {id: StepState(*state) for id, state in values["states"].items()}
+    values.pop("fingerprint", None)
+    if "tokens" in values:
+        tokens, epoch = values.pop("tokens"), values["epoch"]
+        values["published"] = values.pop("tables")
+        values["staged"] = {sink: [(epoch, _merged(some), 0)] for sink, some in tokens.items() if some}
+    values["staged"] = {sink: [Staged(*one) for one in waiting] for sink, waiting in values["staged"].items()}
     return Checkpoint(**values)
+
+
+def _merged(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the one token of an epoch; the version before kept a list, which never had more than one."""
+    (token,) = tokens
+    return token
 
 
 def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, StepState]:

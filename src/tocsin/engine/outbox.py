@@ -1,14 +1,15 @@
-"""Delivery of what waits in the outbox: one courier a channel, beside the epoch loop and never in its way."""
+"""Delivery of what waits in the outbox: one relay a channel, beside the epoch loop and never in its way."""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
 import threading
-from pathlib import Path
+from collections.abc import Mapping
 
 from tocsin.contracts import Channel, CheckpointStore, Delivery
 from tocsin.errors import DeliveryError
+from tocsin.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +18,17 @@ BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 30.0
 
 
-class Courier:
+class Relay:
     """Takes one channel's messages from the outbox, in order, until they are delivered.
 
     `round` does one attempt; `start` keeps doing them in a thread, waiting longer after each failure.
     """
 
-    def __init__(self, id: str, channel: Channel, store: CheckpointStore, folder: Path) -> None:
+    def __init__(self, id: str, channel: Channel, store: CheckpointStore, world: World) -> None:
         self.id = id
         self._channel = channel
         self._store = store
-        self._folder = folder
+        self._world = world
         self.delivery: Delivery | None = None
         """Once there was something to deliver."""
         self._stop = threading.Event()
@@ -41,13 +42,17 @@ class Courier:
         if not messages:
             return False
         if self.delivery is None:
-            self.delivery = self._channel.connect(self._folder)
+            self.delivery = self._channel.open(self._world)
         self.delivery.deliver(messages)
         self._store.delivered(self.id, [message.id for message in messages])
         return True
 
+    def counters(self) -> Mapping[str, int]:
+        """Returns what the channel counts."""
+        return self.delivery.counters() if self.delivery is not None else {}
+
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"courier {self.id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"relay {self.id}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:

@@ -11,7 +11,6 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from pydantic import BeforeValidator
 from tocsin.contracts import Channel, Message
 from tocsin.errors import DeliveryError
 from tocsin.output._cloudevents import alertmanager, cloudevent
+from tocsin.world import World
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Notify(Channel):
             return f"{row.get('key', '')} {row['message']}".strip()
         return " ".join(f"{name}={_plain(value)}" for name, value in row.items() if value is not None)
 
-    def connect(self, folder: Path) -> Notifier:
+    def open(self, world: World) -> Notifier:
         return Notifier(self)
 
 
@@ -137,8 +137,7 @@ class Notifier:
         if failures:
             raise DeliveryError("; ".join(failures.values()))
 
-    def events(self) -> Mapping[str, int]:
-        """Counters, by name."""
+    def counters(self) -> Mapping[str, int]:
         return {"refused": self.refused}
 
     def close(self) -> None:

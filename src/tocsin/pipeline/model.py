@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +95,8 @@ class Pipeline(Settings):
     """Time between checkpoints."""
     memory: Size = 256 * 2**20
     """How much may wait between two checkpoints before one is taken early."""
+    lag: Size = 4 * 2**30
+    """How much may wait on disk for a sink that is away; then nothing more is read until it catches up."""
     quarantine: ASink = Field(default_factory=lambda: _delta("quarantine"))
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
@@ -138,10 +138,6 @@ class _Compiler:
         for name in self._order():
             self._stream(name, pipeline.streams[name])
         self._set_aside()
-        written = {
-            "chains": {i.id: [_settings(o) for o in i.chain] for i in self.inlets},
-            "steps": {s.id: [_settings(s.operator), list(map(list, s.inputs))] for s in self.steps},
-        }
         return Plan(
             name=pipeline.name,
             inlets=tuple(self.inlets),
@@ -155,7 +151,7 @@ class _Compiler:
             state_folder=pipeline.folder / ".state",
             checkpoint_us=pipeline.checkpoint,
             memory_bytes=pipeline.memory,
-            fingerprint=hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest(),
+            lag_bytes=pipeline.lag,
         )
 
     def _inlet(self, name: str, input: Input) -> None:
@@ -278,10 +274,6 @@ def _delta(table: str) -> Sink | Channel:
     part = build("sink", {"delta": table})
     assert isinstance(part, Sink)
     return part
-
-
-def _settings(part: Operator) -> list[Any]:
-    return [part.name(), part.model_dump(mode="json")]
 
 
 def _short(schema: pa.Schema) -> str:

@@ -94,13 +94,18 @@ class Plan:
     """Time between checkpoints."""
     memory_bytes: int
     """How much may wait between two checkpoints before one is taken early."""
-    fingerprint: str
-    """sha256 over the inlets' chains and the steps, with their settings."""
+    lag_bytes: int
+    """How much may wait on disk for one sink that is away before nothing more is read."""
 
     def prints(self) -> dict[str, Print]:
         """Returns the print of everything that may remember something: by the step's id, or as ``source.rekey``."""
         chains = {f"{inlet.id}.{name}": one for inlet in self.inlets for name, one in inlet.prints().items()}
         return chains | {step.id: print_of(step.operator, step.input_schema) for step in self.steps}
+
+    def tables(self) -> dict[str, str]:
+        """Returns by sink what its table is known by again: another pipeline's name makes it another one."""
+        sinks = {outlet.id: outlet.part for outlet in self.outlets if isinstance(outlet.part, Sink)}
+        return {id: _hash([self.name, sink.name(), sink.place()]) for id, sink in sinks.items()}
 
 
 def print_of(operator: Operator, input: pa.Schema) -> Print:
