@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.contracts import Sink, Staged, Writer
-from tocsin.errors import DurabilityError, ForeignCommit, SinkError, StateMismatch, Unavailable
+from tocsin.errors import DurabilityError, ForeignCommit, SchemaError, SinkError, StateMismatch, Unavailable
 from tocsin.world import World
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,10 @@ class SinkTask:
     def __init__(self, id: str, sink: Sink, schema: pa.Schema, world: World) -> None:
         self.id = id
         self._sink, self._schema, self._world = sink, schema, world
-        self._writer: Writer = sink.open(world, schema)
+        try:
+            self._writer: Writer = sink.open(world, schema)
+        except SchemaError as error:
+            raise SchemaError(f"'{id}': {error}") from error
         self._news = threading.Condition()
         self._waiting: list[Staged] = []
         """Committed and not published, oldest first; changed under the lock only."""

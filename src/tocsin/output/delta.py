@@ -195,7 +195,8 @@ class DeltaWriter:
         log, wanted = self.log, self._schema
         while True:
             known = log.snapshot.fields
-            fields = new_fields(wanted, known)
+            # Before the first row the table may still change its mind, or a table of late rows would forbid to cast.
+            fields = new_fields(wanted, () if self._is_untouched() else known)
             names, types = physical_names(wanted.names, fields), arrow_schema(fields)
             partition_columns = [names[c] for c in self._sink.partition_by]
             for column in partition_columns:
@@ -211,6 +212,11 @@ class DeltaWriter:
             else:
                 change: Action = {"metaData": {**log.snapshot.metadata, "schemaString": schema_string(fields)}}
                 log.commit([change], lambda _: False, "ADD COLUMNS")
+
+    def _is_untouched(self) -> bool:
+        """Returns whether the table has no rows, and none are staged for it."""
+        there = self._disk.names(self.log.folder) if self.log.exists else []
+        return not self.log.snapshot.files and not [name for name in there if not name.startswith("_")]
 
     def _may_append(self, foreign: Sequence[Mapping[str, Any]]) -> bool:
         """What others did in between is no matter, unless it was under our name or changed what we write to."""
