@@ -101,6 +101,26 @@ VERDICT = (
 All four are null where it cannot tell (yet): no number, still learning, or not in the operating state it watches."""
 
 
+_JUDGES = b"judges"
+
+
+def judging(fields: Sequence[pa.Field], column: str) -> Sequence[pa.Field]:
+    """Returns fields of a verdict that carry the name of the column they are about, as Arrow metadata."""
+    return [field.with_metadata({_JUDGES: column}) for field in fields]
+
+
+def judged(schema: pa.Schema, field: str = "score") -> str | None:
+    """Returns the column that the verdict in these rows is about; None if no detector has said so.
+
+    Examples
+    --------
+    >>> judged(pa.schema([pa.field("t_out", pa.float64()), *judging(VERDICT, "t_out")]))
+    't_out'
+    """
+    metadata = schema.field(field).metadata if field in schema.names else None
+    return None if not metadata or _JUDGES not in metadata else str(metadata[_JUDGES].decode())
+
+
 class Detector(Keyed):
     """Judges each reading before it learns from it, and adds `VERDICT` to each row: one verdict a row."""
 
@@ -134,7 +154,7 @@ class Detector(Keyed):
         require(input, self.of, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        return added(input, (*VERDICT, *self.EXTRA), self.name())
+        return added(input, (*judging(VERDICT, self.of), *self.EXTRA), self.name())
 
     def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
         values = floats(rows.column(self.of))
@@ -161,4 +181,16 @@ class Forecaster(Keyed):
     """Adds ``forecast``, ``lower`` and ``upper`` for a named horizon to each row."""
 
 
-__all__ = ["OUT", "VERDICT", "Detector", "Forecaster", "Keyed", "Stateless", "added", "promised", "require"]
+__all__ = [
+    "OUT",
+    "VERDICT",
+    "Detector",
+    "Forecaster",
+    "Keyed",
+    "Stateless",
+    "added",
+    "judged",
+    "judging",
+    "promised",
+    "require",
+]

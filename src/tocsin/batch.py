@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -141,3 +145,29 @@ def as_times(us: Ints) -> pa.Array:
 def as_keys(column: pa.Array) -> pa.Array:
     """A column of text as keys (dictionary of int32 to text)."""
     return column if column.type == KEY_TYPE else column.cast(pa.string()).dictionary_encode().cast(KEY_TYPE)
+
+
+def short_id(*parts: object) -> str:
+    """Returns 16 hex digits that name something by its parts, the same in every run."""
+    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def to_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Returns rows as one record batch; times are given in microseconds."""
+    if not rows:
+        return _empty(schema)
+    return pa.RecordBatch.from_arrays([_column([row[f.name] for row in rows], f) for f in schema], schema=schema)
+
+
+@lru_cache(maxsize=8)
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    """Most batches of events hold none: building their empty columns costs 100 µs, once."""
+    return empty(schema)
+
+
+def _column(values: list[Any], field: pa.Field) -> pa.Array:
+    if field.type == TIME_TYPE:
+        return pa.array(values, pa.int64()).cast(TIME_TYPE)
+    if field.type == KEY_TYPE:
+        return pa.array(values, pa.string()).dictionary_encode().cast(KEY_TYPE)
+    return pa.array(values, field.type)

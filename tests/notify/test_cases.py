@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tocsin.domain.alarms import to_batch
+from tocsin.batch import to_batch
+from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.notify.alarm import Alarm
 from tocsin.notify.cases import Cases
 from tocsin.testing import BEGIN_US, feed, rows
@@ -19,13 +20,14 @@ def alarm_row(second: float, key: str, event: str = "raised", **more: Any) -> di
     return {
         "key": key, "time": at, "id": f"{key}!", "case": "", "rule": "hot", "version": 1, "priority": 60,
         "severity": "major", "state": state, "previous": "", "mode": "", "event": event, "ring": event == "raised",
-        "level": "high", "value": 1.0, "limit": None, "score": None, "started": at, "message": key, "by": "",
+        "level": "high", "signal": "value", "value": 1.0, "expected": None, "limit": None, "unit": "", "score": None,
+        "started": at, "message": key, "advice": "", "by": "",
         "reason": "", "evidence": "{}", "number": 1, **more,
     }  # fmt: skip
 
 
 def passed(settings: dict[str, Any], *given: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = feed(Cases(**settings), to_batch(given), chop=1).to_pylist()
+    found: list[dict[str, Any]] = feed(Cases(**settings), to_batch(given, ALARM_SCHEMA), chop=1).to_pylist()
     return found
 
 

@@ -43,6 +43,17 @@ def test_list_shows_open_alarms_with_their_newest_row(tmp_path: Path) -> None:
         alarms.list_alarms(folder, table="alarm")
 
 
+def test_a_table_from_before_alarms_named_their_signal_goes_on(tmp_path: Path) -> None:
+    before = some_alarms([81.0]).drop_columns(["signal", "expected", "unit", "advice"])
+    folder = kept(tmp_path, before)
+    assert alarms.list_alarms(folder)["signal"].to_pylist() == [None]
+    writer = Delta(path="alarms").open(world(folder, "test"), some_alarms([1.0]).schema)
+    writer.publish(2, [writer.stage(2, some_alarms([81.0, 20.0]).slice(1).to_batches())])
+    writer.close()
+    (listed,) = alarms.list_alarms(folder).to_pylist()
+    assert (listed["event"], listed["signal"]) == ("cleared", "value")
+
+
 def test_act_reaches_the_alarm_through_the_log_of_actions(tmp_path: Path) -> None:
     alarm = Alarm(rule="hot", high=80)
     state, out = alarm.step(alarm.initial(), next(iter(_stream([81.0]))))

@@ -342,6 +342,8 @@ class SmallTableWriter:
         self.disk.unlink(temporary)
         self.disk.sync_folder(self.log)
         self.entries.append(entry)
+        if self.world.io("published", ("unsure",)):
+            raise Unavailable("the table has not answered (simulated)")
 
     def _epoch(self) -> int | None:
         return self.entries[-1]["epoch"] if self.entries else None

@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.ingest_log import LoggedReader
 from tocsin.engine.outbox import Relay
 from tocsin.engine.recovery import Effects, Session
+from tocsin.engine.sink_task import SinkTask
+from tocsin.engine.source_task import SourceTask
 from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError, Unwritten
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta
@@ -396,6 +398,43 @@ def _log_tail_not_synced() -> AbstractContextManager[None]:
     return patched(IngestLog, __init__=init)
 
 
+def _lagging_epochs_forgotten() -> AbstractContextManager[None]:
+    """A checkpoint holds only what the last epoch staged."""
+    return patched(SinkTask, staged=lambda self: ())
+
+
+def _table_not_asked_again() -> AbstractContextManager[None]:
+    """After a failure it goes on as if nothing had been published."""
+    real = SinkTask._failed
+
+    def failed(self: SinkTask, error: Exception) -> None:
+        real(self, error)
+        self._verified = True
+
+    def publish(self: SmallTableWriter, epoch: int, tokens: Any) -> None:
+        with patched(SmallTableWriter, _epoch=lambda _: None):
+            published(self, epoch, tokens)
+
+    published = SmallTableWriter.publish
+    stack = ExitStack()
+    stack.enter_context(patched(SinkTask, _failed=failed))
+    stack.enter_context(patched(SmallTableWriter, publish=publish))
+    return stack
+
+
+def _reopened_too_far() -> AbstractContextManager[None]:
+    """A source that was away is read on after a row that never came."""
+    real = SourceTask._away
+
+    def away(self: SourceTask, error: Any) -> None:
+        for name, offset in self._offsets.items():
+            if isinstance(offset, int):
+                self._offsets[name] = offset + 1
+        real(self, error)
+
+    return patched(SourceTask, _away=away)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "log entry not fsynced": lambda: _no_sync(".tmp"),
     "data files not fsynced": lambda: _no_sync(".json"),
@@ -404,6 +443,9 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "tail not fsynced on recovery": nullcontext,
     "no transaction check": nullcontext,
     "no lock": nullcontext,
+    "epochs of a lagging table forgotten": _lagging_epochs_forgotten,
+    "table not asked after an unknown outcome": _table_not_asked_again,
+    "source opened again too far on": _reopened_too_far,
     "acknowledged before the commit point": _acknowledged_before_commit,
     "ingest log acknowledged before its fsync": _log_acked_before_sync,
     "ingest log's tail not fsynced when opened": _log_tail_not_synced,

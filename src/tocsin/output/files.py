@@ -16,6 +16,7 @@ import pyarrow.types as pt
 from tocsin.contracts import Sink, Token
 from tocsin.errors import ForeignCommit, SinkError
 from tocsin.settings.quantities import Size
+from tocsin.values.text import unformula_column
 from tocsin.world import World
 
 _POSITION = ".position.json"
@@ -221,7 +222,7 @@ def _csv(rows: pa.RecordBatch) -> bytes:
 
 
 def _header(columns: Sequence[str]) -> bytes:
-    safe = _unformula(pa.array(columns, pa.string())).to_pylist()
+    safe = unformula_column(pa.array(columns, pa.string())).to_pylist()
     return (",".join('"' + name.replace('"', '""') + '"' for name in safe) + "\n").encode()
 
 
@@ -236,13 +237,7 @@ def _cells(column: pa.Array) -> pa.Array:
     if pt.is_nested(column.type) or pt.is_binary(column.type) or pt.is_large_binary(column.type):
         texts = [None if v is None else msgspec.json.encode(v).decode().strip('"') for v in column.to_pylist()]
         column = pa.array(texts, pa.string())
-    return _unformula(column) if pt.is_string(column.type) or pt.is_large_string(column.type) else column
-
-
-def _unformula(column: pa.Array) -> pa.Array:
-    """Texts behind ``'`` where a spreadsheet would run them."""
-    dangerous = pc.match_substring_regex(column, "^[=+\\-@\t\r]")
-    return pc.if_else(dangerous, pc.binary_join_element_wise("'", column, ""), column)
+    return unformula_column(column) if pt.is_string(column.type) or pt.is_large_string(column.type) else column
 
 
 _ENCODERS: Mapping[str, Callable[[pa.RecordBatch], bytes]] = {"ndjson": _ndjson, "csv": _csv}

@@ -16,14 +16,14 @@ from pydantic import WithJsonSchema, model_validator
 from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, UnknownName
+from tocsin.notify.detector_model._compiled import CompiledModel, Reject, Row
 from tocsin.notify.detector_model._import import import_model
 from tocsin.notify.detector_model._instance import Instance
-from tocsin.notify.detector_model._machine import Machine, Reject, Row
 from tocsin.notify.detector_model._messages import BadMessage, Mapped, map_inputs
 from tocsin.notify.detector_model._model import Tree, models_of, read_models
 from tocsin.settings import Settings
 
-ACTIONS = pa.schema(
+EXECUTIONS_SCHEMA = pa.schema(
     [
         KEY,
         TIME,
@@ -145,16 +145,16 @@ class DetectorModel(Operator):
             return data
         value = data["model"]
         try:
-            found = read_models(value) if isinstance(value, str | Path) else models_of(value, "detector_model")
-            names = [model["detectorModelName"] for model in found]
+            models = read_models(value) if isinstance(value, str | Path) else models_of(value, "detector_model")
+            names = [model["detectorModelName"] for model in models]
             which = data.get("which")
             if which is not None and which not in names:
                 raise UnknownName("detector model", which, names)
-            if which is None and len(found) != 1:
-                raise ConfigError(f"which: there are {len(found)} detector models: {', '.join(names) or 'none'}")
+            if which is None and len(models) != 1:
+                raise ConfigError(f"which: there are {len(models)} detector models: {', '.join(names) or 'none'}")
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        return {**data, "model": found[0 if which is None else names.index(which)]}
+        return {**data, "model": models[0 if which is None else names.index(which)]}
 
     @model_validator(mode="after")
     def _compiles(self) -> DetectorModel:
@@ -167,17 +167,17 @@ class DetectorModel(Operator):
                 raise ValueError(f"inputs: {UnknownName('input', name, machine.inputs)}")
         return self
 
-    def _machine(self) -> Machine:
+    def _machine(self) -> CompiledModel:
         return _compiled(json.dumps(self.model, sort_keys=True), self.message is None, self.transitions)
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         self._mapped(self._machine(), input)
-        return ACTIONS
+        return EXECUTIONS_SCHEMA
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
 
-    def _mapped(self, machine: Machine, schema: pa.Schema) -> Mapped:
+    def _mapped(self, machine: CompiledModel, schema: pa.Schema) -> Mapped:
         chosen = {name: (dict(i.where), dict(i.columns)) for name, i in self.inputs.items()}
         return map_inputs(machine, chosen, self.message, schema)
 
@@ -222,7 +222,7 @@ class DetectorModel(Operator):
 class Detectors:
     """The detectors by key, and when the next timer of each runs out."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: CompiledModel) -> None:
         self.machine = machine
         self.instances: dict[str, Instance] = {}
         self.mapped: tuple[pa.Schema, Mapped] | None = None
@@ -266,32 +266,32 @@ class Detectors:
 
 
 def load_model(path: Path | str) -> list[Tree]:
-    """The detector models of a file, checked whole: structure and every expression.
+    """Returns the detector models of a file, checked whole: structure and every expression.
 
     Raises `ConfigError` with one sentence: the file, the place in the JSON, what is wrong.
     """
-    found = read_models(path)
-    for model in found:
+    models = read_models(path)
+    for model in models:
         try:
-            Machine(model)
+            CompiledModel(model)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return found
+    return models
 
 
 @lru_cache(maxsize=64)
-def _compiled(text: str, null_is_absent: bool, transitions: bool) -> Machine:
-    return Machine(json.loads(text), null_is_absent=null_is_absent, transitions=transitions)
+def _compiled(text: str, null_is_absent: bool, transitions: bool) -> CompiledModel:
+    return CompiledModel(json.loads(text), null_is_absent=null_is_absent, transitions=transitions)
 
 
 def _actions(model: str, rows: Sequence[Row]) -> pa.RecordBatch:
     if not rows:
-        return empty(ACTIONS)
+        return empty(EXECUTIONS_SCHEMA)
     keys, times, ids, states, events, kinds, targets, payloads, parameters = zip(*rows, strict=True)
     texts = [pa.array(column, pa.string()) for column in (ids, [model] * len(rows), states, events, kinds, targets)]
     arrays = [as_keys(pa.array(keys, pa.string())), pa.array(times, pa.int64()).cast(TIME.type), *texts]
     arrays += [pa.array(payloads, pa.string()), pa.array(parameters, pa.string())]
-    return pa.RecordBatch.from_arrays(arrays, schema=ACTIONS)
+    return pa.RecordBatch.from_arrays(arrays, schema=EXECUTIONS_SCHEMA)
 
 
 def _rejected(rejects: Sequence[Reject]) -> pa.RecordBatch:
@@ -313,4 +313,4 @@ def _rejected(rejects: Sequence[Reject]) -> pa.RecordBatch:
     )
 
 
-__all__ = ["ACTIONS", "DetectorModel", "Input", "import_model", "load_model"]
+__all__ = ["EXECUTIONS_SCHEMA", "DetectorModel", "Input", "import_model", "load_model"]
