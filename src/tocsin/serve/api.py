@@ -169,6 +169,7 @@ def _exposition(page: PageContext) -> Iterator[str]:
         ("records_late_total", "node", counted.late),
         ("watermark_lag_seconds", "node", counted.lag_s),
         ("sink_lag_epochs", "node", {id: sink.lag_epochs for id, sink in counted.sinks.items()}),
+        ("sink_lag_bytes", "node", {id: sink.lag_bytes for id, sink in counted.sinks.items()}),
         ("source_silent_seconds", "source", {id: source.silent_s for id, source in counted.sources.items()}),
     ):
         yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
