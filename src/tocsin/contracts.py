@@ -101,7 +101,8 @@ class Operator(Component, ABC):
     def shard(self, keys: pa.Array) -> pa.Array:
         """Returns the shard of each key (both are text): rows of one shard must reach the same copy of this step.
 
-        It is the key itself, or one for all where `ACROSS_KEYS` says that rows of different keys touch.
+        It is the key itself, or one for all where `ACROSS_KEYS` says that rows of different keys touch. The shard of a
+        shard is that shard: a state may be kept by it.
         """
         return pa.repeat(pa.scalar(""), len(keys)) if self.ACROSS_KEYS else keys
 

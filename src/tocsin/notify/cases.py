@@ -112,7 +112,10 @@ class Cases(Operator):
      {'event': 'cleared', 'key': 'a/pump', 'asset': 'a', 'first_out': True, 'ring': False}]
     """
 
-    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"quiet": "5s", "flood_max": 2, "flood_within": "20s"})
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {},
+        {"depth": 1, "quiet": "5s", "flood_max": 2, "flood_within": "20s"},
+    )
 
     depth: int = Setting(0, ge=0)
     """How many steps of the key's path name the asset (``site/line/machine``); 0 for the whole key."""
@@ -130,8 +133,8 @@ class Cases(Operator):
         """Returns alarms that come and go in the kit's rows."""
         value, made = rows.column("value").to_pylist(), []
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
-        for i, (key, at) in enumerate(moments):
-            on = i % 5 < 3
+        for i, (machine, at) in enumerate(moments):
+            key, on = f"{'south' if machine == 'motor' else 'north'}/{machine}", i % 5 < 3
             made.append(
                 dict.fromkeys(ALARM_SCHEMA.names, "")
                 | {"key": key, "time": at, "id": f"{key}-{i // 15}", "version": 1, "priority": 60 + i % 40}
