@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -60,6 +60,7 @@ class EventTime(Operator):
         {"column": "stamp", "lateness": "2s"},
         {"column": "sequence", "unit": "s", "past": "1h"},
     )
+    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past")
 
     column: str | None = None
     """The column that says when it happened; without one it is the arrival."""
