@@ -7,8 +7,8 @@ import hashlib
 import pytest
 from bad_inputs import CASES, DECODERS, GOOD, Case
 
-from tocsin.batch import REJECTED, REJECTED_SCHEMA, Batch
-from tocsin.decode._base import QUARANTINED_BYTES, raw
+from tocsin.batch import QUARANTINED_BYTES, REJECTED, REJECTED_SCHEMA, Batch
+from tocsin.decode._base import raw
 from tocsin.decode._reasons import REASONS
 
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from tocsin.batch import OUT, REJECTED, Batch
 from tocsin.decode._base import raw
-from tocsin.decode._scan import END, FLOAT, Layout, Scan, offsets
+from tocsin.decode._layout import END, Layout, Scan, offsets
+from tocsin.decode._scan import FLOAT
 from tocsin.decode.csv import Csv
 
 COLUMNS = {

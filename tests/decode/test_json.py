@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tocsin.batch import OUT, REJECTED, Batch
 from tocsin.decode._base import raw
-from tocsin.decode._scan import codes_of
+from tocsin.decode._spans import codes_of
 from tocsin.decode.json import Json
 
 COLUMNS = {

@@ -140,10 +140,10 @@ class Block:
         self.size = stream.read_into(self.buffer.data[:BLOCK_BYTES], position)
         self.at_end = self.size < BLOCK_BYTES
         self.buffer[self.size : self.size + 8] = 0
-        found = np.empty(self.size + 1, np.int32)
-        found[0] = 0
-        count = line_ends(self.buffer.ctypes.data, self.size, found)
-        self.ends = found[: count + 1].copy()
+        ends = np.empty(self.size + 1, np.int32)
+        ends[0] = 0
+        count = line_ends(self.buffer.ctypes.data, self.size, ends)
+        self.ends = ends[: count + 1].copy()
 
     @property
     def lines(self) -> int:

@@ -12,9 +12,11 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from tocsin.batch import Ints, times_us
-from tocsin.decode._base import Builder, Decoded, Decoder, Rejects, from_text, merged, raw, utf8
+from tocsin.decode._base import Decoder, raw
+from tocsin.decode._builder import Builder, Decoded, from_text, merged, utf8
+from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 from tocsin.decode._reasons import Bad
-from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
+from tocsin.decode._rejects import Rejects
 
 csv.field_size_limit(2**31 - 1)  # the limit is payload_max
 _BOM = 0xEF

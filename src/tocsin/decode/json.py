@@ -10,22 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import Ints, times_us
-from tocsin.decode._base import (
-    DEPTH_MAX,
-    INT_END,
-    Builder,
-    Column,
-    Decoded,
-    Decoder,
-    Rejects,
-    finite,
-    merged,
-    raw,
-    utf8,
-    without_null,
-)
+from tocsin.decode._base import DEPTH_MAX, Decoder, raw
+from tocsin.decode._builder import INT_END, Builder, Decoded, finite, merged, utf8, without_null
+from tocsin.decode._columns import Column
+from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 from tocsin.decode._reasons import Bad
-from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
+from tocsin.decode._rejects import Rejects
 
 LAYOUTS_MAX = 8
 """How many layouts of records are remembered; records of others are parsed one by one."""
@@ -86,13 +76,13 @@ class Json(Decoder):
                     state.meet(record)
                     builder.add(i, row, self._values(record, record))
                     continue
-                found = _elements(record, self.rows)
+                elements = _elements(record, self.rows)
             except Bad as bad:
                 rejects.add(row, bad)
                 continue
-            for n, element in enumerate(found):
+            for n, element in enumerate(elements):
                 try:
-                    builder.add(i, row, self._values(element, record), _text(element) if len(found) > 1 else None)
+                    builder.add(i, row, self._values(element, record), _text(element) if len(elements) > 1 else None)
                 except Bad as bad:
                     rejects.add(row, Bad(bad.reason, f"row {n}: {bad.detail}"), _text(element))
         if scan is None:
@@ -164,12 +154,12 @@ def _check_depth(payload: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise Bad("duplicate_key", f"{twice[:100]!r} stands twice")
-    return found
+    return fields
 
 
 def _integer(text: str) -> Any:
@@ -203,10 +193,10 @@ def _at(value: Any, steps: list[str]) -> Any:
 
 
 def _elements(record: Any, path: str) -> list[Any]:
-    found = _at(record, [step for step in path.split(".") if step != "$"])
-    if not isinstance(found, list):
-        raise Bad("shape", f"an array is wanted at {path}, not {_kind(found)}")
-    return found
+    elements = _at(record, [step for step in path.split(".") if step != "$"])
+    if not isinstance(elements, list):
+        raise Bad("shape", f"an array is wanted at {path}, not {_kind(elements)}")
+    return elements
 
 
 def _value(name: str, column: Column, value: Any) -> Any:

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import Ints, times_us
-from tocsin.decode._base import DEPTH_MAX, Builder, Decoded, Decoder, Rejects, from_text, raw, utf8
+from tocsin.decode._base import DEPTH_MAX, Decoder, raw
+from tocsin.decode._builder import Builder, Decoded, from_text, utf8
 from tocsin.decode._reasons import Bad
+from tocsin.decode._rejects import Rejects
 
 _ENCODING_ERRORS = {
     expat.errors.codes[expat.errors.XML_ERROR_UNKNOWN_ENCODING],
