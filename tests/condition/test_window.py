@@ -143,3 +143,26 @@ def test_what_makes_no_window_is_said(settings: dict[str, Any], said: str) -> No
 def test_figures_need_numbers() -> None:
     with pytest.raises(SchemaError, match="needs a number in column 'text'"):
         Window(every="1s", compute=["mean(text)"]).output_schema(rows({"text": ["a"]}).schema)
+
+
+LARGE = 1_663_830_966_276_000_001
+
+
+def test_figures_of_large_integers_are_exact_or_null() -> None:
+    given = rows({"n": pa.array([LARGE, LARGE + 2, None, -(2**63), 2**63 - 1, 3], pa.int64())}, every_s=10)
+    compute = ["sum(n)", "min(n)", "max(n)", "median(n)", "count(n)"]
+    left = feed(Window(every="30s", compute=compute), given).to_pylist()
+    assert [row["n_sum"] for row in left] == [2 * LARGE + 2, 2]
+    assert [(row["n_min"], row["n_max"]) for row in left] == [(LARGE, LARGE + 2), (-(2**63), 2**63 - 1)]
+    assert [row["n_median"] for row in left] == [None, 3.0]
+    assert [row["n_count"] for row in left] == [2, 3]
+    given = rows({"n": pa.array([2**63 - 1, 1, -1, 2**63 - 1, 1, 5], pa.int64())}, every_s=10)
+    assert feed(Window(every="30s", compute=["sum(n)"]), given)["n_sum"].to_pylist() == [2**63 - 1, None]
+
+
+def test_first_and_last_pass_over_missing_readings() -> None:
+    given = rows({"value": [None, 1.0, math.nan, None, 2.0, math.inf], "t": ["a", None, "b", None, None, None]})
+    compute = ["first(value)", "last(value)", "first(t)", "last(t)"]
+    left = feed(Window(every="3s", compute=compute), given).to_pylist()
+    assert [(r["value_first"], r["value_last"]) for r in left] == [(1.0, 1.0), (2.0, 2.0)]
+    assert [(r["t_first"], r["t_last"]) for r in left] == [("a", "b"), (None, None)]

@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
-from tocsin.condition._groups import group_figures, group_order, group_quantile, leaving, sort_by_time
+from tocsin.condition._groups import group_figures, group_integers, group_order, group_quantile, leaving, sort_by_time
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError, UnknownName
@@ -26,6 +27,8 @@ from tocsin.state import Keys
 WINDOW_END = pa.field("window_end", TIME.type, nullable=False)
 FUNCTIONS = ("count", "sum", "min", "max", "mean", "median", "std", "std_pop", "first", "last", "p95")
 _CALL = re.compile(r"\s*([a-z_]+|p\d+(?:\.\d+)?)\s*\(\s*(\*|[^()]+?)\s*\)\s*")
+_OF_INTEGERS = ("count", "sum", "min", "max")
+"""Figures of integers that are worked out without floats."""
 CELLS_MIN = 1 << 16
 """Up to so many groups of window and key are always sorted by counting."""
 
@@ -91,8 +94,9 @@ class Window(Operator):
 
     ``collect`` keeps the readings themselves, in time order, as lists (their times as ``times``); `explode` makes rows
     of them again. ``compute`` takes count, sum, min, max, mean, median, std (of a sample), std_pop, first, last, and
-    any percentile (p95, p99.9). A missing, NaN or infinite reading counts only in ``count(*)`` and in lists. Readings
-    for a window that has left go to port ``late``.
+    any percentile (p95, p99.9). A missing, NaN or infinite reading counts only in ``count(*)`` and in lists. Sums of
+    integers are exact, or null if they need more than 64 bits; a median or percentile of integers is null where they
+    are beyond 2^53. Readings for a window that has left go to port ``late``.
 
     Open windows are kept with all their readings: for an hour or more of fast readings, window twice.
 
@@ -322,18 +326,54 @@ class Window(Operator):
         figures: dict[str, Floats] = {}
         for name, call in self.compute.items():
             function, of = _parsed(call)
-            kind = schema.field(name).type
             if of == "*":
                 arrays.append(pa.array(np.diff(starts)))
             elif function in ("first", "last"):
-                arrays.append(column(of).take(pa.array(starts[:-1] if function == "first" else starts[1:] - 1)))
+                arrays.append(_first_or_last(function, column(of), starts))
             elif function == "count" and not _is_number(column(of).type):
                 known = np.concatenate([[0], np.cumsum(column(of).is_valid().to_numpy(zero_copy_only=False))])
                 arrays.append(pa.array(known[starts[1:]] - known[starts[:-1]]))
+            elif function in _OF_INTEGERS and pt.is_integer(column(of).type):
+                arrays.append(_integer_figure(function, column(of), starts))
             else:
-                values = _finite(floats(column(of)))
-                arrays.append(_figure(function, values, starts, figures, of).cast(kind, safe=False))
+                values, integers = _finite(floats(column(of))), pt.is_integer(column(of).type)
+                figure = _figure(function, values, starts, figures, of, integers=integers)
+                arrays.append(figure.cast(schema.field(name).type, safe=False))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _known(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which readings there are: not null and, if they are numbers, not NaN and not infinite."""
+    known = column.is_valid()
+    if pt.is_floating(column.type):
+        known = pc.and_(known, pc.is_finite(column).fill_null(False))
+    return np.asarray(known.to_numpy(zero_copy_only=False), bool)
+
+
+def _first_or_last(function: str, column: pa.Array, starts: Ints) -> pa.Array:
+    """The first or last reading of each group that is not missing."""
+    at = np.append(np.flatnonzero(_known(column)), len(column))
+    begins, ends = np.searchsorted(at, starts[:-1]), np.searchsorted(at, starts[1:])
+    chosen = begins if function == "first" else np.maximum(ends - 1, 0)
+    return column.take(pa.array(np.where(begins < ends, at[chosen], 0), mask=begins == ends))
+
+
+def _integer_figure(function: str, column: pa.Array, starts: Ints) -> pa.Array:
+    """Count, sum, min or max of each group of integers, exactly: null where the sum does not fit 64 bits."""
+    if pt.is_uint64(column.type):  # what does not fit is no reading
+        column = pc.if_else(pc.less(column, pa.scalar(2**63, pa.uint64())), column, None)
+    known = _known(column)
+    values = column.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    counts, sums, lows, highs = np.empty((4, len(starts) - 1), np.int64)
+    fits = np.empty(len(starts) - 1, bool)
+    group_integers(values, known, starts, counts, sums, lows, highs, fits)
+    match function:
+        case "count":
+            return pa.array(counts)
+        case "sum":
+            return pa.array(sums, mask=(counts == 0) | ~fits)
+        case _:
+            return pa.array(lows if function == "min" else highs, mask=counts == 0)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -346,11 +386,13 @@ def _finite(values: Floats) -> Floats:
     return values if finite.all() else np.where(finite, values, np.nan)
 
 
-def _figure(function: str, values: Floats, starts: Ints, figures: dict[str, Floats], of: str) -> pa.Array:
+def _figure(
+    function: str, values: Floats, starts: Ints, figures: dict[str, Floats], of: str, *, integers: bool
+) -> pa.Array:  # fmt: skip
     """One number for each group, null where there is none."""
     share = {"median": 50.0}.get(function, float(function[1:]) if re.fullmatch(r"p[\d.]+", function) else None)
     if share is not None:
-        return _known(group_quantile(values, starts, share / 100))
+        return _or_null(group_quantile(values, starts, share / 100, integers=integers))
     if of not in figures:
         figures[of] = np.empty((6, len(starts) - 1))
         group_figures(values, starts, figures[of])
@@ -361,18 +403,18 @@ def _figure(function: str, values: Floats, starts: Ints, figures: dict[str, Floa
         case "sum":
             return pa.array(total, mask=count == 0)
         case "mean":
-            return _known(mean)
+            return _or_null(mean)
         case "min":
             return pa.array(low, mask=count == 0)
         case "max":
             return pa.array(high, mask=count == 0)
         case "std":
-            return _known(np.sqrt(squares / np.where(count > 1, count - 1, np.nan)))
+            return _or_null(np.sqrt(squares / np.where(count > 1, count - 1, np.nan)))
         case _:
-            return _known(np.sqrt(squares / np.where(count > 0, count, np.nan)))
+            return _or_null(np.sqrt(squares / np.where(count > 0, count, np.nan)))
 
 
-def _known(values: Floats) -> pa.Array:
+def _or_null(values: Floats) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 

@@ -90,7 +90,9 @@ def _reasons(codes: npt.NDArray[np.int8]) -> pa.Array:
 def _from_timestamps(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
     scale = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[column.type.unit]
     raw = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    codes = np.where(np.abs(raw) > END_US // scale, RANGE if column.type.unit != "ns" else 0, 0).astype(np.int8)
+    limit = END_US // scale
+    wrong = (raw > limit) | (raw < -limit) if column.type.unit != "ns" else False
+    codes = np.where(wrong, RANGE, np.zeros(len(raw), np.int8)).astype(np.int8)
     us = raw // 1_000 if column.type.unit == "ns" else np.where(codes == 0, raw, 0) * scale
     if column.type.tz is None:
         codes = np.where(codes == 0, LOCAL, codes).astype(np.int8)
