@@ -16,6 +16,7 @@ from tocsin.batch import TIME_TYPE
 from tocsin.errors import SchemaError
 from tocsin.kernels import inner, kernel
 from tocsin.values.bytes import byte_at, padded
+from tocsin.values.time_forms import parse_format, rewritten
 
 REASONS = ("", "ts_missing", "ts_syntax", "ts_range", "ts_zone", "ts_leap", "ts_fold", "ts_gap")
 """By code; ``ts_zone`` is local time where no zone is configured, ``ts_gap`` an hour that the clock skipped."""
@@ -44,11 +45,13 @@ DIGITS_MAX, TOO_LARGE = 8 * 10**17, 2**63 - 1
 _NUMBER_TYPES = (pt.is_integer, pt.is_floating, pt.is_decimal)
 
 
-def parse_times(column: pa.Array, unit: str | None = None, zone: str | None = None) -> tuple[pa.Array, pa.Array]:
-    """Times (timestamp in microseconds, UTC; null where refused), and the reason of each that is refused or flagged.
+def parse_times(
+    column: pa.Array, unit: str | None = None, zone: str | None = None, format: str | None = None
+) -> tuple[pa.Array, pa.Array]:
+    """Returns times (in microseconds, UTC; null where refused), and why each that is refused or flagged is so.
 
     ``unit`` (s, ms, us, ns or auto) is needed for epoch numbers; ``zone`` (as ``Europe/Berlin``) for local times. Of an
-    hour that happens twice the first is taken.
+    hour that happens twice the first is taken. Text is of one of `time_forms.FORMS`, or written as ``format`` says.
 
     Examples
     --------
@@ -67,7 +70,7 @@ def parse_times(column: pa.Array, unit: str | None = None, zone: str | None = No
     elif any(test(column.type) for test in _NUMBER_TYPES):
         us, codes = _from_numbers(column, unit)
     elif pt.is_string(column.type) or pt.is_large_string(column.type) or pt.is_null(column.type):
-        us, codes = _from_text(column.cast(pa.string()), unit)
+        us, codes = _from_text(column.cast(pa.string()), unit) if format is None else _by_format(column, format)
     else:
         raise SchemaError(f"a time must be text, a number or a timestamp; this column is {column.type}")
     local = codes >= LOCAL
@@ -127,6 +130,16 @@ def _factors(size: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64
 
 
 def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    us, codes = _as_they_stand(column, unit)
+    strange = np.flatnonzero((codes == SYNTAX) & column.is_valid().to_numpy(zero_copy_only=False))
+    if len(strange):  # some 5 us each
+        texts = pa.array([rewritten(text) for text in column.take(pa.array(strange)).to_pylist()], pa.string())
+        if texts.null_count < len(texts):
+            us[strange], codes[strange] = _as_they_stand(texts.fill_null(""), unit)
+    return us, codes
+
+
+def _as_they_stand(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
     us, codes = np.zeros(len(column), np.int64), np.zeros(len(column), np.int8)
     if len(column):
         _, offsets, data = column.buffers()
@@ -135,6 +148,11 @@ def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64
         held = padded(data, int(ends[-1]))
         parse_text(held.address, ends, UNITS.get(unit or "", 0), us, codes)
     return us, codes
+
+
+def _by_format(column: pa.Array, format: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    us, known, local = parse_format(column.cast(pa.string()), format)
+    return np.where(known, us, 0), np.where(known, np.where(local, LOCAL, 0), SYNTAX).astype(np.int8)
 
 
 def resolve_zone(
