@@ -40,6 +40,8 @@ RAW = pa.schema(
     ]
 )
 """Undecoded records: the bytes; the topic or file they came by; where in it (byte or sequence); when they arrived."""
+HEADER = -1
+"""The position of a file's first line where that is no reading, but names the columns of the lines after it."""
 
 REJECTED_SCHEMA = pa.schema(
     [
