@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -166,3 +168,36 @@ def test_first_and_last_pass_over_missing_readings() -> None:
     left = feed(Window(every="3s", compute=compute), given).to_pylist()
     assert [(r["value_first"], r["value_last"]) for r in left] == [(1.0, 1.0), (2.0, 2.0)]
     assert [(r["t_first"], r["t_last"]) for r in left] == [("a", "b"), (None, None)]
+
+
+@pytest.mark.parametrize("chop", [1, 7, None])
+@pytest.mark.parametrize(
+    ("zone", "offset_h"), [("Europe/Berlin", 0), ("Europe/Berlin", 6), ("America/St_Johns", 0), (None, 6)]
+)
+def test_days_by_the_clock_of_a_zone(zone: str | None, offset_h: int, chop: int | None) -> None:
+    begin = datetime(2026, 3, 27, tzinfo=UTC) if zone != "America/St_Johns" else datetime(2026, 10, 29, tzinfo=UTC)
+    times = [begin + timedelta(minutes=30 * i) for i in range(6 * 48)]
+    given = rows({"time": times, "n": list(range(len(times)))})
+    wanted: dict[datetime, int] = defaultdict(int)
+    for time in times:
+        local = time.astimezone(ZoneInfo(zone or "UTC")) - timedelta(hours=offset_h)
+        day = datetime.combine(local.date(), datetime.min.time()) + timedelta(hours=offset_h)
+        wanted[day.replace(tzinfo=ZoneInfo(zone or "UTC")).astimezone(UTC)] += 1
+    left = feed(
+        Window(every="1d", zone=zone, offset=f"{offset_h}h", compute=["count(*)", "first(n)"]), given, chop=chop
+    )
+    assert {r["time"].astimezone(UTC): r["count"] for r in left.to_pylist()} == wanted
+    assert left["window_end"].to_pylist()[:-1] == left["time"].to_pylist()[1:]
+    assert left["n_first"].to_pylist() == [0, *np.cumsum(list(wanted.values()))[:-1]]
+
+
+def test_hours_by_the_clock_where_one_happens_twice() -> None:
+    times = [datetime(2026, 10, 24, 23, 30, tzinfo=UTC) + timedelta(minutes=30 * i) for i in range(6)]
+    left = feed(Window(every="1h", zone="Europe/Berlin", compute=["count(*)"]), rows({"time": times}), chop=1)
+    assert left["count"].to_pylist() == [1, 4, 1]
+
+
+def test_a_zone_that_is_none_is_said() -> None:
+    for settings, said in (({"zone": "Mars"}, "no time zone"), ({"zone": "UTC", "size": "2d"}, "by every alone")):
+        with pytest.raises(ValidationError, match=said):
+            Window(every="1d", compute=["count(*)"], **settings)

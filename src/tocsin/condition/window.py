@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
-from tocsin.condition._groups import group_figures, group_integers, group_order, group_quantile, leaving, sort_by_time
+from tocsin.condition._clock import HOUR_US, Clock
+from tocsin.condition._figures import OF_INTEGERS, figure, finite, first_or_last, integer_figure, is_number
+from tocsin.condition._groups import group_order, leaving, sort_by_time
 from tocsin.condition._pending import Pending
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError, UnknownName
@@ -27,8 +29,6 @@ from tocsin.state import Keys
 WINDOW_END = pa.field("window_end", TIME.type, nullable=False)
 FUNCTIONS = ("count", "sum", "min", "max", "mean", "median", "std", "std_pop", "first", "last", "p95")
 _CALL = re.compile(r"\s*([a-z_]+|p\d+(?:\.\d+)?)\s*\(\s*(\*|[^()]+?)\s*\)\s*")
-_OF_INTEGERS = ("count", "sum", "min", "max")
-"""Figures of integers that are worked out without floats."""
 CELLS_MIN = 1 << 16
 """Up to so many groups of window and key are always sorted by counting."""
 
@@ -51,10 +51,10 @@ def _call_name(function: str, column: str) -> str:
 
 def _parsed(call: str) -> tuple[str, str]:
     """Function and column of ``mean(value)``."""
-    found = _CALL.fullmatch(call)
-    if not found:
+    parts = _CALL.fullmatch(call)
+    if not parts:
         raise ValueError(f"'{call}' is no figure of a window; write it as mean(value), p95(value) or count(*)")
-    function, column = found[1], found[2].strip('"')
+    function, column = parts[1], parts[2].strip('"')
     if function not in FUNCTIONS and not re.fullmatch(r"p\d+(\.\d+)?", function):
         raise ValueError(str(UnknownName("function of a window", function, FUNCTIONS)))
     if function[0] == "p" and float(function[1:]) > 100:
@@ -88,7 +88,8 @@ class Groups:
 class Window(Operator):
     """Gather the readings of each key over stretches of time, and work out figures of each stretch.
 
-    Tumbling windows by ``every`` alone (aligned to 1970, so that 20s windows begin at :00, :20, :40); sliding ones with
+    Tumbling windows by ``every`` alone (aligned to 1970, so that 20s windows begin at :00, :20, :40), or by the clock
+    of a ``zone``, so that 1d is a local day; sliding ones with
     a longer ``size``; sessions by ``gap``: they end when nothing has come for so long. A window leaves once the
     watermark has passed its end: ``key``, ``time`` (its start), ``window_end`` and a column for each figure.
 
@@ -114,12 +115,17 @@ class Window(Operator):
         {"every": "5s", "size": "15s", "compute": {"n": "count(*)", "mean": "mean(value)", "most": "p95(value)"}},
         {"every": "20s", "compute": ["first(text)", "last(count)", "sum(count)", "std(value)", "median(other)"]},
         {"gap": "2s", "compute": ["min(value)", "max(value)"]},
+        {"every": "10s", "offset": "3s", "compute": ["count(*)", "last(value)"]},
     )
 
     every: Duration | None = Setting(None, gt=0)
     """How often a window begins; also its length, unless ``size`` says otherwise."""
     size: Duration | None = Setting(None, gt=0)
     """How long a sliding window is."""
+    zone: str | None = None
+    """Zone by whose clock windows begin, as ``Europe/Berlin``: a day may then have 23 or 25 hours."""
+    offset: Duration = Setting(0, ge=0)
+    """How long after midnight, or after the hour, windows begin: 6h for days from 06:00 on."""
     gap: Duration | None = Setting(None, gt=0)
     """For sessions instead: how long nothing must come for one to end."""
     collect: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
@@ -143,6 +149,15 @@ class Window(Operator):
             raise ValueError("size is shorter than every: readings between the windows would be in none")
         if self.size is not None and self.size > 1000 * (self.every or 0):
             raise ValueError("a reading would be in more than 1,000 windows; take a longer every")
+        if (self.zone is not None or self.offset) and (self.gap is not None or self.size is not None):
+            raise ValueError("zone and offset are for windows by every alone")
+        if self.zone is not None:
+            if self.every is not None and self.every < HOUR_US:
+                raise ValueError("windows by the clock of a zone are an hour or longer; shorter ones need no zone")
+            try:
+                Clock(self.zone, HOUR_US, 0)
+            except SchemaError as error:
+                raise ValueError(str(error)) from error
         if not self.collect and not self.compute:
             raise ValueError("a window needs collect or compute: what should be known of it?")
         for call in self.compute.values():
@@ -200,10 +215,21 @@ class Window(Operator):
 
     def _first_end(self, time_us: int) -> int:
         """The first end of a window that lies after a time."""
-        return time_us + self.gap if self.gap is not None else self._first_start(time_us) + (self.size or self.every)  # type: ignore[operator]
+        if self.gap is not None:
+            return time_us + self.gap
+        if self._clock is not None:
+            return self._clock.end(time_us)
+        assert self.every is not None
+        return self._first_start(time_us) + (self.size or self.every)
+
+    @cached_property
+    def _clock(self) -> Clock | None:
+        return None if self.zone is None and not self.offset else Clock(self.zone, self.every or 1, self.offset)
 
     def _first_start(self, time_us: int) -> int:
         assert self.every is not None
+        if self._clock is not None:
+            return self._clock.start(time_us)
         return (time_us - (self.size or self.every)) // self.every * self.every + self.every
 
     def step(self, state: Open, batch: Batch) -> tuple[Open, Sequence[Batch]]:
@@ -249,23 +275,34 @@ class Window(Operator):
         """Windows by the clock, by their start and key."""
         every, length = self.every or 1, self.size or self.every or 1
         last, keep = np.empty(len(times), np.int64), np.empty(len(times), bool)
+        real = times, watermark
+        if self._clock is not None:
+            times = self._clock.even(times)
+            before, watermark = (int(self._clock.even(np.array([us]))[0]) for us in (before, watermark))
         total, low, high = leaving(times, every, length, before, watermark, last, keep)
-        next_end = self._first_end(max(int(times[keep].min()), watermark)) if keep.any() else END
+        next_end = self._first_end(max(int(real[0][keep].min()), real[1])) if keep.any() else END
         cells = (high - low + 1) * key_count if total else 0
         if cells > 8 * total + CELLS_MIN:
-            return self._few_among_many(slots, times, last, before, watermark, keep, next_end)
+            return self._few_among_many(slots, times, real[0], last, before, watermark, keep, next_end)
         ends, order = np.zeros(cells, np.int64), np.empty(total, np.int64)
         group_order(times, slots, last, every, length, before, watermark, low, key_count, ends, order)
         sizes = np.diff(ends, prepend=0)
         there = np.flatnonzero(sizes)
         starts = np.concatenate([[0], ends[there]])
-        _sort_by_time(times, starts, order)
-        begins = (low + there // max(key_count, 1)) * every
-        return Groups(order, starts, begins, begins + length, keep, next_end)
+        _sort_by_time(real[0], starts, order)
+        begins, ends_us = self._bounds(low + there // max(key_count, 1))
+        return Groups(order, starts, begins, ends_us, keep, next_end)
+
+    def _bounds(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """Where windows begin and end."""
+        if self._clock is not None:
+            return self._clock.starts(numbers), self._clock.starts(numbers + 1)
+        begins = numbers * (self.every or 1)
+        return begins, begins + (self.size or self.every or 1)
 
     def _few_among_many(
-        self, slots: Codes, times: Ints, last: Ints, before: int, watermark: int, keep: npt.NDArray[np.bool_],
-        next_end: int,
+        self, slots: Codes, times: Ints, real: Ints, last: Ints, before: int, watermark: int,
+        keep: npt.NDArray[np.bool_], next_end: int,
     ) -> Groups:  # fmt: skip
         """The same by sorting, where most windows of most keys are empty: no table of them all is made."""
         every, length = self.every or 1, self.size or self.every or 1
@@ -280,9 +317,9 @@ class Window(Operator):
         order, number = row[by], number[by]
         changes = np.flatnonzero((np.diff(number) != 0) | (np.diff(slots[order]) != 0)) + 1
         starts = np.concatenate([[0], changes, [len(order)]])
-        _sort_by_time(times, starts, order)
-        begins = number[starts[:-1]] * every
-        return Groups(order, starts, begins, begins + length, keep, next_end)
+        _sort_by_time(real, starts, order)
+        begins, ends_us = self._bounds(number[starts[:-1]])
+        return Groups(order, starts, begins, ends_us, keep, next_end)
 
     def _sessions(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
         """Windows by the gaps between a key's readings, by key and start."""
@@ -312,12 +349,12 @@ class Window(Operator):
         def column(name: str) -> pa.Array:
             if name not in gathered:
                 if name == "time":
-                    found = as_times(times[order])
+                    values = as_times(times[order])
                 elif name == "key":
-                    found = keys.keys(slots[order]).dictionary_decode()
+                    values = keys.keys(slots[order]).dictionary_decode()
                 else:
-                    found = columns.column(name).take(at)
-                gathered[name] = found.dictionary_decode() if pt.is_dictionary(found.type) else found
+                    values = columns.column(name).take(at)
+                gathered[name] = values.dictionary_decode() if pt.is_dictionary(values.type) else values
             return gathered[name]
 
         offsets = pa.array(starts.astype(np.int32))
@@ -329,93 +366,17 @@ class Window(Operator):
             if of == "*":
                 arrays.append(pa.array(np.diff(starts)))
             elif function in ("first", "last"):
-                arrays.append(_first_or_last(function, column(of), starts))
-            elif function == "count" and not _is_number(column(of).type):
+                arrays.append(first_or_last(function, column(of), starts))
+            elif function == "count" and not is_number(column(of).type):
                 known = np.concatenate([[0], np.cumsum(column(of).is_valid().to_numpy(zero_copy_only=False))])
                 arrays.append(pa.array(known[starts[1:]] - known[starts[:-1]]))
-            elif function in _OF_INTEGERS and pt.is_integer(column(of).type):
-                arrays.append(_integer_figure(function, column(of), starts))
+            elif function in OF_INTEGERS and pt.is_integer(column(of).type):
+                arrays.append(integer_figure(function, column(of), starts))
             else:
-                values, integers = _finite(floats(column(of))), pt.is_integer(column(of).type)
-                figure = _figure(function, values, starts, figures, of, integers=integers)
-                arrays.append(figure.cast(schema.field(name).type, safe=False))
+                values, integers = finite(floats(column(of))), pt.is_integer(column(of).type)
+                made = figure(function, values, starts, figures, of, integers=integers)
+                arrays.append(made.cast(schema.field(name).type, safe=False))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _known(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which readings there are: not null and, if they are numbers, not NaN and not infinite."""
-    known = column.is_valid()
-    if pt.is_floating(column.type):
-        known = pc.and_(known, pc.is_finite(column).fill_null(False))
-    return np.asarray(known.to_numpy(zero_copy_only=False), bool)
-
-
-def _first_or_last(function: str, column: pa.Array, starts: Ints) -> pa.Array:
-    """The first or last reading of each group that is not missing."""
-    at = np.append(np.flatnonzero(_known(column)), len(column))
-    begins, ends = np.searchsorted(at, starts[:-1]), np.searchsorted(at, starts[1:])
-    chosen = begins if function == "first" else np.maximum(ends - 1, 0)
-    return column.take(pa.array(np.where(begins < ends, at[chosen], 0), mask=begins == ends))
-
-
-def _integer_figure(function: str, column: pa.Array, starts: Ints) -> pa.Array:
-    """Count, sum, min or max of each group of integers, exactly: null where the sum does not fit 64 bits."""
-    if pt.is_uint64(column.type):  # what does not fit is no reading
-        column = pc.if_else(pc.less(column, pa.scalar(2**63, pa.uint64())), column, None)
-    known = _known(column)
-    values = column.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    counts, sums, lows, highs = np.empty((4, len(starts) - 1), np.int64)
-    fits = np.empty(len(starts) - 1, bool)
-    group_integers(values, known, starts, counts, sums, lows, highs, fits)
-    match function:
-        case "count":
-            return pa.array(counts)
-        case "sum":
-            return pa.array(sums, mask=(counts == 0) | ~fits)
-        case _:
-            return pa.array(lows if function == "min" else highs, mask=counts == 0)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind))
-
-
-def _finite(values: Floats) -> Floats:
-    """Without infinities, which one bad reading would bring into every sum."""
-    finite = np.isfinite(values)
-    return values if finite.all() else np.where(finite, values, np.nan)
-
-
-def _figure(
-    function: str, values: Floats, starts: Ints, figures: dict[str, Floats], of: str, *, integers: bool
-) -> pa.Array:  # fmt: skip
-    """One number for each group, null where there is none."""
-    share = {"median": 50.0}.get(function, float(function[1:]) if re.fullmatch(r"p[\d.]+", function) else None)
-    if share is not None:
-        return _or_null(group_quantile(values, starts, share / 100, integers=integers))
-    if of not in figures:
-        figures[of] = np.empty((6, len(starts) - 1))
-        group_figures(values, starts, figures[of])
-    count, total, mean, squares, low, high = figures[of]
-    match function:
-        case "count":
-            return pa.array(count)
-        case "sum":
-            return pa.array(total, mask=count == 0)
-        case "mean":
-            return _or_null(mean)
-        case "min":
-            return pa.array(low, mask=count == 0)
-        case "max":
-            return pa.array(high, mask=count == 0)
-        case "std":
-            return _or_null(np.sqrt(squares / np.where(count > 1, count - 1, np.nan)))
-        case _:
-            return _or_null(np.sqrt(squares / np.where(count > 0, count, np.nan)))
-
-
-def _or_null(values: Floats) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))
 
 
 def _sort_by_time(times: Ints, starts: Ints, order: Ints) -> None:
