@@ -110,6 +110,10 @@ class Decoder(Operator):
         return {n: c.model_copy(update={"null": (*self.null, *c.null)}) for n, c in self.columns.items()}
 
     @cached_property
+    def _has_null_words(self) -> bool:
+        return any(column.null and column.type in WORDS for column in self.told.values())
+
+    @cached_property
     def is_read_one_by_one(self) -> bool:
         """Whether some column is written in a way that the compiled scanner does not know."""
         return any(column.format is not None or column.null_numbers for column in self.told.values())
@@ -138,9 +142,8 @@ class Decoder(Operator):
         origin = decoded.origin
         if numbers is not None:
             origin = numbers if origin is None else numbers[origin]
-        decoded = Decoded(decoded.arrays, origin)
-        if any(column.null and column.type in WORDS for column in self.told.values()):
-            decoded = self._without_null_words(decoded, rejects)
+        if self._has_null_words:
+            decoded = self._without_null_words(Decoded(decoded.arrays, origin), rejects)
             origin = decoded.origin
         sources = [*self._topic_columns(rows.column("topic")), rows.column("received")]
         if origin is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -152,8 +153,12 @@ class Csv(Decoder):
         if not state.heads and not self.comment and not is_start.any():
             return self._read_lines(state, None, records, None, rejects)
         codes = topics.indices.to_numpy(zero_copy_only=False)
+        is_one = bool((codes == codes[0]).all())
+        head = state.heads.get(str(topics.dictionary[int(codes[0])].as_py())) if is_one else None
+        if head is not None and not self.comment and not is_start.any() and self._is_past(head):
+            return self._read_lines(state, head.names, records, None, rejects)
         parts = []
-        for code in [codes[0]] if (codes == codes[0]).all() else np.unique(codes):
+        for code in [codes[0]] if is_one else np.unique(codes):
             rows = np.flatnonzero(codes == code)
             topic = str(topics.dictionary[int(code)].as_py())
             for n, part in enumerate(np.split(rows, np.flatnonzero(is_start[rows]))):
@@ -170,11 +175,10 @@ class Csv(Decoder):
             rows = rows[~np.asarray(comments.to_numpy(zero_copy_only=False), bool)]
         if head is None:
             return self._read_lines(state, None, records, rows, rejects)
-        passed = range(1, self.skip + 1) if isinstance(self.skip, int) else self.skip
         readings, taken = [], 0
-        while taken < len(rows) and (head.names is None or head.lines < max(passed, default=0)):
+        while taken < len(rows) and not self._is_past(head):
             head.lines += 1
-            if head.lines not in passed:
+            if head.lines not in self._passed:
                 if head.names is None:
                     head.names = self._header(records, int(rows[taken]), rejects)
                 else:
@@ -182,6 +186,14 @@ class Csv(Decoder):
             taken += 1
         rows = np.concatenate([np.array(readings, np.int64), rows[taken:]])
         return self._read_lines(state, head.names, records, rows, rejects)
+
+    @cached_property
+    def _passed(self) -> Sequence[int]:
+        return range(1, self.skip + 1) if isinstance(self.skip, int) else self.skip
+
+    def _is_past(self, head: Head) -> bool:
+        """Whether all that stands at the beginning of a file has been read."""
+        return head.names is not None and head.lines >= max(self._passed, default=0)
 
     def _header(self, records: Records, i: int, rejects: Rejects) -> tuple[str, ...]:
         """The names in a header line; one without a required column is set aside, as are all lines below it."""
@@ -213,7 +225,7 @@ class Csv(Decoder):
             if header is not None and header != self._order():
                 self._check(names)
         except Bad as bad:
-            assert rows is not None
+            rows = np.arange(len(records.payloads)) if rows is None else rows
             for i in rows.tolist():
                 rejects.add(records.row(i), bad)
             rows = rows[:0]

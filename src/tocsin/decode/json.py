@@ -275,6 +275,8 @@ class _Layouts:
         self._columns = dict(decoder.told)
         self._kinds = [KINDS[column.type] for column in decoder.columns.values()]
         self.zones = [column.zone for column in decoder.columns.values()]
+        # Not where two columns come from one place.
+        self._suits = len(set(decoder._paths)) == len(self._kinds) and not decoder.is_read_one_by_one
         self._layouts: list[Layout] = []
         self._tries = 0
         self._tops = {steps[steps[0] == "$"] for steps in decoder._paths if steps != ("$",)}
@@ -290,9 +292,7 @@ class _Layouts:
         return len(self._met - self._tops)
 
     def scan(self, payloads: pa.Array) -> Scan | None:
-        if len(set(self._decoder._paths)) < len(self._kinds) or not len(payloads):
-            return None  # two columns from one place
-        if self._decoder.is_read_one_by_one:
+        if not self._suits or not len(payloads):
             return None
         if not ready(len(payloads)):
             return None
