@@ -139,7 +139,6 @@ def plan(folder: Path, rows: int) -> Plan:
         checkpoint_us=0,
         memory_bytes=1 << 30,
         lag_bytes=1 << 40,
-        fingerprint="1",
     )
 
 

@@ -602,13 +602,13 @@ def test_a_flipped_bit_of_the_state_is_named(tmp_path: Path) -> None:
 
 def test_a_second_engine_and_another_pipeline_are_refused(tmp_path: Path) -> None:
     """90, 91."""
-    settings = pipeline(tmp_path, {"dedupe": {"by": "n"}})
+    settings = pipeline(tmp_path, {"ewma": {"of": "n"}})
     run(tmp_path / "lake", **settings)
     holder = SqliteStore(tmp_path / "lake" / ".state")
     with pytest.raises(AlreadyRunning, match="in use by process"):
         run(tmp_path / "lake", **settings)
     holder.close()
-    with pytest.raises(StateMismatch, match="other steps or settings"):
-        run(tmp_path / "lake", **pipeline(tmp_path, {"dedupe": {"by": "n", "horizon": "1h"}}))
+    with pytest.raises(StateMismatch, match=r"'readings\.0\.ewma' .*--forget readings\.0\.ewma"):
+        run(tmp_path / "lake", **pipeline(tmp_path, {"ewma": {"of": "n", "learn": 20}}))
     run(tmp_path / "lake", **settings)
     assert len(read(tmp_path / "lake", "readings")) == 50

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -135,6 +135,7 @@ class Detector(Keyed):
     deviation_min_percent: float = 0.0
     """Smallest distance from the expected value, in percent of it, that may score."""
 
+    KEEPS_STATE: ClassVar[Collection[str]] = ("direction", "deviation_min", "deviation_min_percent")
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "spike"

@@ -12,9 +12,9 @@ what kind of part it is, the file's name is the part's name (`pipeline.registry`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -54,6 +54,11 @@ class Operator(Component, ABC):
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
     ACROSS_KEYS: ClassVar[str] = ""
     """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+    STATE: ClassVar[int] = 1
+    """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
+    a default that shapes the state changes: then operators are asked before the state is forgotten."""
+    KEEPS_STATE: ClassVar[Collection[str]] = ()
+    """Settings that may be changed without losing the state: limits, thresholds, texts. Subclasses add their own."""
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -82,6 +87,24 @@ class Operator(Component, ABC):
     def counters(self, state: State) -> Mapping[str, int]:
         """Returns what the step counts beside rows, by name (fields unknown ...)."""
         return {}
+
+    def shape(self, input: pa.Schema) -> Mapping[str, Any]:
+        """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.
+
+        These are all settings that differ from their default, except those in `KEEPS_STATE`. A step that keeps rows
+        adds the types of their columns.
+        """
+        free = {name for cls in type(self).__mro__ for name in vars(cls).get("KEEPS_STATE", ())}
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: value for name, value in changed.items() if name not in free}
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """Returns the shard of each key (both are text): rows of one shard must reach the same copy of this step.
+
+        It is the key itself, or one for all where `ACROSS_KEYS` says that rows of different keys touch. The shard of a
+        shard is that shard: a state may be kept by it.
+        """
+        return pa.repeat(pa.scalar(""), len(keys)) if self.ACROSS_KEYS else keys
 
     @abstractmethod
     def dump(self, state: State) -> pa.Table:
@@ -227,6 +250,10 @@ class Sink(Component, ABC):
     def check(self, world: World) -> None:
         """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a path that leaves."""
 
+    def place(self) -> Mapping[str, Any]:
+        """Returns the settings that say which table it is: with any of them changed it is another one."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
     @abstractmethod
     def open(self, world: World, schema: pa.Schema) -> Writer:
         """Open or create the table. A sink on another machine only gets ready to stage: it may be away."""
@@ -283,23 +310,35 @@ class Staged:
     """About how much of the disk it takes."""
 
 
+class StepState(NamedTuple):
+    """Where a checkpoint keeps the state of one step, and which settings it fits."""
+
+    place: str
+    """File in the state folder, and from which byte to which it reaches: ``file:begin:end``."""
+    sha256: str
+    fingerprint: str = ""
+    """Of what shapes the state (`Operator.shape`); empty if a version wrote it that did not note it."""
+    settings: str = ""
+    """Of all settings, to tell steps of the same name apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the commit point makes durable, all at once."""
 
     epoch: int
-    fingerprint: str
-    """Of the steps and their settings: state only fits the pipeline that wrote it."""
     watermarks: Mapping[str, int] = field(default_factory=dict)
     """By split, as ``source/split``; and by source and step, as they leave it."""
     offsets: Mapping[str, Offset] = field(default_factory=dict)
     """By split, as ``source/split``."""
-    states: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """By step: name of the Arrow file in the state folder, and its sha256."""
+    states: Mapping[str, StepState] = field(default_factory=dict)
+    """By step (``stream.0.name``), and by operator of a split's chain (``source/split/name``)."""
     staged: Mapping[str, Sequence[Staged]] = field(default_factory=dict)
     """By sink: what is staged and not known to be published, this epoch's included, oldest first."""
     published: Mapping[str, int] = field(default_factory=dict)
     """By sink: the epoch that its table is known to have reached."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """By sink: a hash of the pipeline's name and `Sink.place`, to know when rows go to another table from now on."""
 
 
 class CheckpointStore(Protocol):

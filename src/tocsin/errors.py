@@ -14,7 +14,7 @@ TocsinError
 └── StateError           the state folder
     ├── AlreadyRunning   another process holds it
     ├── CorruptState     a checksum does not match
-    ├── StateMismatch    it was written by a different pipeline
+    ├── StateMismatch    a step or a sink was changed, and would forget what it knows
     └── DurabilityError  fsync failed: nothing written since the last checkpoint can be trusted
 """
 
@@ -101,7 +101,7 @@ class CorruptState(StateError):
 
 
 class StateMismatch(StateError):
-    """The state was written by a different pipeline."""
+    """A change would make a step or a sink forget what it knows; says which, and how to agree."""
 
 
 class DurabilityError(StateError):

@@ -138,13 +138,18 @@ class Columns:
 
     @classmethod
     def load(cls, fields: Mapping[str, Field], table: pa.Table) -> Columns:
-        """The reverse of `dump`, for any subset of its rows in any order."""
+        """The reverse of `dump`, for any subset of its rows in any order.
+
+        A field that the table does not have, since a version before wrote it, starts with its initial value.
+        """
         state = cls(fields)
         table = table.combine_chunks()
         if table.num_rows == 0:
             return state
         slots = state.slots(table.column("key").combine_chunks())
         for name, field in state.fields.items():
+            if name not in table.schema.names:
+                continue
             column = table.column(name).combine_chunks()
             if field.width > 1:
                 values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, field.width)

@@ -283,6 +283,9 @@ class Kept(Sink):
 
     table: Any
 
+    def place(self) -> Mapping[str, Any]:
+        return {}
+
     def open(self, world: World, schema: pa.Schema) -> Writer:
         return KeptWriter(self.table)
 
@@ -353,7 +356,6 @@ def plan(
         checkpoint_us=checkpoint_us,
         memory_bytes=memory_bytes,
         lag_bytes=1 << 30,
-        fingerprint="1",
     )
 
 

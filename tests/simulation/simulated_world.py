@@ -300,6 +300,9 @@ class SmallTable(Sink):
     world: Any
     path: str
 
+    def place(self) -> Mapping[str, Any]:
+        return {"path": self.path}
+
     def open(self, world: World, schema: pa.Schema) -> Writer:
         return SmallTableWriter(self.world, world.folder / self.path, world.disk)
 

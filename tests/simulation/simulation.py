@@ -97,7 +97,6 @@ def graph(topic: Any, mqtt: Any, tables: Mapping[str, Sink], bell: Any, checkpoi
         checkpoint_us=checkpoint_us,
         memory_bytes=memory_bytes,
         lag_bytes=1 << 30,
-        fingerprint="1",
     )  # fmt: skip
 
 

@@ -18,14 +18,17 @@ from tocsin.serve.access import Address
 PROGRESS_EVERY_S = 0.5
 
 
-def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = None) -> Mapping[str, Any]:
+def launch(
+    plan: Plan, streams: Collection[str] = (), address: Address | None = None, forget: Collection[str] | str = ()
+) -> Mapping[str, Any]:
     """Run a plan to the end of its sources or until a signal; returns what has been counted.
 
     ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
+    ``forget`` names steps that start anew, see `engine.fitting`.
     """
     plan.state_folder.mkdir(parents=True, exist_ok=True)
     if address is None:
-        runner = EmbeddedRunner(plan)
+        runner = EmbeddedRunner(plan, forget=forget)
         with _progress(runner):
             runner.run()
         if _bounded(plan) and not runner.counters.rows_in:
@@ -34,7 +37,7 @@ def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = 
         return runner.snapshot()
     feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
-        runner = EmbeddedRunner(plan, feed=feed)
+        runner = EmbeddedRunner(plan, feed=feed, forget=forget)
         with _page(plan, streams, address, runner):
             runner.run()
         return runner.snapshot()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -64,6 +64,7 @@ class EventTime(Operator):
         {"column": "stamp", "lateness": "2s"},
         {"column": "sequence", "unit": "s", "past": "1h"},
     )
+    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past")
 
     column: str | tuple[str, ...] | None = None
     """The column that says when it happened, or several whose texts are put together, as ``[date, time]``; without one

@@ -16,13 +16,13 @@ from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
-from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
+from tocsin.batch import END, KEY, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
 from tocsin.condition._clock import HOUR_US, Clock
 from tocsin.condition._figures import OF_INTEGERS, figure, finite, first_or_last, integer_figure, is_number
 from tocsin.condition._groups import group_order, leaving, sort_by_time
-from tocsin.condition._pending import Pending
-from tocsin.contracts import Operator
+from tocsin.condition._pending import Pending, Waiting
 from tocsin.errors import SchemaError, UnknownName
+from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
 from tocsin.state import Keys
 
@@ -33,14 +33,10 @@ CELLS_MIN = 1 << 16
 """Up to so many groups of window and key are always sorted by counting."""
 
 
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 def _named(value: Any) -> Any:
     """``[mean(value), p95(value)]`` names its columns itself: ``value_mean``, ``value_p95``."""
     if isinstance(value, str | list | tuple):
-        calls = [str(v) for v in _listed(value)]
+        calls = [str(v) for v in ([value] if isinstance(value, str) else value)]
         return {_call_name(*_parsed(call)): call for call in calls}
     return value
 
@@ -85,7 +81,7 @@ class Groups:
     next_end_us: int
 
 
-class Window(Operator):
+class Window(Waiting):
     """Gather the readings of each key over stretches of time, and work out figures of each stretch.
 
     Tumbling windows by ``every`` alone (aligned to 1970, so that 20s windows begin at :00, :20, :40), or by the clock
@@ -128,7 +124,7 @@ class Window(Operator):
     """How long after midnight, or after the hour, windows begin: 6h for days from 06:00 on."""
     gap: Duration | None = Setting(None, gt=0)
     """For sessions instead: how long nothing must come for one to end."""
-    collect: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
+    collect: Many[str] = ()
     """Columns whose readings are kept as lists."""
     compute: Annotated[
         Mapping[str, str], BeforeValidator(_named, json_schema_input_type=str | list[str] | dict[str, str])
@@ -192,10 +188,7 @@ class Window(Operator):
             return kind.value_type if pt.is_dictionary(kind) else kind
         return pa.int64() if function in ("sum", "min", "max") and pt.is_integer(kind) else pa.float64()
 
-    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
-        return {LATE: input}
-
-    def _needed(self) -> list[str]:
+    def kept(self) -> list[str]:
         columns = [*self._lists().values(), *(_parsed(call)[1] for call in self.compute.values())]
         return [c for c in dict.fromkeys(columns) if c not in ("*", "key", "time")]
 
@@ -203,9 +196,6 @@ class Window(Operator):
 
     def initial(self) -> Open:
         return Open()
-
-    def dump(self, state: Open) -> pa.Table:
-        return state.dump()
 
     def load(self, table: pa.Table) -> Open:
         state = Open.load(table)
@@ -233,17 +223,12 @@ class Window(Operator):
         return (time_us - (self.size or self.every)) // self.every * self.every + self.every
 
     def step(self, state: Open, batch: Batch) -> tuple[Open, Sequence[Batch]]:
-        rows, left = batch.rows, []
         before = state.watermark_us
-        if len(batch):
+        rows, left = state.split_late(batch)
+        if rows.num_rows:
             times = times_us(rows)
-            late = times < before
-            if late.any():
-                left.append(Batch(rows.filter(pa.array(late)), port=LATE))
-                rows, times = rows.filter(pa.array(~late)), times[~late]
-            if len(times):
-                state.add(rows.column("key"), times, rows.select(self._needed()))
-                state.next_end_us = min(state.next_end_us, self._first_end(int(times.min())))
+            state.add(rows.column("key"), times, rows.select(self.kept()))
+            state.next_end_us = min(state.next_end_us, self._first_end(int(times.min())))
         state.watermark_us = max(before, batch.watermark_us)
         due = state.next_end_us <= state.watermark_us and len(state.times) > 0
         schema = promised(self, batch.schema)

@@ -9,13 +9,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tocsin.contracts import Checkpoint, Message, Staged
+from tocsin.contracts import Checkpoint, Message, Staged, StepState
 from tocsin.errors import AlreadyRunning, CorruptState
 from tocsin.world import Disk
 
@@ -61,12 +62,9 @@ class SqliteStore:
         self._path = path
 
     def last(self) -> Checkpoint | None:
-        row = self._db.execute("select checkpoint, sha256 from epochs order by epoch desc limit 1").fetchone()
-        if row is None:
+        last = _last(self._db, self._path)
+        if last is None:
             return None
-        if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
-            raise CorruptState(f"the last checkpoint in {self._path} does not match its checksum; restore a backup")
-        last = decoded(row[0])
         staged: dict[str, list[Staged]] = {}
         for sink, epoch, token, size in self._db.execute("select sink, epoch, token, bytes from staged order by epoch"):
             if epoch > last.published.get(sink, -1):
@@ -113,6 +111,27 @@ class SqliteStore:
             os.close(self._lock_file)
 
 
+def peek(folder: Path) -> Checkpoint | None:
+    """Returns the last checkpoint in a state folder without taking hold of it: an engine may be running there."""
+    path = folder / "checkpoints.db"
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        try:
+            return _last(db, path)
+        except sqlite3.DatabaseError as error:
+            raise CorruptState(f"{path} cannot be read ({error})") from error
+
+
+def _last(db: sqlite3.Connection, path: Path) -> Checkpoint | None:
+    row = db.execute("select checkpoint, sha256 from epochs order by epoch desc limit 1").fetchone()
+    if row is None:
+        return None
+    if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
+        raise CorruptState(f"the last checkpoint in {path} does not match its checksum; restore a backup")
+    return decoded(row[0])
+
+
 def _lock(folder: Path) -> int:
     """The state folder for this process alone; the system gives it back when the process dies, however it dies."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -122,7 +141,7 @@ def _lock(folder: Path) -> int:
         holder = os.read(descriptor, 32).decode(errors="replace").strip()
         os.close(descriptor)
         raise AlreadyRunning(
-            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another name"
+            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another folder"
         ) from None
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -141,7 +160,8 @@ def encoded(checkpoint: Checkpoint) -> str:
 def decoded(text: str) -> Checkpoint:
     """Returns the checkpoint that `encoded` wrote, or the one of the version before, which had no lagging sinks."""
     values = json.loads(text)
-    values["states"] = {id: (name, digest) for id, (name, digest) in values["states"].items()}
+    values["states"] = {id: StepState(*state) for id, state in values["states"].items()}
+    values.pop("fingerprint", None)
     if "tokens" in values:
         tokens, epoch = values.pop("tokens"), values["epoch"]
         values["published"] = values.pop("tables")
@@ -156,41 +176,41 @@ def _merged(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return token
 
 
-def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, tuple[str, str]]:
-    """Make the states that have changed durable, in one file; gives each one's place ``file:begin:end`` and sha256."""
+def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, StepState]:
+    """Make the states that have changed durable, in one file; returns where each one is."""
     if not tables:
         return {}
     name = f"{epoch:012d}.state"
-    places: dict[str, tuple[str, str]] = {}
+    places: dict[str, StepState] = {}
     sink = pa.BufferOutputStream()
     for id, table in tables.items():
         begin = sink.tell()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        places[id] = (f"{name}:{begin}:{sink.tell()}", "")
+        places[id] = StepState(f"{name}:{begin}:{sink.tell()}", "")
     data = memoryview(sink.getvalue())
-    for id, (place, _) in places.items():
-        _, begin, end = _parts(place)
-        places[id] = (place, hashlib.sha256(data[begin:end]).hexdigest())
+    for id, state in places.items():
+        _, begin, end = _parts(state.place)
+        places[id] = state._replace(sha256=hashlib.sha256(data[begin:end]).hexdigest())
     disk.write(folder / name, data)
     disk.sync(folder / name)
     disk.sync_folder(folder)
     return places
 
 
-def read_states(disk: Disk, folder: Path, places: Mapping[str, tuple[str, str]]) -> dict[str, pa.Table]:
+def read_states(disk: Disk, folder: Path, places: Mapping[str, StepState]) -> dict[str, pa.Table]:
     """The states of a checkpoint; `CorruptState` if one is not what was written."""
     files: dict[str, bytes] = {}
     tables = {}
-    for id, (place, digest) in places.items():
-        name, begin, end = _parts(place)
+    for id, state in places.items():
+        name, begin, end = _parts(state.place)
         if name not in files:
             try:
                 files[name] = disk.read(folder / name)
             except FileNotFoundError as error:
                 raise CorruptState(f"{folder / name} with the state of '{id}' is gone; restore a backup") from error
         data = files[name][begin:end]
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != state.sha256:
             raise CorruptState(
                 f"the state of '{id}' in {folder / name} does not match its checksum: it was changed, or the disk is "
                 "failing. Nothing was touched; restore the state folder from a backup, or move it away to start afresh"
@@ -199,8 +219,8 @@ def read_states(disk: Disk, folder: Path, places: Mapping[str, tuple[str, str]])
     return tables
 
 
-def state_files(places: Mapping[str, tuple[str, str]]) -> set[str]:
-    return {_parts(place)[0] for place, _ in places.values()}
+def state_files(places: Mapping[str, StepState]) -> set[str]:
+    return {_parts(state.place)[0] for state in places.values()}
 
 
 def delete_states(disk: Disk, folder: Path, keep: Collection[str]) -> None:

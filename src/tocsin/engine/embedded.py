@@ -17,9 +17,10 @@ import signal
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -27,9 +28,10 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END
-from tocsin.contracts import Channel, Checkpoint, Message, Runner, Staged
+from tocsin.contracts import Channel, Checkpoint, Message, Runner, Staged, StepState
 from tocsin.engine.checkpoint import delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
+from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import ACTIONS_SPLIT, Effects, Session, open_split, start
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
@@ -60,8 +62,16 @@ class EmbeddedRunner(Runner):
     for space. After a failed fsync it stops at once: retrying proves nothing.
     """
 
-    def __init__(self, plan: Plan, effects: Effects | None = None, feed: Feed | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        effects: Effects | None = None,
+        feed: Feed | None = None,
+        forget: Collection[str] | str = (),
+    ) -> None:
         self.plan = plan
+        self._prints, self._tables = plan.prints(), plan.tables()
+        self._forget = forget
         self.counters = Counters()
         self._effects = effects or Effects()
         self._clock = self._effects.clock
@@ -120,7 +130,7 @@ class EmbeddedRunner(Runner):
         if self._session is not None:
             self.counters.events.update(self._session.events())
             self._session = None
-        session = self._session = start(self.plan, self._effects, self.counters, self._feed)
+        session = self._session = start(self.plan, self._effects, self.counters, self._feed, self._forget)
         drain_s = 0.0
         try:
             if self._effects.threads:
@@ -133,19 +143,20 @@ class EmbeddedRunner(Runner):
             self._loop(session)
             drain_s = DRAIN_S
             self._drain(session)
+            self._note_published(session)
         finally:
             session.close(drain_s)
 
     def _loop(self, session: Session) -> None:
         """Take and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
         last_epoch_s = last_feed_s = self._clock.monotonic_s()
-        spacing_s, dirty = 0.0, False
+        spacing_s, dirty = 0.0, session.refitted
         while True:
             session.news.clear()
-            moved = not self._held(session) and self._take(session)
+            events, batches = (0, 0) if self._held(session) else self._take(session)
             now_s = self._clock.monotonic_s()
-            moved |= self._fall_idle(session, now_s)
-            dirty |= moved or bool(session.revoked)
+            idle = self._fall_idle(session, now_s)
+            dirty |= batches > 0 or idle or bool(session.revoked)
             last = self._stopping or all(task.finished for task in session.sources.values())
             due_s = spacing_s if session.graph.urgent else self.plan.checkpoint_us / 1e6
             full = session.graph.bytes >= self.plan.memory_bytes
@@ -164,7 +175,7 @@ class EmbeddedRunner(Runner):
                 self._feed.counters(self.snapshot())
             if last:
                 return
-            if not moved:
+            if not events and not idle:
                 self._rest(session, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
 
     def _rest(self, session: Session, wait_s: float) -> None:
@@ -179,17 +190,18 @@ class EmbeddedRunner(Runner):
 
     # 1 and 2: take and step
 
-    def _take(self, session: Session) -> bool:
-        """Take at most one batch of each source through all steps. Returns whether anything came."""
-        moved = False
+    def _take(self, session: Session) -> tuple[int, int]:
+        """Take at most one batch of each source through all steps. Returns how many events and batches came."""
+        events = batches = 0
         for task in session.tasks():
             while (event := task.take()) is not None:
-                moved = True
+                events += 1
                 self._on(session, task, event)
                 if isinstance(event, Rows | Finished):
+                    batches += isinstance(event, Rows)
                     break
         self.counters.waiting_bytes = session.graph.bytes
-        return moved
+        return events, batches
 
     def _on(self, session: Session, task: SourceTask, event: Event) -> None:
         if task is session.actions:
@@ -242,14 +254,14 @@ class EmbeddedRunner(Runner):
         staged, states = self._prepare(session, epoch, rows)
         checkpoint = self._checkpoint(session, epoch, staged, states)
         self._commit_point(session, checkpoint, self._messages(rows))
-        session.before, session.last = session.last, checkpoint
+        session.before, session.last, self._forget = session.last, checkpoint, ()
         self._acknowledge(session)
         self._publish(session, staged)
         self._deliver(session)
         self._tidy(session)
 
     def _checkpoint(
-        self, session: Session, epoch: int, staged: Mapping[str, Staged], states: Mapping[str, tuple[str, str]]
+        self, session: Session, epoch: int, staged: Mapping[str, Staged], states: Mapping[str, StepState]
     ) -> Checkpoint:
         gone = set(session.revoked)
         offsets = {id: split.offset for id, split in session.splits.items() if split.offset is not None}
@@ -259,7 +271,6 @@ class EmbeddedRunner(Runner):
         watermarks = {**session.last.watermarks, **session.graph.all_watermarks()}
         return Checkpoint(
             epoch=epoch,
-            fingerprint=self.plan.fingerprint,
             watermarks={id: us for id, us in watermarks.items() if id not in gone},
             offsets={id: offset for id, offset in offsets.items() if id not in gone},
             states={id: place for id, place in states.items() if id.rpartition("/")[0] not in gone},
@@ -267,14 +278,15 @@ class EmbeddedRunner(Runner):
                 id: (*task.staged(), *([staged[id]] if id in staged else ())) for id, task in session.sinks.items()
             },
             published={id: task.published for id, task in session.sinks.items() if task.published is not None},
+            tables=self._tables,
         )
 
     def _prepare(
         self, session: Session, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
-    ) -> tuple[dict[str, Staged], dict[str, tuple[str, str]]]:
+    ) -> tuple[dict[str, Staged], dict[str, StepState]]:
         """Rows and states on disk, visible to nobody."""
         ids = [id for id in session.sinks if id in rows]
-        states: list[dict[str, tuple[str, str]]] = []
+        states: list[dict[str, StepState]] = []
         staged: dict[str, Staged] = {}
 
         def stage(id: str) -> None:
@@ -284,11 +296,15 @@ class EmbeddedRunner(Runner):
         self._together([*jobs, lambda: states.append(self._write_states(session, epoch))])
         return {id: staged[id] for id in ids}, states[0]
 
-    def _write_states(self, session: Session, epoch: int) -> dict[str, tuple[str, str]]:
+    def _write_states(self, session: Session, epoch: int) -> dict[str, StepState]:
         changed = session.graph.changed_states()
         some = {id: table for id, table in changed.items() if table.num_rows}
-        same = {id: place for id, place in session.last.states.items() if id not in changed}
-        return {**same, **write_states(self._effects.disk, self.plan.state_folder, epoch, some)}
+        same = {id: state for id, state in session.last.states.items() if id not in changed}
+        written = write_states(self._effects.disk, self.plan.state_folder, epoch, some)
+        for id, state in written.items():
+            now = self._prints[step_name(id)]
+            written[id] = state._replace(fingerprint=now.fingerprint, settings=now.settings)
+        return {**same, **written}
 
     def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
         return {
@@ -360,6 +376,14 @@ class EmbeddedRunner(Runner):
                 f"'{task.id}' lacks {len(task.staged())} epochs: {task.reason}; they wait in {self.plan.state_folder}, "
                 "run the pipeline again to write them"
             )
+
+    def _note_published(self, session: Session) -> None:
+        """Let a last checkpoint say that every table has its rows: the next start may send further ones elsewhere."""
+        last = session.last
+        if any(last.staged.values()) and not any(task.staged() for task in session.sinks.values()):
+            published = {id: task.published for id, task in session.sinks.items() if task.published is not None}
+            noted = replace(last, epoch=last.epoch + 1, staged={}, published=published)
+            self._commit_point(session, noted, {})
 
     # trouble and signals
 

@@ -31,7 +31,7 @@ class Chain:
     def __init__(self, inlet: Inlet, partition: str) -> None:
         self.inlet = inlet
         self.id = f"{inlet.id}/{partition}"
-        self.nodes = [Node(f"{self.id}/{i}", operator) for i, operator in enumerate(inlet.chain)]
+        self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in inlet.chain]
         self.watermark_us = START
         self.idle = False
 
@@ -282,10 +282,9 @@ class Graph:
         return tables
 
     def all_watermarks(self) -> dict[str, int]:
-        """By partition (``inlet/partition``), by inlet and step, and by what reaches a step (``step<``, ``step<0``)."""
-        inputs = {f"{j.step.id}<{i}": w for j in self.junctions for i, w in enumerate(j.watermarks)}
-        inputs |= {f"{j.step.id}<": j.watermark_us for j in self.junctions}
-        return self.watermarks | {chain.id: chain.watermark_us for chain in self.chains.values()} | inputs
+        """By partition (``inlet/partition``), by inlet and step, and by what has reached a step (``step<``)."""
+        reached = {f"{j.step.id}<": j.watermark_us for j in self.junctions}
+        return self.watermarks | {chain.id: chain.watermark_us for chain in self.chains.values()} | reached
 
     def restore(self, states: Mapping[str, pa.Table], watermarks: Mapping[str, int]) -> None:
         """The reverse of `changed_states` (all of them) and `all_watermarks`; what belongs to a split waits for it."""
@@ -296,7 +295,8 @@ class Graph:
         for id in self.watermarks:
             self.watermarks[id] = watermarks.get(id, START)
         for junction in self.junctions:
-            junction.watermarks = [watermarks.get(f"{junction.step.id}<{i}", START) for i in range(len(junction.idle))]
+            # What has left a part has reached those behind it: between checkpoints nothing is under way.
+            junction.watermarks = [watermarks.get(id, START) for id, _ in junction.step.inputs]
             junction.watermark_us = watermarks.get(f"{junction.step.id}<", START)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink
 from tocsin.engine.actions import Actions
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
+from tocsin.engine.fitting import fit, is_set_aside
 from tocsin.engine.graph import Chain, Feed, Graph
 from tocsin.engine.ingest_log import SEGMENT_BYTES
 from tocsin.engine.outbox import Relay
@@ -72,6 +73,8 @@ class Session:
     actions_offset: Offset = None
     before: Checkpoint | None = None
     """The checkpoint before the last: its files are kept, too."""
+    refitted: bool = False
+    """Whether states were forgotten, set aside or brought back: the next checkpoint must say so, rows or not."""
     news: threading.Event = field(default_factory=threading.Event)
     """Set by the sources' threads when there is something to take."""
 
@@ -101,21 +104,24 @@ class Session:
         self.store.close()
 
 
-def start(plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None) -> Session:
+def start(
+    plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None, forget: Collection[str] | str = ()
+) -> Session:
     """Lock, finish what was committed, load the states, seek the sources. Done twice it is the same as once."""
     effects.disk.make_folder(plan.state_folder)
     store = effects.open_store(plan.state_folder)
-    session = Session(store, Graph(plan, counters, feed), Checkpoint(0, plan.fingerprint))
+    session = Session(store, Graph(plan, counters, feed), Checkpoint(0))
     try:
         last = store.last()
         if last is not None:
-            _require_same(plan, last)
-            session.last = last
+            session.last = _fitted(session, plan, last, forget)
         _finish(session, plan, effects)
-        states = read_states(effects.disk, plan.state_folder, session.last.states)
+        known = {id: state for id, state in session.last.states.items() if not is_set_aside(id)}
+        states = read_states(effects.disk, plan.state_folder, known)
         session.graph.restore(states, session.last.watermarks)
         _seek(session, plan, effects)
-        delete_states(effects.disk, plan.state_folder, state_files(session.last.states))
+        keep = state_files(session.last.states) | (state_files(last.states) if last is not None else set())
+        delete_states(effects.disk, plan.state_folder, keep)
         for outlet in plan.outlets:
             if isinstance(outlet.part, Channel):
                 session.relays.append(Relay(outlet.id, outlet.part, store, effects.world(plan, "channels", outlet.id)))
@@ -125,23 +131,28 @@ def start(plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = 
     return session
 
 
-def _require_same(plan: Plan, last: Checkpoint) -> None:
-    if last.fingerprint != plan.fingerprint:
-        raise StateMismatch(
-            f"the state in {plan.state_folder} was written by a pipeline with other steps or settings than "
-            f"'{plan.name}' has now; undo the change, give the pipeline another name, or move the folder away to "
-            "start afresh"
-        )
+def _fitted(session: Session, plan: Plan, last: Checkpoint, forget: Collection[str] | str) -> Checkpoint:
+    """Returns the last checkpoint as this plan goes on from it; `StateMismatch` where that would forget unasked."""
+    fitted = fit(plan, last, forget)
+    if (mismatch := fitted.mismatch(plan.state_folder)) is not None:
+        raise StateMismatch(mismatch)
+    for sentence in fitted.sentences():
+        logger.warning("%s: %s", plan.name, sentence)
+        session.refitted = True
+    return fitted.checkpoint
 
 
 def _finish(session: Session, plan: Plan, effects: Effects) -> None:
     """Bring each table to the last epoch, and delete what was staged for one that never came to be."""
     last = session.last
+    tables = plan.tables()
     for outlet in plan.outlets:
         if isinstance(outlet.part, Sink):
             task = SinkTask(outlet.id, outlet.part, outlet.schema, effects.world(plan, "staged", outlet.id))
             session.sinks[outlet.id] = task
-            task.recover(last.staged.get(outlet.id, ()), last.published.get(outlet.id))
+            moved = last.tables.get(outlet.id, tables[outlet.id]) != tables[outlet.id]
+            since = last.epoch if moved else None
+            task.recover(last.staged.get(outlet.id, ()), last.published.get(outlet.id), since)
     for id in last.staged.keys() - session.sinks.keys():
         if last.staged[id]:
             logger.warning(

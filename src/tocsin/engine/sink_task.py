@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.contracts import Sink, Staged, Writer
-from tocsin.errors import DurabilityError, ForeignCommit, SinkError, Unavailable
+from tocsin.errors import DurabilityError, ForeignCommit, SchemaError, SinkError, StateMismatch, Unavailable
 from tocsin.world import World
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,15 @@ class SinkTask:
     def __init__(self, id: str, sink: Sink, schema: pa.Schema, world: World) -> None:
         self.id = id
         self._sink, self._schema, self._world = sink, schema, world
-        self._writer: Writer = sink.open(world, schema)
+        try:
+            self._writer: Writer = sink.open(world, schema)
+        except SchemaError as error:
+            raise SchemaError(f"'{id}': {error}") from error
         self._news = threading.Condition()
         self._waiting: list[Staged] = []
         """Committed and not published, oldest first; changed under the lock only."""
         self._published: int | None = None
+        self._moved_at: int | None = None
         self._verified = False
         """Whether the table's own position is known since the writer was opened."""
         self._failure: Exception | None = None
@@ -52,12 +56,14 @@ class SinkTask:
 
     # the epoch loop's side
 
-    def recover(self, staged: Sequence[Staged], published: int | None) -> None:
+    def recover(self, staged: Sequence[Staged], published: int | None, moved_at: int | None = None) -> None:
         """Take over what the last checkpoint left, publish it if the table can be reached, and tidy up behind it.
 
-        ``published`` is the epoch that the table had reached when the checkpoint was written.
+        ``published`` is the epoch that the table had reached when the checkpoint was written. ``moved_at`` is the
+        checkpoint's epoch where the settings may have named another table then: whatever is in this one, the rows of
+        later epochs go there.
         """
-        self._waiting, self._published = list(staged), published
+        self._waiting, self._published, self._moved_at = list(staged), published, moved_at
         tokens = [one.token for one in staged]
         try:
             self._settle()
@@ -195,7 +201,16 @@ class SinkTask:
         """Ask the table how far it has come, and drop what it has already."""
         found = self._writer.published()
         epochs = [one.epoch for one in self._waiting]
-        if found != self._published and found not in epochs:
+        fits = found == self._published or found in epochs
+        if not fits and self._moved_at is not None and (found is None or found <= self._moved_at):
+            if epochs:
+                raise StateMismatch(
+                    f"'{self.id}' goes to another table from now on, but rows of {len(epochs)} epochs still wait for "
+                    "the one before; undo the change, run until they are written, then make the change again"
+                )
+            fits, self._published = True, found
+        self._moved_at = None
+        if not fits:
             raise ForeignCommit(
                 f"the table of '{self.id}' stands at epoch {found}, the checkpoint expects {self._published}"
                 f"{f' or {epochs[0]} to {epochs[-1]}' if epochs else ''}: one of the two was restored or removed, or "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -93,6 +93,11 @@ class Downtime(Operator):
         {"heartbeat": "10s", "planned": [{"name": "break", "begins": "00:00:20", "ends": "00:00:40"}]},
         {"state": "text", "states": {"fault": "unplanned_stop"}, "total": "count", "good": "flag"},
     )
+
+    KEEPS_STATE: ClassVar[Collection[str]] = (
+        "rule", "states", "running_above", "idle_above", "heartbeat", "missed", "silent", "microstop", "planned",
+        "shifts",
+    )  # fmt: skip
 
     rule: str = "downtime"
     """Name of the rule, unique in the plant: it is part of every event's id."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
@@ -110,6 +110,8 @@ class Oee(Operator):
             "ideal_cycle": {"*": "1s", "pump": "500ms"},
         },
     )
+
+    KEEPS_STATE: ClassVar[Collection[str]] = ("grace", "ideal_cycle")
 
     every: Duration = Setting(0, ge=0)
     """Length of a window, if there are no shifts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -84,6 +84,12 @@ class Alarm(Operator):
         {"rule": "often", "rate_of_change": 0.3, "count": 2, "of_last": 5},
         {"rule": "often", "high": 20, "count": 3, "within": "10s"},
     )
+
+    KEEPS_STATE: ClassVar[Collection[str]] = (
+        "rule", "high_high", "high", "low", "low_low", "rate_of_change", "score", "deadband", "on_delay", "off_delay",
+        "priority", "latching", "realarm", "realarm_max", "suppressed_when", "chatter_max", "chatter_within",
+        "maintenance", "message", "advice", "unit",
+    )  # fmt: skip
 
     rule: str = "alarm"
     """Name of the rule, unique in the plant: it is part of every alarm's id."""
@@ -214,6 +220,10 @@ class Alarm(Operator):
             self.message, self.advice, self.unit,
         )  # fmt: skip
 
+    def shape(self, input: pa.Schema) -> Mapping[str, object]:
+        """A limit may move; which limits there are may not, since each key's state holds a bit for each."""
+        return {**super().shape(input), "levels": list(dict.fromkeys(level.name for level in self.levels))}
+
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for level in self.levels:
             require(input, level.column, self.name(), number=True)
@@ -334,11 +344,16 @@ class Alarm(Operator):
 
     def load(self, table: pa.Table) -> AlarmState:
         state = AlarmState(Columns.load(self.fields(), table))
+        most = len(self.levels)  # a higher score to alarm from means fewer levels than when this was written
+        for name in ("level", "worst"):
+            np.minimum(state.columns[name], most, out=state.columns[name])
+        state.columns["bits"][:] &= (1 << most) - 1
         points, state.watermark = _POINTS.load(table)
         slots = state.columns.slots(table.column("key").combine_chunks())
         for slot, saved in zip(slots.tolist(), points, strict=True):
             if saved is not None:
-                state.points[slot] = Point.from_json(saved)
+                point = state.points[slot] = Point.from_json(saved)
+                point.level, point.announced = min(point.level, most), min(point.announced, most)
         return state
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -79,6 +79,8 @@ class Case:
 class CasesState:
     """Cases by asset, and the rows that wait for the watermark."""
 
+    KEEPS_STATE: ClassVar[Collection[str]] = ("quiet", "flood_max", "flood_within")
+
     cases: dict[str, Case] = field(default_factory=dict)
     waiting: list[Row] = field(default_factory=list)
     watermark: int = START
@@ -110,7 +112,10 @@ class Cases(Operator):
      {'event': 'cleared', 'key': 'a/pump', 'asset': 'a', 'first_out': True, 'ring': False}]
     """
 
-    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"quiet": "5s", "flood_max": 2, "flood_within": "20s"})
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {},
+        {"depth": 1, "quiet": "5s", "flood_max": 2, "flood_within": "20s"},
+    )
 
     depth: int = Setting(0, ge=0)
     """How many steps of the key's path name the asset (``site/line/machine``); 0 for the whole key."""
@@ -128,8 +133,8 @@ class Cases(Operator):
         """Returns alarms that come and go in the kit's rows."""
         value, made = rows.column("value").to_pylist(), []
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
-        for i, (key, at) in enumerate(moments):
-            on = i % 5 < 3
+        for i, (machine, at) in enumerate(moments):
+            key, on = f"{'south' if machine == 'motor' else 'north'}/{machine}", i % 5 < 3
             made.append(
                 dict.fromkeys(ALARM_SCHEMA.names, "")
                 | {"key": key, "time": at, "id": f"{key}-{i // 15}", "version": 1, "priority": 60 + i % 40}
@@ -176,6 +181,10 @@ class Cases(Operator):
         # What is known of an asset without a case and without late alarms is nothing: it need not be kept.
         state.cases = {a: c for a, c in state.cases.items() if c.id or c.raises or c.flood}
         return state, (Batch(to_batch(out, added(ALARM_SCHEMA, CASE_FIELDS, self.name())), state.watermark),)
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """The asset: the alarms of all its keys make one case."""
+        return pa.array([self.asset(key) for key in keys.to_pylist()], pa.string()) if self.depth else keys
 
     def asset(self, key: str) -> str:
         """Returns the asset that a key belongs to."""

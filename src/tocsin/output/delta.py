@@ -56,6 +56,9 @@ class Delta(Sink):
     retention: Duration = 7 * _DAY_US
     """How long files that were replaced, and old log entries, are kept for readers of older versions."""
 
+    def place(self) -> Mapping[str, Any]:
+        return {"path": self.path}
+
     def accepts(self, schema: pa.Schema) -> None:
         wanted = _with_date(self, schema)
         fields = new_fields(wanted, [])
@@ -192,7 +195,8 @@ class DeltaWriter:
         log, wanted = self.log, self._schema
         while True:
             known = log.snapshot.fields
-            fields = new_fields(wanted, known)
+            # Before the first row the table may still change its mind, or a table of late rows would forbid to cast.
+            fields = new_fields(wanted, () if self._is_untouched() else known)
             names, types = physical_names(wanted.names, fields), arrow_schema(fields)
             partition_columns = [names[c] for c in self._sink.partition_by]
             for column in partition_columns:
@@ -209,11 +213,17 @@ class DeltaWriter:
                 change: Action = {"metaData": {**log.snapshot.metadata, "schemaString": schema_string(fields)}}
                 log.commit([change], lambda _: False, "ADD COLUMNS")
 
+    def _is_untouched(self) -> bool:
+        """Returns whether the table has no rows, and none are staged for it."""
+        there = self._disk.names(self.log.folder) if self.log.exists else []
+        return not self.log.snapshot.files and not [name for name in there if not name.startswith("_")]
+
     def _may_append(self, foreign: Sequence[Mapping[str, Any]]) -> bool:
         """What others did in between is no matter, unless it was under our name or changed what we write to."""
         if any("txn" in a and a["txn"]["appId"] == self.app_id for a in foreign):
             raise ForeignCommit(
-                f"{self.log.folder}: another engine writes this table as '{self.app_id}'; stop it, or rename a pipeline"
+                f"{self.log.folder}: another engine writes this table as '{self.app_id}'; stop it, or give one of the "
+                "pipelines another name"
             )
         fields = self.log.snapshot.fields
         if any("metaData" in a for a in foreign) and new_fields(self._schema, fields) != fields:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -123,6 +123,8 @@ class DetectorModel(Operator):
 
     SHORTHAND: ClassVar[str | None] = "model"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"model": _EXAMPLE}, {"model": _EXAMPLE, "transitions": False})
+
+    KEEPS_STATE: ClassVar[Collection[str]] = ("transitions",)
 
     model: Annotated[Mapping[str, Any], WithJsonSchema({"type": ["string", "object"], "examples": ["crane.json"]})]
     """The model: the name of its file, or what stands in it; JSON as exported, or a CloudFormation template."""
