@@ -78,6 +78,38 @@ def _part(kind: str) -> Any:
     )
 
 
+def _settings_of(name: str) -> Any:
+    """A step that the pipeline puts in itself: only its settings are written, or its shorthand."""
+
+    def read(value: Any) -> Component:
+        if isinstance(value, Component):
+            return value
+        try:
+            return build("operator", {name: value})
+        except PydanticCustomError as error:
+            if error.type != "parts" or error.context is None:
+                raise
+            found = [(place[1:], sentence) for place, sentence in error.context["errors"]]
+            raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+
+    shorthand = {"rekey": "of", "event_time": "column"}[name]
+    written = [{"part": f"operator.{name}"}, {"part": f"operator.{name}/properties/{shorthand}"}]
+    return (
+        BeforeValidator(read),
+        PlainSerializer(lambda part: part.model_dump(mode="json", exclude_defaults=True)),
+        WithJsonSchema({"anyOf": written}),
+    )
+
+
+def delta_table(path: str) -> Sink:
+    """Returns the sink for rows that nobody asked for but that must not be lost."""
+    part = build("sink", {"delta": path})
+    assert isinstance(part, Sink)
+    return part
+
+
+AKey = Annotated[Operator, *_settings_of("rekey")]
+ATime = Annotated[Operator, *_settings_of("event_time")]
 ASource = Annotated[Source, *_part("source")]
 ADecoder = Annotated[Operator, *_part("decoder")]
 AnOperator = Annotated[Operator, *_part("operator")]
