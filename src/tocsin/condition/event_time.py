@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field as Setting
+from pydantic import field_validator
 
 from tocsin.bases import promised, require
 from tocsin.batch import (
@@ -62,7 +64,7 @@ class EventTime(Operator):
     )
     KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past")
 
-    column: str | None = None
+    column: str | None = Setting(None, min_length=1)
     """The column that says when it happened; without one it is the arrival."""
     unit: Literal["s", "ms", "us", "ns", "auto"] | None = None
     """Unit of a time that is a number (since 1970); ``auto`` guesses by its size."""
@@ -74,6 +76,14 @@ class EventTime(Operator):
     """How far after its arrival a time may lie: clocks differ."""
     past: Duration | None = Setting(None, ge=0)
     """How far before its arrival a time may lie; any time, if not set."""
+
+    @field_validator("zone")
+    @classmethod
+    def _zone(cls, zone: str | None) -> str | None:
+        try:
+            return zone and ZoneInfo(zone).key
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone '{zone}'; write it as Europe/Berlin") from error
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:

@@ -69,10 +69,11 @@ class Compiler:
                 if place in schema.names:
                     continue
                 if place == "key":
-                    raise SchemaError(
-                        f"key is needed: name the column that says which machine a row is of; there are "
-                        f"[{', '.join(schema.names)}]"
-                    )
+                    with _at(f"sources.{name}.key"):
+                        raise SchemaError(
+                            f"this is needed: the column that says which machine a row is of; there are "
+                            f"[{', '.join(schema.names)}]"
+                        )
                 operator = _by_arrival()
             chain.append(operator)
             with _at(f"sources.{name}.{place}"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from difflib import get_close_matches
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -43,6 +44,9 @@ def build(kind: str, value: Any) -> Component:
     except ValidationError as error:
         found = [((str(name), *e["loc"]), _sentence(part, e)) for e in error.errors()]
         raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+    except ConfigError as error:
+        found = [((str(name),), str(error))]
+        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
 
 
 def sentences(error: PydanticCustomError) -> list[str]:
@@ -54,12 +58,20 @@ def sentences(error: PydanticCustomError) -> list[str]:
 
 def _is_shorthand(part: type[Component], settings: Mapping[str, Any]) -> bool:
     """Whether a mapping is the shorthand's value (``derive: {a: b + c}``): none of its keys is a setting."""
-    return part.SHORTHAND is not None and bool(settings) and not any(key in part.model_fields for key in settings)
+    if part.SHORTHAND is None or not settings or any(key in part.model_fields for key in settings):
+        return False
+    return _takes_mapping(part.model_fields[part.SHORTHAND].annotation)
+
+
+def _takes_mapping(kind: Any) -> bool:
+    return (get_origin(kind) or kind) in (Mapping, dict) or any(map(_takes_mapping, get_args(kind)))
 
 
 def _sentence(part: type[BaseModel], error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
-        return f"there is no such setting; there are: {', '.join(part.model_fields)}"
+        close = get_close_matches(str(error["loc"][-1]), part.model_fields, n=1) if len(error["loc"]) == 1 else ()
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"there is no such setting; {hint}there are: {', '.join(part.model_fields) or 'none'}"
     if error["type"] == "missing":
         return "this setting is needed"
     return str(error["msg"]).removeprefix("Value error, ")
