@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import Field
 from world import World
 
 from tocsin.contracts import Sink, Staged, Token
@@ -25,7 +26,7 @@ ROWS = rows({"value": [1, 2]})
 class Remote(Sink):
     """A table on another machine, which is away or refuses while it is told to."""
 
-    table: Any
+    table: Any = Field(exclude=True)
 
     def open(self, world: PartWorld, schema: pa.Schema) -> RemoteWriter:
         return RemoteWriter(self.table, world, schema)
