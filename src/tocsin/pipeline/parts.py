@@ -11,12 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from tocsin.contracts import Channel, Component, Operator, Sink, Source
 from tocsin.errors import ConfigError
-from tocsin.pipeline.registry import find, names
+from tocsin.pipeline.registry import adopt, find, names
 
 
 def build(kind: str, value: Any) -> Component:
     """A part from a name, ``{name: settings}``, ``{name: shorthand}``, or a part that is built already."""
     if isinstance(value, Component):
+        adopt(value)
         return value
     if isinstance(value, str):
         value = {value: {}}
