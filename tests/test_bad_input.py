@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 import tocsin
 from tocsin.acquire.mqtt import Mqtt
-from tocsin.batch import Batch
-from tocsin.decode._base import QUARANTINED_BYTES, raw
+from tocsin.batch import QUARANTINED_BYTES, Batch
+from tocsin.decode._base import raw
 from tocsin.engine.checkpoint import SqliteStore
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import AlreadyRunning, ConfigError, CorruptState, StateMismatch

@@ -274,7 +274,7 @@ class Delivery(Protocol):
     """An open channel."""
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        """Deliver, in order; `DeliveryError` leaves them in the outbox to be tried again."""
+        """Deliver, in order; `DeliveryError` leaves all but those it names in the outbox, to be tried again."""
 
     def counters(self) -> Mapping[str, int]:
         """Returns what the channel counts, by name (messages refused ...)."""

@@ -11,6 +11,7 @@ TocsinError
 │   └── Unwritten        the run has ended, but rows still wait for a sink that is away
 ├── Unavailable          (SourceError and SinkError) the other side is away: not now, rather than not ever
 ├── DeliveryError        a message could not be delivered now; it stays in the outbox
+│   └── Undelivered      the run has ended, but messages still wait for a channel that does not take them
 └── StateError           the state folder
     ├── AlreadyRunning   another process holds it
     ├── CorruptState     a checksum does not match
@@ -20,7 +21,7 @@ TocsinError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -86,6 +87,15 @@ class Unwritten(SinkError):
 
 class DeliveryError(TocsinError):
     """A message could not be delivered now; it stays in the outbox and is tried again."""
+
+    def __init__(self, sentence: str, delivered: Collection[str] = ()) -> None:
+        super().__init__(sentence)
+        self.delivered = delivered
+        """Ids of the messages that were delivered all the same: they are not tried again."""
+
+
+class Undelivered(DeliveryError):
+    """The sources have ended, but messages wait in the outbox for a channel that does not take them."""
 
 
 class StateError(TocsinError):

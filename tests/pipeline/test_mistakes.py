@@ -122,9 +122,8 @@ def _plain(value: Any) -> Any:
     ("place", "value", "told"),
     [
         ("time", {"colum": "ts"}, "time.colum: there is no such setting; did you mean 'column'?"),
-        ("time", 5, "time.column: "),
-        ("time", ["ts"], "time.column: "),
-        ("time", "", "time.column: "),
+        ("time", 5, "time.column"),
+        ("time", "", "time.column"),
         ("time", {"column": "ts", "unit": "parsec"}, "time.unit: "),
         ("time", {"column": "ts", "zone": "Mars/Phobos"}, "time.zone: there is no time zone 'Mars/Phobos'"),
         ("time", {"column": "ts", "lateness": "soon"}, "time.lateness: 'soon' is not a duration"),

@@ -44,7 +44,7 @@ from tocsin.engine.outbox import Relay
 from tocsin.engine.recovery import Effects, Session
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
-from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError, Unwritten
+from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError, Undelivered, Unwritten
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta
 from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
@@ -225,7 +225,7 @@ def _process(world: Plant, plan: Plan, effects: Effects) -> bool:
         return False
     except StateError:
         raise
-    except (OSError, sqlite3.OperationalError, Unwritten):
+    except (OSError, sqlite3.OperationalError, Unwritten, Undelivered):
         return False  # gave up after some retries: started again by hand
     last = world.records.last()
     ended = last is not None and all(last.watermarks.get(id) == END for id in ("topic/a", "topic/b", "mqtt/0"))

@@ -35,7 +35,7 @@ from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import ACTIONS_SPLIT, Effects, Session, open_split, start
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
-from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Unwritten
+from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -367,6 +367,7 @@ class EmbeddedRunner(Runner):
         for task in session.sinks.values():
             task.drain(DRAIN_S)
             task.check()
+        undelivered = {relay: relay.drain(DRAIN_S) for relay in session.relays}
         left = {task.id: task for task in session.sinks.values() if task.staged()}
         for task in left.values():
             logger.warning("'%s' lacks %d epochs; they are written after the next start", task.id, len(task.staged()))
@@ -376,6 +377,12 @@ class EmbeddedRunner(Runner):
                 f"'{task.id}' lacks {len(task.staged())} epochs: {task.reason}; they wait in {self.plan.state_folder}, "
                 "run the pipeline again to write them"
             )
+        for relay, count in undelivered.items():
+            if count and not self._stopping:
+                raise Undelivered(
+                    f"'{relay.id}' has not taken {count} messages: {relay.reason}; they wait in the outbox in "
+                    f"{self.plan.state_folder}, run the pipeline again to send them"
+                )
 
     def _note_published(self, session: Session) -> None:
         """Let a last checkpoint say that every table has its rows: the next start may send further ones elsewhere."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import REJECTED, REJECTED_SCHEMA, Batch, as_numbers, floats
+from tocsin import batch
+from tocsin.batch import REJECTED, Batch, as_numbers, floats
 from tocsin.domain.effectiveness import COUNTED_SCHEMA
 
 COUNTS = "counts"
 """The port by which counted parts leave."""
-PAYLOAD_BYTES_MAX = 65_536
 
 
 def parts_made(rows: pa.RecordBatch, total: str, good: str | None) -> Iterator[Batch]:
@@ -43,15 +42,7 @@ def parts_made(rows: pa.RecordBatch, total: str, good: str | None) -> Iterator[B
 def rejected(rows: pa.RecordBatch, reason: str, detail: str, *columns: str) -> Batch:
     """Returns what these columns of the rows say, as rejected rows; the row itself still counts as a heartbeat."""
     texts = zip(*(rows.column(column).to_pylist() for column in columns), strict=True)
-    payload = [" ".join(map(str, values)).encode()[:PAYLOAD_BYTES_MAX] for values in texts]
-    nothing = [""] * len(payload)
-    arrays = [
-        rows.column("key"), rows.column("time"), nothing, nothing, [-1] * len(payload),
-        [reason] * len(payload), [detail] * len(payload), payload,
-        [hashlib.sha256(p).hexdigest() for p in payload],
-    ]  # fmt: skip
-    columns_of = [
-        column if isinstance(column, pa.Array) else pa.array(column, field.type)
-        for column, field in zip(arrays, REJECTED_SCHEMA, strict=True)
-    ]
-    return Batch(pa.RecordBatch.from_arrays(columns_of, schema=REJECTED_SCHEMA), port=REJECTED)
+    payloads = [" ".join(map(str, values)).encode() for values in texts]
+    count = len(payloads)
+    keys, times = rows.column("key"), rows.column("time")
+    return Batch(batch.rejected(keys, times, [reason] * count, [detail] * count, payloads), port=REJECTED)

@@ -127,7 +127,7 @@ class MqttDelivery:
         self.client = channel.client(world.given)
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        for message in messages:
+        for number, message in enumerate(messages):
             publishes = []
             for topic, reason, payload in msgspec.json.decode(message.body, type=list[_Entry]):
                 if reason:
@@ -135,7 +135,10 @@ class MqttDelivery:
                 else:
                     text = None if self._channel.payload is None else msgspec.json.decode(payload, type=str)
                     publishes.append((topic, bytes(payload) if text is None else text.encode()))
-            self._publish(publishes)
+            try:
+                self._publish(publishes)
+            except DeliveryError as error:
+                raise DeliveryError(str(error), [done.id for done in messages[:number]]) from error
 
     def _publish(self, publishes: Sequence[tuple[str, bytes]]) -> None:
         channel = self._channel

@@ -119,6 +119,7 @@ class Notifier:
 
     def deliver(self, messages: Sequence[Message]) -> None:
         failures: dict[str, str] = {}
+        delivered: list[str] = []
         for message in messages:
             for target in self._settings.to:
                 # After a failure the later messages to the same target wait, so that they keep their order.
@@ -140,8 +141,10 @@ class Notifier:
                 self._done[target, message.id] = None
                 while len(self._done) > _REMEMBERED_MAX:
                     self._done.popitem(last=False)
+            if all((target, message.id) in self._done for target in self._settings.to):
+                delivered.append(message.id)
         if failures:
-            raise DeliveryError("; ".join(failures.values()))
+            raise DeliveryError("; ".join(failures.values()), delivered)
 
     def counters(self) -> Mapping[str, int]:
         """Returns counters, by name."""

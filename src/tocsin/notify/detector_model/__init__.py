@@ -6,14 +6,13 @@ import heapq
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import WithJsonSchema, model_validator
 
-from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, times_us
+from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, rejected, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.notify.detector_model._compiled import CompiledModel, Reject, Row
@@ -296,20 +295,8 @@ def _actions(model: str, rows: Sequence[Row]) -> pa.RecordBatch:
 
 def _rejected(rejects: Sequence[Reject]) -> pa.RecordBatch:
     keys, times, reasons, details, payloads = zip(*rejects, strict=True)
-    nothing = pa.array([""] * len(rejects), pa.string())
-    return pa.RecordBatch.from_arrays(
-        [
-            as_keys(pa.array(keys, pa.string())),
-            pa.array(times, pa.int64()).cast(TIME.type),
-            nothing,
-            nothing,
-            pa.array([-1] * len(rejects), pa.int64()),
-            pa.array(reasons, pa.string()),
-            pa.array(details, pa.string()),
-            pa.array([payload[:65_536] for payload in payloads], pa.binary()),
-            pa.array([sha256(payload).hexdigest() for payload in payloads], pa.string()),
-        ],
-        schema=REJECTED_SCHEMA,
+    return rejected(
+        pa.array(keys, pa.string()), pa.array(times, pa.int64()).cast(TIME.type), reasons, details, payloads
     )
 
 
