@@ -27,6 +27,18 @@ int64 = cast(Callable[[Any], int], np.int64)
 
 
 @kernel
+def at_least(deviation: float, mean: float) -> float:
+    """Returns a standard deviation that can be divided by: equal values leave only a rest of rounding."""
+    return float(max(deviation, 1e-9 * np.abs(mean), 1e-300))
+
+
+@kernel
+def score_of(share: float) -> float:
+    """Returns the score, 0 to 100, of a deviation that is ``share`` of the limit: 75 at the limit, 87.5 at twice it."""
+    return float(75 * share if share < 1 else 100 - 25 / share)
+
+
+@kernel
 def hash_bytes(data: npt.NDArray[np.uint8], begin: int, end: int) -> np.uint64:
     """64-bit hash of ``data[begin:end]``, eight bytes at a time (multiply and fold, after wyhash)."""
     h = np.uint64(end - begin) * np.uint64(0x9E3779B97F4A7C15)
