@@ -121,6 +121,8 @@ class Detector(Keyed):
 
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
+    LASTING: ClassVar[bool] = False
+    """Whether it claims to hold a level against what was normal: then what lasts stays told."""
     LIMITS_ITSELF: ClassVar[bool] = False
     """Whether `judge` has called `limited` already: by the level that it judges, not by the single reading."""
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "spike"
@@ -133,18 +135,33 @@ class Detector(Keyed):
         ``values`` holds NaN for readings that must be neither judged nor learned.
         """
 
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The columns that are judged."""
+        return (self.of,)
+
     def output_schema(self, input: pa.Schema) -> pa.Schema:
-        require(input, self.of, self.name(), number=True)
+        for column in self.signals:
+            require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
         return added(input, (*VERDICT, *self.EXTRA), self.name())
 
-    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
-        values = floats(rows.column(self.of))
+    def readings(self, rows: pa.RecordBatch) -> Floats:
+        """Returns what `judge` is given; NaN for readings that must be neither judged nor learned."""
+        return self.usable(rows, self.of)
+
+    def usable(self, rows: pa.RecordBatch, column: str) -> Floats:
+        """Returns a column's numbers, shape (rows,); NaN where there is none, or the machine is in another state."""
+        values = floats(rows.column(column))
         if not np.isfinite(values).all():
             values = np.where(np.isfinite(values), values, np.nan)
         if self.when is not None:
             values = np.where(rows.column(self.when).fill_null(False).to_numpy(zero_copy_only=False), values, np.nan)
+        return values
+
+    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
+        values = self.readings(rows)
         expected, lower, upper, score, *extra = self.judge(state, slots, times_us(rows), values)
         if not self.LIMITS_ITSELF:
             score = self.limited(values, expected, score)
