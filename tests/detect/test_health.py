@@ -263,3 +263,10 @@ def test_nothing_is_learnt_while_told_to_ignore() -> None:
 def test_no_column_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one column"):
         Health(of=())
+
+
+def test_frozen_is_judged_by_its_first_readings_for_ever() -> None:
+    values = noise(5000) + np.linspace(0, 4, 5000)  # wears from the first reading on
+    frozen = feed(Health(frozen=True, learn=200), rows({"value": values}))["expected"].to_numpy()[200:]
+    assert frozen == pytest.approx(values[:200].mean())
+    assert told(values, frozen=True, learn=200)[3500:].all()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tocsin.batch import Floats
-from tocsin.kernels import at_least, kernel
+from tocsin.kernels import at_least, inlined, kernel
 
 Singles = npt.NDArray[np.float32]
 
@@ -65,20 +65,23 @@ PROFILE = 2 * (HOURS_A_DAY + HOURS_A_WEEK)
 WEEK_AT = 2 * HOURS_A_DAY
 
 
-@kernel
-def speaking(k: Floats) -> int:
-    """Returns where the numbers of the view that speaks begin (a slice would cost 10 ns each time)."""
-    return OWN + int(k[SPEAKS]) * PER_VIEW
+@inlined
+def speaking(k: Floats, own: int) -> int:
+    """Returns where, in a machine's numbers, those of the view that speaks for a signal begin.
+
+    Numbers are found by where they begin: a slice would cost 10 ns each time.
+    """
+    return own + OWN + int(k[own + SPEAKS]) * PER_VIEW
 
 
-@kernel
-def rhythm(profile: Singles, view: int, time_us: int, hours: float) -> float:
+@inlined
+def rhythm(profile: Singles, start: int, view: int, time_us: int, hours: float) -> float:
     """Returns what a view takes off at this time; NaN if it does not know it yet."""
     if view == AS_IS:
         return 0.0
     if hours < (DAY_KNOWN if view == DAILY else WEEK_KNOWN):
         return np.nan
-    at, slots = (0, HOURS_A_DAY) if view == DAILY else (WEEK_AT, HOURS_A_WEEK)
+    at, slots = (start, HOURS_A_DAY) if view == DAILY else (start + WEEK_AT, HOURS_A_WEEK)
     place = (time_us - MONDAY_US) % (slots * HOUR_US) / HOUR_US - 0.5
     left = int(np.floor(place)) % slots
     right = (left + 1) % slots
@@ -88,24 +91,25 @@ def rhythm(profile: Singles, view: int, time_us: int, hours: float) -> float:
     return float(profile[at + left] + share * (profile[at + right] - profile[at + left]))
 
 
-@kernel
-def learn_rhythm(k: Floats, profile: Singles, x: float, time_us: int) -> None:
+@inlined
+def learn_rhythm(k: Floats, own: int, profile: Singles, start: int, x: float, time_us: int) -> None:
     """One clean reading into the hour that it lies in; an hour that is over goes into the profiles."""
     hour = float((time_us - MONDAY_US) // HOUR_US)
-    if hour != k[HOUR]:
-        if k[HOUR_COUNT] > 0:
-            mean, of_day, of_week = k[HOUR_TOTAL] / k[HOUR_COUNT], int(k[HOUR]) % 24, int(k[HOUR]) % 168
-            for at, slots, slot in ((0, HOURS_A_DAY, of_day), (WEEK_AT, HOURS_A_WEEK, of_week)):
+    if hour != k[own + HOUR]:
+        if k[own + HOUR_COUNT] > 0:
+            mean = k[own + HOUR_TOTAL] / k[own + HOUR_COUNT]
+            of_day, of_week = int(k[own + HOUR]) % HOURS_A_DAY, int(k[own + HOUR]) % HOURS_A_WEEK
+            for at, slots, slot in ((start, HOURS_A_DAY, of_day), (start + WEEK_AT, HOURS_A_WEEK, of_week)):
                 seen = profile[at + slots + slot] + 1
                 profile[at + slots + slot] = seen
                 profile[at + slot] += (mean - profile[at + slot]) * max(1 / seen, PROFILE_GAIN)
-            k[HOURS] += 1
-        k[HOUR], k[HOUR_TOTAL], k[HOUR_COUNT] = hour, 0.0, 0.0
-    k[HOUR_TOTAL] += x
-    k[HOUR_COUNT] += 1
+            k[own + HOURS] += 1
+        k[own + HOUR], k[own + HOUR_TOTAL], k[own + HOUR_COUNT] = hour, 0.0, 0.0
+    k[own + HOUR_TOTAL] += x
+    k[own + HOUR_COUNT] += 1
 
 
-@kernel
+@inlined
 def learn_blocks(k: Floats, table: int, r: float) -> None:
     """One reading into the differences of blocks; about two octaves are touched for each reading."""
     size = 1.0
@@ -153,7 +157,7 @@ def rescale(k: Floats, at: int, span: float) -> None:
     k[at + LEVEL_SCALE] = at_least(np.sqrt(level), k[at + MEAN])
 
 
-@kernel
+@inlined
 def move_level(k: Floats, at: int, r: float, gain: float, width: float) -> None:
     """Let the level follow a reading; no reading, and no level, counts for more than about twice the band."""
     if k[at + COUNT] == 0:
@@ -169,19 +173,19 @@ def move_level(k: Floats, at: int, r: float, gain: float, width: float) -> None:
         k[at + LEVEL] = min(max(k[at + LEVEL], k[at + MEAN] - 2 * level_down), k[at + MEAN] + 2 * level_up)
 
 
-@kernel
+@inlined
 def reach(k: Floats, at: int, side: float, width: float) -> float:
     """Returns how far a reading may lie from the mean: standard deviations, or somewhat beyond all that was seen."""
     return float(max(width * k[at + SCALE], NEWS * (k[at + HIGHEST] if side > 0 else k[at + LOWEST])))
 
 
-@kernel
+@inlined
 def level_reach(k: Floats, at: int, side: float, width: float) -> float:
     """The same for the level."""
     return float(max(width * k[at + LEVEL_SCALE], NEWS * (k[at + LEVEL_HIGHEST] if side > 0 else k[at + LEVEL_LOWEST])))
 
 
-@kernel
+@inlined
 def follow_onset(k: Floats, at: int, r: float, time_us: int) -> None:
     """One-sided sums both ways: the last time that one was zero is when its side began (Hinkley 1971)."""
     if k[at + SCALE] <= 0:
@@ -195,7 +199,7 @@ def follow_onset(k: Floats, at: int, r: float, time_us: int) -> None:
     k[at + BELOW] = min(max(k[at + BELOW] - z - SLACK, 0.0), 1e6)
 
 
-@kernel
+@inlined
 def learn(k: Floats, at: int, r: float, span: float, learn_for: float, width: float) -> None:
     """One clean reading into a view."""
     off = r - k[at + MEAN]
@@ -222,25 +226,25 @@ def learn(k: Floats, at: int, r: float, span: float, learn_for: float, width: fl
 
 
 @kernel
-def choose(k: Floats, learn_for: float) -> None:
+def choose(k: Floats, own: int, learn_for: float) -> None:
     """The narrowest view that has learnt enough speaks; a rhythm must make the band clearly narrower."""
     best, least = AS_IS, 0.0
     for view in range(VIEWS):
-        at = OWN + view * PER_VIEW
+        at = own + OWN + view * PER_VIEW
         if k[at + COUNT] >= learn_for and (view == AS_IS or k[at + SCALE] < NARROWER * least):
             best, least = view, k[at + SCALE]
-    k[SPEAKS] = best
+    k[own + SPEAKS] = best
 
 
 @kernel
-def forget(k: Floats, profile: Singles) -> None:
+def forget(k: Floats, own: int, profile: Singles, start: int) -> None:
     """Begin anew at the level that the signal has now; its rhythm is kept, moved to that level."""
-    at = speaking(k)
+    at = speaking(k, own)
     moved = np.float32(k[at + SHOWN] - k[at + MEAN])
-    for start, slots in ((0, HOURS_A_DAY), (WEEK_AT, HOURS_A_WEEK)):
+    for first, slots in ((start, HOURS_A_DAY), (start + WEEK_AT, HOURS_A_WEEK)):
         for slot in range(slots):
-            if profile[start + slots + slot] > 0:
-                profile[start + slot] += moved
-    k[OWN:] = 0.0
-    k[SPEAKS] = AS_IS
-    k[HOUR_TOTAL] = k[HOUR_COUNT] = k[PLATEAU] = 0.0
+            if profile[first + slots + slot] > 0:
+                profile[first + slot] += moved
+    hours = k[own + HOURS]
+    k[own : own + PER_SIGNAL] = 0.0
+    k[own + HOURS] = hours

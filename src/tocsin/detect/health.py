@@ -85,6 +85,8 @@ class Health(Detector):
     """Over about how many readings the level is averaged."""
     width: float = Setting(5.0, gt=0)
     """Half the width of the usual band, in standard deviations; at its edge the score is 75."""
+    frozen: bool = False
+    """Whether the baseline stays as the first ``learn`` readings made it: for machines that wear from the start."""
     relearn: Duration | None = Setting(14 * 86_400_000_000, gt=0)
     """After how long at a new level that level is accepted as normal; null: never."""
 
@@ -130,16 +132,15 @@ class Health(Detector):
             machine[episode.MUTE_FROM], machine[episode.MUTE_UNTIL] = at, as_us(action["until"])
 
     def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
-        signals, out = len(self.signals), np.empty((len(values), episode.OUTPUTS))
+        out = np.empty((len(values), episode.OUTPUTS))
         settings = np.array(
             [
                 self.learn, self.span, self.width, self.relearn or 0, self.direction != "below",
-                self.direction != "above", self.deviation_min, self.deviation_min_percent,
+                self.direction != "above", self.deviation_min, self.deviation_min_percent, self.frozen,
             ], np.float64,
         )  # fmt: skip
         episode.judge(
-            slots, times, values, state["machine"], state["signals"].reshape(-1, signals, PER_SIGNAL),
-            state["profiles"].reshape(-1, signals, PROFILE), settings, out,
+            slots, times, values, state["machine"], state["signals"], state["profiles"], settings, out,
         )  # fmt: skip
         expected, lower, upper, score = np.ascontiguousarray(out[:, : episode.OUT_DEPTH].T)
         return expected, lower, upper, score, *self._episodes(out.T)
