@@ -33,6 +33,8 @@ from tocsin.contracts import Channel, Message
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.plan import Outlet, Plan
+from tocsin.testing import read_from
+from tocsin.world import World
 
 RATE = 250
 """Messages a second from each source."""
@@ -68,7 +70,7 @@ class Bell(Channel):
             for key, n in zip(rows["key"].to_pylist(), rows["n"].to_pylist(), strict=True)
         ]  # fmt: skip
 
-    def connect(self, folder: Path) -> Any:
+    def open(self, world: World) -> Any:
         return BellFile(self.path)
 
 
@@ -78,6 +80,9 @@ class BellFile:
 
     def deliver(self, messages: Sequence[Message]) -> None:
         os.write(self.file, "".join(f"{m.id}\n" for m in messages).encode())
+
+    def counters(self) -> dict[str, int]:
+        return {}
 
     def close(self) -> None:
         os.close(self.file)
@@ -207,7 +212,7 @@ def subscribe(found: Plan) -> None:
     """Open each session once, so that the brokers keep what is published from now on."""
     for inlet in found.inlets:
         if inlet.source.name() == "mqtt":
-            reader: Any = inlet.source.open("0", None)
+            reader: Any = read_from(inlet.source)
             until = time.monotonic() + 10
             while not reader.client.connected and time.monotonic() < until:
                 reader.poll(1, 0.1)

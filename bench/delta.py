@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from tocsin.batch import KEY_TYPE, as_times
 from tocsin.output.delta import Delta
+from tocsin.testing import world
 from tocsin.world import SystemDisk
 
 
@@ -44,20 +45,20 @@ def rows(count: int) -> pa.RecordBatch:
 
 def epochs(folder: Path, commits: int, batch: pa.RecordBatch) -> dict[str, float]:
     disk = CountingDisk()
-    writer = Delta(path="epochs").open("bench", batch.schema, folder, disk)
+    writer = Delta(path="epochs").open(world(folder, "bench", disk), batch.schema)
     spent = np.zeros((commits, 3))
     for epoch in range(1, commits + 1):
         at = [time.process_time()]
         token = writer.stage(epoch, [batch])
         at.append(time.process_time())
-        writer.commit(epoch, [token])
+        writer.publish(epoch, [token])
         at.append(time.process_time())
         writer.housekeep()
         at.append(time.process_time())
         spent[epoch - 1] = np.diff(at) * 1e3
     tenth = commits // 10
     begin = time.process_time()
-    Delta(path="epochs").open("bench", batch.schema, folder, disk)
+    Delta(path="epochs").open(world(folder, "bench", disk), batch.schema)
     return {
         "first_tenth_ms": spent[:tenth].sum() / tenth,
         "last_tenth_ms": spent[-tenth:].sum() / tenth,
@@ -70,14 +71,14 @@ def epochs(folder: Path, commits: int, batch: pa.RecordBatch) -> dict[str, float
 
 
 def throughput(folder: Path, batch: pa.RecordBatch) -> dict[str, float]:
-    writer = Delta(path="ours").open("bench", batch.schema, folder, CountingDisk())
+    writer = Delta(path="ours").open(world(folder, "bench", CountingDisk()), batch.schema)
     table = pa.Table.from_batches([batch])
     plain = table.set_column(0, "key", table["key"].cast(pa.string()))
     zstd = deltalake.WriterProperties(compression="ZSTD")
     best: dict[str, float] = {}
     for turn in range(1, 6):
         begin = time.process_time()
-        writer.commit(turn, [writer.stage(turn, [batch])])
+        writer.publish(turn, [writer.stage(turn, [batch])])
         ours = time.process_time() - begin
         begin = time.process_time()
         deltalake.write_deltalake(folder / "theirs", plain, mode="append", writer_properties=zstd)

@@ -1,4 +1,5 @@
 """What the intake of an MQTT message at QoS 1 costs, durable before its PUBACK: tocsin beside paho and gmqtt.
+from tocsin.testing import read_from
 
     python bench/mqtt.py [--messages 50000] [--broker mosquitto|own]
 
@@ -170,23 +171,32 @@ def _source(port: int) -> Any:
 
 def tocsin(port: int, messages: int) -> None:
     from tocsin.engine.ingest_log import IngestLog, LoggedReader
+    from tocsin.testing import read_from
     from tocsin.world import SystemClock, SystemDisk
 
-    disk = SystemDisk()
-    reader = LoggedReader(IngestLog(Path.cwd() / "log", disk), _source(port), "0", None, SystemClock())
+    log = IngestLog(Path.cwd() / "log", SystemDisk())
+    source = _source(port)
+    reader = LoggedReader(log, lambda offset: read_from(source, offset), "0", None, SystemClock())
     reader.poll(1, 0.5)
-    _drain(messages, lambda: reader.poll(4000, 0.01), reader.settle)
+
+    def settle() -> None:
+        reader.settle()
+        reader.confirm()
+
+    _drain(messages, lambda: reader.poll(4000, 0.01), settle)
     reader.close()
 
 
 def tocsin_raw(port: int, messages: int) -> None:
-    reader = _source(port).open("0", None)
+    from tocsin.testing import read_from
+
+    reader = read_from(_source(port))
     reader.poll(1, 0.5)
 
     def poll() -> Any:
         polled = reader.poll(4000, 0.01)
         if polled is not None:
-            reader.commit(polled[1])
+            reader.acknowledge(polled[1])
         return polled
 
     _drain(messages, poll, lambda: None)

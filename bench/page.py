@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, Batch, as_times
 from tocsin.detect.ewma import Ewma
-from tocsin.engine.feed import SOCKET, Feed
+from tocsin.engine.feed import SOCKET, PageFeed
 from tocsin.serve.access import Address
 from tocsin.serve.app import start
 
@@ -48,7 +48,7 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def through(rows: list[Batch], seconds: float, feed: Feed | None) -> tuple[float, int]:
+def through(rows: list[Batch], seconds: float, feed: PageFeed | None) -> tuple[float, int]:
     """CPU seconds of the whole process a reading, and the readings, at full speed for some seconds."""
     step = Ewma()
     state = step.initial()
@@ -78,7 +78,7 @@ def main() -> None:
         os.sched_setaffinity(0, cores[:1])
         stream = urllib.request.urlopen(f"{page.url}/events", timeout=10)  # a viewer, as in real life
         threading.Thread(target=drain, args=(stream,), daemon=True).start()
-        feed = Feed(Path(folder) / SOCKET)
+        feed = PageFeed(Path(folder) / SOCKET)
         while not feed.listening:
             time.sleep(0.05)
         through(rows, 0.5, feed)
@@ -96,7 +96,7 @@ def main() -> None:
         offer_us = offer_cost_us(feed, rows[0])
         feed.close()
         page.stop()
-    assert shown["engine"], "the page lost the engine"
+    assert shown["engine"] == "live", "the page lost the engine"
     figures = {
         "ns_off": round(statistics.median(off_ns), 1),
         "ns_on": round(statistics.median(on_ns), 1),
@@ -109,7 +109,7 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def offer_cost_us(feed: Feed, batch: Batch) -> float:
+def offer_cost_us(feed: PageFeed, batch: Batch) -> float:
     begun = time.perf_counter()
     for _ in range(20_000):
         feed.offer("readings", batch)

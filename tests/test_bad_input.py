@@ -26,14 +26,15 @@ from pydantic import ValidationError
 
 import tocsin
 from tocsin.acquire.mqtt import Mqtt
-from tocsin.batch import Batch
-from tocsin.decode._base import QUARANTINED_BYTES, raw
+from tocsin.batch import QUARANTINED_BYTES, Batch
+from tocsin.decode._base import raw
 from tocsin.engine.checkpoint import SqliteStore
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import AlreadyRunning, ConfigError, CorruptState, StateMismatch
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
 from tocsin.pipeline.model import Pipeline
+from tocsin.testing import read_from
 
 TESTS = Path(__file__).parent
 CASE_MS_MAX = 50
@@ -219,7 +220,7 @@ def test_bad_messages_of_a_broker(tmp_path: Path, kind: str) -> None:
 
 def listen(url: str) -> None:
     """Make the engine's session, so that the broker keeps what is published from now on."""
-    reader = Mqtt(url=url, topic="plant/#", client_id="engine").open("0", None)
+    reader = read_from(Mqtt(url=url, topic="plant/#", client_id="engine"))
     while not reader.client.connected:
         assert reader.poll(1, 0.05) is None
     reader.close()
@@ -527,7 +528,7 @@ def test_unknown_fields_and_types_that_change(tmp_path: Path) -> None:
     assert table.column_names == ["key", "time", "n", "value"]
     assert sorted(table["n"].to_pylist()) == [0, 1, 2, 3, 4, 5, 7, 8]
     assert rejected(counted) == {"type": 1}
-    assert events(counted) == {"unknown_fields": 2}
+    assert events(counted) == {"skipped_files": 0, "unknown_fields": 2}
 
 
 # MQTT's own
@@ -548,7 +549,7 @@ def test_retained_messages_and_clears_are_no_data(tmp_path: Path) -> None:
         counted = run(tmp_path, came(2), source=source, decode=decode, key="machine", streams=streams)
     assert [row["n"] for row in read(tmp_path, "readings")] == [2]
     assert rejected(counted) == {"empty": 1}
-    expected = {"session_lost": 0, "duplicates": 0, "retained_dropped": 1, "reconnects": 0, "unknown_fields": 0}
+    expected = {"session_lost": 0, "duplicates": 0, "retained_dropped": 1, "connects": 1, "unknown_fields": 0}
     assert events(counted) == expected
 
 
@@ -601,13 +602,13 @@ def test_a_flipped_bit_of_the_state_is_named(tmp_path: Path) -> None:
 
 def test_a_second_engine_and_another_pipeline_are_refused(tmp_path: Path) -> None:
     """90, 91."""
-    settings = pipeline(tmp_path, {"dedupe": {"by": "n"}})
+    settings = pipeline(tmp_path, {"ewma": {"of": "n"}})
     run(tmp_path / "lake", **settings)
     holder = SqliteStore(tmp_path / "lake" / ".state")
     with pytest.raises(AlreadyRunning, match="in use by process"):
         run(tmp_path / "lake", **settings)
     holder.close()
-    with pytest.raises(StateMismatch, match="other steps or settings"):
-        run(tmp_path / "lake", **pipeline(tmp_path, {"dedupe": {"by": "n", "horizon": "1h"}}))
+    with pytest.raises(StateMismatch, match=r"'readings\.0\.ewma' .*--forget readings\.0\.ewma"):
+        run(tmp_path / "lake", **pipeline(tmp_path, {"ewma": {"of": "n", "learn": 20}}))
     run(tmp_path / "lake", **settings)
     assert len(read(tmp_path / "lake", "readings")) == 50

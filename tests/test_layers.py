@@ -17,7 +17,7 @@ LAYERS = (
     "world state",
     "values",
     "contracts",
-    "bases pipeline",
+    "bases ends pipeline",
     "testing",
     "domain",
     "mqtt lake",

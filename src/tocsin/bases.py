@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -103,6 +103,24 @@ All four are null where it cannot tell (yet): no number, still learning, or not 
 
 Judgement = tuple[Floats, Floats, Floats, Floats, *tuple[pa.Array, ...]]
 """Expected, lower, upper and score, then the columns of `Detector.EXTRA`; each shape (rows,)."""
+_JUDGES = b"judges"
+
+
+def judging(fields: Sequence[pa.Field], column: str) -> Sequence[pa.Field]:
+    """Returns fields of a verdict that carry the name of the column they are about, as Arrow metadata."""
+    return [field.with_metadata({_JUDGES: column}) for field in fields]
+
+
+def judged(schema: pa.Schema, field: str = "score") -> str | None:
+    """Returns the column that the verdict in these rows is about; None if no detector has said so.
+
+    Examples
+    --------
+    >>> judged(pa.schema([pa.field("t_out", pa.float64()), *judging(VERDICT, "t_out")]))
+    't_out'
+    """
+    metadata = schema.field(field).metadata if field in schema.names else None
+    return None if not metadata or _JUDGES not in metadata else str(metadata[_JUDGES].decode())
 
 
 class Detector(Keyed):
@@ -119,6 +137,7 @@ class Detector(Keyed):
     deviation_min_percent: float = 0.0
     """Smallest distance from the expected value, in percent of it, that may score."""
 
+    KEEPS_STATE: ClassVar[Collection[str]] = ("direction", "deviation_min", "deviation_min_percent")
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
     LASTING: ClassVar[bool] = False
@@ -145,7 +164,8 @@ class Detector(Keyed):
             require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        return added(input, (*VERDICT, *self.EXTRA), self.name())
+        verdict = judging(VERDICT, self.of) if len(self.signals) == 1 else VERDICT
+        return added(input, (*verdict, *self.EXTRA), self.name())
 
     def readings(self, rows: pa.RecordBatch) -> Floats:
         """Returns what `judge` is given; NaN for readings that must be neither judged nor learned."""
@@ -191,6 +211,8 @@ __all__ = [
     "Keyed",
     "Stateless",
     "added",
+    "judged",
+    "judging",
     "promised",
     "require",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +40,8 @@ RAW = pa.schema(
     ]
 )
 """Undecoded records: the bytes; the topic or file they came by; where in it (byte or sequence); when they arrived."""
+HEADER = -1
+"""The position of a file's first line where that is no reading, but names the columns of the lines after it."""
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -50,7 +56,9 @@ REJECTED_SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
     ]
 )
-"""Rows set aside: time is the arrival, key the device where it is known, else empty; payload at most 64 KiB of it."""
+"""Rows set aside: time is the arrival, key the device where it is known, else empty; see `rejected`."""
+QUARANTINED_BYTES = 64 * 1024
+"""How much of a payload that is set aside is kept; its sha256 is of all of it."""
 
 ACTIONS_SCHEMA = pa.schema(
     [
@@ -73,7 +81,7 @@ Codes = npt.NDArray[np.int32]
 class Batch:
     """Rows, and how far event time has come once they are seen.
 
-    The watermark says: no row with an earlier ``time`` follows, but on the port ``late``. It travels with the rows,
+    The watermark says: no row with an earlier ``time`` follows, except on the port ``late``. It travels with the rows,
     so time is data. An empty batch whose watermark has moved is a tick; one at `END` is the end.
     """
 
@@ -106,6 +114,28 @@ def empty(schema: pa.Schema) -> pa.RecordBatch:
 def tick(schema: pa.Schema, watermark_us: int) -> Batch:
     """An empty batch that only says how far time has come."""
     return Batch(empty(schema), watermark_us)
+
+
+def rejected(
+    keys: pa.Array, times: pa.Array, reasons: Sequence[str], details: Sequence[str], payloads: Sequence[bytes],
+    topics: pa.Array | None = None, positions: pa.Array | None = None,
+) -> pa.RecordBatch:  # fmt: skip
+    """Returns rows set aside as `REJECTED_SCHEMA`; ``keys`` is a column of keys, or of text."""
+    count = len(payloads)
+    return pa.RecordBatch.from_arrays(
+        [
+            as_keys(keys),
+            times,
+            pa.repeat("", count),
+            pa.repeat("", count) if topics is None else topics.cast(pa.string()),
+            pa.repeat(pa.scalar(-1, pa.int64()), count) if positions is None else positions,
+            pa.array(reasons, pa.string()),
+            pa.array([detail.encode("utf-8", "replace").decode() for detail in details], pa.string()),
+            pa.array([payload[:QUARANTINED_BYTES] for payload in payloads], pa.binary()),
+            pa.array([hashlib.sha256(payload).hexdigest() for payload in payloads], pa.string()),
+        ],
+        schema=REJECTED_SCHEMA,
+    )
 
 
 def floats(column: pa.Array) -> Floats:
@@ -141,3 +171,29 @@ def as_times(us: Ints) -> pa.Array:
 def as_keys(column: pa.Array) -> pa.Array:
     """A column of text as keys (dictionary of int32 to text)."""
     return column if column.type == KEY_TYPE else column.cast(pa.string()).dictionary_encode().cast(KEY_TYPE)
+
+
+def short_id(*parts: object) -> str:
+    """Returns 16 hex digits that name something by its parts, the same in every run."""
+    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def to_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Returns rows as one record batch; times are given in microseconds."""
+    if not rows:
+        return _empty(schema)
+    return pa.RecordBatch.from_arrays([_column([row[f.name] for row in rows], f) for f in schema], schema=schema)
+
+
+@lru_cache(maxsize=8)
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    """Most batches of events hold none: building their empty columns costs 100 µs, once."""
+    return empty(schema)
+
+
+def _column(values: list[Any], field: pa.Field) -> pa.Array:
+    if field.type == TIME_TYPE:
+        return pa.array(values, pa.int64()).cast(TIME_TYPE)
+    if field.type == KEY_TYPE:
+        return pa.array(values, pa.string()).dictionary_encode().cast(KEY_TYPE)
+    return pa.array(values, field.type)

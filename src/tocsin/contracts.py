@@ -12,21 +12,20 @@ what kind of part it is, the file's name is the part's name (`pipeline.registry`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from tocsin.batch import Batch
 from tocsin.settings import Settings
-from tocsin.world import Disk
+from tocsin.world import World
 
 State = Any
 """An operator's own; only the operator looks inside."""
 Offset = Any
-"""A source's own position in one partition; JSON."""
+"""A source's own position in one split; JSON."""
 Token = Mapping[str, Any]
 """A writer's own note of what it staged; JSON."""
 
@@ -55,6 +54,11 @@ class Operator(Component, ABC):
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
     ACROSS_KEYS: ClassVar[str] = ""
     """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+    STATE: ClassVar[int] = 1
+    """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
+    a default that shapes the state changes: then operators are asked before the state is forgotten."""
+    KEEPS_STATE: ClassVar[Collection[str]] = ()
+    """Settings that may be changed without losing the state: limits, thresholds, texts. Subclasses add their own."""
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -80,6 +84,28 @@ class Operator(Component, ABC):
         The last batch returned on port ``out`` (or a tick, if there are no rows) carries the output watermark.
         """
 
+    def counters(self, state: State) -> Mapping[str, int]:
+        """Returns what the step counts beside rows, by name (fields unknown ...)."""
+        return {}
+
+    def shape(self, input: pa.Schema) -> Mapping[str, Any]:
+        """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.
+
+        These are all settings that differ from their default, except those in `KEEPS_STATE`. A step that keeps rows
+        adds the types of their columns.
+        """
+        free = {name for cls in type(self).__mro__ for name in vars(cls).get("KEEPS_STATE", ())}
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: value for name, value in changed.items() if name not in free}
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """Returns the shard of each key (both are text): rows of one shard must reach the same copy of this step.
+
+        It is the key itself, or one for all where `ACROSS_KEYS` says that rows of different keys touch. The shard of a
+        shard is that shard: a state may be kept by it.
+        """
+        return pa.repeat(pa.scalar(""), len(keys)) if self.ACROSS_KEYS else keys
+
     @abstractmethod
     def dump(self, state: State) -> pa.Table:
         """The state as a table whose first column is ``key``; any subset of its rows is a valid state."""
@@ -89,67 +115,128 @@ class Operator(Component, ABC):
         """The reverse of `dump`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A piece of a source that is read on its own and in order: a partition, a shard, a folder, a session."""
+
+    name: str
+    """The same after every restart; checkpoints hold the split's position under it."""
+    after: tuple[str, ...] = ()
+    """Splits that must have ended before this one is read: the shards that it was split or merged from."""
+
+
 class Reader(Protocol):
-    """One open partition of a source."""
+    """One split being read. Only one thread at a time calls it."""
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        """At most about ``rows_max`` rows, and the position after them; None if there is nothing yet.
+        """Returns at most about ``rows_max`` rows and the position after them; None if there is nothing yet.
 
-        A bounded source ends with a batch (often empty) whose watermark is `END`; `poll` is not called after it.
+        Never takes longer than ``timeout_s``, however silent the other side is. A split ends with a batch (often
+        empty) whose watermark is `END`; `poll` is not called after it.
+
+        Raises
+        ------
+        Unavailable
+            The other side is away: the source is closed, and opened again at the last position after a while.
+        SourceError
+            It cannot be read, and waiting will not help.
         """
 
-    def commit(self, offset: Offset) -> None:
-        """All up to here is durable: only now acknowledge it to whoever sent it."""
+    def acknowledge(self, offset: Offset) -> None:
+        """Everything before ``offset`` is durable here: tell whoever sent it. Called only when it has moved."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Returns what the reader counts, by name (connects, duplicates ...)."""
+
+    def progress(self) -> tuple[int, int] | None:
+        """Returns how much has been read and how much there is, in bytes; None where it cannot tell."""
 
     def close(self) -> None: ...
+
+
+class Connection(Protocol):
+    """An open source: one client, listener or folder for all its splits. Only one thread at a time calls it."""
+
+    def splits(self) -> Sequence[Split]:
+        """Returns the splits that are ours now; asked again every second.
+
+        New ones are opened (after those named in ``after`` have ended). One that is no longer listed and has not ended
+        has been given away: the runner reads it no further, takes a checkpoint, acknowledges and closes its reader.
+        A bounded source has ended once every split that it lists has.
+        """
+
+    def read(self, split: Split, offset: Offset | None) -> Reader:
+        """Returns a reader that goes on after ``offset``; at None from the start, as the settings define it."""
+
+    def close(self) -> None:
+        """Called after all readers are closed."""
 
 
 class Source(Component, ABC):
     """Where rows come from."""
 
     REPLAYABLE: ClassVar[bool] = True
-    """Whether `open` at an old offset gives the same rows again. If not, the runner keeps an ingest log for it."""
+    """Whether `Connection.read` at an old offset gives the same rows again. If not, the runner keeps an ingest log."""
 
     def output_schema(self) -> pa.Schema:
-        """`RAW`, unless the source gives rows that need no decoding."""
+        """Returns `RAW`, unless the source gives rows that need no decoding."""
         from tocsin.batch import RAW
 
         return RAW
 
     def bounded(self) -> bool:
-        """Whether it ends by itself."""
+        """Returns whether it ends by itself."""
         return False
 
-    def partitions(self) -> Sequence[str]:
-        """Names of the parts that can be read on their own."""
-        return ("0",)
+    def check(self, world: World) -> None:
+        """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a file not there."""
 
     def sampled(self) -> Source:
-        """The same source for a mere look, which leaves no trace at the other end and disturbs no running pipeline."""
+        """Returns the same source for a mere look, which leaves no trace at the other end and disturbs nobody."""
         return self
 
     @abstractmethod
-    def open(self, partition: str, offset: Offset | None) -> Reader:
-        """Start to read after ``offset``, or from the start (as the source's settings define it)."""
+    def open(self, world: World) -> Connection:
+        """Connect, or get ready to: may be called while the other side is away, and then raises `Unavailable`."""
 
 
 class Writer(Protocol):
-    """An open table of a sink: two-phase, so that a crash at any point neither loses nor doubles a row."""
+    """An open table of a sink: two-phase, so that a crash at any point neither loses nor doubles a row.
+
+    `stage` is called by the epoch loop while `publish` or `housekeep` may run in another thread.
+    """
 
     def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Token:
-        """Make rows durable, but not yet visible. May be called several times in an epoch."""
+        """Make an epoch's rows durable on a local disk, but not yet visible; returns what `publish` needs to find them.
 
-    def commit(self, epoch: int, tokens: Sequence[Token]) -> None:
-        """Make an epoch's staged rows visible, all at once; a second call changes nothing."""
+        Never waits for another machine: the sinks beside this one wait for it.
+        """
 
-    def committed(self) -> int | None:
-        """The last epoch made visible, read from the table itself after making its log durable; None if none."""
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
+        """Make what these tokens staged visible, all at once, together with the fact that it reaches to ``epoch``.
+
+        A second call with the same epoch changes nothing. After it raised, the writer is closed and opened anew, and
+        `published` is asked before the next call.
+
+        Raises
+        ------
+        Unavailable
+            The other side is away: called again after a while, with all that has been staged since.
+        SinkError
+            It refuses. Tried again, but the operator is told.
+        """
+
+    def published(self) -> int | None:
+        """Returns the last epoch made visible, read from the table itself (made durable first); None if none."""
 
     def discard(self, keep: Sequence[Token]) -> None:
         """Delete what was staged but is in none of these tokens (start-up only)."""
 
     def housekeep(self) -> None:
-        """Compact, checkpoint, vacuum; called between epochs only."""
+        """Compact, checkpoint, vacuum; called now and then after `publish`."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Returns what the writer counts, by name."""
 
     def close(self) -> None: ...
 
@@ -157,9 +244,19 @@ class Writer(Protocol):
 class Sink(Component, ABC):
     """Where rows are kept."""
 
+    def accepts(self, schema: pa.Schema) -> None:
+        """Raises `SchemaError`, naming the column, if rows of this schema cannot be kept; asked before data flows."""
+
+    def check(self, world: World) -> None:
+        """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a path that leaves."""
+
+    def place(self) -> Mapping[str, Any]:
+        """Returns the settings that say which table it is: with any of them changed it is another one."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
     @abstractmethod
-    def open(self, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> Writer:
-        """Open or create the table. ``app_id`` names pipeline, stream and sink; relative paths start at ``folder``."""
+    def open(self, world: World, schema: pa.Schema) -> Writer:
+        """Open or create the table. A sink on another machine only gets ready to stage: it may be away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +271,10 @@ class Delivery(Protocol):
     """An open channel."""
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        """Deliver, in order; `DeliveryError` leaves them in the outbox to be tried again."""
+        """Deliver, in order; `DeliveryError` leaves all but those it names in the outbox, to be tried again."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Returns what the channel counts, by name (messages refused ...)."""
 
     def close(self) -> None: ...
 
@@ -185,13 +285,41 @@ class Channel(Component, ABC):
     URGENT: ClassVar[bool] = False
     """Whether rows for it bring the next commit point forward (alarms)."""
 
-    @abstractmethod
-    def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
-        """What to deliver for these rows; pure, ids from a hash of what they name."""
+    def accepts(self, schema: pa.Schema) -> None:
+        """Raises `SchemaError`, naming the column, if no message can be made of such rows; asked before data flows."""
+
+    def check(self, world: World) -> None:
+        """Raises `ConfigError` for what cannot work when it is opened: a target that is none, a missing certificate."""
 
     @abstractmethod
-    def connect(self, folder: Path) -> Delivery:
-        """Open the channel; relative paths start at ``folder``."""
+    def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
+        """Returns what to deliver for these rows; pure, ids from a hash of what they name."""
+
+    @abstractmethod
+    def open(self, world: World) -> Delivery:
+        """Get ready to deliver; the other side may be away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a sink staged in one epoch."""
+
+    epoch: int
+    token: Token
+    bytes: int
+    """About how much of the disk it takes."""
+
+
+class StepState(NamedTuple):
+    """Where a checkpoint keeps the state of one step, and which settings it fits."""
+
+    place: str
+    """File in the state folder, and from which byte to which it reaches: ``file:begin:end``."""
+    sha256: str
+    fingerprint: str = ""
+    """Of what shapes the state (`Operator.shape`); empty if a version wrote it that did not note it."""
+    settings: str = ""
+    """Of all settings, to tell steps of the same name apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +327,18 @@ class Checkpoint:
     """What the commit point makes durable, all at once."""
 
     epoch: int
-    fingerprint: str
-    """Of the steps and their settings: state only fits the pipeline that wrote it."""
     watermarks: Mapping[str, int] = field(default_factory=dict)
-    """By partition, as ``source/partition``; and by inlet and step, as they leave it."""
+    """By split, as ``source/split``; and by source and step, as they leave it."""
     offsets: Mapping[str, Offset] = field(default_factory=dict)
-    """By partition."""
-    states: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """By step: name of the Arrow file in the state folder, and its sha256."""
-    tokens: Mapping[str, Sequence[Token]] = field(default_factory=dict)
-    """By sink: what this epoch staged."""
-    tables: Mapping[str, int] = field(default_factory=dict)
-    """By sink: the epoch its table stood at before this epoch's tokens are committed."""
+    """By split, as ``source/split``."""
+    states: Mapping[str, StepState] = field(default_factory=dict)
+    """By step (``stream.0.name``), and by operator of a split's chain (``source/split/name``)."""
+    staged: Mapping[str, Sequence[Staged]] = field(default_factory=dict)
+    """By sink: what is staged and not known to be published, this epoch's included, oldest first."""
+    published: Mapping[str, int] = field(default_factory=dict)
+    """By sink: the epoch that its table is known to have reached."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """By sink: a hash of the pipeline's name and `Sink.place`, to know when rows go to another table from now on."""
 
 
 class CheckpointStore(Protocol):

@@ -7,18 +7,21 @@ TocsinError
 ├── MissingExtra         an optional library is not installed: says which extra brings it
 ├── SourceError          a source cannot be read: file gone, broker refuses, certificate expired
 ├── SinkError            a sink cannot be written
-│   └── ForeignCommit    a table was restored, or another engine writes it under our name
+│   ├── ForeignCommit    a table was restored, or another engine writes it under our name
+│   └── Unwritten        the run has ended, but rows still wait for a sink that is away
+├── Unavailable          (SourceError and SinkError) the other side is away: not now, rather than not ever
 ├── DeliveryError        a message could not be delivered now; it stays in the outbox
+│   └── Undelivered      the run has ended, but messages still wait for a channel that does not take them
 └── StateError           the state folder
     ├── AlreadyRunning   another process holds it
     ├── CorruptState     a checksum does not match
-    ├── StateMismatch    it was written by a different pipeline
+    ├── StateMismatch    a step or a sink was changed, and would forget what it knows
     └── DurabilityError  fsync failed: nothing written since the last checkpoint can be trusted
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -65,12 +68,34 @@ class SinkError(TocsinError):
     """A sink cannot be written."""
 
 
+class Unavailable(SourceError, SinkError):
+    """The other side is away or busy: not now, rather than not ever. The runner waits for it; the others go on."""
+
+    def __init__(self, sentence: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        """How long the other side asked us to wait; 0 where it did not say."""
+
+
 class ForeignCommit(SinkError):
     """A table's position is not the one that the last checkpoint left."""
 
 
+class Unwritten(SinkError):
+    """The sources have ended, but rows wait on disk for a sink that is away."""
+
+
 class DeliveryError(TocsinError):
     """A message could not be delivered now; it stays in the outbox and is tried again."""
+
+    def __init__(self, sentence: str, delivered: Collection[str] = ()) -> None:
+        super().__init__(sentence)
+        self.delivered = delivered
+        """Ids of the messages that were delivered all the same: they are not tried again."""
+
+
+class Undelivered(DeliveryError):
+    """The sources have ended, but messages wait in the outbox for a channel that does not take them."""
 
 
 class StateError(TocsinError):
@@ -86,7 +111,7 @@ class CorruptState(StateError):
 
 
 class StateMismatch(StateError):
-    """The state was written by a different pipeline."""
+    """A change would make a step or a sink forget what it knows; says which, and how to agree."""
 
 
 class DurabilityError(StateError):

@@ -6,7 +6,8 @@ re-sharding and key groups need no more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tocsin.batch import KEY, Codes, as_keys
+from tocsin.batch import KEY, START, Codes, as_keys
 from tocsin.kernels import intern_codes, rebuild_table
 
 NO_STATE = pa.table({"key": pa.array([], pa.string())})
@@ -137,13 +138,18 @@ class Columns:
 
     @classmethod
     def load(cls, fields: Mapping[str, Field], table: pa.Table) -> Columns:
-        """The reverse of `dump`, for any subset of its rows in any order."""
+        """The reverse of `dump`, for any subset of its rows in any order.
+
+        A field that the table does not have, since a version before wrote it, starts with its initial value.
+        """
         state = cls(fields)
         table = table.combine_chunks()
         if table.num_rows == 0:
             return state
         slots = state.slots(table.column("key").combine_chunks())
         for name, field in state.fields.items():
+            if name not in table.schema.names:
+                continue
             column = table.column(name).combine_chunks()
             if field.width > 1:
                 values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, field.width)
@@ -153,10 +159,37 @@ class Columns:
         return state
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Something of each key that is no fixed number of values, kept as JSON, with the watermark beside it.
+
+    Examples
+    --------
+    >>> cases = Remembered("case")
+    >>> table = cases.dump(pa.table({"key": ["pump", "fan"]}), [{"id": "c1"}, None], 7)
+    >>> cases.load(table)
+    ([{'id': 'c1'}, None], 7)
+    """
+
+    column: str
+    """The column that holds the JSON."""
+
+    def dump(self, keys: pa.Table, values: Sequence[Any], watermark_us: int) -> pa.Table:
+        """Returns the table of keys with what is remembered of each (None for nothing) and the watermark."""
+        texts = pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+        times = pa.array(np.full(len(values), watermark_us, np.int64))
+        return keys.append_column(self.column, texts).append_column("watermark", times)
+
+    def load(self, table: pa.Table) -> tuple[list[Any], int]:
+        """Returns what is remembered of each row's key, and the watermark: the highest, if the rows differ."""
+        values = [None if text is None else json.loads(text) for text in table.column(self.column).to_pylist()]
+        return values, max(table.column("watermark").to_pylist(), default=START)
+
+
 def _grown(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
     fresh = np.zeros(capacity, array.dtype)
     fresh[: len(array)] = array
     return fresh
 
 
-__all__ = ["KEY", "NO_STATE", "Columns", "Field", "Keys"]
+__all__ = ["KEY", "NO_STATE", "Columns", "Field", "Keys", "Remembered"]

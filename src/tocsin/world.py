@@ -1,7 +1,7 @@
-"""The impure world behind small interfaces, so that it can be simulated and crashed at every step.
+"""The world that an end of a pipeline is given: clock, disk and places. It can be simulated and crashed at every step.
 
-`Clock` and `Disk` are here with their real versions. The other three that the runner touches, a source, a table and
-the checkpoint store with its outbox, are `contracts.Reader`, `contracts.Writer` and `CheckpointStore`.
+`Clock` and `Disk` are here with their real versions. The other things that the runner touches, sources, tables and
+the checkpoint store with its outbox, are in `contracts`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from tocsin.errors import DurabilityError
+from tocsin.errors import ConfigError, DurabilityError
 
 OPEN_FILES_MAX = 64
 """How many of the files that are appended to stay open."""
@@ -140,3 +141,25 @@ class SystemDisk:
         except OSError as error:
             # After a failed fsync the kernel may have dropped the pages: retrying on the same file proves nothing.
             raise DurabilityError(f"fsync of {path} failed ({error}); check the disk, then start again") from error
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What every source, sink and channel is opened with; it touches the world through nothing else."""
+
+    clock: Clock
+    disk: Disk
+    folder: Path
+    """The pipeline's data folder: relative paths of what is written start here."""
+    scratch: Path
+    """A folder for this end alone; it is made by whoever writes to it first."""
+    name: str
+    """The pipeline and the end, as ``plant/readings.0.delta``: unique, and the same after every restart."""
+    given: Path = Path()
+    """Where relative paths of what the user provides (files to read, certificates) start: the working folder."""
+
+    def inside(self, path: str) -> Path:
+        """Returns where a path that is written to lies; a relative one must not leave the data folder."""
+        if ".." in Path(path).parts:
+            raise ConfigError(f"the path '{path}' leaves the data folder; write it without '..', or absolute")
+        return self.folder.absolute() / path

@@ -8,10 +8,11 @@ import pyarrow.compute as pc
 
 from tocsin.acquire.host import SCHEMA, Host, _rates
 from tocsin.batch import times_us
+from tocsin.testing import read_from
 
 
 def test_this_computer_is_measured_again_and_again() -> None:
-    reader = Host(every="50ms").open("0", None)
+    reader = read_from(Host(every="50ms"))
     batches = []
     end = time.monotonic() + 30
     while len(batches) < 3 and time.monotonic() < end:
@@ -31,7 +32,7 @@ def test_this_computer_is_measured_again_and_again() -> None:
 
 
 def test_nothing_comes_before_it_is_due() -> None:
-    assert Host(every="1h").open("0", None).poll(1000, 0.01) is None
+    assert read_from(Host(every="1h")).poll(1000, 0.01) is None
 
 
 def test_rates_are_differences_over_time() -> None:

@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tocsin.acquire.mqtt import Mqtt, Window
+from tocsin.acquire._redelivery import RedeliveryWindow
+from tocsin.acquire.mqtt import Mqtt
 from tocsin.batch import RAW
 from tocsin.errors import ConfigError, SourceError
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
+from tocsin.testing import read_from
 
 Brokers = Callable[..., Any]
 VERSIONS = ["3.1.1", "5"]
@@ -43,7 +45,7 @@ class Log:
         self.rows: list[tuple[str, bytes]] = []
         self.positions: list[int] = []
         self.offset: Any = None
-        self.reader = source.open("0", None)
+        self.reader = read_from(source)
 
     def poll(self, *, commit: bool = True, rows_max: int = 1000, timeout_s: float = 0.05) -> int:
         polled = self.reader.poll(rows_max, timeout_s)
@@ -55,13 +57,13 @@ class Log:
         self.positions += batch.rows["position"].to_pylist()
         self.offset = json.loads(json.dumps(offset))
         if commit:
-            self.reader.commit(self.offset)
+            self.reader.acknowledge(self.offset)
         return len(batch)
 
     def until(self, count: int, within_s: float = 15.0, **how: Any) -> None:
         deadline = time.monotonic() + within_s
         while len(self.rows) < count:
-            assert time.monotonic() < deadline, f"{len(self.rows)} of {count}: {self.reader.events()}"
+            assert time.monotonic() < deadline, f"{len(self.rows)} of {count}: {self.reader.counters()}"
             self.poll(**how)
 
     def quiet(self, for_s: float = 0.3) -> None:
@@ -71,12 +73,12 @@ class Log:
 
     def lose_connection(self) -> None:
         """Without a word, as a cable does; what we have sent may not have arrived."""
-        self.reader.client.close(politely=False)
+        self.reader.client.hang_up()
 
     def crash(self) -> None:
         """Start again from what is durable."""
         self.lose_connection()
-        self.reader = self.source.open("0", self.offset)
+        self.reader = read_from(self.source, self.offset)
 
 
 def sent(count: int, first: int = 0) -> list[tuple[str, bytes]]:
@@ -119,8 +121,8 @@ def test_a_crash_before_the_commit_loses_and_doubles_nothing(url: str, version: 
     log.quiet()
     assert log.rows == sent(600)
     assert log.positions == list(range(600))
-    assert log.reader.events()["duplicates"] == 500
-    assert log.reader.events()["session_lost"] == 0
+    assert log.reader.counters()["duplicates"] == 500
+    assert log.reader.counters()["session_lost"] == 0
     log.reader.close()
 
 
@@ -153,7 +155,7 @@ def test_lost_acknowledgements(url: str, version: str, monkeypatch: pytest.Monke
     log.quiet(1.0)
     assert log.reader.client.connects == 2
     assert log.rows == sent(400)
-    assert log.reader.events()["duplicates"] >= 200
+    assert log.reader.counters()["duplicates"] >= 200
     log.reader.close()
 
 
@@ -200,13 +202,13 @@ def test_a_restart_of_the_broker(mosquitto: Brokers) -> None:
     log.until(200, commit=False)
     broker.stop()
     assert log.poll() == 0
-    log.reader.commit(log.offset)  # nobody is there to hear it
+    log.reader.acknowledge(log.offset)  # nobody is there to hear it
     broker.start()
     publish(broker.url, sent(50, 200))
     log.until(250)
     log.quiet()
     assert log.rows == sent(250)
-    assert log.reader.events() == {"session_lost": 0, "duplicates": 200, "retained_dropped": 0, "reconnects": 1}
+    assert log.reader.counters() == {"session_lost": 0, "duplicates": 200, "retained_dropped": 0, "connects": 2}
     log.reader.close()
 
 
@@ -226,10 +228,10 @@ def test_a_lost_session_is_counted_and_old_ids_are_not_acknowledged(caplog: pyte
         assert len(before.in_flight) == 20
         first = dict(log.offset)
         first["position"] = 20
-        log.reader.commit(first)  # ids of the session that is gone: they are others' now
+        log.reader.acknowledge(first)  # ids of the session that is gone: they are others' now
         log.reader.poll(10, 0.2)
         assert len(before.in_flight) == 20
-        log.reader.commit(log.offset)
+        log.reader.acknowledge(log.offset)
         log.reader.poll(10, 0.2)
         assert not before.in_flight
         assert log.rows == sent(40)
@@ -244,7 +246,7 @@ def test_nothing_more_is_read_than_may_wait_for_a_commit(url: str) -> None:
     while time.monotonic() < deadline:
         log.poll(commit=False, rows_max=1000)
     assert len(log.rows) == 100
-    log.reader.commit(log.offset)
+    log.reader.acknowledge(log.offset)
     log.until(1000)
     assert log.rows == sent(1000)
     log.reader.close()
@@ -315,7 +317,7 @@ def test_a_wrong_password_is_said_at_once_and_never_shown() -> None:
     with Broker(Settings(users={"anna": "right"})) as broker:
         source = Mqtt(url=broker.url, topic="a", user="anna", password="canary")
         with pytest.raises(SourceError, match="user or password are wrong") as caught:
-            source.open("0", None).poll(10, 1.0)
+            read_from(source).poll(10, 1.0)
         assert "canary" not in f"{source!r}{source.model_dump()}{source.model_dump_json()}{caught.value!r}"
 
 
@@ -335,17 +337,17 @@ def test_mutual_tls(certificates: Path) -> None:
         log.reader.close()
         wrong = Mqtt(url=broker.url, topic="plant/#", tls={**own, "ca": str(certificates / "other" / "ca.pem")})
         with pytest.raises(SourceError, match="certificate verify failed"):
-            wrong.open("0", None).poll(10, 1.0)
+            read_from(wrong).poll(10, 1.0)
         missing = Mqtt(url=broker.url, topic="plant/#", tls={**own, "cert": "nowhere.pem"})
         with pytest.raises(ConfigError, match=r"nowhere\.pem"):
-            missing.open("0", None)
+            read_from(missing)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_look_neither_takes_over_the_session_nor_leaves_one(version: str) -> None:
     with Broker(Settings()) as broker:
         log = opened(broker.url, version=version)
-        look = log.source.sampled().open("0", None)
+        look = read_from(log.source.sampled())
         look.poll(10, 0.2)
         publish(broker.url, sent(10))
         polled = look.poll(100, 5.0)
@@ -387,7 +389,7 @@ def test_the_session_has_the_same_name_each_time_and_another_for_other_settings(
 @given(st.lists(st.tuples(st.sampled_from(["new", "commit", "cut", "crash", "confirm"]), st.integers(1, 9))), st.data())
 def test_the_window_never_drops_what_is_new_nor_keeps_what_is_old(steps: list[tuple[str, int]], data: Any) -> None:
     """Against a model of a broker: every message is taken exactly once, acknowledged only when durable."""
-    window, received, durable, given_out, free = Window(100), 0, 0, 0, list(range(1, 6))
+    window, received, durable, given_out, free = RedeliveryWindow(100), 0, 0, 0, list(range(1, 6))
     unacked: dict[int, int] = {}  # packet id to message: what the broker holds
     wire: list[tuple[int, int, bool]] = []
     acks: list[int] = []
@@ -443,7 +445,7 @@ def test_the_window_never_drops_what_is_new_nor_keeps_what_is_old(steps: list[tu
             acks.clear()
             sent_acks = processed = 0
             if what == "crash":  # what was polled is durable with the offset
-                window = Window(100)
+                window = RedeliveryWindow(100)
                 window.restore(saved)
                 received = durable = saved_received
             else:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tocsin.acquire._plant import CHUNK, SCARA_TAGS
 from tocsin.acquire.simulate import SCHEMA, Fault, Simulate, write_scara_xml
 from tocsin.batch import END, times_us
+from tocsin.testing import read_from
 
 START = "2026-01-01T00:00:00Z"
 
@@ -24,7 +25,7 @@ def plant(**settings: object) -> Simulate:
 
 
 def everything(source: Simulate, rows_max: int = 10**6, offset: object = None) -> pa.Table:
-    reader = source.open("0", offset)
+    reader = read_from(source, offset)
     batches, last = [], -1
     while True:
         batch, _ = reader.poll(rows_max, 0)
@@ -54,7 +55,7 @@ def test_chopping_and_seeking_change_nothing() -> None:
     whole = everything(source)
     assert whole.num_rows == 2400 * (4 + 6 + 4 + 29)
     assert everything(source, rows_max=700).equals(whole)
-    reader = source.open("0", None)
+    reader = read_from(source)
     head = []
     while reader.tick < CHUNK + 100:
         batch, offset = reader.poll(43 * 77, 0)
@@ -134,7 +135,7 @@ def test_the_sum_of_the_robot_s_tags_stays_in_its_limits_but_for_a_blockage() ->
 
 def test_it_keeps_real_time_and_goes_on_where_it_was() -> None:
     source = Simulate.model_validate({"machines": {"p": "pump"}, "every": "20ms"})
-    reader = source.open("0", None)
+    reader = read_from(source)
     got, begin = [], time.time()
     while len(got) < 5 and time.time() < begin + 30:
         if polled := reader.poll(4, 1.0):
@@ -142,12 +143,12 @@ def test_it_keeps_real_time_and_goes_on_where_it_was() -> None:
     times = [times_us(batch.rows)[0] for batch, _ in got]
     assert np.diff(times).tolist() == [20_000] * 4
     assert times[-1] <= time.time_ns() // 1_000
-    again = source.open("0", got[2][1]).poll(4, 1.0)
+    again = read_from(source, got[2][1]).poll(4, 1.0)
     assert again is not None
     assert again[0].rows.equals(got[3][0].rows)
     assert Simulate(rate="10x").rate == 10
     slow = plant(rate=1, every="1h")
-    assert len(slow.open("0", None).poll(1000, 0.01)[0]) == 43
+    assert len(read_from(slow).poll(1000, 0.01)[0]) == 43
 
 
 def test_a_fault_needs_a_machine() -> None:

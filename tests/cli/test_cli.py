@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from written_actions import ActionLog
 
 from tocsin.cli import main
-from tocsin.engine.actions import ActionLog
+from tocsin.domain.alarms import OPERATOR_ACTIONS
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
-from tocsin.testing import feed, rows
-from tocsin.world import SystemDisk
+from tocsin.testing import feed, rows, world
 
 
 def tocsin(*words: object, code: int = 0) -> Result:
@@ -30,8 +30,8 @@ def folder(tmp_path: Path) -> Path:
     """What a pipeline leaves: a table of alarms, of which the pump's is open, and its state."""
     readings = rows({"key": ["fan", "fan", "pump"], "value": [90.0, 10.0, 95.0]}, every_s=10)
     found = feed(Alarm(rule="hot", high=80), readings)
-    writer = Delta(path="alarms").open("test", found.schema, tmp_path, SystemDisk())
-    writer.commit(1, [writer.stage(1, found.to_batches())])
+    writer = Delta(path="alarms").open(world(tmp_path, "test"), found.schema)
+    writer.publish(1, [writer.stage(1, found.to_batches())])
     writer.close()
     (tmp_path / ".state").mkdir()
     return tmp_path
@@ -60,19 +60,7 @@ def test_alarms_are_listed_in_every_format(folder: Path) -> None:
     assert [row["key"] for row in cells] == [row["key"] for row in listed(folder)]
 
 
-@pytest.mark.parametrize(
-    ("command", "action"),
-    [
-        ("ack", "acknowledge"),
-        ("shelve", "shelve"),
-        ("unshelve", "unshelve"),
-        ("suppress", "suppress"),
-        ("unsuppress", "unsuppress"),
-        ("out-of-service", "out_of_service"),
-        ("in-service", "in_service"),
-        ("reset", "reset"),
-    ],
-)
+@pytest.mark.parametrize(("command", "action"), [(action.command, action.name) for action in OPERATOR_ACTIONS])
 def test_an_action_reaches_the_log(folder: Path, command: str, action: str) -> None:
     id = listed(folder)[0]["id"]
     tocsin("alarms", command, id, "--folder", folder, "--by", "ann", "--reason", "known")
@@ -92,6 +80,11 @@ def test_shelving_for_and_until(folder: Path) -> None:
     assert second == datetime(2999, 1, 31, 18, tzinfo=UTC)
 
 
+def test_an_alarm_may_be_shelved_before_it_has_ever_rung(folder: Path) -> None:
+    tocsin("alarms", "shelve", "cold:pump", "--folder", folder, "--by", "ann", "--for", "1h")
+    assert actions(folder)[0]["alarm"] == "cold:pump"
+
+
 def test_who_does_it_is_the_login_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "bob")
     tocsin("alarms", "ack", "hot:pump", "--folder", folder)
@@ -102,6 +95,9 @@ def test_who_does_it_is_the_login_name(folder: Path, monkeypatch: pytest.MonkeyP
     ("words", "remedy"),
     [
         (["ack", "nosuchid", "--by", "ann"], "there is no alarm 'nosuchid'"),
+        (["ack", "hot:nobody", "--by", "ann"], "there is no alarm 'hot:nobody'"),
+        (["unshelve", "cold:pump", "--by", "ann"], "there is no alarm 'cold:pump'"),
+        (["ack", "hot:pump", "--by", "ann", "--table", "none"], "there is no alarm 'hot:pump'"),
         (["ack", "hot:pump", "--by", " "], "say who"),
         (["shelve", "hot:pump", "--by", "ann", "--for", "soon"], "write it as 20s"),
         (["shelve", "hot:pump", "--by", "ann", "--until", "soon"], "write it as 2026"),

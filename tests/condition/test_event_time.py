@@ -61,3 +61,26 @@ def test_text_in_a_zone_and_numbers_with_a_unit() -> None:
         EventTime(column="ts").output_schema(numbers.schema)
     no_zone = feed(EventTime(column="ts"), text, port="rejected")
     assert no_zone["reason"].to_pylist() == ["ts_zone"]
+
+
+def test_date_and_time_in_two_columns_by_a_format() -> None:
+    given = rows({"day": ["25.03.2026", "26.03.2026", "x"], "clock": ["14:30:05", None, "1"]}).drop_columns(["time"])
+    step = EventTime(column=["day", "clock"], format="%d.%m.%Y %H:%M:%S", zone="Europe/Berlin")
+    assert [t.isoformat() for t in feed(step, given)["time"].to_pylist()] == ["2026-03-25T13:30:05+00:00"]
+    rejected = feed(step, given, port="rejected").to_pylist()
+    assert [r["reason"] for r in rejected] == ["ts_missing", "ts_syntax"]
+    assert "is not written as format says" in rejected[1]["detail"]
+
+
+def test_the_doubled_and_the_missing_hour_are_marked() -> None:
+    stamps = ["2026-03-29T01:59:30", "2026-03-29T02:30:00", "2026-10-25T02:15:00", "2026-10-25T03:00:00", "x"]
+    given = rows({"ts": stamps}).drop_columns(["time"])
+    step = EventTime(column="ts", zone="Europe/Berlin", mark="odd")
+    assert feed(step, given)["odd"].to_pylist() == [None, "ts_gap", "ts_fold", None]
+
+
+def test_what_cannot_be_read_names_its_remedy() -> None:
+    given = rows({"ts": ["01/02/2026 12:00", "1767225600", "12:00:00"]}).drop_columns(["time"])
+    details = feed(EventTime(column="ts", zone="UTC"), given, port="rejected")["detail"].to_pylist()
+    for detail, remedy in zip(details, ['format: "%m/%d/%Y %H:%M"', "unit: ms", "[date, time]"], strict=True):
+        assert remedy in detail

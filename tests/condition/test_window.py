@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -143,3 +145,59 @@ def test_what_makes_no_window_is_said(settings: dict[str, Any], said: str) -> No
 def test_figures_need_numbers() -> None:
     with pytest.raises(SchemaError, match="needs a number in column 'text'"):
         Window(every="1s", compute=["mean(text)"]).output_schema(rows({"text": ["a"]}).schema)
+
+
+LARGE = 1_663_830_966_276_000_001
+
+
+def test_figures_of_large_integers_are_exact_or_null() -> None:
+    given = rows({"n": pa.array([LARGE, LARGE + 2, None, -(2**63), 2**63 - 1, 3], pa.int64())}, every_s=10)
+    compute = ["sum(n)", "min(n)", "max(n)", "median(n)", "count(n)"]
+    left = feed(Window(every="30s", compute=compute), given).to_pylist()
+    assert [row["n_sum"] for row in left] == [2 * LARGE + 2, 2]
+    assert [(row["n_min"], row["n_max"]) for row in left] == [(LARGE, LARGE + 2), (-(2**63), 2**63 - 1)]
+    assert [row["n_median"] for row in left] == [None, 3.0]
+    assert [row["n_count"] for row in left] == [2, 3]
+    given = rows({"n": pa.array([2**63 - 1, 1, -1, 2**63 - 1, 1, 5], pa.int64())}, every_s=10)
+    assert feed(Window(every="30s", compute=["sum(n)"]), given)["n_sum"].to_pylist() == [2**63 - 1, None]
+
+
+def test_first_and_last_pass_over_missing_readings() -> None:
+    given = rows({"value": [None, 1.0, math.nan, None, 2.0, math.inf], "t": ["a", None, "b", None, None, None]})
+    compute = ["first(value)", "last(value)", "first(t)", "last(t)"]
+    left = feed(Window(every="3s", compute=compute), given).to_pylist()
+    assert [(r["value_first"], r["value_last"]) for r in left] == [(1.0, 1.0), (2.0, 2.0)]
+    assert [(r["t_first"], r["t_last"]) for r in left] == [("a", "b"), (None, None)]
+
+
+@pytest.mark.parametrize("chop", [1, 7, None])
+@pytest.mark.parametrize(
+    ("zone", "offset_h"), [("Europe/Berlin", 0), ("Europe/Berlin", 6), ("America/St_Johns", 0), (None, 6)]
+)
+def test_days_by_the_clock_of_a_zone(zone: str | None, offset_h: int, chop: int | None) -> None:
+    begin = datetime(2026, 3, 27, tzinfo=UTC) if zone != "America/St_Johns" else datetime(2026, 10, 29, tzinfo=UTC)
+    times = [begin + timedelta(minutes=30 * i) for i in range(6 * 48)]
+    given = rows({"time": times, "n": list(range(len(times)))})
+    wanted: dict[datetime, int] = defaultdict(int)
+    for time in times:
+        local = time.astimezone(ZoneInfo(zone or "UTC")) - timedelta(hours=offset_h)
+        day = datetime.combine(local.date(), datetime.min.time()) + timedelta(hours=offset_h)
+        wanted[day.replace(tzinfo=ZoneInfo(zone or "UTC")).astimezone(UTC)] += 1
+    left = feed(
+        Window(every="1d", zone=zone, offset=f"{offset_h}h", compute=["count(*)", "first(n)"]), given, chop=chop
+    )
+    assert {r["time"].astimezone(UTC): r["count"] for r in left.to_pylist()} == wanted
+    assert left["window_end"].to_pylist()[:-1] == left["time"].to_pylist()[1:]
+    assert left["n_first"].to_pylist() == [0, *np.cumsum(list(wanted.values()))[:-1]]
+
+
+def test_hours_by_the_clock_where_one_happens_twice() -> None:
+    times = [datetime(2026, 10, 24, 23, 30, tzinfo=UTC) + timedelta(minutes=30 * i) for i in range(6)]
+    left = feed(Window(every="1h", zone="Europe/Berlin", compute=["count(*)"]), rows({"time": times}), chop=1)
+    assert left["count"].to_pylist() == [1, 4, 1]
+
+
+def test_a_zone_that_is_none_is_said() -> None:
+    for settings, said in (({"zone": "Mars"}, "no time zone"), ({"zone": "UTC", "size": "2d"}, "by every alone")):
+        with pytest.raises(ValidationError, match=said):
+            Window(every="1d", compute=["count(*)"], **settings)

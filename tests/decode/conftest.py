@@ -2,9 +2,9 @@
 
 import pytest
 
-from tocsin.decode import _scan
+from tocsin.decode import _layout
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _scanner_is_compiled() -> None:
-    assert _scan.ready(_scan.WAIT_ROWS)
+    assert _layout.ready(_layout.WAIT_ROWS)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tocsin.batch import OUT, REJECTED, Batch
 from tocsin.decode._base import raw
-from tocsin.decode._scan import codes_of
+from tocsin.decode._spans import codes_of
 from tocsin.decode.json import Json
 
 COLUMNS = {
@@ -220,3 +220,72 @@ def test_minus_zero_is_zero() -> None:
         [b'{"v": -0.0}', b'{"v": -0}', b'{"v": -0.00000000000000000000e5}'] * 2, Json(columns={"v": "float"})
     )
     assert {math.copysign(1, row["v"]) for row in rows} == {1.0}
+
+
+def rows_of(decoder: Json, *payloads: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows and reasons, the same whether a layout was learnt or not."""
+    records = raw([payload.encode() for payload in payloads])
+    state, batches = decoder.step(decoder.initial(), Batch(records))
+    again = decoder.step(state, Batch(records))[1]
+    by_port = {b.port: b.rows for b in batches}
+    assert [b.rows.to_pylist() for b in batches] == [b.rows.to_pylist() for b in again]
+    rejected = by_port["rejected"]["reason"].to_pylist() if "rejected" in by_port else []
+    return by_port["out"].drop_columns(["received"]).to_pylist(), rejected
+
+
+def test_nan_is_null_beside_good_values() -> None:
+    optional = {"type": "float", "optional": True}
+    decoder = Json(columns={"t": {"path": "d.t", **optional}, "h": {"path": "d.h", **optional}, "n": "int"})
+    words = ["nan", "-nan", "NaN", "Infinity", "-inf", '"nan"', '"-"', "1.#QNAN", "null"]
+    rows, rejected = rows_of(decoder, *(f'{{"d": {{"t": {w}, "h": 48}}, "n": 1, "s": "a nan \\" inf"}}' for w in words))
+    assert rows == [{"t": None, "h": 48.0, "n": 1}] * len(words)
+    assert rejected == []
+    assert rows_of(decoder, '{"d": {"h": nan}, "n": nan}', '{"n": banana}')[1] == ["json_nonfinite", "json_syntax"]
+    assert rows_of(Json(columns={"v": optional}, null="-999"), '{"v": -999}', '{"v": "-999"}', '{"v": 1}')[0] == [
+        {"v": None}, {"v": None}, {"v": 1.0},
+    ]  # fmt: skip
+
+
+def test_keys_with_dots_in_them() -> None:
+    columns = {
+        "speed": {"path": "plc/db1.speed", "type": "float"},
+        "n": {"path": "a.b", "type": "int"},
+        "e": {"path": "a\\.b", "type": "int"},
+    }
+    rows, _ = rows_of(Json(columns=columns), *['{"plc/db1.speed": 1.5, "a.b": 1, "a": {"b": 2}}'] * 20)
+    assert rows == [{"speed": 1.5, "n": 2, "e": 1}] * 20
+    assert rows_of(Json(columns={"v": {"path": "a.b.c", "type": "int"}}), '{"a": {"x": 1}, "a.b": {"c": 3}}')[0] == [
+        {"v": 3}
+    ]
+
+
+def test_an_object_of_objects_as_rows() -> None:
+    columns = {"drive": {"path": "@key", "type": "category"}, "ts": {"path": "$.ts", "type": "text"}, "amps": "float"}
+    rows, rejected = rows_of(
+        Json(columns=columns, rows="drives"),
+        '{"ts": "x", "drives": {"M1": {"amps": 1}, "M 2.b": {"amps": 2}, "M3": 4}}',
+    )
+    assert rows == [{"drive": "M1", "ts": "x", "amps": 1.0}, {"drive": "M 2.b", "ts": "x", "amps": 2.0}]
+    assert rejected == ["shape"]
+    values = Json(
+        columns={"name": {"path": "@key", "type": "text"}, "v": {"path": "@value", "type": "float"}}, rows="$"
+    )
+    assert rows_of(values, '{"a": 1, "b": 2.5}')[0] == [{"name": "a", "v": 1.0}, {"name": "b", "v": 2.5}]
+
+
+def test_one_path_with_values_of_several_types() -> None:
+    types = {"number": "float", "truth": "bool", "words": "text"}
+    decoder = Json(columns={n: {"path": "v", "type": t, "optional": True} for n, t in types.items()})
+    rows, rejected = rows_of(decoder, *(f'{{"v": {v}}}' for v in ("1450", "true", '"O1001"', "null", "[1]")))
+    assert [(r["number"], r["truth"], r["words"]) for r in rows] == [
+        (1450.0, None, None), (None, True, None), (None, None, "O1001"), (None, None, None),
+    ]  # fmt: skip
+    assert rejected == ["type"]
+
+
+def test_an_integer_never_goes_through_a_float_that_does_not_hold_it() -> None:
+    decoder = Json(columns={"n": "int"})
+    texts = ["1663830966276000001", "9007199254740991.0", "1e3", "1663830966276000001.0", "1e18", "-1e300"]
+    rows, rejected = rows_of(decoder, *(f'{{"n": {text}}}' for text in texts))
+    assert [row["n"] for row in rows] == [1663830966276000001, 9007199254740991, 1000]
+    assert rejected == ["number_range"] * 3

@@ -72,3 +72,45 @@ def test_no_exception_leaves_the_decoder(payloads: list[bytes]) -> None:
     rows, rejected = decoded([*payloads, b"<e>" + element(7) + b"</e>"])
     assert rows[-1]["TagValue"] == 7.0
     assert len(rejected) >= sum(not p for p in payloads)
+
+
+MTCONNECT = b"""<S xmlns:m="urn:x"><Header sender="cell"/><D name="VMC"><C name="X"><Samples>
+<m:Position dataItemId="x2">12.5</m:Position><Load dataItemId="x3">UNAVAILABLE</Load></Samples></C>
+<C name="C"><Events><Execution dataItemId="p1">ACTIVE</Execution></Events></C></D></S>"""
+
+
+def mtconnect(rows: Any, **value: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    columns = {
+        "id": {"path": "@dataItemId", "type": "text"},
+        "kind": {"path": "name()", "type": "category"},
+        "axis": {"path": "$.C.@name", "type": "text"},
+        "machine": {"path": "$.D.@name", "type": "text"},
+        "value": {"path": ".", "optional": True, **value},
+    }
+    decoder = Xml(rows=rows, columns=columns)
+    _, batches = decoder.step(decoder.initial(), Batch(raw([MTCONNECT])))
+    by_port = {b.port: b.rows for b in batches}
+    rejected = by_port["rejected"]["reason"].to_pylist() if "rejected" in by_port else []
+    return by_port[OUT].drop_columns(["received"]).to_pylist(), rejected
+
+
+def test_own_text_and_attributes_of_what_is_around() -> None:
+    position = {"id": "x2", "kind": "Position", "axis": "X", "machine": "VMC", "value": 12.5}
+    assert mtconnect("Position", type="float") == ([position], [])
+    load = {"id": "x3", "kind": "Load", "axis": "X", "machine": "VMC", "value": None}
+    assert mtconnect(["Position", "Load"], type="float", null="UNAVAILABLE") == ([position, load], [])
+
+
+def test_every_element_that_has_none_inside() -> None:
+    rows, rejected = mtconnect("*", type="text")
+    assert [(r["id"], r["axis"], r["value"]) for r in rows] == [
+        ("x2", "X", "12.5"), ("x3", "X", "UNAVAILABLE"), ("p1", "C", "ACTIVE"),
+    ]  # fmt: skip
+    assert rejected == ["missing_field"]  # the header
+
+
+def test_an_encoding_that_is_told_counts_more_than_what_the_document_says() -> None:
+    decoder = Xml(rows="r", columns={"v": "text"}, encoding="cp1252")
+    document = '<?xml version="1.0" encoding="utf-8"?><a><r><v>\u00d6l</v></r></a>'.encode("cp1252")
+    _, batches = decoder.step(decoder.initial(), Batch(raw([document])))
+    assert batches[-1].rows["v"].to_pylist() == ["\u00d6l"]

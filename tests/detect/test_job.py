@@ -13,7 +13,8 @@ import pytest
 
 from tocsin.batch import Batch
 from tocsin.detect.job import Job, load_job
-from tocsin.detect.job._score import Normaliser, severity
+from tocsin.detect.job._score import Normaliser
+from tocsin.domain.alarms import severity
 from tocsin.errors import ConfigError, SchemaError
 from tocsin.testing import BEGIN_US, feed, rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import pyarrow as pa
 import simulated_parts as parts
 
 from tocsin.batch import ACTIONS, ACTIONS_SCHEMA, OUT, Batch
-from tocsin.engine.actions import ActionLog, append_action
+from tocsin.ends import OneSplit
+from tocsin.engine.actions import Actions, append_action
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.plan import Outlet, Step
+from tocsin.testing import read_from
 
 
 class Deeds(parts.Odd):
@@ -35,8 +38,8 @@ class Endless(parts.Lines):
 
     stop: Any
 
-    def open(self, partition: str, offset: Any) -> Any:
-        return EndlessReader(self.stop)
+    def open(self, world: Any) -> Any:
+        return OneSplit(lambda offset: EndlessReader(self.stop))  # type: ignore[arg-type, return-value]
 
 
 class EndlessReader:
@@ -44,29 +47,38 @@ class EndlessReader:
         self.stop = stop
 
     def poll(self, rows_max: int, timeout_s: float) -> None:
+        time.sleep(timeout_s)
         self.stop()
 
-    def commit(self, offset: Any) -> None:
+    def acknowledge(self, offset: Any) -> None:
         pass
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
 
     def close(self) -> None:
         pass
 
 
 def test_log(tmp_path: Path) -> None:
-    log = ActionLog(tmp_path, 0)
-    assert log.poll() is None
+    log = read_from(Actions(state_folder=tmp_path))
+    assert log.poll(10, 0.0) is None
     append_action(tmp_path, 5, "pump/hot", "acknowledge", "anna", "seen")
     append_action(tmp_path, 6, "pump/hot", "shelve", "anna", "", 99)
-    rows = log.poll()
-    assert rows is not None
+    polled = log.poll(10, 0.0)
+    assert polled is not None
+    rows, offset = polled[0].rows, polled[1]
     assert rows.schema == ACTIONS_SCHEMA
     assert rows["action"].to_pylist() == ["acknowledge", "shelve"]
     assert rows["until"].cast(pa.int64()).to_pylist() == [None, 99]
-    assert log.poll() is None
+    assert offset == 2
+    assert log.poll(10, 0.0) is None
     log.close()
-    again = ActionLog(tmp_path, 1)
-    assert again.poll() == rows.slice(1)
+    again = read_from(Actions(state_folder=tmp_path), 1)
+    assert again.poll(10, 0.0) == (Batch(rows.slice(1)), 2)
     again.close()
 
 
@@ -77,7 +89,7 @@ def test_each_action_passes_once(tmp_path: Path) -> None:
 
     def stop() -> None:
         polls[0] += 1
-        if polls[0] > 60:  # more than the time between two looks at the actions
+        if polls[0] > 4:  # more than the time between two looks at the actions
             runner[-1].stop()
 
     bell = parts.Bell.model_construct(rung=[])

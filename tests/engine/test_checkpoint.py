@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tocsin.contracts import Checkpoint, Message
+from tocsin.contracts import Checkpoint, Message, Staged, StepState
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files, write_states
 from tocsin.errors import AlreadyRunning, CorruptState
 from tocsin.world import SystemDisk
@@ -21,14 +21,13 @@ def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
     assert store.last() is None
     written = Checkpoint(
         epoch=2,
-        fingerprint="f",
         watermarks={"a/0": 5},
         offsets={"a/0": {"line": 3}},
-        states={"sum": ("x:0:9", "abc")},
-        tokens={"t": [{"part": "p"}]},
-        tables={"t": 1},
+        states={"sum": StepState("x:0:9", "abc", "fp", "set")},
+        staged={"t": [Staged(2, {"part": "p"}, 100)]},
+        published={"t": 1},
     )
-    store.commit(Checkpoint(1, "f"), {})
+    store.commit(Checkpoint(1), {})
     store.commit(written, {"bell": [Message("1", b"one"), Message("2", b"two")]})
     store.close()
     store = SqliteStore(tmp_path)
@@ -36,7 +35,7 @@ def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
     assert store.pending("bell", 10) == [Message("1", b"one"), Message("2", b"two")]
     store.delivered("bell", ["1"])
     assert store.pending("bell", 10) == [Message("2", b"two")]
-    store.commit(Checkpoint(3, "f"), {"bell": [Message("1", b"one"), Message("3", b"three")]})
+    store.commit(Checkpoint(3), {"bell": [Message("1", b"one"), Message("3", b"three")]})
     assert [m.id for m in store.pending("bell", 10)] == ["2", "3"], "a known id is not sent again"
     assert store.pending("other", 10) == []
     store.close()
@@ -45,7 +44,7 @@ def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_keeps_two_epochs(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     for epoch in range(1, 10):
-        store.commit(Checkpoint(epoch, "f"), {})
+        store.commit(Checkpoint(epoch), {})
     store.close()
     with sqlite3.connect(tmp_path / "checkpoints.db") as db:
         assert db.execute("select epoch from epochs order by epoch").fetchall() == [(8,), (9,)]
@@ -54,7 +53,7 @@ def test_keeps_two_epochs(tmp_path: Path) -> None:
 
 def test_a_changed_checkpoint_is_refused(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    store.commit(Checkpoint(1, "f", offsets={"a": 10}), {})
+    store.commit(Checkpoint(1, offsets={"a": 10}), {})
     store.close()
     with sqlite3.connect(tmp_path / "checkpoints.db") as db:
         db.execute("update epochs set checkpoint = replace(checkpoint, '10', '11')")

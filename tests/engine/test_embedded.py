@@ -9,7 +9,7 @@ import pytest
 from world import LINES, World
 
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.errors import AlreadyRunning, ForeignCommit, StateMismatch
+from tocsin.errors import AlreadyRunning, ForeignCommit
 
 
 def test_rows_pass_and_the_end_is_clean(tmp_path: Path) -> None:
@@ -85,15 +85,6 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path, rows: int) -> None:
     for name in ("sums", "windows", "quarantine"):
         assert world.rows(name) == whole.rows(name)
     assert sorted(world.rung) == sorted(whole.rung)
-
-
-def test_refuses_the_state_of_another_pipeline(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    world = World(tmp_path)
-    EmbeddedRunner(world.plan()).run()
-    with pytest.raises(StateMismatch, match="other steps or settings"):
-        EmbeddedRunner(replace(world.plan(), fingerprint="2")).run()
 
 
 def test_refuses_a_restored_table(tmp_path: Path) -> None:

@@ -107,9 +107,9 @@ def test_union_takes_the_least_and_an_idle_input_does_not_hold_it(tmp_path: Path
     assert spy.log[-1] == ([], 10)
     saved = graph.all_watermarks()
     again = Graph(graph.plan, Counters())
+    again.restore({}, saved)
     for inlet in again.plan.inlets:
         again.add(inlet, "0")
-    again.restore({}, saved)
     assert again.all_watermarks() == saved
     push(again, "in/0", b"a,30,3")
     assert spy.log[-1] == ([3], 10), "the watermark does not fall back after a restart"

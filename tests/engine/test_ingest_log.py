@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import simulated_parts as parts
 
 from tocsin.batch import END, RAW, Batch, empty
-from tocsin.contracts import Source
 from tocsin.engine.ingest_log import SYNC_AFTER_S, SYNC_BYTES, IngestLog, LoggedReader
 from tocsin.errors import CorruptState
 from tocsin.world import SystemDisk
@@ -96,20 +95,12 @@ def test_forgets_whole_segments_but_the_last_two(tmp_path: Path) -> None:
     assert IngestLog(tmp_path, SystemDisk(), 1).seq == 6
 
 
-class Once(Source):
+class OnceReader:
     """Gives each message once; remembers what was acknowledged."""
 
-    REPLAYABLE: ClassVar[bool] = False
-    state: Any
-
-    def open(self, partition: str, offset: Any) -> Any:
-        self.state["opened"].append(offset)
-        return OnceReader(self.state)
-
-
-class OnceReader:
-    def __init__(self, state: Any) -> None:
+    def __init__(self, state: Any, offset: Any) -> None:
         self.state = state
+        state["opened"].append(offset)
 
     def poll(self, rows_max: int, timeout_s: float) -> Any:
         if not self.state["messages"]:
@@ -119,7 +110,13 @@ class OnceReader:
             return Batch(empty(RAW), END), "end"
         return batch(message), message.decode()
 
-    def commit(self, offset: Any) -> None:
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
+
+    def acknowledge(self, offset: Any) -> None:
         self.state["acknowledged"].append(offset)
 
     def close(self) -> None:
@@ -142,8 +139,8 @@ class Still:
 
 
 def reader(folder: Path, state: Any, after: int | None, clock: Still | None = None) -> LoggedReader:
-    source = Once.model_construct(state=state)
-    return LoggedReader(IngestLog(folder, SystemDisk()), source, "0", after, clock or Still())
+    log = IngestLog(folder, SystemDisk())
+    return LoggedReader(log, lambda offset: OnceReader(state, offset), "0", after, clock or Still())
 
 
 def test_many_messages_share_an_fsync(tmp_path: Path) -> None:
@@ -170,6 +167,7 @@ def test_reader_replays_then_goes_on(tmp_path: Path) -> None:
     found = [first.poll(10, 0), first.poll(10, 0)]
     assert state["acknowledged"] == []
     first.settle()
+    first.confirm()
     assert state["acknowledged"] == ["b"]
     offsets = [polled[1] for polled in found if polled]
     state["messages"] = [b"c", None]

@@ -1,4 +1,4 @@
-"""Couriers: in order, until delivered, beside the loop."""
+"""Relays: in order, until delivered, beside the loop."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import simulated_parts as parts
 
 from tocsin.contracts import Checkpoint, Message
 from tocsin.engine.checkpoint import SqliteStore
-from tocsin.engine.outbox import Courier
+from tocsin.engine.outbox import Relay
 from tocsin.errors import DeliveryError
+from tocsin.testing import world
 
 
 class Stubborn(parts.Bell):
     """Fails as often as it is told to."""
 
-    def connect(self, folder: Path) -> Any:
+    def open(self, world: Any) -> Any:
         return StubbornDelivery(self.rung)
 
 
@@ -34,19 +35,22 @@ class StubbornDelivery:
         if len(self.script["delivered"]) == 250:
             self.script["done"].set()
 
+    def counters(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         self.script["closed"] = True
 
 
-def courier(folder: Path, failures: list[Exception]) -> tuple[Courier, dict[str, Any], SqliteStore]:
+def relay(folder: Path, failures: list[Exception]) -> tuple[Relay, dict[str, Any], SqliteStore]:
     store = SqliteStore(folder)
     store.commit(Checkpoint(1, "f"), {"bell": [Message(f"{i:03d}", b"") for i in range(250)]})
     script = {"failures": failures, "delivered": [], "done": threading.Event(), "closed": False}
-    return Courier("bell", Stubborn.model_construct(rung=script), store, folder), script, store
+    return Relay("bell", Stubborn.model_construct(rung=script), store, world(folder)), script, store
 
 
 def test_tries_again_until_all_is_delivered_in_order(tmp_path: Path) -> None:
-    bell, script, store = courier(tmp_path, [DeliveryError("no"), ConnectionResetError("gone")])
+    bell, script, store = relay(tmp_path, [DeliveryError("no"), ConnectionResetError("gone")])
     bell.start()
     assert script["done"].wait(20)
     bell.stop(5.0)
@@ -57,7 +61,7 @@ def test_tries_again_until_all_is_delivered_in_order(tmp_path: Path) -> None:
 
 
 def test_a_clean_stop_drains(tmp_path: Path) -> None:
-    bell, script, store = courier(tmp_path, [])
+    bell, script, store = relay(tmp_path, [])
     bell.start()
     bell.stop(20.0)
     assert len(script["delivered"]) == 250
@@ -65,7 +69,7 @@ def test_a_clean_stop_drains(tmp_path: Path) -> None:
 
 
 def test_what_breaks_a_channel_is_raised_in_the_loop(tmp_path: Path) -> None:
-    bell, _, store = courier(tmp_path, [KeyError("defect")])
+    bell, _, store = relay(tmp_path, [KeyError("defect")])
     bell.start()
     assert bell._thread is not None
     bell._thread.join(20)

@@ -124,7 +124,7 @@ def test_a_source_that_is_gone_is_told(tmp_path: Path) -> None:
     world = World(tmp_path)
 
     class Gone(parts.Lines):
-        def open(self, partition: str, offset: Any) -> Any:
+        def open(self, world: Any) -> Any:
             raise SourceError("the broker refuses")
 
     from dataclasses import replace

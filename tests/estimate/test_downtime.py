@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tocsin.acquire.simulate import Fault, Simulate
 from tocsin.batch import END, REJECTED, Batch, tick
 from tocsin.estimate.downtime import Downtime
-from tocsin.testing import BEGIN_US, feed, rows, stream
+from tocsin.testing import BEGIN_US, feed, read_from, rows, stream
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 Told = Mapping[str, Any]
@@ -239,7 +239,7 @@ def test_every_stop_of_the_simulated_plant_is_found_within_a_heartbeat_and_none_
         )
     )  # fmt: skip
     plant = Simulate(seed=5, duration="3h", rate=0, start=BEGIN, stops_per_day=24, faults=faults)
-    reader, operator = plant.open("0", None), Downtime(state="state", heartbeat="1s")
+    reader, operator = read_from(plant), Downtime(state="state", heartbeat="1s")
     state, offset = operator.initial(), None
     told: list[Told] = []
     truths: dict[str, dict[float, str]] = {}

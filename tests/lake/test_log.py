@@ -20,6 +20,7 @@ from tocsin.lake.log import Log
 from tocsin.lake.maintenance import checkpoint, clean_log, compact, vacuum
 from tocsin.lake.schema import arrow_schema, new_fields, schema_string
 from tocsin.output.delta import Delta
+from tocsin.testing import world
 from tocsin.world import SystemDisk
 
 OPERATIONS = (
@@ -41,7 +42,7 @@ def test_our_snapshot_is_delta_rs_s(operations: list[str], partitioned: bool) ->
         sink = Delta(path="t", partition_by=("key",) if partitioned else ())
 
         def reopen():  # type: ignore[no-untyped-def]
-            return sink.open("app", rows(0, columns).schema, folder, SystemDisk())
+            return sink.open(world(folder, "app"), rows(0, columns).schema)
 
         writer = reopen()
         for step, operation in enumerate(operations):
@@ -49,7 +50,7 @@ def test_our_snapshot_is_delta_rs_s(operations: list[str], partitioned: bool) ->
             match operation:
                 case "append":
                     epoch += 1
-                    writer.commit(epoch, [writer.stage(epoch, [rows(step, columns)])])
+                    writer.publish(epoch, [writer.stage(epoch, [rows(step, columns)])])
                 case "foreign append":
                     deltalake.write_deltalake(table, pa.Table.from_batches([rows(step, columns)]), mode="append")
                 case "compact":
@@ -160,8 +161,8 @@ def test_types_survive(tmp_path: Path) -> None:
     )
     given = held.set_column(2, "at", held["at"].cast(pa.timestamp("ms", tz="Europe/Berlin"), safe=False))
     given = given.append_column("word", pa.array(["x", None]).dictionary_encode())
-    writer = Delta(path=".").open("app", given.schema, tmp_path, SystemDisk())
-    writer.commit(1, [writer.stage(1, given.to_batches())])
+    writer = Delta(path=".").open(world(tmp_path, "app"), given.schema)
+    writer.publish(1, [writer.stage(1, given.to_batches())])
     found = deltalake.DeltaTable(tmp_path).to_pyarrow_table()
     assert found["at"].to_pylist() == [at.replace(microsecond=123000), None]
     assert found["word"].to_pylist() == ["x", None]

@@ -12,7 +12,7 @@ import pytest
 from tocsin.errors import ConfigError, CorruptState, UnknownName
 from tocsin.lake.read import query, read, tables
 from tocsin.output.delta import Delta
-from tocsin.world import SystemDisk
+from tocsin.testing import world
 
 ROBOT = "::[scararobot]Ax_J1.ActualPosition"
 
@@ -23,8 +23,8 @@ def lake(tmp_path: Path) -> Path:
         rows = pa.record_batch(
             {"key": ["a", "b", "a", "c"][:n], "oil temp": [1.0, 2.0, 3.0, 4.0][:n], ROBOT: [1, 2, 3, 4][:n]}
         )
-        writer = Delta(path=path, partition_by=("key",)).open("p", rows.schema, tmp_path, SystemDisk())
-        writer.commit(1, [writer.stage(1, [rows])])
+        writer = Delta(path=path, partition_by=("key",)).open(world(tmp_path, "p"), rows.schema)
+        writer.publish(1, [writer.stage(1, [rows])])
     return tmp_path
 
 
@@ -90,12 +90,10 @@ def test_an_unknown_table_is_named_with_those_there_are(lake: Path) -> None:
 
 def test_a_flipped_bit_is_found_and_not_believed(lake: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = lake / "lake" / "readings"
-    writer = Delta(path="lake/readings", partition_by=("key",)).open(
-        "q", read("readings", lake).schema, lake, SystemDisk()
-    )
+    writer = Delta(path="lake/readings", partition_by=("key",)).open(world(lake, "q"), read("readings", lake).schema)
     rows = pa.record_batch({"key": ["a"] * 500, "oil temp": [i * 0.25 for i in range(500)], ROBOT: list(range(500))})
     for epoch in range(40):
-        writer.commit(epoch, [writer.stage(epoch, [rows])])
+        writer.publish(epoch, [writer.stage(epoch, [rows])])
     victim = table / next(path for path in writer.log.snapshot.files if path.endswith(".parquet") and "000020" in path)
     sound = victim.read_bytes()
     found = 0
@@ -111,7 +109,7 @@ def test_a_flipped_bit_is_found_and_not_believed(lake: Path, caplog: pytest.LogC
     assert found == 36
     writer.housekeep()
     assert "not merged" in caplog.text
-    writer.commit(41, [writer.stage(41, [rows])])
+    writer.publish(41, [writer.stage(41, [rows])])
     victim.write_bytes(sound)
     writer._added_since_compaction = 32
     writer.housekeep()

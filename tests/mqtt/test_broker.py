@@ -185,7 +185,7 @@ def test_a_second_client_of_the_same_name_takes_over(broker: Broker) -> None:
     assert first.poll(10, 0.15) is None
     assert "took over" in first.last_error
     second.close()
-    first.close(politely=False)
+    first.hang_up()
 
 
 def test_unsubscribe(broker: Broker) -> None:

@@ -87,7 +87,7 @@ def test_a_session_keeps_what_was_not_acknowledged(url: str, version: int) -> No
     ids = [packet_id for packet_id, _, _ in arrived(second, 2)]
     second.acknowledge(np.array(ids[:1]), np.array([1]))
     second.poll(10, 0.1)
-    second.close(politely=False)
+    second.hang_up()
     third = make()
     third.connect()
     assert arrived(third, 1) == [(ids[1], b"b", True)]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from tocsin.batch import ACTIONS, ACTIONS_SCHEMA, END, START, Batch, as_times, tick
+from tocsin.detect.ewma import Ewma
 from tocsin.errors import SchemaError
 from tocsin.notify.alarm import Alarm
 from tocsin.testing import BEGIN_US, feed, rows, stream
@@ -427,3 +428,38 @@ def test_chopping_and_reloading_change_nothing(
 
 def _us(seconds: list[float]) -> Any:
     return BEGIN_US + np.round(np.asarray(seconds, float) * 1e6).astype(np.int64)
+
+
+def test_an_alarm_on_a_score_names_the_column_that_the_detector_judges() -> None:
+    count = 400
+    hot = [60.0 + 0.1 * (i % 7) for i in range(count)]
+    hot[-1] = 75.0
+    wide = rows({"t_bearing": [75.0 + 0.1 * (i % 5) for i in range(count)], "t_out": hot})
+    judged = feed(Ewma(of="t_out", learn=50), wide).combine_chunks().to_batches()[0]
+    settings = {"rule": "odd", "unit": "°C", "advice": "Look at the cooler."}
+    told = feed(Alarm(**settings, message="{signal} is {value:.0f} {unit}"), judged).to_pylist()[-1]
+    assert (told["signal"], told["value"], told["unit"], told["advice"]) == ("t_out", 75.0, "°C", "Look at the cooler.")
+    assert 59 < told["expected"] < 62
+    assert told["message"] == "t_out is 75 °C"
+
+
+def test_an_alarm_names_the_signal_of_the_row_or_the_column_of_its_limit() -> None:
+    long = rows({"signal": ["speed", "speed"], "value": [1.0, 9.0]})
+    assert [r["signal"] for r in feed(Alarm(high=5), long).to_pylist()] == ["speed"]
+    wide = rows({"t_out": [1.0, 9.0, 1.0], "dirty": [False, False, True]})
+    assert [r["signal"] for r in feed(Alarm(of="t_out", high=5), wide).to_pylist()] == ["t_out", "t_out"]
+    assert [r["signal"] for r in feed(Alarm(when="dirty"), wide).to_pylist()] == ["dirty"]
+
+
+def test_state_from_before_alarms_named_their_signal_is_read() -> None:
+    alarm = Alarm(rule="hot", high=80)
+    state, _ = alarm.step(alarm.initial(), next(iter(stream(rows({"value": [81.0]})))))
+    table = alarm.dump(state)
+    points = [json.loads(text) for text in table["point"].to_pylist()]
+    for point in points:
+        del point["signal"], point["column"]
+    at = table.schema.get_field_index("point")
+    older = table.set_column(at, "point", pa.array([json.dumps(point) for point in points]))
+    _, out = alarm.step(alarm.load(older), Batch(rows({"value": [20.0]}, every_s=60), END))
+    (cleared,) = out[-1].rows.to_pylist()
+    assert (cleared["event"], cleared["value"]) == ("cleared", 20.0)

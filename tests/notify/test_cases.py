@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from tocsin.domain.alarms import to_batch
+from tocsin.batch import to_batch
+from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.notify.alarm import Alarm
 from tocsin.notify.cases import Cases
-from tocsin.testing import BEGIN_US, feed, rows
+from tocsin.testing import BEGIN_US, checks, feed, rows
 
 
 def alarm_row(second: float, key: str, event: str = "raised", **more: Any) -> dict[str, Any]:
@@ -19,13 +22,14 @@ def alarm_row(second: float, key: str, event: str = "raised", **more: Any) -> di
     return {
         "key": key, "time": at, "id": f"{key}!", "case": "", "rule": "hot", "version": 1, "priority": 60,
         "severity": "major", "state": state, "previous": "", "mode": "", "event": event, "ring": event == "raised",
-        "level": "high", "value": 1.0, "limit": None, "score": None, "started": at, "message": key, "by": "",
+        "level": "high", "signal": "value", "value": 1.0, "expected": None, "limit": None, "unit": "", "score": None,
+        "started": at, "message": key, "advice": "", "by": "",
         "reason": "", "evidence": "{}", "number": 1, **more,
     }  # fmt: skip
 
 
 def passed(settings: dict[str, Any], *given: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = feed(Cases(**settings), to_batch(given), chop=1).to_pylist()
+    found: list[dict[str, Any]] = feed(Cases(**settings), to_batch(given, ALARM_SCHEMA), chop=1).to_pylist()
     return found
 
 
@@ -81,3 +85,23 @@ def test_alarms_flow_into_cases_and_silent_ones_open_none() -> None:
     assert found["event"].to_pylist() == ["raised", "raised"]
     assert not any(found["ring"].to_pylist())
     assert isinstance(found, pa.Table)
+
+
+class Mistaken(Cases):
+    """Would be split by key, although the keys of an asset share a case."""
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        return keys
+
+
+@pytest.mark.parametrize("check", [checks.keys_do_not_touch_each_other, checks.state_can_be_split_by_key])
+def test_the_kit_sees_a_case_that_is_split_by_the_wrong_key(check: checks.Check) -> None:
+    for cls, fails in ((Cases, False), (Mistaken, True)):
+        (part,) = (part for part in checks.examples(cls) if part.model_dump()["depth"])
+        assert isinstance(part, Cases)
+        with pytest.raises(AssertionError, match="shard") if fails else nullcontext():
+            check(part, checks.sample(cls))
+
+
+def test_a_shard_is_the_asset() -> None:
+    assert Cases(depth=1).shard(pa.array(["a/pump", "a/fan", "b"])).to_pylist() == ["a", "a", "b"]

@@ -11,7 +11,7 @@ from tocsin.acquire.mqtt import Mqtt as Subscription
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.notify.detector_model import DetectorModel
 from tocsin.output.mqtt import Mqtt
-from tocsin.testing import feed, rows
+from tocsin.testing import feed, read_from, rows, world
 
 TELL = {
     "iotTopicPublish": {
@@ -36,10 +36,10 @@ def test_topic_and_payload_go_out_as_the_model_says(tmp_path: Path) -> None:
     )
     (batch,) = left.combine_chunks().to_batches()
     with Broker(Settings()) as broker:
-        reader = Subscription(url=broker.url, topic="plant/#").open("0", None)
+        reader = read_from(Subscription(url=broker.url, topic="plant/#"))
         reader.poll(1, 1.0)
         channel = Mqtt(url=broker.url, topic="{target}", payload="payload")
-        delivery = channel.connect(tmp_path)
+        delivery = channel.open(world(tmp_path))
         delivery.deliver(channel.messages(batch))
         polled = reader.poll(10, 5.0)
         delivery.close()

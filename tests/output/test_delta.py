@@ -16,6 +16,7 @@ from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta, DeltaWriter
+from tocsin.testing import world
 from tocsin.world import SystemDisk
 
 DAY_US = 86_400_000_000
@@ -34,11 +35,11 @@ def readings(start: int, n: int, **more: pa.Array) -> pa.RecordBatch:
 
 
 def open_writer(folder: Path, schema: pa.Schema, app: str = "p/s/0", **settings: object) -> DeltaWriter:
-    return Delta(path="t", **settings).open(app, schema, folder, SystemDisk())
+    return Delta(path="t", **settings).open(world(folder, app), schema)
 
 
 def put(writer: DeltaWriter, epoch: int, *rows: pa.RecordBatch) -> None:
-    writer.commit(epoch, [writer.stage(epoch, [batch]) for batch in rows])
+    writer.publish(epoch, [writer.stage(epoch, [batch]) for batch in rows])
 
 
 def seen(folder: Path) -> pa.Table:
@@ -49,7 +50,7 @@ def same_as_delta_rs(writer: DeltaWriter, folder: Path) -> None:
     table = deltalake.DeltaTable(folder / "t")
     assert table.version() == writer.log.snapshot.version
     assert sorted(table.file_uris()) == sorted(str(folder / "t" / p) for p in writer.log.snapshot.files)
-    assert (table.transaction_version(writer.app_id)) == writer.committed()
+    assert (table.transaction_version(writer.app_id)) == writer.published()
 
 
 def test_delta_rs_reads_what_we_write(tmp_path: Path) -> None:
@@ -66,12 +67,12 @@ def test_delta_rs_reads_what_we_write(tmp_path: Path) -> None:
 def test_an_epoch_is_committed_once(tmp_path: Path) -> None:
     writer = open_writer(tmp_path, readings(0, 1).schema)
     token = writer.stage(7, [readings(0, 5)])
-    assert writer.committed() is None
-    writer.commit(7, [token])
-    writer.commit(7, [token])
+    assert writer.published() is None
+    writer.publish(7, [token])
+    writer.publish(7, [token])
     again = open_writer(tmp_path, readings(0, 1).schema)
-    again.commit(7, [token])
-    assert again.committed() == 7
+    again.publish(7, [token])
+    assert again.published() == 7
     assert seen(tmp_path).num_rows == 5
 
 
@@ -173,7 +174,7 @@ def test_what_was_staged_in_vain_is_deleted_and_nothing_else(tmp_path: Path) -> 
     again.discard([kept])
     gone = before - set(SystemDisk().names(tmp_path / "t"))
     assert len(gone) == 1
-    again.commit(41, [kept])
+    again.publish(41, [kept])
     assert seen(tmp_path).num_rows == 41
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta, DeltaWriter
+from tocsin.testing import world
 from tocsin.world import SystemDisk
 
 CALLS = ("write", "sync", "sync_folder", "link", "rename", "unlink", "make_folder")
@@ -53,16 +54,16 @@ def rows(epoch: int) -> pa.RecordBatch:
 def live(disk: SystemDisk, folder: Path, durable: dict[int, Any]) -> None:
     """What the runner does, with ``durable`` as its commit point; may be called again after a crash."""
     sink = Delta(path="t", partition_by=("key",))
-    writer: DeltaWriter = sink.open("app", rows(0).schema, folder, disk)
+    writer: DeltaWriter = sink.open(world(folder, "app", disk), rows(0).schema)
     last = max(durable, default=0)
-    found = writer.committed()
+    found = writer.published()
     assert found in ((last, last - 1) if last > 1 else (last or None, None))
     if last:
-        writer.commit(last, durable[last])
+        writer.publish(last, durable[last])
     writer.discard(durable.get(last, ()))
     for epoch in range(last + 1, EPOCHS):
         durable[epoch] = [writer.stage(epoch, [rows(epoch)])]
-        writer.commit(epoch, durable[epoch])
+        writer.publish(epoch, durable[epoch])
         if epoch % 6 == 0:
             writer.housekeep()
 

@@ -17,6 +17,7 @@ from tocsin.batch import KEY_TYPE, as_times
 from tocsin.contracts import Token
 from tocsin.errors import ConfigError, ForeignCommit, SinkError
 from tocsin.output.files import Files, FilesWriter
+from tocsin.testing import world
 from tocsin.world import SystemDisk
 
 
@@ -31,12 +32,12 @@ def readings(start: int, n: int = 3) -> pa.RecordBatch:
 
 
 def open_writer(folder: Path, schema: pa.Schema | None = None, app: str = "app", **settings: object) -> FilesWriter:
-    return Files.model_validate({"path": "t", **settings}).open(app, schema or readings(0).schema, folder, SystemDisk())
+    return Files.model_validate({"path": "t", **settings}).open(world(folder, app), schema or readings(0).schema)
 
 
 def put(writer: FilesWriter, epoch: int, *rows: pa.RecordBatch) -> list[Token]:
     tokens = [writer.stage(epoch, [batch]) for batch in rows]
-    writer.commit(epoch, tokens)
+    writer.publish(epoch, tokens)
     return tokens
 
 
@@ -72,13 +73,13 @@ FORMS = [
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_come_once_whatever_is_done_twice(tmp_path: Path, form: dict[str, str]) -> None:
     writer = open_writer(tmp_path, **form)
-    assert writer.committed() is None
+    assert writer.published() is None
     tokens = put(writer, 1, readings(0), readings(3))
-    writer.commit(1, tokens)
+    writer.publish(1, tokens)
     put(writer, 2)
     again = open_writer(tmp_path, **form)
-    assert again.committed() == 2
-    again.commit(2, [])
+    assert again.published() == 2
+    again.publish(2, [])
     put(again, 5, readings(6))
     assert values(tmp_path) == list(range(9))
 
@@ -125,19 +126,19 @@ def test_a_crash_within_the_commit_changes_nothing(tmp_path: Path, form: dict[st
 
     disk = CrashingDisk()
     sink = Files.model_validate({"path": "t", "rotate": 1, **form})
-    writer = sink.open("app", readings(0).schema, tmp_path, disk)
+    writer = sink.open(world(tmp_path, "app", disk), readings(0).schema)
     put(writer, 1, readings(0))
     tokens = [writer.stage(2, [readings(3)]), writer.stage(2, [readings(6)])]
     disk.left = calls
     try:
-        writer.commit(2, tokens)
+        writer.publish(2, tokens)
     except Crash:
         assert calls < 11
         if writer.part.exists():
             disk.truncate(writer.part, writer.part.stat().st_size)
-    again = sink.open("app", readings(0).schema, tmp_path, SystemDisk())
-    assert again.committed() in (1, 2)
-    again.commit(2, tokens)
+    again = sink.open(world(tmp_path, "app"), readings(0).schema)
+    assert again.published() in (1, 2)
+    again.publish(2, tokens)
     again.discard(tokens)
     put(again, 3, readings(9))
     assert values(tmp_path) == list(range(12))

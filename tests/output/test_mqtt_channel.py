@@ -17,7 +17,7 @@ from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
 from tocsin.mqtt.sessions import Acl
 from tocsin.output.mqtt import Mqtt
-from tocsin.testing import rows
+from tocsin.testing import rows, world
 
 Brokers = Callable[..., Any]
 
@@ -44,7 +44,7 @@ def test_rows_arrive_as_json(kind: str, version: str, request: pytest.FixtureReq
     sent = rows({"key": [f"m{i % 3}" for i in range(2500)], "value": [i / 4 for i in range(2500)]})
     messages = channel.messages(sent)
     assert len(messages) == 3
-    delivery = channel.connect(Path())
+    delivery = channel.open(world())
     delivery.deliver(messages)
     got = drain(receiver, 2500)
     assert [topic for topic, _ in got] == [f"plant/m{i % 3}/state" for i in range(2500)]
@@ -74,7 +74,7 @@ def test_an_id_that_would_leave_its_topic_is_not_sent(evil: str | None, caplog: 
         receiver = Client(broker.url, filters=["#"])
         receiver.connect()
         channel = Mqtt(url=broker.url, topic="plant/{id}/state", columns=["value"])
-        delivery = channel.connect(Path())
+        delivery = channel.open(world())
         delivery.deliver(channel.messages(rows({"id": ["good", evil, "fine"], "value": [1, 2, 3]})))
         assert drain(receiver, 2) == [("plant/good/state", {"value": 1}), ("plant/fine/state", {"value": 3})]
         assert receiver.poll(10, 0.1) is None
@@ -87,7 +87,7 @@ def test_an_id_that_would_leave_its_topic_is_not_sent(evil: str | None, caplog: 
 def test_what_the_broker_forbids_is_counted_and_does_not_block_the_rest() -> None:
     with Broker(Settings(acl=Acl(["topic write plant/a/#"]))) as broker:
         channel = Mqtt(url=broker.url, topic="plant/{key}/state")
-        delivery = channel.connect(Path())
+        delivery = channel.open(world())
         delivery.deliver(channel.messages(rows({"key": ["a", "b", "a"], "value": [1, 2, 3]})))
         assert delivery.refused == 1
         delivery.close()
@@ -96,7 +96,7 @@ def test_what_the_broker_forbids_is_counted_and_does_not_block_the_rest() -> Non
 def test_a_broker_that_is_gone_leaves_the_messages_in_the_outbox(mosquitto: Brokers) -> None:
     broker = mosquitto()
     channel = Mqtt(url=broker.url, topic="t", retain=True)
-    delivery = channel.connect(Path())
+    delivery = channel.open(world())
     messages = channel.messages(rows({"value": [1]}))
     delivery.deliver(messages)
     broker.stop()
@@ -119,7 +119,7 @@ def test_a_full_queue_is_a_reason_to_try_again() -> None:
         away.connect()
         away.close()
         channel = Mqtt(url=broker.url, topic="t")
-        delivery = channel.connect(Path())
+        delivery = channel.open(world())
         with pytest.raises(DeliveryError, match="did not take"):
             delivery.deliver(channel.messages(rows({"value": [1, 2]})))
         delivery.close()
@@ -130,11 +130,11 @@ def test_tls_files_start_at_the_pipelines_folder(certificates: Path) -> None:
     with Broker(Settings(ca=certificates / "ca.pem", **pair)) as broker:
         own = {"ca": "ca.pem", "cert": "tocsin.pem", "key": "tocsin.key"}
         channel = Mqtt(url=broker.url, topic="t", tls=own)
-        delivery = channel.connect(certificates)
+        delivery = channel.open(world(certificates))
         delivery.deliver(channel.messages(rows({"value": [1]})))
         delivery.close()
         with pytest.raises(ConfigError):
-            channel.connect(certificates / "nowhere")
+            channel.open(world(certificates / "nowhere"))
 
 
 def test_odd_values_are_json() -> None:
@@ -158,4 +158,4 @@ def test_a_missing_column_is_named() -> None:
 
 def test_the_password_is_never_shown() -> None:
     channel = Mqtt(url="mqtt://x", topic="t", user="anna", password="canary")
-    assert "canary" not in f"{channel!r}{channel.model_dump()}{channel.model_dump_json()}{channel.connect(Path())!r}"
+    assert "canary" not in f"{channel!r}{channel.model_dump()}{channel.model_dump_json()}{channel.open(world())!r}"

@@ -14,6 +14,7 @@ from tocsin.batch import as_times
 from tocsin.contracts import Message
 from tocsin.errors import DeliveryError
 from tocsin.output.notify import REFUSALS_MAX, Notify, public
+from tocsin.testing import world
 
 
 def rows(**columns: list[object]) -> pa.RecordBatch:
@@ -71,7 +72,7 @@ def test_what_is_said() -> None:
 def test_a_device_cannot_forge_a_line_or_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     batch = rows(message=["\x1b[2Jok\r\nCRITICAL [red]x[/red] \u202egnp"])
     messages = Notify().messages(batch)
-    Notify().connect(None).deliver(messages)  # type: ignore[arg-type]
+    Notify().open(world()).deliver(messages)
     written = capsys.readouterr().err
     assert written.count("\n") == 1
     assert "\x1b" not in written
@@ -88,7 +89,7 @@ def test_ids_name_what_is_said_once_and_for_all() -> None:
 def test_a_webhook_gets_the_row_and_its_id(receiver: Receiver) -> None:
     channel = Notify(to=receiver.url, allow_private=True)
     messages = channel.messages(rows(message=["too hot"], value=[81.25]))
-    delivery = channel.connect(None)  # type: ignore[arg-type]
+    delivery = channel.open(world())
     delivery.deliver(messages)
     delivery.close()
     ((path, headers, body),) = receiver.got
@@ -102,7 +103,7 @@ def test_a_webhook_gets_the_row_and_its_id(receiver: Receiver) -> None:
 def test_a_webhook_gets_the_form_it_asks_for(receiver: Receiver, form: str, kind: str) -> None:
     channel = Notify.model_validate({"to": receiver.url, "allow_private": True, "format": form})
     messages = channel.messages(rows(message=["too hot"], event=["raised"], id=["a1"], rule=["hot"]))
-    delivery = channel.connect(None)  # type: ignore[arg-type]
+    delivery = channel.open(world())
     delivery.deliver(messages)
     delivery.close()
     ((_, headers, body),) = receiver.got
@@ -119,7 +120,7 @@ def test_what_failed_is_sent_again_and_what_arrived_is_not(
 ) -> None:
     channel = Notify(to=("console", receiver.url), allow_private=True)
     messages = channel.messages(rows(message=["one", "two"]))
-    delivery = channel.connect(None)  # type: ignore[arg-type]
+    delivery = channel.open(world())
     receiver.answers = [500, 302]
     for status in (500, 302):
         with pytest.raises(DeliveryError, match=f"answered {status}") as caught:
@@ -136,7 +137,7 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
 ) -> None:
     channel = Notify(to=receiver.url, allow_private=True)
     messages = channel.messages(rows(message=["one", "two", "three"]))
-    delivery = channel.connect(None)  # type: ignore[arg-type]
+    delivery = channel.open(world())
     receiver.answers = [429] * REFUSALS_MAX + [422] * (REFUSALS_MAX + 1)
     for _ in range(2 * REFUSALS_MAX - 1):
         with pytest.raises(DeliveryError):
@@ -144,7 +145,7 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
     delivery.deliver(messages)
     said = [json.loads(body)["text"] for _, _, body in receiver.got]
     assert said == ["pump one"] * 2 * REFUSALS_MAX + ["pump two", "pump three"]
-    assert delivery.events() == {"refused": 2}
+    assert delivery.counters() == {"refused": 2}
     assert caplog.text.count("is dropped") == 2
     assert messages[0].id in caplog.text
     assert "s3cret" not in caplog.text
@@ -154,7 +155,7 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
         delivery.deliver([again])
     delivery.deliver([again])
     delivery.close()
-    assert delivery.events() == {"refused": 2}
+    assert delivery.counters() == {"refused": 2}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
     ],
 )  # fmt: skip
 def test_private_addresses_are_refused(url: str) -> None:
-    delivery = Notify(to=url, timeout_s=2).connect(None)  # type: ignore[arg-type]
+    delivery = Notify(to=url, timeout_s=2).open(world())
     with pytest.raises(DeliveryError, match=r"private address|not known"):
         delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
     delivery.close()
@@ -183,7 +184,7 @@ def test_a_name_is_judged_by_what_it_resolves_to_and_then_kept(
 
     monkeypatch.setattr("socket.getaddrinfo", resolve)
     url = receiver.url.replace("127.0.0.1", "hooks.example.com")
-    delivery = Notify(to=url).connect(None)  # type: ignore[arg-type]
+    delivery = Notify(to=url).open(world())
     with pytest.raises(DeliveryError, match=r"hooks\.example\.com is a private address"):
         delivery.deliver([Message("x", b"{}")])
     delivery.close()
@@ -195,7 +196,7 @@ def test_a_name_is_judged_by_what_it_resolves_to_and_then_kept(
 # Apprise imports a module that Python 3.13 no longer has, and has its own for it.
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 def test_unknown_targets_stay_in_the_outbox() -> None:
-    delivery = Notify(to="nosuch://user:secret@host").connect(None)  # type: ignore[arg-type]
+    delivery = Notify(to="nosuch://user:secret@host").open(world())
     with pytest.raises(DeliveryError, match="no target that is known") as caught:
         delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
     assert "secret" not in str(caught.value)
@@ -205,7 +206,7 @@ def test_unknown_targets_stay_in_the_outbox() -> None:
 def test_apprise_takes_the_rest(receiver: Receiver) -> None:
     target = receiver.url.replace("http://", "json://")
     with pytest.raises(DeliveryError, match="is a webhook"):
-        Notify(to=target).connect(None).deliver([Message("x", b"{}")])  # type: ignore[arg-type]
-    delivery = Notify(to=target, allow_private=True).connect(None)  # type: ignore[arg-type]
+        Notify(to=target).open(world()).deliver([Message("x", b"{}")])
+    delivery = Notify(to=target, allow_private=True).open(world())
     delivery.deliver([Message("x", b'{"text": "pump too hot", "row": {}}')])
     assert json.loads(receiver.got[0][2])["message"] == "pump too hot"

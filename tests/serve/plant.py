@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS, KEY, TIME, Batch, as_keys, as_times
-from tocsin.engine.actions import ActionLog
-from tocsin.engine.feed import SOCKET, Feed
+from tocsin.engine.feed import SOCKET, PageFeed
 from tocsin.notify.alarm import Alarm
 
 MACHINES = {
@@ -46,7 +46,7 @@ def readings(at_s: float, rng: np.random.Generator, faulty: bool) -> list[tuple[
             noise = swing * (0.18 if period else 0.5)
             value = expected + rng.normal() * noise * 0.5
             if faulty and signal == "vibration":
-                value += 6 * noise * (1 + 0.5 * np.sin(at_s / 7))
+                value += 9 * noise * (1 + 0.3 * np.sin(at_s / 7))  # never near the limit: the alarm does not flap
             found.append((machine, signal, value, expected, noise * 1.9))
     return found
 
@@ -64,7 +64,7 @@ class Plant:
     """Feeds the page as an engine would, and applies what operators do."""
 
     def __init__(self, state_folder: Path, *, past_s: int = 300, fault_after_s: float = 2.0) -> None:
-        self.feed = Feed(state_folder / SOCKET)
+        self.feed = PageFeed(state_folder / SOCKET)
         self.state_folder = state_folder
         self.alarm = Alarm(rule="unusual", score=75)
         self.state = self.alarm.initial()

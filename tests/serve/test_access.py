@@ -2,46 +2,52 @@
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS_SCHEMA
-from tocsin.engine.actions import ActionLog
+from tocsin.engine.wire import Counted, Noticed, Rejected, SinkLag, SourceSilence
 from tocsin.errors import ConfigError
 from tocsin.serve.access import Address, Guard, Keys, Permission
-from tocsin.serve.api import Page
-from tocsin.serve.app import ROUTES, STATIC, build
+from tocsin.serve.api import PageContext
+from tocsin.serve.app import ROUTES, STATIC, WORDS, build
 from tocsin.serve.hub import VIEWERS_MAX, Hub, Viewer
 from tocsin.serve.live import Live
+from tocsin.serve.messages import ShownAlarm
 
 TOKEN = "a-token-of-some-length"
 ALL = [(entry.method, entry.path, entry.permission) for entry in ROUTES] + [
-    ("GET", path, Permission.PUBLIC) for path in STATIC
+    ("GET", path, Permission.PUBLIC) for path in (*STATIC, WORDS)
 ]
 NEEDS_SIGN_IN = [(method, path) for method, path, permission in ALL if permission is not Permission.PUBLIC]
 CHANGES = [(method, path) for method, path, permission in ALL if permission is Permission.OPERATE]
 
 
-def page_with(tmp_path: Path, token: str | None = None) -> Page:
-    page = Page("test", tmp_path, Live(), Hub(), Keys(token))
-    alarm = {"id": "a1", "state": "ACTIVE_UNACK", "machine": "p", "severity": "major"}
-    page.live.put_alarm(alarm)
+def page_with(tmp_path: Path, token: str | None = None) -> PageContext:
+    page = PageContext("test", tmp_path, Live(), Hub(), Keys(token))
+    page.live.alarms.put(
+        ShownAlarm(
+            id="a1", state="ACTIVE_UNACK", rule="hot", machine="p", severity="major", time="2026-01-01T00:00:00Z"
+        )
+    )
     return page
 
 
 class Client:
     """Asks the application without a network; keeps cookies as a browser does."""
 
-    def __init__(self, app: Starlette) -> None:
-        self.app = app
+    def __init__(self, app: Starlette, address: str = "127.0.0.1") -> None:
+        self.app, self.address = app, address
         self.cookies = httpx.Cookies()
 
     def request(self, method: str, path: str, **given: object) -> httpx.Response:
         async def asked() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
+            transport = httpx.ASGITransport(self.app, client=(self.address, 50000))
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://127.0.0.1:8321", cookies=self.cookies
             ) as client:
@@ -58,17 +64,17 @@ class Client:
         return self.request("POST", path, **given)
 
 
-def client_of(page: Page) -> Client:
+def client_of(page: PageContext) -> Client:
     return Client(build(page, hosts=Address().hosts))
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Page:
+def page(tmp_path: Path) -> PageContext:
     return page_with(tmp_path)
 
 
 @pytest.fixture
-def client(page: Page) -> Client:
+def client(page: PageContext) -> Client:
     return client_of(page)
 
 
@@ -86,7 +92,7 @@ def ours(client: Client) -> dict[str, str]:
     return {"origin": "http://127.0.0.1:8321", "x_tocsin_csrf": client.get("/api/session").json()["csrf"]}
 
 
-def test_every_route_stands_in_the_table_and_behind_a_guard(page: Page) -> None:
+def test_every_route_stands_in_the_table_and_behind_a_guard(page: PageContext) -> None:
     app = build(page, hosts=())
     found = {(method, route.path) for route in app.routes for method in route.methods - {"HEAD"}}
     assert found == {(method, path) for method, path, _ in ALL}
@@ -126,7 +132,9 @@ def test_with_the_token_every_route_answers(locked: Client, method: str, path: s
 @pytest.mark.parametrize(
     "wrong", ["no origin", "other origin", "other port", "null", "no csrf", "wrong csrf", "nothing"]
 )
-def test_nothing_is_changed_for_another_page(client: Client, page: Page, method: str, path: str, wrong: str) -> None:
+def test_nothing_is_changed_for_another_page(
+    client: Client, page: PageContext, method: str, path: str, wrong: str
+) -> None:
     headers = ours(client)
     match wrong:
         case "no origin":
@@ -181,7 +189,12 @@ def test_files_are_not_sent_twice(client: Client) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_an_action_is_written_down_for_the_engine(client: Client, page: Page) -> None:
+def test_an_alarm_can_be_named_by_its_place(client: Client, page: PageContext) -> None:
+    headers = {name.replace("_", "-"): value for name, value in ours(client).items()}
+    assert client.post("/api/alarms/hot:p/acknowledge", headers=headers, json={"by": "Ann"}).status_code == 202
+
+
+def test_an_action_is_written_down_for_the_engine(client: Client, page: PageContext) -> None:
     headers = {name.replace("_", "-"): value for name, value in ours(client).items()}
     assert client.post("/api/alarms/a1/acknowledge", headers=headers, json={"by": "Ann"}).status_code == 202
     assert client.post("/api/alarms/a1/shelve", headers=headers, json={"by": "Bo", "for_s": 60}).status_code == 202
@@ -201,6 +214,7 @@ def test_an_action_is_written_down_for_the_engine(client: Client, page: Page) ->
     ("path", "body", "status"),
     [
         ("/api/alarms/none/acknowledge", b"{}", 404),
+        ("/api/alarms/hot:nobody/shelve", b'{"for_s": 60}', 404),
         ("/api/alarms/a1/explode", b"{}", 404),
         ("/api/alarms/a1/shelve", b"{}", 422),
         ("/api/alarms/a1/shelve", b'{"for_s": -1}', 422),
@@ -245,9 +259,30 @@ def test_signing_in_gives_a_session(locked: Client) -> None:
 def test_guessing_tokens_is_slowed_down(locked: Client) -> None:
     answers = [locked.post("/api/session", json={"token": f"guess-{i}"}).status_code for i in range(8)]
     assert answers == [401] * 5 + [429] * 3
+    refused = ask(locked, "GET", "/api/machines", authorization="Bearer guess-9")
+    assert refused.status_code == 429, "however the token is sent"
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert ask(locked, "GET", "/api/machines", authorization=f"Bearer {TOKEN}").status_code == 200
+    assert locked.post("/api/session", json={"token": TOKEN}).status_code == 200, "the right token is never slowed"
 
 
-def test_there_is_an_end_to_viewers(client: Client, page: Page) -> None:
+def test_guesses_of_one_do_not_lock_out_another(locked: Client) -> None:
+    for i in range(9):
+        ask(locked, "GET", "/api/machines", authorization=f"Bearer guess-{i}")
+    other = Client(locked.app, address="10.0.0.7")
+    assert ask(other, "GET", "/api/machines", authorization="Bearer mistyped").status_code == 401
+    assert ask(other, "GET", "/api/machines").status_code == 401, "who sends no token does not guess"
+
+
+def test_a_wrong_token_is_slowed_wherever_it_comes_from(locked: Client) -> None:
+    answers = []
+    for i in range(7):
+        client = Client(locked.app, address=f"10.0.0.{i}")
+        answers.append(ask(client, "GET", "/api/machines", authorization="Bearer the-same-guess").status_code)
+    assert answers == [401] * 5 + [429] * 2
+
+
+def test_there_is_an_end_to_viewers(client: Client, page: PageContext) -> None:
     page.hub.viewers.update(Viewer() for _ in range(VIEWERS_MAX))
     assert ask(client, "GET", "/events").status_code == 503
 
@@ -256,27 +291,34 @@ def test_series_of_an_unknown_machine(client: Client) -> None:
     assert client.get("/api/series?machine=none").status_code == 404
 
 
-def test_metrics_are_prometheus_text(client: Client, page: Page) -> None:
+def test_metrics_are_prometheus_text(client: Client, page: PageContext) -> None:
     page.live.count(
-        {
-            "rows_in": {'a"b\\c\n': 3},
-            "rejected": [{"source": "a", "reason": "ts", "rows": 2}],
-            "events": [{"source": "a/0", "event": "session_lost", "count": 1}],
-            "lag_s": {"r": None},
-        }
+        Counted(
+            rows_in={'a"b\\c\n': 3},
+            rejected=(Rejected("a", "ts", 2),),
+            events=(Noticed("a/0", "session_lost", 1),),
+            lag_s={"r": None},
+            sinks={"lake": SinkLag(12, reason="the disk is full")},
+            sources={"plant": SourceSilence(61.5, reason="no answer")},
+        )
     )
     text = client.get("/metrics").text
     assert 'tocsin_records_in_total{pipeline="test",source="a\\"b\\\\c\\n"} 3\n' in text
     assert 'tocsin_records_bad_total{pipeline="test",node="a",reason="ts"} 2\n' in text
     assert 'tocsin_events_total{pipeline="test",node="a/0",event="session_lost"} 1\n' in text
+    assert 'tocsin_sink_lag_epochs{pipeline="test",node="lake"} 12\n' in text
+    assert 'tocsin_source_silent_seconds{pipeline="test",source="plant"} 61.5\n' in text
     assert 'tocsin_alarms_active{pipeline="test",severity="major"} 1\n' in text
     assert all(line.startswith(("#", "tocsin_")) for line in text.splitlines())
 
 
-def test_ready_only_with_an_engine(client: Client, page: Page) -> None:
+def test_ready_only_with_an_engine(client: Client, page: PageContext) -> None:
     assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 503)
     page.live.engines = 1
+    page.live.hear()
     assert client.get("/readyz").status_code == 200
+    page.live.hear(time.monotonic() - 6)
+    assert client.get("/readyz").json() == {"status": "engine stalled"}
 
 
 def test_wide_open_addresses_are_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -9,14 +9,21 @@ import pyarrow as pa
 import pytest
 
 from tocsin.batch import KEY, TIME, as_keys
-from tocsin.engine.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, connect, encode, frame, listen
+from tocsin.engine.feed import connect, listen
+from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, Stream, describe, encode_rows, frame
 from tocsin.output.delta import Delta
 from tocsin.serve.app import hear
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest
-from tocsin.world import SystemDisk
+from tocsin.testing import world
 
 GOOD = pa.table({"key": ["p"], "time": pa.array([1], pa.timestamp("us", tz="UTC")), "x": [1.0]})
+LACKING = Stream(name="s", kind="readings", values=("y",))
+TEXT = Stream(name="s", kind="readings", values=("key",))
+
+
+def encode(name: str, rows: pa.Table) -> bytes:
+    return encode_rows(describe(name, rows.schema), rows)
 
 
 async def after(folder: Path, *sent: bytes) -> Live:
@@ -42,6 +49,11 @@ async def after(folder: Path, *sent: bytes) -> Live:
         frame(ROWS, b"not arrow"),
         frame(ROWS, encode("s", GOOD)[:-40]),
         frame(ROWS, encode("s", GOOD))[:-10],
+        frame(ROWS, encode_rows(LACKING, GOOD)),
+        frame(ROWS, encode_rows(TEXT, GOOD)),
+        frame(ROWS, encode_rows(Stream(name="s", kind="alarms"), GOOD)),
+        frame(COUNTERS, b'{"rows_in": {"a": "many"}}'),
+        frame(COUNTERS, b'{"rows_of_tomorrow": 1}'),
         frame(COUNTERS, b"not json"),
         frame(COUNTERS, b"\xff"),
         frame(COUNTERS, b"[]"),
@@ -54,7 +66,7 @@ def test_garbage_ends_one_connection_and_nothing_else(tmp_path: Path, garbage: b
     good = frame(COUNTERS, json.dumps({"rows_in": {"a": 5}}).encode()) + frame(ROWS, encode("readings", GOOD))
     live = asyncio.run(after(tmp_path, garbage, good))
     assert live.engines == 0
-    assert live.status()["rows_in"] == 5
+    assert live.figures().rows_in == 5
     assert [series.signal for series in live.series.values()][-1] == "x"
 
 
@@ -63,8 +75,8 @@ def keep(folder: Path, name: str, rows: pa.Table) -> None:
     batch = pa.RecordBatch.from_arrays(
         [as_keys(rows["key"].combine_chunks()), *(c.combine_chunks() for c in rows.columns[1:])], schema=schema
     )
-    writer = Delta(path=name).open("test", schema, folder, SystemDisk())
-    writer.commit(1, [writer.stage(1, [batch])])
+    writer = Delta(path=name).open(world(folder, "test"), schema)
+    writer.publish(1, [writer.stage(1, [batch])])
     writer.close()
 
 
@@ -73,13 +85,23 @@ def test_the_past_comes_from_the_lake(tmp_path: Path) -> None:
     keep(tmp_path, "readings", pa.table({"key": ["p"] * 3, "time": times, "x": [3.0, 1.0, 2.0]}))
     keep(tmp_path, "odd name", pa.table({"key": ["p"], "time": times[:1], "y": [1.0]}))
     states = {"id": ["a", "b", "a"], "state": ["CLEARED_ACK", "ACTIVE_UNACK", "ACTIVE_UNACK"], "ring": [True] * 3}
+    states |= {name: [""] * 3 for name in ("rule", "severity", "mode", "event", "message")} | {"number": [3, 1, 2]}
     keep(tmp_path, "alarms", pa.table({"key": ["p"] * 3, "time": times, **states}))
     (tmp_path / "broken" / "_delta_log").mkdir(parents=True)
-    found = dict(newest(tmp_path))
-    assert found["readings"]["x"].to_pylist() == [1.0, 2.0, 3.0]
+    found = list(newest(tmp_path))
+    assert {stream.name: rows for stream, rows in found}["readings"]["x"].to_pylist() == [1.0, 2.0, 3.0]
     live = Live()
-    for name, rows in found.items():
-        live.take(name, rows, NEVER_S)
-    assert {alarm["id"]: alarm["state"] for alarm in live.alarms.values()} == {"a": "CLEARED_ACK", "b": "ACTIVE_UNACK"}
+    for stream, rows in found:
+        live.take(stream, rows, NEVER_S)
+    assert {alarm.id: alarm.state for alarm in live.alarms.by_id.values()} == {"a": "CLEARED_ACK", "b": "ACTIVE_UNACK"}
     assert {series.signal for series in live.series.values()} == {"x", "y"}
-    assert [name for name, _ in newest(tmp_path, ["alarms"])] == ["alarms"]
+    assert [stream.name for stream, _ in newest(tmp_path, [Stream(name="alarms", kind="alarms")])] == ["alarms"]
+
+
+def test_what_a_table_does_not_say_of_its_verdicts_comes_from_the_plan(tmp_path: Path) -> None:
+    times = pa.array([1], pa.timestamp("us", tz="UTC"))
+    keep(tmp_path, "judged", pa.table({"key": ["p"], "time": times, "x": [1.0], "y": [2.0], "expected": [1.5]}))
+    planned = Stream(name="judged", kind="readings", values=("x", "y", "z"), judged="y", band=("expected",))
+    assert [stream.judged for stream, _ in newest(tmp_path)] == [""]
+    ((stream, _),) = newest(tmp_path, [planned])
+    assert (stream.judged, stream.values) == ("y", ("x", "y")), "a column that came later is not in the table yet"

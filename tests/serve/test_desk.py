@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS, START, Batch
 from tocsin.domain.alarm_kpis import kpis
-from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.notify.alarm import Alarm
 from tocsin.output._cloudevents import alertmanager, cloudevent, event_id
 from tocsin.output.delta import Delta
 from tocsin.serve import desk as alarms
-from tocsin.testing import feed, rows, stream
-from tocsin.world import SystemDisk
+from tocsin.testing import feed, rows, stream, world
 
 
 def some_alarms(values: list[float], every_s: float = 10.0, **settings: Any) -> pa.Table:
@@ -28,8 +27,8 @@ def some_alarms(values: list[float], every_s: float = 10.0, **settings: Any) -> 
 
 
 def kept(folder: Path, table: pa.Table) -> Path:
-    writer = Delta(path="alarms").open("test", table.schema, folder, SystemDisk())
-    writer.commit(1, [writer.stage(1, table.to_batches())])
+    writer = Delta(path="alarms").open(world(folder, "test"), table.schema)
+    writer.publish(1, [writer.stage(1, table.to_batches())])
     writer.close()
     return folder
 
@@ -42,6 +41,17 @@ def test_list_shows_open_alarms_with_their_newest_row(tmp_path: Path) -> None:
     ]
     with pytest.raises(UnknownName, match="alarm table"):
         alarms.list_alarms(folder, table="alarm")
+
+
+def test_a_table_from_before_alarms_named_their_signal_goes_on(tmp_path: Path) -> None:
+    before = some_alarms([81.0]).drop_columns(["signal", "expected", "unit", "advice"])
+    folder = kept(tmp_path, before)
+    assert alarms.list_alarms(folder)["signal"].to_pylist() == [None]
+    writer = Delta(path="alarms").open(world(folder, "test"), some_alarms([1.0]).schema)
+    writer.publish(2, [writer.stage(2, some_alarms([81.0, 20.0]).slice(1).to_batches())])
+    writer.close()
+    (listed,) = alarms.list_alarms(folder).to_pylist()
+    assert (listed["event"], listed["signal"]) == ("cleared", "value")
 
 
 def test_act_reaches_the_alarm_through_the_log_of_actions(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,14 @@ def test_an_engine_shows_what_flows_and_applies_what_operators_do(tmp_path: Path
             assert get("/api/alarms")["alarms"][0]["by"] == "Ann"
             signals = {one["signal"] for one in get("/api/series?machine=motor")["series"]}
             assert "speed" in signals
+            assert get("/api/counters")["engine"] == "live"
+            engine.send_signal(signal.SIGSTOP)  # it hangs
+            wait_for(lambda: get("/api/counters")["engine"] == "stalled", 20)
+            assert get("/readyz") == {"status": "engine stalled"}
+            engine.send_signal(signal.SIGCONT)
+            wait_for(lambda: get("/api/counters")["engine"] == "live", 20)
         finally:
+            engine.send_signal(signal.SIGCONT)
             engine.terminate()
         assert engine.wait(30) == 0
         assert get("/api/counters") == {}, "the page ends with the engine"

@@ -1,16 +1,19 @@
-import json
 import socket
 import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from plant import wait_for
 
+from tocsin.bases import VERDICT, judging
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
-from tocsin.engine.feed import COUNTERS, HEADER, ROWS, Feed, connect, listen, thinned
+from tocsin.engine import feed as feeding
+from tocsin.engine.feed import PageFeed, connect, listen, thinned
+from tocsin.engine.wire import COUNTERS, HEADER, ROWS, Counted, decode_counted, decode_rows, describe
 
 
 def readings(keys: list[str], first: int = 0, **columns: pa.Array) -> pa.RecordBatch:
@@ -20,7 +23,11 @@ def readings(keys: list[str], first: int = 0, **columns: pa.Array) -> pa.RecordB
     return pa.RecordBatch.from_arrays([as_keys(pa.array(keys)), times, *given.values()], schema=schema)
 
 
-class Page:
+def thin(batches: list[pa.RecordBatch], rows_max: int) -> pa.Table:
+    return thinned(describe("readings", batches[-1].schema), batches, rows_max)
+
+
+class Reader:
     """A page that reads frames, when it is told to."""
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +35,7 @@ class Page:
         self.listener.settimeout(10)
         self.connection: socket.socket | None = None
 
-    def accept(self) -> "Page":
+    def accept(self) -> "Reader":
         self.connection, _ = self.listener.accept()
         self.connection.settimeout(10)
         return self
@@ -40,8 +47,8 @@ class Page:
     def rows(self) -> tuple[str, pa.Table]:
         kind, body = self.frame()
         assert kind == ROWS
-        with pa.ipc.open_stream(body) as stream:
-            return stream.schema.metadata[b"stream"].decode(), stream.read_all()
+        stream, rows = decode_rows(body)
+        return stream.name, rows
 
     def _read(self, count: int) -> bytes:
         assert self.connection is not None
@@ -60,13 +67,13 @@ class Page:
 
 @pytest.fixture
 def page(tmp_path: Path):
-    page = Page(tmp_path / "page.sock")
+    page = Reader(tmp_path / "page.sock")
     yield page
     page.close()
 
 
-def test_all_rows_of_a_quiet_stream_arrive_in_order(page: Page, tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "page.sock", every_s=0.02)
+def test_all_rows_of_a_quiet_stream_arrive_in_order(page: Reader, tmp_path: Path) -> None:
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.02)
     page.accept()
     wait_for(lambda: feed.listening)
     feed.offer("readings", Batch(readings(["a", "b"])))
@@ -79,16 +86,54 @@ def test_all_rows_of_a_quiet_stream_arrive_in_order(page: Page, tmp_path: Path) 
     assert (name, values, rows.schema.field("key").type) == ("readings", [0.0, 1.0, 2.0], pa.string())
 
 
-def test_counters_arrive_as_json(page: Page, tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "page.sock", every_s=0.02)
+def test_counters_arrive_as_json(page: Reader, tmp_path: Path) -> None:
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.02)
     page.accept()
     feed.counters({"rows_in": {"plant": 7}})
-    assert page.frame() == (COUNTERS, json.dumps({"rows_in": {"plant": 7}}).encode())
+    kind, body = page.frame()
+    assert kind == COUNTERS
+    assert decode_counted(body) == Counted(rows_in={"plant": 7})
     feed.close()
 
 
-def test_a_page_that_does_not_read_never_holds_the_engine_up(page: Page, tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "page.sock", every_s=0.01, timeout_s=0.2, rows_max=100)
+def test_counters_that_nobody_knows_are_refused_where_they_are_made(tmp_path: Path) -> None:
+    feed = PageFeed(tmp_path / "page.sock")
+    with pytest.raises(msgspec.ValidationError, match="rows_out"):
+        feed.counters({"rows_out": {"readings": "many"}})
+    with pytest.raises(msgspec.ValidationError, match="temperature"):
+        feed.counters({"temperature": 20})
+    feed.close()
+
+
+def test_counters_go_on_where_rows_cost_too_much(page: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "_SHARE_MAX", 1e-9)  # after the first rows it would be years until the next
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.01)
+    page.accept()
+    wait_for(lambda: feed.listening)
+    feed.offer("readings", Batch(readings(["a"])))
+    for _ in range(3):
+        feed.counters({})
+        assert page.frame()[0] == COUNTERS, "they tell that the engine is alive"
+    assert feed._waiting
+    feed.close()
+
+
+def test_what_a_verdict_is_about_travels_with_the_rows(page: Reader, tmp_path: Path) -> None:
+    numbers = {name: pa.array([1.0]) for name in ("t_in", "t_out", *(field.name for field in VERDICT))}
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.02)
+    page.accept()
+    wait_for(lambda: feed.listening)
+    for column in ("t_in", "t_out"):  # two detectors whose streams are united
+        rows = readings(["a"], **numbers)
+        kept = [field for field in rows.schema if field.name not in {f.name for f in VERDICT}]
+        schema = pa.schema([*kept, *judging(VERDICT, column)])
+        feed.offer("judged", Batch(pa.RecordBatch.from_arrays(rows.columns, schema=schema)))
+    feed.close()
+    assert [decode_rows(page.frame()[1])[0].judged for _ in range(2)] == ["t_in", "t_out"]
+
+
+def test_a_page_that_does_not_read_never_holds_the_engine_up(page: Reader, tmp_path: Path) -> None:
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.01, timeout_s=0.2, rows_max=100)
     page.accept()
     wait_for(lambda: feed.listening)
     rows = Batch(readings([f"k{i}" for i in range(500)], text=pa.array(["x" * 1000] * 500)))
@@ -107,21 +152,21 @@ def test_a_page_that_does_not_read_never_holds_the_engine_up(page: Page, tmp_pat
 
 
 def test_what_flows_before_the_first_page_waits_for_it_within_bounds(tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "page.sock", every_s=0.01, rows_max=10)
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.01, rows_max=10)
     feed.offer("alarms", Batch(readings(["a"])))
     for _ in range(500):
         feed.offer("readings", Batch(readings(["a", "b"])))
     assert feed._waiting["readings"].rows <= 10 * 8 + 2
-    page = Page(tmp_path / "page.sock").accept()
+    page = Reader(tmp_path / "page.sock").accept()
     assert {page.rows()[0], page.rows()[0]} == {"alarms", "readings"}
     page.close()
     feed.close()
 
 
 def test_once_a_page_has_gone_nothing_is_kept_and_a_later_page_is_found(tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "page.sock", every_s=0.01)
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.01)
     for _ in range(2):  # the page is started, ends, and is started again
-        page = Page(tmp_path / "page.sock").accept()
+        page = Reader(tmp_path / "page.sock").accept()
         wait_for(lambda: feed.listening)
         feed.offer("readings", Batch(readings(["a"])))
         assert page.rows()[0] == "readings"
@@ -133,8 +178,8 @@ def test_once_a_page_has_gone_nothing_is_kept_and_a_later_page_is_found(tmp_path
     feed.close()
 
 
-def test_only_the_streams_that_are_asked_for(page: Page, tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "page.sock", streams=["windows"], every_s=0.02)
+def test_only_the_streams_that_are_asked_for(page: Reader, tmp_path: Path) -> None:
+    feed = PageFeed(tmp_path / "page.sock", streams=["windows"], every_s=0.02)
     page.accept()
     wait_for(lambda: feed.listening)
     feed.offer("readings", Batch(readings(["a"])))
@@ -154,14 +199,15 @@ def test_a_long_folder_is_no_hindrance(tmp_path: Path) -> None:
 
 def test_of_too_many_rows_the_newest_of_each_key_and_signal_stay() -> None:
     signals = pa.array(["x", "y"] * 5000)
-    rows = thinned([readings([f"k{i // 2 % 10}" for i in range(10_000)], signal=signals)], 2000)
+    rows = thin([readings([f"k{i // 2 % 10}" for i in range(10_000)], signal=signals)], 2000)
     assert rows.num_rows == 20
     assert sorted(rows["value"].to_pylist()) == [float(v) for v in range(9980, 10_000)]
 
 
 def test_of_too_many_alarms_the_newest_row_of_each_stays() -> None:
-    columns = {"id": [f"a{i % 300}" for i in range(900)], "state": ["ACTIVE_UNACK"] * 900}
-    rows = thinned(
+    texts = ("rule", "severity", "state", "mode", "event", "message")
+    columns = {"id": [f"a{i % 300}" for i in range(900)], **{name: [""] * 900 for name in texts}, "number": range(900)}
+    rows = thin(
         [readings(["k"] * 900, **{n: pa.array(c) for n, c in columns.items()}, ring=pa.array([True] * 900))], 500
     )
     assert rows.num_rows == 300
@@ -169,15 +215,15 @@ def test_of_too_many_alarms_the_newest_row_of_each_stays() -> None:
 
 
 def test_quiet_keys_are_seen_beside_busy_ones() -> None:
-    rows = thinned([readings(["quiet"] + ["busy"] * 7000)], 1000)
+    rows = thin([readings(["quiet"] + ["busy"] * 7000)], 1000)
     assert rows["key"].to_pylist() == ["quiet", "busy"]
 
 
-def test_lists_and_bytes_stay_behind() -> None:
+def test_only_what_is_shown_is_sent() -> None:
     given = readings(["a"], list=pa.array([[1.0]]), raw=pa.array([b"x"]), word=pa.array(["w"]))
-    assert thinned([given], 10).column_names == ["key", "time", "value", "word"]
+    assert thin([given], 10).column_names == ["key", "time", "value"]
 
 
 def test_a_changed_schema_drops_the_older_rows() -> None:
     changed = readings(["b"], more=pa.array([1]))
-    assert thinned([readings(["a"]), changed], 10)["key"].to_pylist() == ["b"]
+    assert thin([readings(["a"]), changed], 10)["key"].to_pylist() == ["b"]

@@ -3,8 +3,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tocsin.bases import VERDICT, judging
+from tocsin.engine.wire import Counted, Rejected, describe
+from tocsin.serve import alarm_list
 from tocsin.serve import live as module
-from tocsin.serve.live import Live, Series, pack
+from tocsin.serve.live import Live
+from tocsin.serve.series import POINTS_MAX, SeriesBuffer, pack
 
 
 def rows(keys, times=None, **columns) -> pa.Table:
@@ -14,31 +18,55 @@ def rows(keys, times=None, **columns) -> pa.Table:
     )
 
 
+def take(live: Live, name: str, table: pa.Table, now_s: float | None = None, judged: str = "") -> None:
+    stream = describe(name, table.schema)
+    live.take(msgspec.structs.replace(stream, judged=judged) if judged else stream, table, now_s)
+
+
 def known(live: Live) -> set[tuple[str, str]]:
     return {(one.machine, one.signal) for one in live.series.values()}
 
 
-def points(live: Live, machine: str, signal: str) -> list:
-    return next(pack(s.points()) for s in live.series.values() if (s.machine, s.signal) == (machine, signal))
+def points(live: Live, machine: str, signal: str) -> dict[str, list]:
+    return next(
+        msgspec.to_builtins(pack(s.points()))
+        for s in live.series.values()
+        if (s.machine, s.signal) == (machine, signal)
+    )
 
 
 def test_long_rows_make_a_series_for_each_signal_with_its_band() -> None:
     live = Live()
-    live.take("judged", rows(["p", "p", "q"], signal=["x", "y", "x"], value=[1.0, 2.0, 3.0], expected=[1.5, None, 3.5]))
-    assert known(live) == {("p", "x"), ("p", "y"), ("q", "x")}
-    assert points(live, "p", "x")[:3] == [[0.0], [1.0], [1.5]]
-    assert points(live, "p", "y")[2] == []
-
-
-def test_wide_rows_make_a_series_for_each_number_and_the_band_goes_where_it_fits() -> None:
-    live = Live()
-    live.take(
-        "readings",
-        rows(["p"] * 2, flow=[100.0, 101], heat=[50, 51], on=[True, False], expected=[50.2, 50.9], note="ab"),
+    take(
+        live, "judged", rows(["p", "p", "q"], signal=["x", "y", "x"], value=[1.0, 2.0, 3.0], expected=[1.5, None, 3.5])
     )
+    assert known(live) == {("p", "x"), ("p", "y"), ("q", "x")}
+    assert points(live, "p", "x") == {"time": [0.0], "value": [1.0], "expected": [1.5]}
+    assert "expected" not in points(live, "p", "y")
+
+
+def test_wide_rows_make_a_series_for_each_number_and_the_band_goes_to_what_is_judged() -> None:
+    live = Live()
+    given = rows(
+        ["p"] * 2, flow=[100.0, 101], heat=[50, 51], on=[True, False], expected=[100.2, 100.9], note=["a", "b"]
+    )
+    take(live, "readings", given, judged="heat")  # a fault: what was expected of heat is near to flow
     assert known(live) == {("p", "flow"), ("p", "heat"), ("p", "on")}
-    assert points(live, "p", "heat")[2] == [50.2, 50.9]
-    assert points(live, "p", "flow")[2] == []
+    assert points(live, "p", "heat")["expected"] == [100.2, 100.9]
+    assert "expected" not in points(live, "p", "flow")
+
+
+def test_a_band_of_which_nobody_says_what_it_is_about_is_not_shown() -> None:
+    live = Live()
+    take(live, "readings", rows(["p"], flow=[100.0], heat=[50.0], expected=[50.2]))
+    assert not any("expected" in points(live, "p", signal) for signal in ("flow", "heat"))
+
+
+def test_a_detector_says_what_it_judges() -> None:
+    schema = pa.schema(
+        [("key", pa.string()), ("t_in", pa.float64()), ("t_out", pa.float64()), *judging(VERDICT, "t_out")]
+    )
+    assert describe("judged", schema).judged == "t_out"
 
 
 @pytest.mark.parametrize(
@@ -54,36 +82,36 @@ def test_wide_rows_make_a_series_for_each_number_and_the_band_goes_where_it_fits
 )  # fmt: skip
 def test_which_machine_a_row_belongs_to(table: pa.Table, expected: set[tuple[str, str]]) -> None:
     live = Live()
-    live.take("readings", table)
+    take(live, "readings", table)
     assert known(live) == expected
 
 
 def test_missing_and_infinite_numbers_become_null() -> None:
     live = Live()
-    live.take("readings", rows(["p"] * 3, x=[1.0, np.inf, np.nan]))
-    assert points(live, "p", "x")[1] == [1.0, None, None]
+    take(live, "readings", rows(["p"] * 3, x=[1.0, np.inf, np.nan]))
+    assert points(live, "p", "x")["value"] == [1.0, None, None]
     assert b"NaN" not in msgspec.json.encode(live.changes())
 
 
 def test_a_series_keeps_the_newest_points_only() -> None:
     live = Live()
     for first in range(0, 5000, 70):
-        live.take("readings", rows(["p"] * 70, range(first, first + 70), x=np.arange(first, first + 70.0)))
-    held = points(live, "p", "x")[1]
-    assert len(held) == module.POINTS_MAX
+        take(live, "readings", rows(["p"] * 70, range(first, first + 70), x=np.arange(first, first + 70.0)))
+    held = points(live, "p", "x")["value"]
+    assert len(held) == POINTS_MAX
     assert held[-1] == 5039.0
     assert held == sorted(held)
 
 
 def test_rows_that_come_again_after_a_recovery_are_not_doubled() -> None:
     live = Live()
-    live.take("readings", rows(["p"] * 4, [1, 2, 3, 4], x=[1.0, 2, 3, 4]))
-    live.take("readings", rows(["p"] * 3, [3, 4, 5], x=[3.0, 4, 5]))
-    assert points(live, "p", "x")[1] == [1.0, 2, 3, 4, 5]
+    take(live, "readings", rows(["p"] * 4, [1, 2, 3, 4], x=[1.0, 2, 3, 4]))
+    take(live, "readings", rows(["p"] * 3, [3, 4, 5], x=[3.0, 4, 5]))
+    assert points(live, "p", "x")["value"] == [1.0, 2, 3, 4, 5]
 
 
 def test_a_past_that_is_read_anew_replaces_what_was_there() -> None:
-    series = Series(0, "p", "x", "s")
+    series = SeriesBuffer(0, "p", "x", "s")
     new = np.full((6, 1), np.nan)
     new[0] = 1e9
     series.add(new)
@@ -96,42 +124,72 @@ def test_a_past_that_is_read_anew_replaces_what_was_there() -> None:
 def test_everything_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MACHINES_MAX", 10)
     monkeypatch.setattr(module, "SIGNALS_MAX", 5)
-    monkeypatch.setattr(module, "ALARMS_MAX", 7)
+    monkeypatch.setattr(alarm_list, "ALARMS_MAX", 7)
     live = Live()
-    live.take("readings", rows([f"m{i}" for i in range(50)], x=[1.0] * 50))
-    live.take("readings", rows(["m0"] * 50, signal=[f"s{i}" for i in range(50)], value=[1.0] * 50))
+    take(live, "readings", rows([f"m{i}" for i in range(50)], x=[1.0] * 50))
+    take(live, "readings", rows(["m0"] * 50, signal=[f"s{i}" for i in range(50)], value=[1.0] * 50))
     for i in range(30):
-        live.take("alarms", alarm(f"a{i}", "m0", state="ACTIVE_UNACK" if i < 3 else "CLEARED_ACK"))
-    assert (len(live.machines), live.status()["machines_left_out"], len(live.machines["m0"].series)) == (10, 40, 5)
-    assert len(live.alarms) == 7
-    assert {"a0", "a1", "a2"} <= set(live.alarms), "closed alarms go first"
+        take(live, "alarms", alarm(f"a{i}", "m0", state="ACTIVE_UNACK" if i < 3 else "CLEARED_ACK"))
+    assert (len(live.machines), live.figures().machines_left_out, len(live.machines["m0"].series)) == (10, 40, 5)
+    assert len(live.alarms.by_id) == 7
+    assert {"a0", "a1", "a2"} <= set(live.alarms.by_id), "closed alarms go first"
 
 
 def alarm(id: str, key: str, **columns) -> pa.Table:
-    row = {"severity": "major", "state": "ACTIVE_UNACK", "ring": True, "score": np.nan, **columns}
+    row = {"severity": "major", "state": "ACTIVE_UNACK", "ring": True, "score": np.nan, "rule": "hot", "mode": ""}
+    row |= {"event": "raised", "message": "", "number": 1, **columns}
     return rows([key], id=[id], **{name: [value] for name, value in row.items()})
 
 
-def test_an_alarm_shows_on_its_machine_until_it_clears() -> None:
+def test_an_alarm_shows_on_its_machine_until_it_is_closed() -> None:
     live = Live()
-    live.take("readings", rows(["p/x", "q/x"], value=[1.0, 2.0]))
-    live.take("alarms", alarm("a", "p/x"))
-    live.take("alarms", alarm("b", "p/x", severity="critical"))
-    status = {tile["name"]: (tile["status"], tile["severity"]) for tile in live.changes()["machines"]}
+    take(live, "readings", rows(["p/x", "q/x"], value=[1.0, 2.0]))
+    take(live, "alarms", alarm("a", "p/x"))
+    take(live, "alarms", alarm("b", "p/x", severity="critical"))
+    status = {tile.name: (tile.status, tile.severity) for tile in live.changes().machines}
     assert status == {"p": ("alarm", "critical"), "q": ("running", "")}
-    live.take("alarms", alarm("b", "p/x", state="CLEARED_UNACK"))
+    take(live, "alarms", alarm("b", "p/x", severity="critical", state="CLEARED_UNACK"))
     changes = live.changes()
-    assert changes["machines"] == [{"name": "p", "status": "alarm", "severity": "major", "state": ""}]
-    assert [a["state"] for a in changes["alarms"]] == ["CLEARED_UNACK"]
-    assert changes["alarms"][0]["score"] is None
+    (tile,) = changes.machines
+    assert (tile.name, tile.status, tile.severity, tile.active) == ("p", "alarm", "major", True)
+    assert [a.state for a in changes.alarms] == ["CLEARED_UNACK"]
+    assert changes.alarms[0].score is None
+    take(live, "alarms", alarm("a", "p/x", state="CLEARED_ACK"))
+    (tile,) = live.changes().machines
+    assert (tile.status, tile.severity, tile.active) == ("alarm", "critical", False), "nobody has acknowledged b"
+    take(live, "alarms", alarm("b", "p/x", state="CLEARED_ACK"))
+    assert [tile.status for tile in live.changes().machines] == ["running"]
+
+
+def test_an_alarm_names_the_signal_as_its_chart_does() -> None:
+    live = Live()
+    take(live, "readings", rows(["press-1/vibration"], value=[1.0]))
+    take(live, "alarms", alarm("a", "press-1/vibration", signal="value"))
+    take(live, "alarms", alarm("b", "press-1", signal="t_out"))
+    assert [a.signal for a in live.changes().alarms] == ["vibration", "t_out"]
+    assert known(live) == {("press-1", "vibration")}
+
+
+def test_an_engine_that_says_nothing_is_not_live() -> None:
+    live = Live()
+    assert live.figures(0.0).engine == "gone"
+    live.engines = 1
+    live.hear(100.0)
+    assert live.figures(100.0 + module.STALLED_S).engine == "live"
+    figures = live.figures(125.0)
+    assert (figures.engine, figures.engine_silent_s) == ("stalled", 25.0)
+    live.hear(125.1)
+    assert live.figures(125.2).engine == "live"
+    live.engines = 0
+    assert live.figures(125.2).engine == "gone"
 
 
 def test_a_machine_falls_silent_by_its_own_measure() -> None:
     live = Live()
     for t in range(3):
-        live.take("readings", rows(["fast"], [t], x=[1.0]), now_s=100.0 + t)
+        take(live, "readings", rows(["fast"], [t], x=[1.0]), now_s=100.0 + t)
     for t in range(3):
-        live.take("readings", rows(["slow"], [t], x=[1.0]), now_s=100.0 + 60 * t)
+        take(live, "readings", rows(["slow"], [t], x=[1.0]), now_s=100.0 + 60 * t)
     fast, slow = live.machines["fast"], live.machines["slow"]
     assert not fast.silent(111.0)
     assert fast.silent(113.0)
@@ -142,44 +200,40 @@ def test_a_machine_falls_silent_by_its_own_measure() -> None:
 def test_one_long_silence_does_not_make_a_machine_slow() -> None:
     live = Live()
     for now_s in (0.0, 1.0, 2.0, 7200.0, 7201.0):
-        live.take("readings", rows(["p"], [now_s], x=[1.0]), now_s=now_s)
+        take(live, "readings", rows(["p"], [now_s], x=[1.0]), now_s=now_s)
     assert live.machines["p"].silent(7220.0)
 
 
 def test_what_is_only_known_from_the_lake_is_silent() -> None:
     live = Live()
-    live.take("readings", rows(["p"], x=[1.0]), module.NEVER_S)
-    assert live.changes(5.0)["machines"][0]["status"] == "silent"
-    live.take("readings", rows(["p"], [9], x=[1.0]), 6.0)
-    assert live.changes(7.0)["machines"][0]["status"] == "running"
+    take(live, "readings", rows(["p"], x=[1.0]), module.NEVER_S)
+    assert live.changes(5.0).machines[0].status == "silent"
+    take(live, "readings", rows(["p"], [9], x=[1.0]), 6.0)
+    assert live.changes(7.0).machines[0].status == "running"
 
 
 def test_a_machine_says_its_own_state() -> None:
     live = Live()
-    live.take("downtime", rows(["p", "p"], state=["idle", "unplanned stop"]))
-    assert live.changes()["machines"][0]["state"] == "unplanned stop"
+    take(live, "downtime", rows(["p", "p"], state=["idle", "unplanned stop"]))
+    assert live.changes().machines[0].state == "unplanned stop"
 
 
 def test_rates_come_from_the_counters() -> None:
     live = Live()
     live.engines = 1
+    live.hear(2.0)
     for now_s, read in ((0.0, 0), (1.0, 500), (2.0, 1000)):
-        rejected = [{"source": source, "reason": "ts", "rows": n} for source, n in (("a", 2), ("b", 1))]
+        rejected = (Rejected("a", "ts", 2), Rejected("b", "ts", 1))
         lags = {"r": 0.5, "w": 20.0, "n": None}
-        live.count({"rows_in": {"a": read, "b": read}, "lag_s": lags, "rejected": rejected}, now_s)
-    status = live.status()
-    assert (status["rows_per_s"], status["lag_s"], status["bad"], status["bad_by_reason"]) == (
-        1000.0,
-        0.5,
-        3,
-        {"ts": 3},
-    )
+        live.count(Counted(rows_in={"a": read, "b": read}, lag_s=lags, rejected=rejected), now_s)
+    figures = live.figures(2.0)
+    assert (figures.rows_per_s, figures.lag_s) == (1000.0, 0.5)
+    assert (figures.bad, figures.bad_by_reason) == (3, {"ts": 3})
 
 
 @pytest.mark.parametrize(
     "table",
     [
-        pa.table({"x": [1.0]}),
         rows([], x=pa.array([], pa.float64())),
         rows(["p"], value=["text"], signal=["x"]),
         rows(["p"], signal=pa.array([None], pa.string()), value=pa.array([None], pa.float64())),
@@ -192,5 +246,5 @@ def test_rates_come_from_the_counters() -> None:
 )
 def test_odd_rows_are_no_error(table: pa.Table) -> None:
     live = Live()
-    live.take("odd", table)
-    msgspec.json.encode([live.changes(), live.snapshot(), live.status()])
+    take(live, "odd", table)
+    msgspec.json.encode([live.changes(), live.snapshot(), live.figures()])

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from plant import Plant, wait_for
 from servers import Needs, free_port
+from written_actions import ActionLog
 
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
-from tocsin.engine.actions import ActionLog
 from tocsin.errors import ConfigError
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start
@@ -134,7 +134,9 @@ def test_texts_from_devices_stay_texts(browser: object, page: Running, tmp_path:
     plant = Plant(tmp_path)
     plant.until_heard()
     count = len(PAYLOADS)
-    names = ("signal", "state", "id", "rule", "severity", "event", "message", "by", "reason", "mode", "evidence")
+    names = (
+        "signal", "state", "id", "rule", "severity", "event", "message", "advice", "unit", "by", "reason", "mode",
+    )  # fmt: skip
     texts = {name: pa.array(PAYLOADS) for name in names}
     base = [as_keys(pa.array(PAYLOADS)), as_times(np.arange(count) + int(plant.begun_s * 1e6))]
     head = [KEY, TIME]
@@ -148,6 +150,7 @@ def test_texts_from_devices_stay_texts(browser: object, page: Running, tmp_path:
         schema=pa.schema([*head, *(pa.field(p, pa.float64()) for p in PAYLOADS), pa.field("state", pa.string())]),
     )
     alarm_columns = {**texts, "state": pa.array(["ACTIVE_UNACK"] * count), "ring": pa.array([True] * count)}
+    alarm_columns["number"] = pa.array(range(count))
     alarms = pa.RecordBatch.from_arrays(
         [*base, *alarm_columns.values()],
         schema=pa.schema([*head, *(pa.field(name, column.type) for name, column in alarm_columns.items())]),

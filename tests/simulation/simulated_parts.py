@@ -11,10 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.batch import END, KEY, OUT, RAW, REJECTED, REJECTED_SCHEMA, START, TIME, Batch, as_keys, empty, times_us
-from tocsin.contracts import Channel, Delivery, Message, Offset, Operator, Reader, Sink, Source, Token, Writer
+from tocsin.contracts import (
+    Channel,
+    Connection,
+    Delivery,
+    Message,
+    Offset,
+    Operator,
+    Sink,
+    Source,
+    Split,
+    Token,
+    Writer,
+)
 from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
 from tocsin.state import NO_STATE
-from tocsin.world import Disk
+from tocsin.world import World
 
 ROWS = pa.schema([KEY, TIME, pa.field("value", pa.int64())])
 SUMS = pa.schema([KEY, TIME, pa.field("sum", pa.int64()), pa.field("seen", pa.int64())])
@@ -36,14 +48,25 @@ class Lines(Source):
     lines: dict[str, tuple[bytes, ...]]
     cut: int = 3
 
-    def partitions(self) -> Sequence[str]:
-        return tuple(self.lines)
-
     def bounded(self) -> bool:
         return True
 
-    def open(self, partition: str, offset: Offset | None) -> Reader:
-        return LinesReader(self.lines[partition], offset or 0, self.cut)
+    def open(self, world: World) -> Connection:
+        return LinesConnection(self)
+
+
+class LinesConnection:
+    def __init__(self, source: Lines) -> None:
+        self.source = source
+
+    def splits(self) -> Sequence[Split]:
+        return tuple(Split(name) for name in self.source.lines)
+
+    def read(self, split: Split, offset: Offset | None) -> LinesReader:
+        return LinesReader(self.source.lines[split.name], offset or 0, self.source.cut)
+
+    def close(self) -> None:
+        pass
 
 
 class LinesReader:
@@ -56,8 +79,14 @@ class LinesReader:
             return Batch(empty(RAW), END), self.at
         return Batch(raw(self.lines[begin : self.at], begin)), self.at
 
-    def commit(self, offset: Offset) -> None:
+    def acknowledge(self, offset: Offset) -> None:
         pass
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
 
     def close(self) -> None:
         pass
@@ -231,7 +260,7 @@ class Bell(Channel):
         found = zip(rows["key"].to_pylist(), times_us(rows).tolist(), rows["value"].to_pylist(), strict=True)
         return [Message(f"{key}/{time}/{value}", b"ring") for key, time, value in found]
 
-    def connect(self, folder: Path) -> Delivery:
+    def open(self, world: World) -> Delivery:
         return BellDelivery(self.rung)
 
 
@@ -242,6 +271,9 @@ class BellDelivery:
     def deliver(self, messages: Sequence[Message]) -> None:
         self.rung.extend(message.id for message in messages)
 
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
     def close(self) -> None:
         pass
 
@@ -251,7 +283,10 @@ class Kept(Sink):
 
     table: Any
 
-    def open(self, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> Writer:
+    def place(self) -> Mapping[str, Any]:
+        return {}
+
+    def open(self, world: World, schema: pa.Schema) -> Writer:
         return KeptWriter(self.table)
 
 
@@ -265,11 +300,11 @@ class KeptWriter:
     def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Token:
         return {"rows": [_plain(row) for batch in rows for row in batch.to_pylist()]}
 
-    def commit(self, epoch: int, tokens: Sequence[Token]) -> None:
-        if epoch > (self.committed() or 0):
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
+        if epoch > (self.published() or 0):
             self.table[epoch] = [row for token in tokens for row in token["rows"]]
 
-    def committed(self) -> int | None:
+    def published(self) -> int | None:
         return max(self.table, default=None)
 
     def discard(self, keep: Sequence[Token]) -> None:
@@ -277,6 +312,9 @@ class KeptWriter:
 
     def housekeep(self) -> None:
         pass
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
 
     def close(self) -> None:
         pass
@@ -317,7 +355,7 @@ def plan(
         state_folder=folder / "state",
         checkpoint_us=checkpoint_us,
         memory_bytes=memory_bytes,
-        fingerprint="1",
+        lag_bytes=1 << 30,
     )
 
 

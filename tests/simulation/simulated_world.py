@@ -1,14 +1,9 @@
-"""The world in a nutshell, from a seed: a clock, a disk, a broker, tables and a store that crash at any I/O step.
-
-What is durable and what is not follows POSIX, and no more: bytes after fsync of the file, names after fsync of the
-folder. A power cut keeps anything of the rest: whole, torn, with a hole, empty or not at all, name by name.
-"""
+"""What a simulated plant is made of: a broker, a log in partitions, tables and a checkpoint store that crash."""
 
 from __future__ import annotations
 
 import errno
 import json
-import random
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,233 +14,39 @@ import pyarrow as pa
 import simulated_parts as parts
 
 from tocsin.batch import END, RAW, Batch, empty, times_us
-from tocsin.contracts import Channel, Checkpoint, Delivery, Message, Offset, Reader, Sink, Source, Token, Writer
+from tocsin.contracts import (
+    Channel,
+    Checkpoint,
+    Connection,
+    Delivery,
+    Message,
+    Offset,
+    Sink,
+    Source,
+    Split,
+    Token,
+    Writer,
+)
+from tocsin.ends import OneSplit
 from tocsin.engine.checkpoint import decoded, encoded, state_files
-from tocsin.errors import AlreadyRunning, DeliveryError, DurabilityError
-from tocsin.world import Disk
-
-STEPS_MAX = 60_000
-
-
-class Crash(BaseException):
-    """The process is gone; what the system had in its cache stays."""
+from tocsin.errors import AlreadyRunning, DeliveryError, Unavailable
+from tocsin.testing.simulated import Broken, SimulatedDisk, SimulatedWorld
+from tocsin.world import World
 
 
-class PowerCut(Crash):
-    """The machine is gone; what was not durable may be, too."""
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
-
-
-class World:
-    """What outlives a process, and the faults that are still to come."""
+class Plant(SimulatedWorld):
+    """The simulated world, with what a plant has beside clock and disk."""
 
     def __init__(self, seed: int, faults: int, mutant: str = "") -> None:
-        self.random = random.Random(seed)
-        self.mutant = mutant
-        self.faults = faults
-        self.calm_steps = self.random.choice((3, 10, 30, 60))
-        """Steps between faults, about."""
-        self.next_fault = self._gap()
-        self.next_kind: str | None = None
-        self.focus = self.random.choice(("", "", "folder _delta_log", "commit point", "folder 0", "unlink"))
-        """Steps at which a crash is more likely."""
-        self.steps = 0
-        self.dead: Crash | None = None
-        self.full_until = 0
-        self.now_s = 0.0
-        self.skew_us = 0
-        self.disk = SimulatedDisk(self)
+        super().__init__(seed, faults, mutant)
         self.records = Records()
         self.broker = Broker(self)
         self.delivered: list[str] = []
-        self.trace: list[str] = []
-        self.runner: Any = None
-        self.second: Any = None
-
-    def _gap(self) -> int:
-        return 1 + int(self.random.expovariate(1 / self.calm_steps))
+        self.on_unlink = self.records.check_unlink
 
     def boot(self) -> None:
-        """A new process."""
-        self.dead = None
+        super().boot()
         self.records.locked = False
-
-    def io(self, what: str, kinds: Sequence[str] = ()) -> str | None:
-        """One I/O step: may kill the process, cut the power, or tell the caller which of ``kinds`` of fault to have."""
-        if self.dead is not None:
-            raise self.dead
-        self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise Broken(f"I7: no end after {STEPS_MAX} steps")
-        if self.steps < self.full_until and "full" in kinds:
-            return "full"
-        self.next_fault -= 1
-        if self.focus and self.focus in what and self.next_kind is None and self.random.random() < 0.1:
-            self.next_fault, self.next_kind = 0, "crash"
-        if self.next_fault > 0 or self.faults <= 0:
-            return None
-        self.next_fault = self._gap()
-        kind = self.next_kind or self.random.choice(("crash", "crash", "power", "power", "stop", "second", *kinds))
-        self.next_kind = None
-        if kind == "crash" and self.random.random() < 0.5:
-            # What a recovery saw but did not make durable is lost by a power cut soon after it.
-            self.next_kind, self.next_fault = "power", self.random.randrange(1, 120)
-        self.faults -= 1
-        self.trace.append(f"{self.steps} {kind} {what}")
-        if kind == "crash":
-            self.die(Crash())
-        if kind == "power":
-            self.die(PowerCut())
-        if kind == "stop" and self.runner is not None:
-            self.runner.stop()
-        elif kind == "second" and self.records.locked:
-            self.second()
-        elif kind == "full":
-            self.full_until = self.steps + self.random.randrange(1, 40)
-        return kind if kind in kinds else None
-
-    def die(self, crash: Crash) -> None:
-        self.dead = crash
-        raise crash
-
-    # Clock
-
-    def now_us(self) -> int:
-        if self.faults > 0 and self.random.random() < 0.01:
-            self.skew_us = self.random.choice((-3_600, 0, 3_600)) * 1_000_000
-        return 1_700_000_000_000_000 + int(self.now_s * 1e6) + self.skew_us
-
-    def monotonic_s(self) -> float:
-        self.now_s += 0.0001
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise Broken(f"I7: no end after {STEPS_MAX} steps")
-
-
-class Inode:
-    def __init__(self) -> None:
-        self.data = b""
-        self.durable = b""
-        self.lost = False
-        """After a failed fsync: the cache says clean, the platter never saw it."""
-
-
-class SimulatedDisk:
-    """`world.Disk` in memory, with what a power cut leaves behind."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.folders: dict[Path, dict[str, Inode]] = {}
-        self.durable: dict[Path, dict[str, Inode]] = {}
-
-    def read(self, path: Path) -> bytes:
-        self.world.io(f"read {path.name}")
-        return self._inode(path).data
-
-    def write(self, path: Path, data: bytes | memoryview) -> None:
-        self._put(path, b"", bytes(data))
-
-    def append(self, path: Path, data: bytes | memoryview) -> None:
-        known = self.folders.get(path.parent, {}).get(path.name)
-        self._put(path, known.data if known else b"", bytes(data))
-
-    def _put(self, path: Path, before: bytes, data: bytes) -> None:
-        torn = before + data[: self.world.random.randrange(len(data) + 1)]
-        inode = self.folders[path.parent].setdefault(path.name, Inode())
-        inode.data = torn  # what stands if the process dies in the middle
-        fault = self.world.io(f"write {path.name}", ("full", "error"))
-        if fault is not None:
-            raise OSError(errno.ENOSPC if fault == "full" else errno.EIO, "simulated", str(path))
-        inode.data = before + data
-
-    def truncate(self, path: Path, size: int) -> None:
-        self.world.io(f"truncate {path.name}")
-        self._inode(path).data = self._inode(path).data[:size]
-
-    def sync(self, path: Path) -> None:
-        if self.world.io(f"sync {path.name}", ("fsync",)) == "fsync":
-            raise DurabilityError(f"fsync of {path} failed (simulated)")
-        inode = self._inode(path)
-        inode.durable = inode.data
-
-    def sync_folder(self, path: Path) -> None:
-        if self.world.io(f"sync folder {path.name}", ("fsync",)) == "fsync":
-            raise DurabilityError(f"fsync of {path} failed (simulated)")
-        self.durable[path] = dict(self.folders[path])
-
-    def link(self, old: Path, new: Path) -> None:
-        if self.world.io(f"link {new.name}", ("error",)):
-            raise OSError(errno.EIO, "simulated", str(new))
-        if new.name in self.folders[new.parent]:
-            raise FileExistsError(new)
-        self.folders[new.parent][new.name] = self._inode(old)
-
-    def rename(self, old: Path, new: Path) -> None:
-        if self.world.io(f"rename {new.name}", ("error",)):
-            raise OSError(errno.EIO, "simulated", str(new))
-        self.folders[new.parent][new.name] = self.folders[old.parent].pop(old.name)
-
-    def unlink(self, path: Path) -> None:
-        self.world.io(f"unlink {path.name}")
-        self.world.records.check_unlink(path)
-        self.folders.get(path.parent, {}).pop(path.name, None)
-
-    def names(self, folder: Path) -> Sequence[str]:
-        self.world.io(f"names {folder.name}")
-        return sorted(self.folders.get(folder, ()))
-
-    def size(self, path: Path) -> int:
-        return len(self._inode(path).data)
-
-    def make_folder(self, path: Path) -> None:
-        for folder in (path, *path.parents):
-            self.folders.setdefault(folder, {})
-            self.durable.setdefault(folder, {})
-
-    def _inode(self, path: Path) -> Inode:
-        found = self.folders.get(path.parent, {}).get(path.name)
-        if found is None:
-            raise FileNotFoundError(path)
-        return found
-
-    def power_cut(self) -> None:
-        random = self.world.random
-        for folder, names in self.folders.items():
-            durable = self.durable[folder]
-            for name in {**names, **durable}:
-                if names.get(name) is not durable.get(name) and random.random() < 0.5:
-                    if name in durable:
-                        names[name] = durable[name]
-                    else:
-                        del names[name]
-            self.durable[folder] = dict(names)
-        for inode in {id(inode): inode for names in self.folders.values() for inode in names.values()}.values():
-            inode.data = inode.durable = self._left(inode)
-
-    def _left(self, inode: Inode) -> bytes:
-        random, data, durable = self.world.random, inode.data, inode.durable
-        if data == durable:
-            return data
-        keep = len(durable) if data.startswith(durable) else 0
-        cut = random.randrange(keep, len(data) + 1) if len(data) >= keep else keep
-        hole = random.randrange(keep, len(data)) if len(data) > keep else keep
-        return random.choice(
-            (
-                durable,
-                data,
-                data[:cut],
-                data[:cut] + b"\0" * (len(data) - cut),
-                data[:keep] + random.randbytes(len(data) - keep),
-                data[:hole] + b"\0" * (min(hole + 64, len(data)) - hole) + data[hole + 64 :],
-            )
-        )
 
 
 class Records:
@@ -267,14 +68,16 @@ class Records:
             return
         if path.name in state_files(last.states):
             raise Broken(f"I8: {path} is deleted, but the last checkpoint needs it")
-        if path.name.startswith("part-") and path.name in json.dumps(last.tokens.get(path.parent.name)):
+        if path.name.startswith("part-") and path.name in json.dumps(
+            [one.token for one in last.staged.get(path.parent.name, ())]
+        ):
             raise Broken(f"I8: {path} is deleted, but the last checkpoint staged it")
 
 
 class Store:
     """`contracts.CheckpointStore` over `Records`; the outcome of a failed commit is unknown."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Plant) -> None:
         self.world, self.records = world, world.records
         world.io("open store")
         if self.records.locked and world.mutant != "no lock":
@@ -319,15 +122,28 @@ class Topic(Source):
     world: Any
     lines: dict[str, tuple[bytes, ...]]
 
-    def partitions(self) -> Sequence[str]:
-        return tuple(self.lines)
-
     def bounded(self) -> bool:
         return True
 
-    def open(self, partition: str, offset: Offset | None) -> Reader:
-        self.world.io(f"open {partition}")
-        return TopicReader(self.world, partition, self.lines[partition], offset or 0)
+    def open(self, world: World) -> Connection:
+        if self.world.io("connect topic", ("away",)):
+            raise Unavailable("the topic is away (simulated)")
+        return TopicConnection(self)
+
+
+class TopicConnection:
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+
+    def splits(self) -> Sequence[Split]:
+        return tuple(Split(name) for name in self.topic.lines)
+
+    def read(self, split: Split, offset: Offset | None) -> Any:
+        self.topic.world.io(f"open {split.name}")
+        return TopicReader(self.topic.world, split.name, self.topic.lines[split.name], offset or 0)
+
+    def close(self) -> None:
+        self.topic.world.io("disconnect topic")
 
 
 class TopicReader:
@@ -335,7 +151,10 @@ class TopicReader:
         self.world, self.partition, self.lines, self.at = world, partition, lines, at
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        if self.world.io("poll", ("error",)):
+        fault = self.world.io("poll", ("error", "away"))
+        if fault == "away":
+            raise Unavailable("the topic is away (simulated)")
+        if fault is not None:
             raise OSError(errno.EIO, "simulated read")
         if self.world.random.random() < 0.2:
             return None
@@ -345,8 +164,14 @@ class TopicReader:
             return Batch(empty(RAW), END), self.at
         return Batch(parts.raw(self.lines[begin : self.at], begin)), self.at
 
-    def commit(self, offset: Offset) -> None:
-        self.world.io("commit offset")
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
+
+    def acknowledge(self, offset: Offset) -> None:
+        self.world.io("acknowledge offset")
         last = self.world.records.last()
         if last is None or last.offsets.get(f"topic/{self.partition}", 0) < offset:
             raise Broken(f"I6: offset {offset} is acknowledged, the last checkpoint is not there yet")
@@ -360,7 +185,7 @@ class Broker:
 
     WINDOW = 8
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Plant) -> None:
         self.world = world
         self.lines: Sequence[bytes] = ()
         self.next = 0
@@ -409,9 +234,9 @@ class Mqtt(Source):
     def bounded(self) -> bool:
         return True
 
-    def open(self, partition: str, offset: Offset | None) -> Reader:
+    def open(self, world: World) -> OneSplit:
         self.world.io("connect")
-        return MqttReader(self.world.broker, offset or [], self.log)
+        return OneSplit(lambda offset: MqttReader(self.world.broker, offset or [], self.log))
 
 
 class MqttReader:
@@ -452,7 +277,13 @@ class MqttReader:
             return Batch(empty(RAW), END), self.recent
         return None
 
-    def commit(self, offset: Offset) -> None:
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
+
+    def acknowledge(self, offset: Offset) -> None:
         self.world.io("PUBACK")
         done, self.to_acknowledge = self.to_acknowledge, []
         self.unsettled.clear()
@@ -469,12 +300,15 @@ class SmallTable(Sink):
     world: Any
     path: str
 
-    def open(self, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> Writer:
-        return SmallTableWriter(self.world, folder / self.path, disk)
+    def place(self) -> Mapping[str, Any]:
+        return {"path": self.path}
+
+    def open(self, world: World, schema: pa.Schema) -> Writer:
+        return SmallTableWriter(self.world, world.folder / self.path, world.disk)
 
 
 class SmallTableWriter:
-    def __init__(self, world: World, folder: Path, disk: Disk) -> None:
+    def __init__(self, world: Plant, folder: Path, disk: Any) -> None:
         self.world, self.folder, self.log, self.disk = world, folder, folder / "_delta_log", disk
         disk.make_folder(folder)
         disk.make_folder(self.log)
@@ -495,7 +329,9 @@ class SmallTableWriter:
         self.disk.sync_folder(self.folder)
         return {"part": name}
 
-    def commit(self, epoch: int, tokens: Sequence[Token]) -> None:
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
+        if self.world.io("publish", ("away",)):
+            raise Unavailable("the table is away (simulated)")
         if self.world.mutant != "no transaction check" and self._epoch() is not None and epoch <= self._epoch():  # type: ignore[operator]
             return
         entry = {"epoch": epoch, "parts": [token["part"] for token in tokens]}
@@ -506,14 +342,16 @@ class SmallTableWriter:
         self.disk.unlink(temporary)
         self.disk.sync_folder(self.log)
         self.entries.append(entry)
+        if self.world.io("published", ("unsure",)):
+            raise Unavailable("the table has not answered (simulated)")
 
     def _epoch(self) -> int | None:
         return self.entries[-1]["epoch"] if self.entries else None
 
-    def committed(self) -> int | None:
+    def published(self) -> int | None:
         if self.world.mutant == "no transaction check":
             last = self.world.records.last()
-            return last.tables.get(self.folder.name) if last else None
+            return last.published.get(self.folder.name) if last else None
         if self.entries and self.world.mutant != "tail not fsynced on recovery":
             self.disk.sync(self.log / f"{len(self.entries) - 1:06d}.json")
             self.disk.sync_folder(self.folder)
@@ -528,6 +366,9 @@ class SmallTableWriter:
 
     def housekeep(self) -> None:
         pass
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
 
     def close(self) -> None:
         pass
@@ -562,12 +403,12 @@ class SimulatedBell(Channel):
         found = zip(rows["key"].to_pylist(), times_us(rows).tolist(), rows["value"].to_pylist(), strict=True)
         return [Message(f"{key}/{time}/{value}", b"ring") for key, time, value in found]
 
-    def connect(self, folder: Path) -> Delivery:
+    def open(self, world: World) -> Delivery:
         return SimulatedDelivery(self.world)
 
 
 class SimulatedDelivery:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Plant) -> None:
         self.world = world
 
     def deliver(self, messages: Sequence[Message]) -> None:
@@ -581,6 +422,9 @@ class SimulatedDelivery:
             self.world.delivered.append(message.id)
         if fault == "unsure":
             raise DeliveryError("simulated: no answer")
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
 
     def close(self) -> None:
         pass

@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simulated_parts as parts
 from simulated_world import (
-    Broken,
-    Crash,
     Mqtt,
-    PowerCut,
+    Plant,
     SimulatedBell,
-    SimulatedDisk,
     SmallTable,
     SmallTableWriter,
     Store,
     Topic,
-    World,
     patched,
 )
 
@@ -44,12 +40,15 @@ from tocsin.engine import embedded
 from tocsin.engine.checkpoint import read_states
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.ingest_log import LoggedReader
-from tocsin.engine.outbox import Courier
-from tocsin.engine.recovery import Effects, Session, table_epochs
-from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError
+from tocsin.engine.outbox import Relay
+from tocsin.engine.recovery import Effects, Session
+from tocsin.engine.sink_task import SinkTask
+from tocsin.engine.source_task import SourceTask
+from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError, Undelivered, Unwritten
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta
 from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
+from tocsin.testing.simulated import Broken, Crash, PowerCut, SimulatedDisk
 
 INPUTS = 12
 TABLES = ("sums", "windows", "quarantine")
@@ -97,7 +96,7 @@ def graph(topic: Any, mqtt: Any, tables: Mapping[str, Sink], bell: Any, checkpoi
         state_folder=STATE,
         checkpoint_us=checkpoint_us,
         memory_bytes=memory_bytes,
-        fingerprint="1",
+        lag_bytes=1 << 30,
     )  # fmt: skip
 
 
@@ -141,19 +140,20 @@ def _states(states: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
 
 
 class Watched(EmbeddedRunner):
-    """The runner, with a look at the tables after each recovery."""
+    """The runner, with a look at the tables after each recovery (but for those that are away)."""
 
     def _loop(self, session: Session) -> None:
-        expected = table_epochs(session.last)
-        for id, writer in session.writers.items():
-            if writer.committed() != expected.get(id):
-                raise Broken(f"I2: after recovery {id} is at {writer.committed()}, not {expected.get(id)}")
+        for id, task in session.sinks.items():
+            staged = session.last.staged.get(id, ())
+            expected = staged[-1].epoch if staged else session.last.published.get(id)
+            if task.reason is None and task.published != expected:
+                raise Broken(f"I2: after recovery {id} is at {task.published}, not {expected}")
         super()._loop(session)
 
 
 def simulate(seed: int, mutant: str = "", tables: str = "") -> None:
     """One schedule; `Broken` with the invariant and the schedule if the run differs from the oracle's."""
-    world = World(seed, faults=0, mutant=mutant)
+    world = Plant(seed, faults=0, mutant=mutant)
     try:
         _simulate(world, seed, tables)
     except (
@@ -170,7 +170,7 @@ def simulate(seed: int, mutant: str = "", tables: str = "") -> None:
         raise Broken(f"seed {seed}: {text}\nschedule: {'; '.join(world.trace)}") from e
 
 
-def _simulate(world: World, seed: int, tables: str) -> None:
+def _simulate(world: Plant, seed: int, tables: str) -> None:
     random = world.random
     number, world.faults = random.randrange(INPUTS), random.choice((1, 2, 3, 5, 8, 13))
     given = lines(number)
@@ -194,23 +194,25 @@ def _simulate(world: World, seed: int, tables: str) -> None:
     _compare(world, number, tables)
 
 
-def _process(world: World, plan: Plan, effects: Effects) -> bool:
+def _process(world: Plant, plan: Plan, effects: Effects) -> bool:
     """One life of the process; whether it came to the end of the input."""
     world.boot()
-    runner = world.runner = Watched(plan, effects)
+    runner = Watched(plan, effects)
 
     def second() -> None:
         """I9: an engine that finds another one running must not start."""
-        outer, world.runner = world.runner, None
+        if not world.records.locked:
+            return
+        world.on_stop = None
         try:
             Watched(plan, effects).run()
         except AlreadyRunning:
             return
         finally:
-            world.runner = outer
+            world.on_stop = runner.stop
         raise Broken("I9: a second engine has run beside the first")
 
-    world.second = second
+    world.on_stop, world.on_second = runner.stop, second
     try:
         runner.run()
     except PowerCut:
@@ -223,7 +225,7 @@ def _process(world: World, plan: Plan, effects: Effects) -> bool:
         return False
     except StateError:
         raise
-    except (OSError, sqlite3.OperationalError):
+    except (OSError, sqlite3.OperationalError, Unwritten, Undelivered):
         return False  # gave up after some retries: started again by hand
     last = world.records.last()
     ended = last is not None and all(last.watermarks.get(id) == END for id in ("topic/a", "topic/b", "mqtt/0"))
@@ -231,7 +233,7 @@ def _process(world: World, plan: Plan, effects: Effects) -> bool:
     return ended and not pending
 
 
-def _compare(world: World, number: int, tables: str) -> None:
+def _compare(world: Plant, number: int, tables: str) -> None:
     expected = oracle(number)
     read = _delta_rows if tables == "delta" else SmallTable_rows
     for name in TABLES:
@@ -297,7 +299,7 @@ def _log_acked_before_sync() -> AbstractContextManager[None]:
 
     def settle(self: LoggedReader) -> None:
         if self._log.durable < self._log.seq and self._inner is not None:
-            self._inner.commit(self._offset)
+            self._inner.acknowledge(self._offset)
         real(self)
 
     return patched(LoggedReader, settle=settle)
@@ -307,9 +309,10 @@ def _acknowledged_before_commit() -> AbstractContextManager[None]:
     real = EmbeddedRunner._commit_point
 
     def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
-        for intake in session.intakes:
-            if intake.offset is not None:
-                intake.reader.commit(intake.offset)
+        for source in session.sources.values():
+            for name, one in source._open.items():
+                if one.offset is not None:
+                    source.acknowledge({name: one.offset})
         real(self, session, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)
@@ -319,8 +322,9 @@ def _sinks_before_checkpoint() -> AbstractContextManager[None]:
     real = EmbeddedRunner._commit_point
 
     def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
-        for id, tokens in checkpoint.tokens.items():
-            session.writers[id].commit(checkpoint.epoch, tokens)
+        for id, waiting in checkpoint.staged.items():
+            if waiting:
+                session.sinks[id]._writer.publish(checkpoint.epoch, [one.token for one in waiting])
         real(self, session, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)
@@ -358,18 +362,18 @@ def _log_forgotten_too_early() -> AbstractContextManager[None]:
 
 
 def _marked_before_delivery() -> AbstractContextManager[None]:
-    real = Courier.round
+    real = Relay.round
 
-    def round(self: Courier) -> bool:
+    def round(self: Relay) -> bool:
         store, messages = self._store, self._store.pending(self.id, 100)
         if messages:
             store.delivered(self.id, [m.id for m in messages])
             if self.delivery is None:
-                self.delivery = self._channel.connect(self._folder)
+                self.delivery = self._channel.open(self._world)
             self.delivery.deliver(messages)
         return bool(messages) and real(self)
 
-    return patched(Courier, round=round)
+    return patched(Relay, round=round)
 
 
 def _old_states_deleted_early() -> AbstractContextManager[None]:
@@ -394,6 +398,43 @@ def _log_tail_not_synced() -> AbstractContextManager[None]:
     return patched(IngestLog, __init__=init)
 
 
+def _lagging_epochs_forgotten() -> AbstractContextManager[None]:
+    """A checkpoint holds only what the last epoch staged."""
+    return patched(SinkTask, staged=lambda self: ())
+
+
+def _table_not_asked_again() -> AbstractContextManager[None]:
+    """After a failure it goes on as if nothing had been published."""
+    real = SinkTask._failed
+
+    def failed(self: SinkTask, error: Exception) -> None:
+        real(self, error)
+        self._verified = True
+
+    def publish(self: SmallTableWriter, epoch: int, tokens: Any) -> None:
+        with patched(SmallTableWriter, _epoch=lambda _: None):
+            published(self, epoch, tokens)
+
+    published = SmallTableWriter.publish
+    stack = ExitStack()
+    stack.enter_context(patched(SinkTask, _failed=failed))
+    stack.enter_context(patched(SmallTableWriter, publish=publish))
+    return stack
+
+
+def _reopened_too_far() -> AbstractContextManager[None]:
+    """A source that was away is read on after a row that never came."""
+    real = SourceTask._away
+
+    def away(self: SourceTask, error: Any) -> None:
+        for name, offset in self._offsets.items():
+            if isinstance(offset, int):
+                self._offsets[name] = offset + 1
+        real(self, error)
+
+    return patched(SourceTask, _away=away)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "log entry not fsynced": lambda: _no_sync(".tmp"),
     "data files not fsynced": lambda: _no_sync(".json"),
@@ -402,6 +443,9 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "tail not fsynced on recovery": nullcontext,
     "no transaction check": nullcontext,
     "no lock": nullcontext,
+    "epochs of a lagging table forgotten": _lagging_epochs_forgotten,
+    "table not asked after an unknown outcome": _table_not_asked_again,
+    "source opened again too far on": _reopened_too_far,
     "acknowledged before the commit point": _acknowledged_before_commit,
     "ingest log acknowledged before its fsync": _log_acked_before_sync,
     "ingest log's tail not fsynced when opened": _log_tail_not_synced,

@@ -39,3 +39,9 @@ def test_step_conforms(cls: type[Operator], example: int, check: Callable[..., N
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_part_loads_and_is_documented(kind: str, name: str) -> None:
     is_documented(find(kind, name))
+
+
+@pytest.mark.parametrize("cls", list(dict.fromkeys(case.values[0] for case in _cases())), ids=lambda cls: cls.__name__)
+def test_what_keeps_the_state_is_a_setting(cls: type[Operator]) -> None:
+    named = {name for base in cls.__mro__ for name in vars(base).get("KEEPS_STATE", ())}
+    assert named <= cls.model_fields.keys()

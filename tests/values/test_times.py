@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.errors import SchemaError
-from tocsin.values.times import parse_times
+from tocsin.values.times import END_US, parse_times
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = st.builds(lambda minutes: timezone(timedelta(minutes=minutes)), st.integers(-23 * 60 - 59, 23 * 60 + 59))
@@ -63,7 +63,8 @@ def test_what_is_accepted_is_what_datetime_accepts(text: str) -> None:
         ("2028-02-29T00:00:00Z", None, None, 1835395200000000, None),
         ("2026-13-01T00:00:00Z", None, None, None, "ts_syntax"),
         ("2026-12-32T00:00:00Z", None, None, None, "ts_syntax"),
-        ("2026-01-01T24:00:00Z", None, None, None, "ts_syntax"),
+        ("2026-01-01T24:00:00Z", None, None, 1767312000000000, None),
+        ("2026-01-01T24:00:01Z", None, None, None, "ts_syntax"),
         ("2026-01-01T00:00:61Z", None, None, None, "ts_syntax"),
         ("2026-01-01T00:00:00.Z", None, None, None, "ts_syntax"),
         ("2026-01-01T00:00:00+01:", None, None, None, "ts_syntax"),
@@ -119,3 +120,23 @@ def test_a_slice_and_an_empty_column() -> None:
     column = pa.array(["x", "2026-01-01T00:00:00Z", "y"])
     assert parse_times(column.slice(1, 1))[0].cast(pa.int64()).to_pylist() == [1767225600000000]
     assert len(parse_times(pa.array([], pa.string()))[0]) == 0
+
+
+@pytest.mark.parametrize(
+    "digits", ["1772323200123456789", "9999999999999999999", "99999999999999999999999", "7258118400000000000"]
+)
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns", "auto"])
+def test_an_epoch_number_of_many_digits_is_exact_or_out_of_range(digits: str, unit: str) -> None:
+    times, reasons = parse_times(pa.array([digits]), unit)
+    factor = {"s": 1_000_000, "ms": 1_000, "us": 1}.get(unit)
+    us = int(digits) // 1_000 if factor is None else int(digits) * factor
+    right = us < END_US
+    assert times.cast(pa.int64()).to_pylist() == [us if right else None]
+    assert reasons.to_pylist() == [None if right else "ts_range"]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_no_timestamp_wraps_around(unit: str) -> None:
+    times, reasons = parse_times(pa.array([-(2**63), 2**63 - 1], pa.timestamp(unit, "UTC")))
+    assert times.to_pylist() == [None, None]
+    assert reasons.to_pylist() == ["ts_range", "ts_range"]

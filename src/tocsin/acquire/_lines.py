@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import os
@@ -25,7 +26,7 @@ WHOLE_BYTES = 64 * 2**20
 HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
 BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 100
-"""A compressed file is given up where it has swollen to so much, and by so much."""
+"""A compressed file is given up where it has swollen to this size, and by this factor."""
 
 
 class Refused(SourceError):
@@ -45,13 +46,25 @@ def open_regular(path: Path) -> int:
 
 
 class Plain:
-    """A file as it stands."""
+    """A file as it stands; but one that begins with the mark of UTF-16 is read as UTF-8 (see `Utf16`)."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = open_regular(path)
+        self._utf16: Utf16 | None = None
+        self._is_known = False
+
+    def _as_utf8(self) -> Utf16 | None:
+        if not self._is_known:
+            mark = os.pread(self.descriptor, 2, 0)
+            self._is_known = len(mark) == 2
+            if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                self._utf16 = Utf16(self.descriptor)
+        return self._utf16
 
     def read_into(self, view: memoryview, position: int) -> int:
-        """Fill a buffer from a position on; how much there was."""
+        """Fill a buffer from a position on; returns how much there was."""
+        if (text := self._as_utf8()) is not None:
+            return text.read_into(view, position)
         count = 0
         while count < len(view) and (got := os.preadv(self.descriptor, [view[count:]], position + count)):
             count += got
@@ -62,10 +75,42 @@ class Plain:
         return position
 
     def size(self) -> int:
-        return os.fstat(self.descriptor).st_size
+        """Returns how many bytes there are to be read, or, of a file in UTF-16, the most that there may be."""
+        size = os.fstat(self.descriptor).st_size
+        return size if self._as_utf8() is None else size * 3 // 2
 
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+class Utf16:
+    """A file in UTF-16, as UTF-8: read in order; a position is one in the bytes of UTF-8."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._start()
+
+    def _start(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
+        self._raw_at = self._at = 0
+        self._kept = b""  # what was read but not yet taken, from _at on
+
+    def read_into(self, view: memoryview, position: int) -> int:
+        if position < self._at:
+            self._start()
+        while self._at + len(self._kept) < position + len(view):
+            raw = os.pread(self._descriptor, BLOCK_BYTES, self._raw_at)
+            if not raw:
+                break
+            self._raw_at += len(raw)
+            self._kept += self._decoder.decode(raw).encode("utf-8", "surrogatepass")
+            passed = min(max(position - self._at, 0), len(self._kept))
+            self._at, self._kept = self._at + passed, self._kept[passed:]
+        passed = min(position - self._at, len(self._kept))
+        self._at, self._kept = self._at + passed, self._kept[passed:]
+        count = min(len(self._kept), len(view)) if self._at == position else 0
+        view[:count] = self._kept[:count]
+        return count
 
 
 class Gzip(Plain):
@@ -140,10 +185,10 @@ class Block:
         self.size = stream.read_into(self.buffer.data[:BLOCK_BYTES], position)
         self.at_end = self.size < BLOCK_BYTES
         self.buffer[self.size : self.size + 8] = 0
-        found = np.empty(self.size + 1, np.int32)
-        found[0] = 0
-        count = line_ends(self.buffer.ctypes.data, self.size, found)
-        self.ends = found[: count + 1].copy()
+        ends = np.empty(self.size + 1, np.int32)
+        ends[0] = 0
+        count = line_ends(self.buffer.ctypes.data, self.size, ends)
+        self.ends = ends[: count + 1].copy()
 
     @property
     def lines(self) -> int:

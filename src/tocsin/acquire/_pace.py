@@ -44,7 +44,8 @@ class Pace:
             pick = self._csv_field(stream) if format == "csv" else self._json_field
             column = pa.array([pick(line) for line in rows.column("payload").to_pylist()], pa.string())
         times, _ = parse_times(column, "auto", "UTC")
-        least = -(2**62) if self._start is None else self._start[0]
+        known = times.drop_null().cast(pa.int64())
+        least = self._start[0] if self._start is not None else known[0].as_py() if len(known) else -(2**62)
         return np.maximum.accumulate(times.cast(pa.int64()).fill_null(least).to_numpy(zero_copy_only=False))
 
     def _json_field(self, line: bytes) -> str | None:

@@ -17,10 +17,11 @@ from pydantic import field_validator, model_validator
 
 from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, Refused, digest, head_of
 from tocsin.acquire._pace import Pace
-from tocsin.batch import END, RAW, Batch, as_times, tick
+from tocsin.batch import END, HEADER, RAW, Batch, as_times, tick
 from tocsin.contracts import Offset, Source
+from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
-from tocsin.world import Clock, SystemClock
+from tocsin.world import Clock, World
 
 log = logging.getLogger(__name__)
 SUFFIXES: Mapping[str, str] = {
@@ -58,7 +59,7 @@ class Files(Source):
     format: Literal["ndjson", "csv", "xml", "parquet", "text"] | None = None
     """What the files hold, if their endings do not say it."""
     header: bool = True
-    """Whether CSV files begin with a line of names, which is left out."""
+    """Whether CSV files begin with a line of names, by which `csv` finds its columns; ``none`` if they have none."""
     follow: bool = False
     """Whether to wait for more at the end."""
     replay: float | None = None
@@ -70,6 +71,11 @@ class Files(Source):
     @classmethod
     def _times(cls, value: Any) -> Any:
         return value.removesuffix("x") if isinstance(value, str) else value
+
+    @field_validator("header", mode="before", json_schema_input_type=bool | Literal["none"])
+    @classmethod
+    def _none_is_no(cls, value: Any) -> Any:
+        return False if value == "none" else value
 
     @model_validator(mode="after")
     def _replay_needs_a_time(self) -> Files:
@@ -90,8 +96,8 @@ class Files(Source):
             return pq.read_schema(first).remove_metadata()
         return RAW
 
-    def open(self, partition: str, offset: Offset | None) -> FilesReader:
-        return FilesReader(self, offset, SystemClock())
+    def open(self, world: World) -> OneSplit:
+        return OneSplit(lambda offset: FilesReader(self, offset, world.clock))
 
     def found(self) -> list[Path]:
         """The files there are now, in natural order."""
@@ -211,8 +217,11 @@ class FilesReader:
             if count:
                 return Batch(some.rows.slice(0, count)), self._offset()
 
-    def commit(self, offset: Offset) -> None:
+    def acknowledge(self, offset: Offset) -> None:
         """Files stay where they are."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {"skipped_files": len(self.skipped)}
 
     def close(self) -> None:
         for file in {*self._held.values(), *([self._now] if self._now else [])}:
@@ -276,7 +285,7 @@ class FilesReader:
 
     @staticmethod
     def _is_at(file: _Open, place: Place) -> bool:
-        """Whether a file is the one of which so much was read."""
+        """Returns whether this is still the file that the place was noted in."""
         if place.head_bytes and head_of(file.stream, place.head_bytes) != place.head:
             return False
         return file.format == "parquet" or isinstance(file.stream, Gzip) or file.stream.size() >= place.position
@@ -356,10 +365,12 @@ class FilesReader:
                     self._advance(file, int(after[-1]))
                     continue
                 payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
+            if place.position == 0 and file.format == "csv" and self._source.header:
+                positions[0] = HEADER
             return _Some(self._records(file, payloads, positions), after)
 
     def _next_block(self, file: _Open, place: Place) -> Block:
-        """Read on; leave out a header, and the rest of a line that was too long."""
+        """Read on; leave out the rest of a line that was too long."""
         block = Block(file.stream, place.position)
         while place.cutting and not block.lines and block.size:
             place.position += block.size
@@ -371,8 +382,6 @@ class FilesReader:
             place.cutting = True
         elif block.at_end and self._source.bounded():
             block.finish()
-        if file.format == "csv" and self._source.header and block.position == 0 and place.position == 0 and block.lines:
-            place.position = int(block.ends[1])
         return block
 
     def _records(self, file: _Open, payloads: pa.Array, positions: Any) -> pa.RecordBatch:

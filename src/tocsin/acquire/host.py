@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, TIME_TYPE, Batch
 from tocsin.contracts import Offset, Source
+from tocsin.ends import OneSplit
 from tocsin.settings.quantities import Duration
+from tocsin.world import Clock, World
 
 SCHEMA = pa.schema([KEY, TIME, pa.field("signal", pa.string(), nullable=False), pa.field("value", pa.float64())])
 
@@ -25,8 +26,8 @@ class Host(Source):
 
     Examples
     --------
-    >>> reader = Host(every="100ms", key="laptop").open("0", None)
-    >>> batch, _ = reader.poll(1000, timeout_s=10)
+    >>> from tocsin.testing import read_from
+    >>> batch, _ = read_from(Host(every="100ms", key="laptop")).poll(1000, timeout_s=10)
     >>> {"cpu.total", "memory.used_percent"} <= set(batch.rows["signal"].to_pylist())
     True
     """
@@ -42,30 +43,30 @@ class Host(Source):
     def output_schema(self) -> pa.Schema:
         return SCHEMA
 
-    def open(self, partition: str, offset: Offset | None) -> HostReader:
-        return HostReader(self.every, self.key or socket.gethostname())
+    def open(self, world: World) -> OneSplit:
+        return OneSplit(lambda offset: HostReader(self.every, self.key or socket.gethostname(), world.clock))
 
 
 class HostReader:
     """Measures when it is due; what was missed while nobody polled is not made up for."""
 
-    def __init__(self, every_us: int, key: str) -> None:
-        self._every_s, self._key = every_us / 1e6, key
+    def __init__(self, every_us: int, key: str, clock: Clock) -> None:
+        self._every_s, self._key, self._clock = every_us / 1e6, key, clock
         self._before = _counters()
-        self._due_s = self._before_s = time.monotonic()
+        self._due_s = self._before_s = self._clock.monotonic_s()
         self._due_s += self._every_s
         self._last_us = 0
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        wait_s = self._due_s - time.monotonic()
+        wait_s = self._due_s - self._clock.monotonic_s()
         if wait_s > 0:
-            time.sleep(min(wait_s, timeout_s))
-        now_s = time.monotonic()
+            self._clock.sleep(min(wait_s, timeout_s))
+        now_s = self._clock.monotonic_s()
         if now_s < self._due_s:
             return None
         self._due_s = max(self._due_s + self._every_s, now_s)
         # A clock that is set back must not make time run backwards: that would be late rows.
-        time_us = self._last_us = max(time.time_ns() // 1_000, self._last_us + 1)
+        time_us = self._last_us = max(self._clock.now_us(), self._last_us + 1)
         after = _counters()
         signals = {**_rates(self._before, after, now_s - self._before_s), **_levels()}
         self._before, self._before_s = after, now_s
@@ -80,8 +81,14 @@ class HostReader:
         )
         return Batch(rows, time_us), {"time_us": time_us}
 
-    def commit(self, offset: Offset) -> None:
-        pass
+    def acknowledge(self, offset: Offset) -> None:
+        """Nothing waits for it."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
 
     def close(self) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +15,11 @@ from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 from tocsin.acquire._plant import CHUNK, SCARA_TAGS, STATES, Machine
 from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
 from tocsin.contracts import Offset, Source
+from tocsin.ends import OneSplit
 from tocsin.errors import UnknownName
 from tocsin.settings import Settings
 from tocsin.settings.quantities import Duration
+from tocsin.world import Clock, SystemClock, World
 
 SCHEMA = pa.schema(
     [
@@ -67,7 +68,8 @@ class Simulate(Source):
     Examples
     --------
     >>> plant = Simulate(machines={"p1": "pump"}, duration="3s", rate=0, start="2026-01-01T00:00:00Z")
-    >>> batch, offset = plant.open("0", None).poll(1000, timeout_s=0)
+    >>> from tocsin.testing import read_from
+    >>> batch, offset = read_from(plant).poll(1000, timeout_s=0)
     >>> batch.rows.num_rows, batch.rows["signal"][0].as_py(), offset["tick"]
     (12, 'flow', 3)
     """
@@ -104,15 +106,16 @@ class Simulate(Source):
     def bounded(self) -> bool:
         return self.duration is not None
 
-    def open(self, partition: str, offset: Offset | None) -> Plant:
-        return Plant(self, offset)
+    def open(self, world: World) -> OneSplit:
+        return OneSplit(lambda offset: Plant(self, offset, world.clock))
 
 
 class Plant:
     """The open plant. Its offset is how many ticks have been read, and when the first one was."""
 
-    def __init__(self, settings: Simulate, offset: Offset | None) -> None:
-        now_us = time.time_ns() // 1_000
+    def __init__(self, settings: Simulate, offset: Offset | None, clock: Clock) -> None:
+        self._clock = clock
+        now_us = clock.now_us()
         if offset is not None:
             self.tick, start_us = int(offset["tick"]), int(offset["start_us"])
         else:
@@ -132,7 +135,7 @@ class Plant:
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         if self._ready() <= 0:
-            time.sleep(min(self._wait_s(), timeout_s))
+            self._clock.sleep(min(self._wait_s(), timeout_s))
         last = self._last()
         if last is not None and self.tick >= last:
             return Batch(self._rows(0), END), self._offset()
@@ -144,8 +147,14 @@ class Plant:
         ended = last is not None and self.tick >= last
         return Batch(rows, END if ended else self._time_us(self.tick)), self._offset()
 
-    def commit(self, offset: Offset) -> None:
-        pass
+    def acknowledge(self, offset: Offset) -> None:
+        """Nothing waits for it."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def progress(self) -> None:
+        return None
 
     def close(self) -> None:
         pass
@@ -164,7 +173,7 @@ class Plant:
         ready = 2**31
         if self._settings.rate:
             from_us, from_tick = self._paced_from
-            passed_us = (time.time_ns() // 1_000 - from_us) * self._settings.rate
+            passed_us = (self._clock.now_us() - from_us) * self._settings.rate
             ready = int(passed_us // self._settings.every) + 1 + from_tick - self.tick
         last = self._last()
         return ready if last is None else min(ready, last - self.tick)
@@ -176,7 +185,7 @@ class Plant:
             return 0.0
         from_us, from_tick = self._paced_from
         due_us = from_us + (self.tick - from_tick) * self._settings.every / self._settings.rate
-        return max(0.0, (due_us - time.time_ns() / 1_000) / 1e6)
+        return max(0.0, (due_us - self._clock.now_us()) / 1e6)
 
     def _rows(self, count: int) -> pa.RecordBatch:
         """The next ticks, all in one chunk: by time, then machine, then signal."""
@@ -221,10 +230,11 @@ def write_scara_xml(
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    plant = Simulate(
+    settings = Simulate(
         machines={"scara": "scara"}, seed=seed, rate=rate, start=start or datetime.now(UTC).replace(microsecond=0),
         duration=seconds * 1_000_000, stops_per_day=0, faults=faults,
-    ).open("0", None)  # fmt: skip
+    )  # fmt: skip
+    plant = Plant(settings, None, SystemClock())
     written = 0
     while plant.tick < seconds:
         polled = plant.poll(len(SCARA_TAGS), 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -15,6 +15,8 @@ from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tocsin.pipeline.plan import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +87,8 @@ def demo(port: int, folder: Path) -> None:
 @main.command()
 @_file
 @_set
+@click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, such as hot.0.window.")
+@click.option("--forget-changed", is_flag=True, help="Let all steps start anew whose state no longer fits.")
 @click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
 @click.option("--port", default=8321, show_default=True)
@@ -95,6 +99,8 @@ def demo(port: int, folder: Path) -> None:
 def run(
     file: Path,
     settings: tuple[str, ...],
+    forget: tuple[str, ...],
+    forget_changed: bool,
     page: bool,
     host: str,
     port: int,
@@ -103,8 +109,13 @@ def run(
     token: str | None,
     allowed_host: tuple[str, ...],
 ) -> None:
-    """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was."""
+    """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was.
+
+    What a step has learned is kept while its limits, rules and texts change. Where another change means that it must
+    start anew, this stops and says which; everything else goes on in any case.
+    """
     from tocsin.cli.launch import launch
+    from tocsin.engine.fitting import CHANGED
     from tocsin.pipeline.yamlfile import load_with_plan
 
     pipeline, plan = load_with_plan(file, _settings(settings))
@@ -115,7 +126,7 @@ def run(
         address = Address(
             host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host
         )
-    launch(plan, pipeline.page.streams, address)
+    launch(plan, pipeline.page.streams, address, CHANGED if forget_changed else forget)
 
 
 @main.command()
@@ -123,6 +134,8 @@ def run(
 @_set
 def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
     """Check a pipeline whole before any data flows: every setting, every column after every step.
+
+    Where it has run before, also tells what a start would keep of its state, and what it would forget.
 
     Also takes anomaly jobs and detector models (JSON).
     """
@@ -138,6 +151,24 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
         for step in plan.steps:
             click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
         click.echo(f"{file}: right", err=True)
+        for sentence in _beside_its_state(plan):
+            click.echo(f"{file}: {sentence}", err=True)
+
+
+def _beside_its_state(plan: Plan) -> Iterator[str]:
+    """What a start would keep of the state that there is, and what it would forget."""
+    from tocsin.engine.checkpoint import peek
+    from tocsin.engine.fitting import fit
+
+    last = peek(plan.state_folder)
+    if last is None:
+        return
+    fitted = fit(plan, last)
+    if fitted.kept:
+        yield f"a start goes on with what {', '.join(sorted(fitted.kept))} remembered in {plan.state_folder}"
+    yield from fitted.sentences()
+    if (mismatch := fitted.mismatch(plan.state_folder)) is not None:
+        yield mismatch
 
 
 def _check_json(file: Path) -> str:
@@ -268,7 +299,3 @@ def schema() -> None:
     from tocsin.pipeline.reference import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
-
-
-if __name__ == "__main__":
-    main()

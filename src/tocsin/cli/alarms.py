@@ -11,12 +11,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from tocsin.errors import ConfigError, StateError, UnknownName
+from tocsin.domain.alarms import OPERATOR_ACTIONS, OperatorAction
+from tocsin.errors import ConfigError, StateError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SHOWN = ("id", "time", "key", "severity", "state", "mode", "message")
+SHOWN = ("id", "started", "key", "signal", "severity", "state", "mode", "message", "advice")
 """What a person wants to see of an alarm; the other formats have all columns."""
 
 
@@ -52,8 +53,8 @@ def list_(folder: Path, table: str, form: str, everything: bool) -> None:
     from tocsin.cli.tables import write
     from tocsin.serve.desk import list_alarms
 
-    found = list_alarms(folder, table=table, everything=everything)
-    write(found.select([*SHOWN]) if form == "table" else found, form)
+    listed = list_alarms(folder, table=table, everything=everything)
+    write(listed.select([*SHOWN]) if form == "table" else listed, form)
 
 
 @alarms.command()
@@ -67,12 +68,12 @@ def kpis(folder: Path, table: str, form: str) -> None:
     from tocsin.cli.tables import write
     from tocsin.serve.desk import kpis as figures
 
-    found = figures(folder, table=table)
+    by_name = figures(folder, table=table)
     if form == "json":
-        write(pa.Table.from_pylist([found]), form)
+        write(pa.Table.from_pylist([by_name]), form)
         return
-    texts = [_text(value) for value in found.values()]
-    write(pa.table({"figure": pa.array(found), "value": pa.array(texts)}), form)
+    texts = [_text(value) for value in by_name.values()]
+    write(pa.table({"figure": pa.array(by_name), "value": pa.array(texts)}), form)
 
 
 def _text(value: Any) -> str:
@@ -90,8 +91,8 @@ def _login() -> str:
         return ""  # no such name here: `act` asks for one
 
 
-def _acting(name: str, what: str, *, timed: bool = False) -> None:
-    """A command that writes one action into the log that the running pipeline reads."""
+def _add_command(action: OperatorAction) -> None:
+    """Add the command that writes this action into the log that the running pipeline reads."""
 
     def command(
         alarm: str,
@@ -106,11 +107,11 @@ def _acting(name: str, what: str, *, timed: bool = False) -> None:
             if until is not None:
                 raise ConfigError("say either --until or --for")
             until = datetime.now(UTC) + span
-        _write_down(alarm, name, folder, table, by, reason, until)
+        _write_down(alarm, action.name, folder, table, by, reason, until)
         ending = f" until {until.isoformat(sep=' ', timespec='seconds')}" if until else ""
-        click.echo(f"{name} {alarm}{ending}, by {by}: the pipeline applies it with its next poll", err=True)
+        click.echo(f"{action.command} {alarm}{ending}, by {by}: the pipeline applies it with its next poll", err=True)
 
-    command.__doc__ = f"{what}\n\nALARM is its id, or rule:key."
+    command.__doc__ = f"{action.sentence}\n\nALARM is its id, or rule:key."
     built: Any = command
     given: list[Any] = [
         click.argument("alarm"),
@@ -119,7 +120,7 @@ def _acting(name: str, what: str, *, timed: bool = False) -> None:
         click.option("--by", default=_login, show_default="your login name", help="Who does it."),
         click.option("--reason", default="", help="Why; kept in the alarm's row."),
     ]
-    if timed:
+    if action.timed:
         given += [
             click.option(
                 "--until",
@@ -131,23 +132,18 @@ def _acting(name: str, what: str, *, timed: bool = False) -> None:
         ]
     for option in reversed(given):
         built = option(built)
-    alarms.command(name)(built)
+    alarms.command(action.command)(built)
 
 
 def _write_down(
     alarm: str, action: str, folder: Path, table: str, by: str, reason: str, until: datetime | None
 ) -> None:
-    from tocsin.lake import read as lake
-    from tocsin.serve.desk import act, rows
+    from tocsin.serve.desk import act, check_known
 
     state_folder = folder / ".state"
     if not state_folder.is_dir():
         raise ConfigError(f"{folder} is no pipeline's folder: it has no .state; say which with --folder")
-    # An alarm by its place (rule:key) may be shelved before it ever rings; an id is known from its row.
-    if ":" not in alarm and table in lake.tables(folder):
-        known = set(rows(folder, table)["id"].to_pylist())
-        if alarm not in known:
-            raise UnknownName("alarm", alarm, sorted(known)[:10])
+    check_known(folder, alarm, action, table=table)
     try:
         act(state_folder, alarm, action, by, reason, until)
     except (OSError, sqlite3.Error) as error:
@@ -170,11 +166,5 @@ def _span(ctx: click.Context, option: click.Parameter, text: str | None) -> time
         raise click.BadParameter(str(error)) from error
 
 
-_acting("ack", "Acknowledge an alarm: somebody takes care.")
-_acting("shelve", "Keep an alarm silent, for a time or until it clears.", timed=True)
-_acting("unshelve", "Let a shelved alarm ring again.")
-_acting("suppress", "Keep an alarm silent by design.")
-_acting("unsuppress", "End a suppression.")
-_acting("out-of-service", "Take an alarm out of service, such as for maintenance.")
-_acting("in-service", "Put an alarm back into service.")
-_acting("reset", "Reset a latched alarm whose cause is gone.")
+for _action in OPERATOR_ACTIONS:
+    _add_command(_action)

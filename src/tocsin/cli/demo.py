@@ -18,7 +18,9 @@ from tocsin.errors import SourceError
 from tocsin.serve.access import Address
 
 if TYPE_CHECKING:
-    from tocsin.pipeline.plan import Plan
+    from tocsin.engine.recovery import Effects
+from tocsin.engine.recovery import Effects
+from tocsin.pipeline.plan import Plan
 
 SUBSCRIBED_WITHIN_S = 30.0
 
@@ -60,17 +62,19 @@ def _url(broker: subprocess.Popen[str]) -> str:
 
 def _subscribe(plan: Plan) -> None:
     """Let the broker open the engine's session: from now on it keeps what the plant says until the engine has it."""
-    from tocsin.acquire.mqtt import Mqtt
-
+    effects = Effects()
     for inlet in plan.inlets:
-        if isinstance(inlet.source, Mqtt):
-            reader = inlet.source.open("0", None)
-            until = time.monotonic() + SUBSCRIBED_WITHIN_S
-            while not reader.client.connects:
-                if time.monotonic() > until:
-                    raise SourceError(f"the demo's MQTT broker does not answer: {reader.client.last_error}")
-                reader.poll(1, 0.05)
-            reader.close()
+        if not inlet.source.REPLAYABLE:
+            connection = inlet.source.open(effects.world(plan, "ingest", inlet.id))
+            for split in connection.splits():
+                reader = connection.read(split, None)
+                until = time.monotonic() + SUBSCRIBED_WITHIN_S
+                while reader.counters().get("connects") == 0:
+                    if time.monotonic() > until:
+                        raise SourceError("the demo's MQTT broker does not answer")
+                    reader.poll(1, 0.05)
+                reader.close()
+            connection.close()
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.feed import SOCKET, Feed
+from tocsin.engine.feed import SOCKET, PageFeed
+from tocsin.engine.wire import streams_of
 from tocsin.errors import TocsinError
 from tocsin.pipeline.plan import Plan
 from tocsin.serve.access import Address
@@ -17,23 +18,26 @@ from tocsin.serve.access import Address
 PROGRESS_EVERY_S = 0.5
 
 
-def launch(plan: Plan, streams: Collection[str] = (), address: Address | None = None) -> Mapping[str, Any]:
+def launch(
+    plan: Plan, streams: Collection[str] = (), address: Address | None = None, forget: Collection[str] | str = ()
+) -> Mapping[str, Any]:
     """Run a plan to the end of its sources or until a signal; returns what has been counted.
 
     ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
+    ``forget`` names steps that start anew, see `engine.fitting`.
     """
     plan.state_folder.mkdir(parents=True, exist_ok=True)
     if address is None:
-        runner = EmbeddedRunner(plan)
+        runner = EmbeddedRunner(plan, forget=forget)
         with _progress(runner):
             runner.run()
         if _bounded(plan) and not runner.counters.rows_in:
             told = "all that its sources hold was read before; for files that come later write follow: true"
             print(f"{plan.name}: {told}", file=sys.stderr, flush=True)
         return runner.snapshot()
-    feed = Feed(plan.state_folder / SOCKET, streams=set(streams) or None)
+    feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
-        runner = EmbeddedRunner(plan, feed=feed)
+        runner = EmbeddedRunner(plan, feed=feed, forget=forget)
         with _page(plan, streams, address, runner):
             runner.run()
         return runner.snapshot()
@@ -55,7 +59,8 @@ def _page(plan: Plan, streams: Collection[str], address: Address, runner: Embedd
         from tocsin.serve.app import start
 
         try:
-            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=streams))
+            shown = streams_of(plan, streams)
+            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=shown))
             print(f"{plan.name}: the page is at {served[0].url}", file=sys.stderr, flush=True)
         except TocsinError as error:
             failed.append(error)

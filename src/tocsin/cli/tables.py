@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
+from tocsin.values.text import printable, unformula
+
 WIDTH_MAX = 40
 
 
@@ -54,10 +56,10 @@ def write(table: pa.Table, form: str, file: TextIO | None = None) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A value for CSV; text that a spreadsheet would run as a formula is quoted."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value if isinstance(value, int | float | str) or value is None else _text(value)
+    """Returns a value for CSV; text that a spreadsheet would run as a formula is quoted."""
+    if isinstance(value, str):
+        return unformula(value)
+    return value if isinstance(value, int | float) or value is None else _text(value)
 
 
 def _text(value: Any) -> str:
@@ -72,5 +74,5 @@ def _text(value: Any) -> str:
     elif isinstance(value, list):
         shown = ", ".join(_text(v) for v in value[:6])
         value = f"[{shown}{', ...' if len(value) > 6 else ''}]"
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    text = printable(str(value))
     return text if len(text) <= WIDTH_MAX else text[: WIDTH_MAX - 1] + "…"

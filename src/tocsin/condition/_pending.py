@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -88,6 +89,14 @@ class Pending:
 
 class Waiting(Operator):
     """A step whose rows wait for the watermark; what comes behind it leaves by port ``late``."""
+
+    @abstractmethod
+    def kept(self) -> Sequence[str]:
+        """Returns the columns that waiting rows have."""
+
+    def shape(self, input: pa.Schema) -> Mapping[str, Any]:
+        types = {column: str(input.field(column).type) for column in self.kept() if column in input.names}
+        return {**super().shape(input), "types": types}
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {LATE: input}

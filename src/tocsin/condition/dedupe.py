@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as pt
-from pydantic import BeforeValidator
 from pydantic import Field as Setting
 
 from tocsin.bases import require
@@ -18,16 +17,13 @@ from tocsin.batch import END, START, Batch, Codes, Ints, as_times, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.kernels import hash_bytes, int64, kernel
+from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
 from tocsin.state import NO_STATE, Keys
 
 Hashes = npt.NDArray[np.uint64]
 _FACTORS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 _NULL = np.uint64(0xA0761D6478BD642F)
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 @dataclass(slots=True)
@@ -83,7 +79,7 @@ class Dedupe(Operator):
     SHORTHAND: ClassVar[str | None] = "by"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"by": ["text", "value"], "horizon": "8s"})
 
-    by: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
+    by: Many[str] = ()
     """Columns that, with the key, name a reading."""
     horizon: Duration = Setting(600_000_000, gt=0)
     """How far apart in event time two rows may lie and still be one sent twice."""

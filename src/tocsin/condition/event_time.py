@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 from pydantic import Field as Setting
+from pydantic import field_validator
 
 from tocsin.bases import promised, require
 from tocsin.batch import (
@@ -29,6 +32,7 @@ from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.settings.quantities import Duration, duration_text
+from tocsin.values.time_forms import advice, format_pattern
 from tocsin.values.times import END_US, parse_times
 
 
@@ -60,11 +64,15 @@ class EventTime(Operator):
         {"column": "stamp", "lateness": "2s"},
         {"column": "sequence", "unit": "s", "past": "1h"},
     )
+    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past")
 
-    column: str | None = None
-    """The column that says when it happened; without one it is the arrival."""
+    column: str | tuple[str, ...] | None = None
+    """The column that says when it happened, or several whose texts are put together, as ``[date, time]``; without one
+    it is the arrival."""
+    format: str | None = None
+    """How it is written, as ``%d.%m.%Y %H:%M:%S``, if it is text in none of the forms that are known."""
     unit: Literal["s", "ms", "us", "ns", "auto"] | None = None
-    """Unit of a time that is a number (since 1970); ``auto`` guesses by its size."""
+    """Unit of a time that is a number since 1970; ``auto`` guesses it by the number's size."""
     zone: str | None = None
     """Zone of times that name none, as ``Europe/Berlin``."""
     lateness: Duration = Setting(5_000_000, ge=0)
@@ -73,6 +81,17 @@ class EventTime(Operator):
     """How far after its arrival a time may lie: clocks differ."""
     past: Duration | None = Setting(None, ge=0)
     """How far before its arrival a time may lie; any time, if not set."""
+    mark: str | None = None
+    """Name of a column to add that says what is odd about a time: ``ts_fold`` in an hour that happens twice (the first
+    is taken), ``ts_gap`` in one that the clock skipped (what it would have been is taken), ``ts_leap`` in a leap
+    second."""
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, format: str | None) -> str | None:
+        if format is not None:
+            format_pattern(format)
+        return format
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -82,13 +101,34 @@ class EventTime(Operator):
         return rows.drop_columns(["time"]).append_column("stamp", as_times(times))
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
-        source = require(input, self.column or "received", self.name())
-        if "time" in input.names and self.column != "time":
+        for name in self._columns:
+            require(input, name, self.name())
+        if "time" in input.names and "time" not in self._columns:
             raise SchemaError(f"{self.name()} makes the column 'time', but there is one already: name it, or rename it")
-        parse_times(empty(pa.schema([source])).column(0), self.unit, self.zone)
-        fields = [field for field in input if field.name not in ("received", self.column)]
+        self._parsed(empty(input))
+        fields = [field for field in input if field.name not in ("received", *self._columns)]
         fields.insert(1 if "key" in input.names[:1] else 0, TIME)
+        if self.mark is not None:
+            if self.mark in [field.name for field in fields]:
+                raise SchemaError(f"{self.name()} would make a second column '{self.mark}'; name the mark otherwise")
+            fields.append(pa.field(self.mark, pa.string()))
         return pa.schema(fields)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (self.column,) if isinstance(self.column, str) else self.column or ("received",)
+
+    def _parsed(self, rows: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+        """Times, and what is wrong with or odd about each."""
+        return parse_times(self._said(rows), self.unit, self.zone, self.format)
+
+    def _said(self, rows: pa.RecordBatch) -> pa.Array:
+        """What the columns say, put together if they are several."""
+        columns = [rows.column(name) for name in self._columns]
+        if len(columns) == 1:
+            return columns[0]
+        texts = [(c.dictionary_decode() if pt.is_dictionary(c.type) else c).cast(pa.string()) for c in columns]
+        return pc.binary_join_element_wise(*texts, " ")
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {LATE: self.output_schema(input), REJECTED: REJECTED_SCHEMA}
@@ -107,13 +147,15 @@ class EventTime(Operator):
         rows = batch.rows
         schema = promised(self, rows.schema)
         left: list[Batch] = []
-        times, reasons = self._times(rows)
+        times, reasons, marks = self._times(rows)
         if reasons is not None:
             at = np.flatnonzero(reasons != "")
-            details = [self._detail(reason) for reason in reasons[at]]
+            said = self._said(rows).take(pa.array(at)).to_pylist()
+            details = [self._detail(reason, value) for reason, value in zip(reasons[at], said, strict=True)]
             left.append(Batch(rejected(rows, at, list(reasons[at]), details), START, REJECTED))
             good = reasons == ""
             rows, times = rows.filter(pa.array(good)), times[good]
+            marks = None if marks is None else marks.filter(pa.array(good))
         late = None
         if len(times):
             newest = np.maximum(np.maximum.accumulate(times), state)
@@ -123,7 +165,10 @@ class EventTime(Operator):
                 behind = times < newest - self.lateness
                 late = behind if behind.any() else None
             state = int(newest[-1])
-        columns = [rows.column(f.name) if f.name != "time" else as_times(times) for f in schema]
+        made = {"time": as_times(times)}
+        if self.mark is not None:
+            made[self.mark] = pa.nulls(len(times), pa.string()) if marks is None else marks
+        columns = [made[f.name] if f.name in made else rows.column(f.name) for f in schema]
         out = pa.RecordBatch.from_arrays(columns, schema=schema)
         watermark = self._watermark(state, batch.watermark_us)
         if late is not None:
@@ -137,24 +182,24 @@ class EventTime(Operator):
             return given if given == END else START
         return newest if self.column is None else newest - self.lateness
 
-    def _times(self, rows: pa.RecordBatch) -> tuple[Ints, npt.NDArray[np.object_] | None]:
-        """Times, and what is wrong with each (empty text: nothing); None if nothing is wrong with any."""
-        column = rows.column(self.column or "received")
-        if column.type == TIME_TYPE and not column.null_count:
-            times = times_us(rows, self.column or "received")
+    def _times(self, rows: pa.RecordBatch) -> tuple[Ints, npt.NDArray[np.object_] | None, pa.Array | None]:
+        """Times, what is wrong with each (empty text: nothing), and what is odd; None if nothing is with any."""
+        said, marks = self._said(rows), None
+        if said.type == TIME_TYPE and not said.null_count:
+            times = times_us(rows, self._columns[0])
             reasons = None
             if len(times) and (times.min() < 0 or times.max() >= END_US):
                 reasons = np.where((times < 0) | (times >= END_US), "ts_range", "").astype(object)
         else:
-            parsed, flags = parse_times(column, self.unit, self.zone)
+            parsed, marks = parse_times(said, self.unit, self.zone, self.format)
             times = parsed.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
             reasons = None
             if parsed.null_count:
                 # A leap second, or an hour that happens twice, is flagged but has a time.
-                said = np.array(flags.fill_null("").to_pylist(), object)
-                reasons = np.where(parsed.is_null().to_numpy(zero_copy_only=False), said, "").astype(object)
+                flags = np.array(marks.fill_null("").to_pylist(), object)
+                reasons = np.where(parsed.is_null().to_numpy(zero_copy_only=False), flags, "").astype(object)
         if self.column is None or "received" not in rows.schema.names or not len(times):
-            return times, reasons
+            return times, reasons, marks
         if rows.column("received").null_count:
             arrived = rows.column("received").fill_null(as_times(np.array([END_US]))[0]).view(pa.int64()).to_numpy()
         else:
@@ -167,12 +212,15 @@ class EventTime(Operator):
             if wrong is not None and wrong.any():
                 reasons = np.full(len(times), "", object) if reasons is None else reasons
                 reasons[wrong & (reasons == "")] = reason
-        return times, reasons
+        return times, reasons, marks
 
-    def _detail(self, reason: str) -> str:
+    def _detail(self, reason: str, said: Any) -> str:
+        name = " and ".join(self._columns)
         match reason:
             case "ts_future":
-                return f"{self.column} lies more than {duration_text(self.slack)} after the arrival"
+                return f"{name} lies more than {duration_text(self.slack)} after the arrival"
             case "ts_past":
-                return f"{self.column} lies more than {duration_text(self.past or 0)} before the arrival"
-        return f"in {self.column or 'received'}"
+                return f"{name} lies more than {duration_text(self.past or 0)} before the arrival"
+            case "ts_missing":
+                return f"nothing in {name}"
+        return f"{name}: {str(said)[:100]!r} {advice(str(said), reason, self.format)}".rstrip()

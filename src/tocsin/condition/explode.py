@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
-from pydantic import BeforeValidator
 
 from tocsin.bases import Stateless, promised, require
 from tocsin.batch import TIME, empty
 from tocsin.errors import SchemaError
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+from tocsin.settings import Many
 
 
 class Explode(Stateless):
@@ -38,7 +34,7 @@ class Explode(Stateless):
     SHORTHAND: ClassVar[str | None] = "columns"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"columns": ["values", "times"]})
 
-    columns: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
+    columns: Many[str] = ()
     """The list columns to take apart; all there are, if none is named."""
 
     @classmethod

@@ -65,6 +65,9 @@ class Pivot(Waiting):
             )
         return pa.schema([KEY, TIME, *(pa.field(name, value) for name in self.columns)])
 
+    def kept(self) -> Sequence[str]:
+        return (self.value,)
+
     def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
         schema = promised(self, batch.schema)
         rows, left = state.split_late(batch)

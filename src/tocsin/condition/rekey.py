@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +45,7 @@ class Rekey(Operator):
 
     SHORTHAND: ClassVar[str | None] = "of"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"of": "text"}, {"of": "{text}-{sequence}", "keys_max": 20})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("keys_max", "length_max")
 
     of: str
     """The column that names the machine, or a template of columns: ``{site}/{machine}``."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, START, TIME, Batch, Codes, Ints, as_times, empty, floats, times_us
 from tocsin.condition._pending import Pending, Waiting
+from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 class Resample(Waiting):
@@ -42,7 +39,7 @@ class Resample(Waiting):
 
     every: Duration = Setting(gt=0)
     """Distance of the grid points."""
-    of: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ("value",)
+    of: Many[str] = ("value",)
     """Columns with numbers to take over; others are left out."""
     method: Literal["last", "linear"] = "last"
     """What stands between two readings."""
@@ -63,6 +60,9 @@ class Resample(Waiting):
         for name in self.of:
             require(input, name, self.name(), number=True)
         return pa.schema([KEY, TIME, *(pa.field(name, pa.float64()) for name in self.of)])
+
+    def kept(self) -> Sequence[str]:
+        return self.of
 
     def step(self, state: Pending, batch: Batch) -> tuple[Pending, Sequence[Batch]]:
         schema = promised(self, batch.schema)

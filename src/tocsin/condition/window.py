@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -15,11 +16,13 @@ from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
-from tocsin.batch import END, KEY, LATE, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
-from tocsin.condition._groups import group_figures, group_order, group_quantile, leaving, sort_by_time
-from tocsin.condition._pending import Pending
-from tocsin.contracts import Operator
+from tocsin.batch import END, KEY, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
+from tocsin.condition._clock import HOUR_US, Clock
+from tocsin.condition._figures import OF_INTEGERS, figure, finite, first_or_last, integer_figure, is_number
+from tocsin.condition._groups import group_order, leaving, sort_by_time
+from tocsin.condition._pending import Pending, Waiting
 from tocsin.errors import SchemaError, UnknownName
+from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
 from tocsin.state import Keys
 
@@ -30,14 +33,10 @@ CELLS_MIN = 1 << 16
 """Up to so many groups of window and key are always sorted by counting."""
 
 
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 def _named(value: Any) -> Any:
     """``[mean(value), p95(value)]`` names its columns itself: ``value_mean``, ``value_p95``."""
     if isinstance(value, str | list | tuple):
-        calls = [str(v) for v in _listed(value)]
+        calls = [str(v) for v in ([value] if isinstance(value, str) else value)]
         return {_call_name(*_parsed(call)): call for call in calls}
     return value
 
@@ -48,10 +47,10 @@ def _call_name(function: str, column: str) -> str:
 
 def _parsed(call: str) -> tuple[str, str]:
     """Function and column of ``mean(value)``."""
-    found = _CALL.fullmatch(call)
-    if not found:
+    parts = _CALL.fullmatch(call)
+    if not parts:
         raise ValueError(f"'{call}' is no figure of a window; write it as mean(value), p95(value) or count(*)")
-    function, column = found[1], found[2].strip('"')
+    function, column = parts[1], parts[2].strip('"')
     if function not in FUNCTIONS and not re.fullmatch(r"p\d+(\.\d+)?", function):
         raise ValueError(str(UnknownName("function of a window", function, FUNCTIONS)))
     if function[0] == "p" and float(function[1:]) > 100:
@@ -82,17 +81,19 @@ class Groups:
     next_end_us: int
 
 
-class Window(Operator):
+class Window(Waiting):
     """Gather the readings of each key over stretches of time, and work out figures of each stretch.
 
-    Tumbling windows by ``every`` alone (aligned to 1970, so that 20s windows begin at :00, :20, :40); sliding ones with
+    Tumbling windows by ``every`` alone (aligned to 1970, so that 20s windows begin at :00, :20, :40), or by the clock
+    of a ``zone``, so that 1d is a local day; sliding ones with
     a longer ``size``; sessions by ``gap``: they end when nothing has come for so long. A window leaves once the
     watermark has passed its end: ``key``, ``time`` (its start), ``window_end`` and a column for each figure.
 
     ``collect`` keeps the readings themselves, in time order, as lists (their times as ``times``); `explode` makes rows
     of them again. ``compute`` takes count, sum, min, max, mean, median, std (of a sample), std_pop, first, last, and
-    any percentile (p95, p99.9). A missing, NaN or infinite reading counts only in ``count(*)`` and in lists. Readings
-    for a window that has left go to port ``late``.
+    any percentile (p95, p99.9). A missing, NaN or infinite reading counts only in ``count(*)`` and in lists. Sums of
+    integers are exact, or null if they need more than 64 bits; a median or percentile of integers is null where they
+    are beyond 2^53. Readings for a window that has left go to port ``late``.
 
     Open windows are kept with all their readings: for an hour or more of fast readings, window twice.
 
@@ -110,15 +111,20 @@ class Window(Operator):
         {"every": "5s", "size": "15s", "compute": {"n": "count(*)", "mean": "mean(value)", "most": "p95(value)"}},
         {"every": "20s", "compute": ["first(text)", "last(count)", "sum(count)", "std(value)", "median(other)"]},
         {"gap": "2s", "compute": ["min(value)", "max(value)"]},
+        {"every": "10s", "offset": "3s", "compute": ["count(*)", "last(value)"]},
     )
 
     every: Duration | None = Setting(None, gt=0)
     """How often a window begins; also its length, unless ``size`` says otherwise."""
     size: Duration | None = Setting(None, gt=0)
     """How long a sliding window is."""
+    zone: str | None = None
+    """Zone by whose clock windows begin, as ``Europe/Berlin``: a day may then have 23 or 25 hours."""
+    offset: Duration = Setting(0, ge=0)
+    """How long after midnight, or after the hour, windows begin: 6h for days from 06:00 on."""
     gap: Duration | None = Setting(None, gt=0)
     """For sessions instead: how long nothing must come for one to end."""
-    collect: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = ()
+    collect: Many[str] = ()
     """Columns whose readings are kept as lists."""
     compute: Annotated[
         Mapping[str, str], BeforeValidator(_named, json_schema_input_type=str | list[str] | dict[str, str])
@@ -139,6 +145,15 @@ class Window(Operator):
             raise ValueError("size is shorter than every: readings between the windows would be in none")
         if self.size is not None and self.size > 1000 * (self.every or 0):
             raise ValueError("a reading would be in more than 1,000 windows; take a longer every")
+        if (self.zone is not None or self.offset) and (self.gap is not None or self.size is not None):
+            raise ValueError("zone and offset are for windows by every alone")
+        if self.zone is not None:
+            if self.every is not None and self.every < HOUR_US:
+                raise ValueError("windows by the clock of a zone are an hour or longer; shorter ones need no zone")
+            try:
+                Clock(self.zone, HOUR_US, 0)
+            except SchemaError as error:
+                raise ValueError(str(error)) from error
         if not self.collect and not self.compute:
             raise ValueError("a window needs collect or compute: what should be known of it?")
         for call in self.compute.values():
@@ -173,10 +188,7 @@ class Window(Operator):
             return kind.value_type if pt.is_dictionary(kind) else kind
         return pa.int64() if function in ("sum", "min", "max") and pt.is_integer(kind) else pa.float64()
 
-    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
-        return {LATE: input}
-
-    def _needed(self) -> list[str]:
+    def kept(self) -> list[str]:
         columns = [*self._lists().values(), *(_parsed(call)[1] for call in self.compute.values())]
         return [c for c in dict.fromkeys(columns) if c not in ("*", "key", "time")]
 
@@ -184,9 +196,6 @@ class Window(Operator):
 
     def initial(self) -> Open:
         return Open()
-
-    def dump(self, state: Open) -> pa.Table:
-        return state.dump()
 
     def load(self, table: pa.Table) -> Open:
         state = Open.load(table)
@@ -196,24 +205,30 @@ class Window(Operator):
 
     def _first_end(self, time_us: int) -> int:
         """The first end of a window that lies after a time."""
-        return time_us + self.gap if self.gap is not None else self._first_start(time_us) + (self.size or self.every)  # type: ignore[operator]
+        if self.gap is not None:
+            return time_us + self.gap
+        if self._clock is not None:
+            return self._clock.end(time_us)
+        assert self.every is not None
+        return self._first_start(time_us) + (self.size or self.every)
+
+    @cached_property
+    def _clock(self) -> Clock | None:
+        return None if self.zone is None and not self.offset else Clock(self.zone, self.every or 1, self.offset)
 
     def _first_start(self, time_us: int) -> int:
         assert self.every is not None
+        if self._clock is not None:
+            return self._clock.start(time_us)
         return (time_us - (self.size or self.every)) // self.every * self.every + self.every
 
     def step(self, state: Open, batch: Batch) -> tuple[Open, Sequence[Batch]]:
-        rows, left = batch.rows, []
         before = state.watermark_us
-        if len(batch):
+        rows, left = state.split_late(batch)
+        if rows.num_rows:
             times = times_us(rows)
-            late = times < before
-            if late.any():
-                left.append(Batch(rows.filter(pa.array(late)), port=LATE))
-                rows, times = rows.filter(pa.array(~late)), times[~late]
-            if len(times):
-                state.add(rows.column("key"), times, rows.select(self._needed()))
-                state.next_end_us = min(state.next_end_us, self._first_end(int(times.min())))
+            state.add(rows.column("key"), times, rows.select(self.kept()))
+            state.next_end_us = min(state.next_end_us, self._first_end(int(times.min())))
         state.watermark_us = max(before, batch.watermark_us)
         due = state.next_end_us <= state.watermark_us and len(state.times) > 0
         schema = promised(self, batch.schema)
@@ -245,23 +260,34 @@ class Window(Operator):
         """Windows by the clock, by their start and key."""
         every, length = self.every or 1, self.size or self.every or 1
         last, keep = np.empty(len(times), np.int64), np.empty(len(times), bool)
+        real = times, watermark
+        if self._clock is not None:
+            times = self._clock.even(times)
+            before, watermark = (int(self._clock.even(np.array([us]))[0]) for us in (before, watermark))
         total, low, high = leaving(times, every, length, before, watermark, last, keep)
-        next_end = self._first_end(max(int(times[keep].min()), watermark)) if keep.any() else END
+        next_end = self._first_end(max(int(real[0][keep].min()), real[1])) if keep.any() else END
         cells = (high - low + 1) * key_count if total else 0
         if cells > 8 * total + CELLS_MIN:
-            return self._few_among_many(slots, times, last, before, watermark, keep, next_end)
+            return self._few_among_many(slots, times, real[0], last, before, watermark, keep, next_end)
         ends, order = np.zeros(cells, np.int64), np.empty(total, np.int64)
         group_order(times, slots, last, every, length, before, watermark, low, key_count, ends, order)
         sizes = np.diff(ends, prepend=0)
         there = np.flatnonzero(sizes)
         starts = np.concatenate([[0], ends[there]])
-        _sort_by_time(times, starts, order)
-        begins = (low + there // max(key_count, 1)) * every
-        return Groups(order, starts, begins, begins + length, keep, next_end)
+        _sort_by_time(real[0], starts, order)
+        begins, ends_us = self._bounds(low + there // max(key_count, 1))
+        return Groups(order, starts, begins, ends_us, keep, next_end)
+
+    def _bounds(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """Where windows begin and end."""
+        if self._clock is not None:
+            return self._clock.starts(numbers), self._clock.starts(numbers + 1)
+        begins = numbers * (self.every or 1)
+        return begins, begins + (self.size or self.every or 1)
 
     def _few_among_many(
-        self, slots: Codes, times: Ints, last: Ints, before: int, watermark: int, keep: npt.NDArray[np.bool_],
-        next_end: int,
+        self, slots: Codes, times: Ints, real: Ints, last: Ints, before: int, watermark: int,
+        keep: npt.NDArray[np.bool_], next_end: int,
     ) -> Groups:  # fmt: skip
         """The same by sorting, where most windows of most keys are empty: no table of them all is made."""
         every, length = self.every or 1, self.size or self.every or 1
@@ -276,9 +302,9 @@ class Window(Operator):
         order, number = row[by], number[by]
         changes = np.flatnonzero((np.diff(number) != 0) | (np.diff(slots[order]) != 0)) + 1
         starts = np.concatenate([[0], changes, [len(order)]])
-        _sort_by_time(times, starts, order)
-        begins = number[starts[:-1]] * every
-        return Groups(order, starts, begins, begins + length, keep, next_end)
+        _sort_by_time(real, starts, order)
+        begins, ends_us = self._bounds(number[starts[:-1]])
+        return Groups(order, starts, begins, ends_us, keep, next_end)
 
     def _sessions(self, slots: Codes, times: Ints, key_count: int, before: int, watermark: int) -> Groups:
         """Windows by the gaps between a key's readings, by key and start."""
@@ -308,12 +334,12 @@ class Window(Operator):
         def column(name: str) -> pa.Array:
             if name not in gathered:
                 if name == "time":
-                    found = as_times(times[order])
+                    values = as_times(times[order])
                 elif name == "key":
-                    found = keys.keys(slots[order]).dictionary_decode()
+                    values = keys.keys(slots[order]).dictionary_decode()
                 else:
-                    found = columns.column(name).take(at)
-                gathered[name] = found.dictionary_decode() if pt.is_dictionary(found.type) else found
+                    values = columns.column(name).take(at)
+                gathered[name] = values.dictionary_decode() if pt.is_dictionary(values.type) else values
             return gathered[name]
 
         offsets = pa.array(starts.astype(np.int32))
@@ -322,58 +348,20 @@ class Window(Operator):
         figures: dict[str, Floats] = {}
         for name, call in self.compute.items():
             function, of = _parsed(call)
-            kind = schema.field(name).type
             if of == "*":
                 arrays.append(pa.array(np.diff(starts)))
             elif function in ("first", "last"):
-                arrays.append(column(of).take(pa.array(starts[:-1] if function == "first" else starts[1:] - 1)))
-            elif function == "count" and not _is_number(column(of).type):
+                arrays.append(first_or_last(function, column(of), starts))
+            elif function == "count" and not is_number(column(of).type):
                 known = np.concatenate([[0], np.cumsum(column(of).is_valid().to_numpy(zero_copy_only=False))])
                 arrays.append(pa.array(known[starts[1:]] - known[starts[:-1]]))
+            elif function in OF_INTEGERS and pt.is_integer(column(of).type):
+                arrays.append(integer_figure(function, column(of), starts))
             else:
-                values = _finite(floats(column(of)))
-                arrays.append(_figure(function, values, starts, figures, of).cast(kind, safe=False))
+                values, integers = finite(floats(column(of))), pt.is_integer(column(of).type)
+                made = figure(function, values, starts, figures, of, integers=integers)
+                arrays.append(made.cast(schema.field(name).type, safe=False))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind))
-
-
-def _finite(values: Floats) -> Floats:
-    """Without infinities, which one bad reading would bring into every sum."""
-    finite = np.isfinite(values)
-    return values if finite.all() else np.where(finite, values, np.nan)
-
-
-def _figure(function: str, values: Floats, starts: Ints, figures: dict[str, Floats], of: str) -> pa.Array:
-    """One number for each group, null where there is none."""
-    share = {"median": 50.0}.get(function, float(function[1:]) if re.fullmatch(r"p[\d.]+", function) else None)
-    if share is not None:
-        return _known(group_quantile(values, starts, share / 100))
-    if of not in figures:
-        figures[of] = np.empty((6, len(starts) - 1))
-        group_figures(values, starts, figures[of])
-    count, total, mean, squares, low, high = figures[of]
-    match function:
-        case "count":
-            return pa.array(count)
-        case "sum":
-            return pa.array(total, mask=count == 0)
-        case "mean":
-            return _known(mean)
-        case "min":
-            return pa.array(low, mask=count == 0)
-        case "max":
-            return pa.array(high, mask=count == 0)
-        case "std":
-            return _known(np.sqrt(squares / np.where(count > 1, count - 1, np.nan)))
-        case _:
-            return _known(np.sqrt(squares / np.where(count > 0, count, np.nan)))
-
-
-def _known(values: Floats) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))
 
 
 def _sort_by_time(times: Ints, starts: Ints, order: Ints) -> None:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import Ints, times_us
-from tocsin.decode._base import (
-    DEPTH_MAX,
-    INT_END,
-    Builder,
-    Column,
-    Decoded,
-    Decoder,
-    Rejects,
-    finite,
-    merged,
-    raw,
-    utf8,
-    without_null,
-)
+from tocsin.batch import times_us
+from tocsin.decode._base import DEPTH_MAX, Decoder, Records, raw
+from tocsin.decode._builder import INT_END, Builder, Decoded, merged, utf8
+from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 from tocsin.decode._reasons import Bad
-from tocsin.decode._scan import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
+from tocsin.decode._rejects import Rejects
+from tocsin.decode._values import HUGE, NAN, from_value, kind
 
 LAYOUTS_MAX = 8
 """How many layouts of records are remembered; records of others are parsed one by one."""
@@ -39,9 +31,13 @@ class Json(Decoder):
     """One JSON object a record (or an array of rows in it) to typed rows.
 
     Use it for NDJSON files and JSON over MQTT, Kafka or HTTP. Fields that are not declared are passed over. It is
-    strict: a field twice, NaN, an integer beyond 64 bits, text for a number are set aside with their reason, and cost
-    no other row. Records that are laid out like earlier ones cost 0.1 to 0.2 µs; others (escapes in text, fields in
-    ever new orders) some 10 µs. Not for JSON that spans several records.
+    strict: a field twice, an integer beyond 64 bits, text for a number are set aside with their reason, and cost no
+    other row; NaN and infinities are null where a column is ``optional``. A path goes through nested fields by dots;
+    where there are none, ``a.b`` also finds a key with a dot in it, and ``a\\.b`` only that. Several optional columns
+    may have one path and different types: a value goes to those that it fits.
+
+    Records that are laid out like earlier ones cost 0.1 to 0.2 µs; others (escapes in text, fields in ever new orders)
+    some 10 µs. Not for JSON that spans several records.
 
     Examples
     --------
@@ -62,20 +58,24 @@ class Json(Decoder):
     )
 
     rows: str | None = None
-    """Where the array of rows stands in a record, as ``data.points``; ``$`` if the record is the array. Paths of
-    columns then start at a row, or with ``$.`` at the record."""
+    """Where the array of rows stands in a record, as ``data.points``, or an object of rows by name; ``$`` if it is the
+    record itself. Paths of columns then start at a row, or with ``$.`` at the record; ``@key`` is the row's name."""
 
     def initial(self) -> _Layouts:
         return _Layouts(self)
 
-    def decode(self, state: _Layouts, payloads: pa.Array, numbers: Ints | None, rejects: Rejects) -> Decoded:
+    def counters(self, state: _Layouts) -> dict[str, int]:
+        return {"unknown_fields": state.unknown_fields()}
+
+    def decode(self, state: _Layouts, records: Records, rejects: Rejects) -> Decoded:
+        payloads = records.payloads
         scan = state.scan(payloads) if self.rows is None else None
         left = np.arange(len(payloads)) if scan is None else scan.left
         if scan is not None and not len(left):
             return Decoded(scan.arrays(state.zones), None)
-        builder = Builder(self.columns, rejects)
+        builder = Builder(self.told, rejects)
         for i in left.tolist():  # 5 to 10 us a record
-            row = i if numbers is None else int(numbers[i])
+            row = records.row(i)
             payload = payloads[i].as_py()
             try:
                 record = parse(payload)
@@ -83,30 +83,50 @@ class Json(Decoder):
                     state.meet(record)
                     builder.add(i, row, self._values(record, record))
                     continue
-                found = _elements(record, self.rows)
+                elements = _elements(record, self.rows)
             except Bad as bad:
                 rejects.add(row, bad)
                 continue
-            for n, element in enumerate(found):
+            for name, element in elements:
                 try:
-                    builder.add(i, row, self._values(element, record), _text(element) if len(found) > 1 else None)
+                    values = self._values(element, record, name)
+                    builder.add(i, row, values, _text(element) if len(elements) > 1 else None)
                 except Bad as bad:
-                    rejects.add(row, Bad(bad.reason, f"row {n}: {bad.detail}"), _text(element))
+                    rejects.add(row, Bad(bad.reason, f"row {name}: {bad.detail}"), _text(element))
         if scan is None:
             return Decoded(*builder.finish())
         return merged(scan.arrays(state.zones), np.flatnonzero(scan.matched), builder)
 
-    def _values(self, element: Any, record: Any) -> list[Any]:
+    def _values(self, element: Any, record: Any, name_in_rows: str | None = None) -> list[Any]:
         """The columns' values of one row."""
-        if not isinstance(element, dict) and (self.rows is None or not isinstance(element, list)):
-            raise Bad("shape", f"an object is wanted, not {_kind(element)}")
-        return [
-            _value(name, column, _at(record if steps[0] == "$" else element, steps[steps[0] == "$" :]))
-            for (name, column), steps in zip(self.columns.items(), self._paths(), strict=True)
-        ]
+        if self.rows is None and not isinstance(element, dict):
+            raise Bad("shape", f"an object is wanted, not {kind(element)}")
+        if not isinstance(element, dict | list) and not self._takes_values:
+            raise Bad("shape", f"an object is wanted, not {kind(element)}")
+        values: list[Any] = []
+        others: dict[str, Bad] = {}
+        for (name, column), steps in zip(self.told.items(), self._paths, strict=True):
+            value = _value_at(steps, element, record, name_in_rows)
+            try:
+                values.append(from_value(name, column, value))
+            except Bad as bad:
+                if bad.reason != "type" or not column.optional or self._paths.count(steps) == 1:
+                    raise
+                values.append(None)  # another column of the same path may take it
+                others[name] = bad
+        for name, refused in others.items():
+            steps = self._paths[list(self.told).index(name)]
+            if all(value is None for value, path in zip(values, self._paths, strict=True) if path == steps):
+                raise refused
+        return values
 
-    def _paths(self) -> list[list[str]]:
-        return [_steps(name, column) for name, column in self.columns.items()]
+    @cached_property
+    def _paths(self) -> list[tuple[str, ...]]:
+        return [_steps(column.path or name) for name, column in self.columns.items()]
+
+    @cached_property
+    def _takes_values(self) -> bool:
+        return (ELEMENT,) in self._paths
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -121,11 +141,9 @@ class Json(Decoder):
 # ------------------------------------------------------------------------------------------------- one by one, strictly
 
 
-class _Huge:
-    """An integer beyond 64 bits."""
-
-
-_HUGE = _Huge()
+_BARE_NAN = re.compile(
+    r'"(?:[^"\\]|\\.)*+"|[+-]?\b(?:nan|infinity|inf|1\.#(?:qnan|snan|ind|inf))\b', re.IGNORECASE | re.DOTALL
+)
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -140,7 +158,13 @@ def parse(payload: bytes) -> Any:
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise Bad("json_syntax", str(error)) from error
+        plain = _BARE_NAN.sub(lambda match: match[0] if match[0][0] == '"' else "NaN", text)
+        try:
+            value = _DECODER.decode(plain) if plain != text else None
+        except json.JSONDecodeError:
+            plain = text
+        if plain == text:
+            raise Bad("json_syntax", str(error)) from error
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()
@@ -161,83 +185,79 @@ def _check_depth(payload: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise Bad("duplicate_key", f"{twice[:100]!r} stands twice")
-    return found
+    return fields
 
 
 def _integer(text: str) -> Any:
     if len(text) > 20:
-        return _HUGE
+        return HUGE
     number = int(text)
-    return number if -INT_END <= number < INT_END else _HUGE
+    return number if -INT_END <= number < INT_END else HUGE
 
 
 def _constant(text: str) -> Any:
-    raise Bad("json_nonfinite", f"{text} is not JSON")
+    return NAN
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
 
 
-def _steps(name: str, column: Column) -> list[str]:
-    return (column.path or name).split(".")
+NAME, ELEMENT = "@key", "@value"
+"""Paths of what stands around a row: its name in an object of rows (its number in an array), and the row itself."""
 
 
-def _at(value: Any, steps: list[str]) -> Any:
+def _steps(path: str) -> tuple[str, ...]:
+    """The keys of a path; a dot behind a backslash is part of a key."""
+    return tuple(step.replace("\\.", ".") for step in re.split(r"(?<!\\)\.", path))
+
+
+def _value_at(steps: tuple[str, ...], element: Any, record: Any, name: str | None) -> Any:
+    if steps == (NAME,):
+        return name
+    if steps == (ELEMENT,):
+        return element
+    return _at(record, steps[1:]) if steps[0] == "$" else _at(element, steps)
+
+
+def _at(value: Any, steps: tuple[str, ...]) -> Any:
     """What stands at a path, None if nothing does."""
-    for step in steps:
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
+    keys = _where(value, steps)
+    for key in keys or ():
+        value = value[key]
+    return None if keys is None else value
+
+
+def _where(value: Any, steps: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """The keys and places by which a path goes; where nothing is nested so, a key may itself have dots in it."""
+    if not steps:
+        return ()
+    if isinstance(value, list):
+        if not steps[0].isdecimal() or int(steps[0]) >= len(value):
             return None
-    return value
+        rest = _where(value[int(steps[0])], steps[1:])
+        return None if rest is None else (int(steps[0]), *rest)
+    if not isinstance(value, dict):
+        return None
+    for count in range(1, len(steps) + 1):
+        key = ".".join(steps[:count])
+        if key in value and (rest := _where(value[key], steps[count:])) is not None:
+            return key, *rest
+    return None
 
 
-def _elements(record: Any, path: str) -> list[Any]:
-    found = _at(record, [step for step in path.split(".") if step != "$"])
-    if not isinstance(found, list):
-        raise Bad("shape", f"an array is wanted at {path}, not {_kind(found)}")
-    return found
-
-
-def _value(name: str, column: Column, value: Any) -> Any:
-    """The value as its column's type (a timestamp as text); `Bad` if it is of another."""
-    if value is None:
-        if column.optional:
-            return None
-        raise Bad("missing_field", f"{name} is required")
-    if value is _HUGE and column.type in ("int", "float", "timestamp"):
-        raise Bad("number_range", f"{name} does not fit 64 bits")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match column.type:
-        case "int" if number and (isinstance(value, int) or (value.is_integer() and abs(value) < INT_END)):
-            return int(value)
-        case "int" if number and value in (np.inf, -np.inf):
-            raise Bad("number_range", f"{name} does not fit 64 bits")
-        case "float" if number:
-            return finite(name, float(value))
-        case "bool" if isinstance(value, bool):
-            return value
-        case "text" if isinstance(value, str):
-            return value
-        case "category" if isinstance(value, str):
-            return without_null(name, value)
-        case "timestamp" if isinstance(value, str):
-            return value
-        case "timestamp" if number and column.unit is not None:
-            return str(value) if isinstance(value, int) else f"{finite(name, value):.6f}"
-    raise Bad("type", f"{name} should be {column.type}, not {_kind(value)}")
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "an array", str: "text", bool: "a bool", type(None): "null", _Huge: "a number"}
-    return kinds.get(type(value), "a number")
+def _elements(record: Any, path: str) -> list[tuple[str, Any]]:
+    """The rows at a path, each with its name in an object, or its number in an array."""
+    rows = _at(record, tuple(step for step in _steps(path) if step != "$"))
+    if isinstance(rows, dict):
+        return list(rows.items())
+    if not isinstance(rows, list):
+        raise Bad("shape", f"an array, or an object of rows, is wanted at {path}, not {kind(rows)}")
+    return [(str(n), element) for n, element in enumerate(rows)]
 
 
 def _text(element: Any) -> bytes:
@@ -252,13 +272,14 @@ class _Layouts:
 
     def __init__(self, decoder: Json) -> None:
         self._decoder = decoder
-        self._columns = dict(decoder.columns)
-        self._slots = {tuple(steps): c for c, steps in enumerate(decoder._paths())}
+        self._columns = dict(decoder.told)
         self._kinds = [KINDS[column.type] for column in decoder.columns.values()]
         self.zones = [column.zone for column in decoder.columns.values()]
+        # Not where two columns come from one place.
+        self._suits = len(set(decoder._paths)) == len(self._kinds) and not decoder.is_read_one_by_one
         self._layouts: list[Layout] = []
         self._tries = 0
-        self._tops = {steps[steps[0] == "$"] for steps in decoder._paths() if steps != ["$"]}
+        self._tops = {steps[steps[0] == "$"] for steps in decoder._paths if steps != ("$",)}
         self._met: set[str] = set()
 
     def meet(self, record: Any) -> None:
@@ -266,13 +287,13 @@ class _Layouts:
         if isinstance(record, dict) and not record.keys() <= self._met and len(self._met) < FIELDS_MAX:
             self._met.update(name for name in record if len(name) <= FIELD_LENGTH_MAX)
 
-    def events(self) -> dict[str, int]:
-        """How many fields there are, of all records so far, that no column takes."""
-        return {"unknown_fields": len(self._met - self._tops)}
+    def unknown_fields(self) -> int:
+        """Returns how many fields there are, of all records so far, that no column takes."""
+        return len(self._met - self._tops)
 
     def scan(self, payloads: pa.Array) -> Scan | None:
-        if len(self._slots) < len(self._kinds) or not len(payloads):
-            return None  # two columns from one place
+        if not self._suits or not len(payloads):
+            return None
         if not ready(len(payloads)):
             return None
         scan = Scan(payloads, offsets(payloads), self._kinds)
@@ -297,14 +318,16 @@ class _Layouts:
             record = parse(payload)
             self.meet(record)
             self._decoder._values(record, record)
-            if not isinstance(record, dict) or payload.startswith(b"\xef"):
+            if not isinstance(record, dict) or not payload.startswith((b"{", b" ", b"\t")):
                 return None
         except Bad:
             return None
-        return self._layout(payload.decode())
+        paths = [steps[1:] if steps[0] == "$" else steps for steps in self._decoder._paths]
+        slots = {_where(record, steps): c for c, steps in enumerate(paths)}
+        return self._layout(payload.decode(), slots)
 
-    def _layout(self, text: str) -> Layout | None:
-        """The layout of a record that is known to be good."""
+    def _layout(self, text: str, slots: Mapping[tuple[Any, ...] | None, int]) -> Layout | None:
+        """The layout of a record that is known to be good, and whose columns stand at certain paths."""
         layout, literal = Layout(), 0
         names = list(self._columns)
         path: list[Any] = []
@@ -320,7 +343,7 @@ class _Layouts:
             elif path and path[-1] is None:
                 path[-1] = json.loads(token[0])
             elif kind == "scalar":
-                c = self._slots.get(tuple(map(str, path)))
+                c = slots.get(tuple(path))
                 before = text[literal:at].encode()
                 if c is None:
                     layout.add(before, SKIP)

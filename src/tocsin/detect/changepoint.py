@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -63,6 +63,7 @@ class Changepoint(Detector):
         pa.field("level", pa.float64()),
     )
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"learn": 15, "limit": 20, "deviation_min": 0.5})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("limit",)
 
     limit: float = Setting(35.0, gt=0)
     """From which evidence on it is a change: twice the logarithm of how much likelier it is."""

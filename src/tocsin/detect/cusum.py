@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ class Cusum(Detector):
     LIMITS_ITSELF: ClassVar[bool] = True
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"learn": 10, "limit": 6, "direction": "above"})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("limit",)
 
     slack: float = Setting(0.5, ge=0)
     """How far a reading may lie from the mean without adding to the sum, in standard deviations."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,6 +49,7 @@ class Deadman(Operator):
 
     SHORTHAND: ClassVar[str | None] = "after"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"after": "1s"})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("after",)
 
     after: Duration = Setting(60_000_000, gt=0)
     """How long after its last reading a machine is missed."""

@@ -44,6 +44,8 @@ class Drift(Detector):
     `changepoint`, for a shift to be seen at once `cusum`.
 
     The score is 75 when a sum reaches the limit and stays over it while the value is away, at most for ``hold``
+    KEEPS_STATE: ClassVar[Collection[str]] = ("limit", "hold")
+
     averages: then what there is becomes the reference. ``lower`` and ``upper`` are the averages that would reach it.
 
     Page, "Continuous inspection schemes", Biometrika 41 (1954), and Hinkley, "Inference about the change-point from

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class Ewma(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"span": 20, "learn": 10, "direction": "above"})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("width",)
 
     span: float = Setting(100.0, gt=1)
     """How many readings the average looks back: the last ``span`` weigh 86 percent of it."""

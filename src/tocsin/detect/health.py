@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
@@ -63,6 +63,7 @@ class Health(Detector):
     LASTING: ClassVar[bool] = True
     LIMITS_ITSELF: ClassVar[bool] = True
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
+    KEEPS_STATE: ClassVar[Collection[str]] = ("width", "relearn", "frozen")
     EXTRA: ClassVar[Sequence[pa.Field]] = (
         pa.field("state", pa.string()),
         pa.field("since", TIME_TYPE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,7 @@ class Mad(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"span": 50, "learn": 10, "direction": "above"})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("width",)
 
     span: float = Setting(200.0, gt=1)
     """How many readings the medians look back, about."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,6 +57,7 @@ class Multivariate(Keyed):
     """
 
     EXAMPLES: ClassVar[tuple[Mapping[str, Any], ...]] = ({"of": ["value", "count"], "learn": 20},)
+    KEEPS_STATE: ClassVar[Collection[str]] = ("limit",)
 
     of: tuple[str, ...] = Setting(min_length=2)
     """Columns with the signals."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,6 +40,7 @@ class Quantile(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"low": 0.1, "high": 0.9, "factor": 1.5, "learn": 20})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("factor",)
 
     low: float = Setting(0.25, gt=0, lt=0.5)
     """The lower quantile."""

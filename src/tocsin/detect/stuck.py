@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,6 +35,7 @@ class Stuck(Detector):
     SHORTHAND: ClassVar[str | None] = "after"
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "stuck"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"after": "30s", "tolerance": 0.01})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("after", "times")
 
     after: Duration | None = Setting(None, gt=0)
     """How long a reading may stay the same."""

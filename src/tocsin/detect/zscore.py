@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +41,7 @@ class Zscore(Detector):
     SHORTHAND: ClassVar[str | None] = "of"
     EXTRA: ClassVar[Sequence[pa.Field]] = (Z,)
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"learn": 10, "direction": "above", "deviation_min": 0.5})
+    KEEPS_STATE: ClassVar[Collection[str]] = ("width",)
 
     learn: int = Setting(30, ge=2)
     """How many readings of a key are learnt before one is judged."""

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.batch import Ints, as_times
-from tocsin.domain.alarms import ACTIVE, RAISING
+from tocsin.domain.alarms import ACTIVE, RAISING, SEVERITIES
 
 TEN_MINUTES_US = 600_000_000
-FLOOD_BEGINS, FLOOD_ENDS = 10, 5
+FLOOD_ABOVE, FLOOD_BELOW = 10, 5
 """A flood begins with more than 10 alarms in ten minutes and ends with fewer than 5."""
 CHATTER_RAISES, CHATTER_WITHIN_US = 3, 60_000_000
 """An alarm chatters if it is raised three times within a minute."""
@@ -21,13 +21,13 @@ STALE_US = 86_400_000_000
 
 
 def kpis(alarms: pa.Table, until_us: int | None = None) -> dict[str, Any]:
-    """Alarms per ten minutes, chattering, stale and flood, from all alarm rows up to a moment (else the last row).
+    """Returns alarms per ten minutes, chattering, stale and flood, from all alarm rows up to a moment (else the last).
 
     Shelved and suppressed alarms are counted apart: they did not ring.
 
     Examples
     --------
-    >>> from tocsin.domain.alarms import ALARM_SCHEMA
+    >>> from tocsin.domain.alarm_rows import ALARM_SCHEMA
     >>> kpis(ALARM_SCHEMA.empty_table())["raised"]
     0
     """
@@ -55,7 +55,7 @@ def kpis(alarms: pa.Table, until_us: int | None = None) -> dict[str, Any]:
         "open": open_now,
         "per_ten_minutes_mean": float(per_window.mean()) if len(per_window) else 0.0,
         "per_ten_minutes_max": int(per_window.max()) if len(per_window) else 0,
-        "flood_percent_of_time": float(100 * (per_window > FLOOD_BEGINS).mean()) if len(per_window) else 0.0,
+        "flood_percent_of_time": float(100 * (per_window > FLOOD_ABOVE).mean()) if len(per_window) else 0.0,
         "floods": floods,
         "chattering": _chattering(raised),
         "stale": stale,
@@ -64,14 +64,14 @@ def kpis(alarms: pa.Table, until_us: int | None = None) -> dict[str, Any]:
             for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:10]
         ],
         "by_severity": {
-            name: int(pc.sum(pc.equal(raised["severity"], name)).as_py() or 0)
-            for name in ("critical", "major", "minor", "warning")
+            band.name: int(pc.sum(pc.equal(raised["severity"], band.name)).as_py() or 0)
+            for band in reversed(SEVERITIES)
         },
     }
 
 
 def _per_ten_minutes(rung: Ints, begin: int, end: int) -> Ints:
-    """Alarms in each whole or begun ten minutes of the time looked at."""
+    """Returns the number of alarms in each whole or begun ten minutes of the time looked at."""
     if end < begin or not (begin or end):
         return np.empty(0, np.int64)
     first = begin // TEN_MINUTES_US
@@ -79,21 +79,21 @@ def _per_ten_minutes(rung: Ints, begin: int, end: int) -> Ints:
 
 
 def _floods(rung: Ints) -> int:
-    """How many floods there were: begun above `FLOOD_BEGINS` in the last ten minutes, over below `FLOOD_ENDS`."""
+    """Returns how many floods there were: each begins above `FLOOD_ABOVE` in ten minutes, ends below `FLOOD_BELOW`."""
     floods, flooding = 0, False
     recent = np.arange(1, len(rung) + 1) - np.searchsorted(rung, rung - TEN_MINUTES_US, "right")
     # Between two alarms the count only falls: it is lowest just before the next one.
     for now in recent.tolist():
-        if flooding and now - 1 < FLOOD_ENDS:
+        if flooding and now - 1 < FLOOD_BELOW:
             flooding = False
-        if not flooding and now > FLOOD_BEGINS:
+        if not flooding and now > FLOOD_ABOVE:
             floods, flooding = floods + 1, True
     return floods
 
 
 def _chattering(raised: pa.Table) -> list[str]:
-    """Alarms raised `CHATTER_RAISES` times within a minute, as ``rule:key``."""
-    found: set[str] = set()
+    """Returns the alarms raised `CHATTER_RAISES` times within a minute, as ``rule:key``."""
+    chattering: set[str] = set()
     recent: dict[str, list[int]] = {}
     rows = zip(
         raised["rule"].to_pylist(), raised["key"].to_pylist(), raised["time"].cast(pa.int64()).to_pylist(), strict=True
@@ -102,12 +102,12 @@ def _chattering(raised: pa.Table) -> list[str]:
         name = f"{rule}:{key}"
         recent[name] = [*recent.get(name, [])[-(CHATTER_RAISES - 1) :], at]
         if len(recent[name]) == CHATTER_RAISES and at - recent[name][0] <= CHATTER_WITHIN_US:
-            found.add(name)
-    return sorted(found)
+            chattering.add(name)
+    return sorted(chattering)
 
 
 def _open(alarms: pa.Table, until: int) -> tuple[list[str], int]:
-    """Alarms that have been active for a day, as ``rule:key``, and how many are active at all."""
+    """Returns the alarms that have been active for a day, as ``rule:key``, and how many are active at all."""
     since: dict[str, int] = {}
     alarms = alarms.take(pc.sort_indices(alarms, sort_keys=[("number", "ascending")]))
     columns = (alarms[c].to_pylist() for c in ("rule", "key", "state"))

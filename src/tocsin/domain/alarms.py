@@ -1,16 +1,15 @@
-"""What an alarm row looks like: one row for each transition of an alarm, or action on one."""
+"""The words of an alarm system: its states, its severities and what operators may do (ISA-18.2, OPC UA Part 9).
+
+They stand here once. The alarm step, the command line and the page take them from here; the page's JavaScript as a
+module that the server makes of them (`serve.words`).
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from types import MappingProxyType
 
-import pyarrow as pa
-
-from tocsin.batch import KEY, TIME, TIME_TYPE
-from tocsin.batch import empty as no_rows
+import msgspec
 
 NORMAL = "NORMAL"
 ACTIVE_UNACK = "ACTIVE_UNACK"
@@ -19,83 +18,178 @@ CLEARED_UNACK = "CLEARED_UNACK"
 CLEARED_ACK = "CLEARED_ACK"
 LATCHED_UNACK = "LATCHED_UNACK"
 LATCHED_ACK = "LATCHED_ACK"
-CLOSED = (NORMAL, CLEARED_ACK)
+
+
+class LifecycleState(msgspec.Struct, frozen=True, kw_only=True):
+    """One state in the life of an alarm, and the states that follow it; an empty text where nothing follows."""
+
+    name: str
+    """Its name in the rows."""
+    label: str
+    """What people read."""
+    active: bool = False
+    """Whether the condition still lasts."""
+    open: bool = True
+    """Whether somebody still has something to do or to wait for."""
+    unacknowledged: bool = False
+    """Whether nobody has acknowledged it yet."""
+    after_acknowledge: str = ""
+    """The state after an operator has acknowledged it."""
+    after_reset: str = ""
+    """The state after an operator has reset it."""
+    after_clear: str = ""
+    """The state after the condition is over."""
+    after_clear_latching: str = ""
+    """The state after the condition is over, where the alarm latches."""
+
+
+def _by_name(*states: LifecycleState) -> Mapping[str, LifecycleState]:
+    return MappingProxyType({state.name: state for state in states})
+
+
+STATES = _by_name(
+    LifecycleState(name=NORMAL, label="normal", open=False),
+    LifecycleState(
+        name=ACTIVE_UNACK, label="active", active=True, unacknowledged=True,
+        after_acknowledge=ACTIVE_ACK, after_clear=CLEARED_UNACK, after_clear_latching=LATCHED_UNACK,
+    ),
+    LifecycleState(
+        name=ACTIVE_ACK, label="active, acknowledged", active=True,
+        after_clear=CLEARED_ACK, after_clear_latching=LATCHED_ACK,
+    ),
+    LifecycleState(
+        name=CLEARED_UNACK, label="cleared, not acknowledged", unacknowledged=True, after_acknowledge=CLEARED_ACK
+    ),
+    LifecycleState(name=CLEARED_ACK, label="cleared", open=False),
+    LifecycleState(
+        name=LATCHED_UNACK, label="latched, not acknowledged", unacknowledged=True, after_acknowledge=LATCHED_ACK
+    ),
+    LifecycleState(name=LATCHED_ACK, label="latched, acknowledged", after_reset=CLEARED_ACK),
+)  # fmt: skip
+"""Every state, by its name."""
+CLOSED = tuple(name for name, state in STATES.items() if not state.open)
 """States in which no alarm is open."""
-ACTIVE = (ACTIVE_UNACK, ACTIVE_ACK)
+ACTIVE = tuple(name for name, state in STATES.items() if state.active)
+"""States in which the condition lasts."""
+
+
+class Severity(msgspec.Struct, frozen=True, kw_only=True):
+    """A band of priorities or scores."""
+
+    name: str
+    """Its name in the rows, on the page and in messages."""
+    least: float
+    """The lowest priority or score, from 0 to 100, that falls in the band."""
+    shape: str
+    """The sign that stands for it beside its colour, for those who do not see the colour."""
+    style: str
+    """How a terminal shows it, in the words of Rich."""
+
+
+SEVERITIES = (
+    Severity(name="warning", least=0, shape="●", style="cyan"),
+    Severity(name="minor", least=25, shape="■", style="yellow"),
+    Severity(name="major", least=50, shape="▲", style="red"),
+    Severity(name="critical", least=75, shape="◆", style="bold red"),
+)
+"""All bands, the least severe first."""
+_RANKS = {severity.name: rank for rank, severity in enumerate(SEVERITIES, 1)}
+
+
+class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator may do with an alarm."""
+
+    name: str
+    """Its name in the log of actions and in the API."""
+    command: str
+    """The word for it on the command line."""
+    sentence: str
+    """What it does."""
+    label: str = ""
+    """What the page's button says; empty if the page has no button for it."""
+    states: tuple[str, ...] = ()
+    """The states in which it can be done; empty for all."""
+    begins: str = ""
+    """The mode that it puts the alarm into."""
+    ends: str = ""
+    """The mode that it takes the alarm out of."""
+    timed: bool = False
+    """Whether it may last until a given time."""
+    beforehand: bool = False
+    """Whether it may be done with an alarm that has never rung."""
+
+
+OPERATOR_ACTIONS = (
+    OperatorAction(
+        name="acknowledge", command="ack", label="Acknowledge", sentence="Acknowledge an alarm: somebody takes care.",
+        states=tuple(state.name for state in STATES.values() if state.after_acknowledge),
+    ),
+    OperatorAction(
+        name="reset", command="reset", label="Reset", sentence="Reset a latched alarm whose cause is gone.",
+        states=tuple(state.name for state in STATES.values() if state.after_reset),
+    ),
+    OperatorAction(
+        name="shelve", command="shelve", label="Shelve 1 h", states=ACTIVE, begins="shelved", timed=True,
+        beforehand=True, sentence="Keep an alarm silent, for a time or until it clears.",
+    ),
+    OperatorAction(
+        name="unshelve", command="unshelve", label="Unshelve", ends="shelved",
+        sentence="Let a shelved alarm ring again.",
+    ),
+    OperatorAction(
+        name="suppress", command="suppress", begins="suppressed", beforehand=True,
+        sentence="Keep an alarm silent by design.",
+    ),
+    OperatorAction(name="unsuppress", command="unsuppress", ends="suppressed", sentence="End a suppression."),
+    OperatorAction(
+        name="out_of_service", command="out-of-service", begins="out_of_service", beforehand=True,
+        sentence="Take an alarm out of service, such as for maintenance.",
+    ),
+    OperatorAction(
+        name="in_service", command="in-service", ends="out_of_service", sentence="Put an alarm back into service."
+    ),
+)  # fmt: skip
+"""All actions, in the order in which the page shows their buttons. ``states`` and modes say where a button is offered;
+the alarm step alone decides whether an action fits, and answers one that does not with a row ``refused``."""
+_ACTION_BY_WORD = {
+    word: action for action in OPERATOR_ACTIONS for word in (action.name, action.command.replace("-", "_"))
+}
 
 RAISING = ("raised", "reraised")
 """Events by which an alarm becomes active; the key figures count these."""
-
-ALARM_SCHEMA = pa.schema(
-    [
-        KEY,
-        TIME,
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("case", pa.string(), nullable=False),
-        pa.field("rule", pa.string(), nullable=False),
-        pa.field("version", pa.int32(), nullable=False),
-        pa.field("priority", pa.int32(), nullable=False),
-        pa.field("severity", pa.string(), nullable=False),
-        pa.field("state", pa.string(), nullable=False),
-        pa.field("previous", pa.string(), nullable=False),
-        pa.field("mode", pa.string(), nullable=False),
-        pa.field("event", pa.string(), nullable=False),
-        pa.field("ring", pa.bool_(), nullable=False),
-        pa.field("level", pa.string(), nullable=False),
-        pa.field("value", pa.float64()),
-        pa.field("limit", pa.float64()),
-        pa.field("score", pa.float64()),
-        pa.field("started", TIME_TYPE),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("by", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("evidence", pa.string(), nullable=False),
-        pa.field("number", pa.int64(), nullable=False),
-    ]
-)
-"""Columns of an alarm row.
-
-``time`` is when it happened (event time), ``started`` when the condition of this occurrence began; ``id`` names the
-occurrence, or the alarm point if none is open; ``state`` is one of the states above and ``previous`` the one before;
-``mode`` says why it does not ring (shelved, suppressed, out_of_service, maintenance, chattering, flood) or is empty;
-``ring`` says whether people are to be told; ``by`` and ``reason`` say who did it and why, when it was a person;
-``evidence`` is JSON; ``number`` counts the rows of one alarm (a rule and a key): what people do carries the time of
-their clock, which in a replay is not that of the readings, so the newest row is the one with the highest number.
-"""
+CASE_OPENED, CASE_WORSE, CASE_CLOSED = "case_opened", "case_worse", "case_closed"
+FLOOD_BEGINS, FLOOD_OVER = "flood_begins", "flood_over"
+CASE_EVENTS = (CASE_OPENED, CASE_WORSE, CASE_CLOSED, FLOOD_BEGINS, FLOOD_OVER)
+"""Events of rows that speak of a case, which gathers alarms, and not of one alarm."""
 
 
 def severity(priority: float) -> str:
-    """The band that a priority or score from 0 to 100 falls in.
+    """Returns the band that a priority or score from 0 to 100 falls in.
 
     Examples
     --------
     >>> [severity(p) for p in (3, 25, 50, 75)]
     ['warning', 'minor', 'major', 'critical']
     """
-    return "critical" if priority >= 75 else "major" if priority >= 50 else "minor" if priority >= 25 else "warning"
+    return next((band.name for band in reversed(SEVERITIES) if priority >= band.least), SEVERITIES[0].name)
 
 
-def short_id(*parts: object) -> str:
-    """16 hex digits that name something by its parts, the same in every run."""
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
+def rank(severity: str) -> int:
+    """Returns how severe a band is: 1 for the least severe, 0 for an empty text; an unknown band counts as 1."""
+    return _RANKS.get(severity, int(bool(severity)))
 
 
-def to_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema = ALARM_SCHEMA) -> pa.RecordBatch:
-    """Rows as one record batch; times are given in microseconds."""
-    if not rows:
-        return _empty(schema)
-    return pa.RecordBatch.from_arrays([_column([row[f.name] for row in rows], f) for f in schema], schema=schema)
+def operator_action(word: str) -> OperatorAction | None:
+    """Returns the action that a word stands for (its name or its command, hyphens or underscores), or None.
+
+    Examples
+    --------
+    >>> operator_action("out-of-service").name
+    'out_of_service'
+    """
+    return _ACTION_BY_WORD.get(word.replace("-", "_"))
 
 
-@lru_cache(maxsize=8)
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    """Most batches raise no alarm: building 22 empty columns costs 100 µs, once."""
-    return no_rows(schema)
-
-
-def _column(values: list[Any], field: pa.Field) -> pa.Array:
-    if field.type == TIME_TYPE:
-        return pa.array(values, pa.int64()).cast(TIME_TYPE)
-    if field.name == "key":
-        return pa.array(values, pa.string()).dictionary_encode().cast(KEY.type)
-    return pa.array(values, field.type)
+def action_words() -> Sequence[str]:
+    """Returns every word that names an action."""
+    return tuple(_ACTION_BY_WORD)

@@ -69,14 +69,14 @@ class Period(Settings):
         return self
 
     def around(self, at_us: int) -> tuple[int, int] | None:
-        """Start and end of the occurrence that holds this moment, or None."""
+        """Returns start and end of the occurrence that holds this moment, or None."""
         for start, end in self._near(at_us):
             if start <= at_us < end:
                 return start, end
         return None
 
     def after(self, at_us: int) -> int | None:
-        """When it next begins, strictly later; None if it does not within a week."""
+        """Returns when it next begins, strictly later; None if it does not within a week."""
         return min((start for start, _ in self._near(at_us) if start > at_us), default=None)
 
     def _near(self, at_us: int) -> Sequence[tuple[int, int]]:
@@ -88,7 +88,7 @@ class Period(Settings):
 
 
 def find(periods: Sequence[Period], at_us: int) -> tuple[Period, int] | None:
-    """The first period that holds this moment, and when it ends."""
+    """Returns the first period that holds this moment, and when it ends."""
     for period in periods:
         if span := period.around(at_us):
             return period, span[1]
@@ -96,42 +96,42 @@ def find(periods: Sequence[Period], at_us: int) -> tuple[Period, int] | None:
 
 
 def next_change(periods: Sequence[Period], at_us: int) -> int | None:
-    """The next moment, strictly later, at which a period begins or ends; None if there is none within a week."""
+    """Returns the next moment, strictly later, at which a period begins or ends; None if none does within a week."""
     moments = [span[1] for period in periods if (span := period.around(at_us))]
     moments += [start for period in periods if (start := period.after(at_us)) is not None]
     return min(moments, default=None)
 
 
 def as_us(moment: datetime) -> int:
-    """Microseconds since 1970."""
+    """Returns microseconds since 1970."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def as_datetime(us: int) -> datetime:
-    """The reverse of `as_us`."""
+    """Returns the reverse of `as_us`."""
     return _EPOCH + us * _MICROSECOND
 
 
 @lru_cache(maxsize=4096)
 def _occurrences(period: Period, day: int) -> Sequence[tuple[int, int]]:
-    """The weekly occurrences that begin from two days before to nine days after a UTC day."""
+    """Returns the weekly occurrences that begin from two days before to nine days after a UTC day."""
     assert period.begins is not None
     assert period.ends is not None
     zone = ZoneInfo(period.zone)
     weekdays = _weekdays(period.days)
     first = as_datetime(day * 86_400_000_000).date()
-    found = []
+    occurrences = []
     for offset in range(-2, 10):
         date = first + timedelta(days=offset)
         if date.weekday() in weekdays:
             last = date if period.ends > period.begins else date + timedelta(days=1)
-            found.append(
+            occurrences.append(
                 (
                     as_us(datetime.combine(date, period.begins, zone)),
                     as_us(datetime.combine(last, period.ends, zone)),
                 )
             )
-    return tuple(found)
+    return tuple(occurrences)
 
 
 def _once(period: Period) -> tuple[int, int]:
@@ -143,11 +143,11 @@ def _once(period: Period) -> tuple[int, int]:
 
 
 def _weekdays(text: str) -> frozenset[int]:
-    found: set[int] = set()
+    weekdays: set[int] = set()
     for part in text.lower().split(","):
         first, _, last = (piece.strip() for piece in part.partition("-"))
         if first not in DAYS or (last or first) not in DAYS:
             raise ValueError(f"{part!r} names no day of the week; write mon-fri or sat,sun")
         begin, end = DAYS.index(first), DAYS.index(last or first)
-        found |= {(begin + i) % 7 for i in range((end - begin) % 7 + 1)}
-    return frozenset(found)
+        weekdays |= {(begin + i) % 7 for i in range((end - begin) % 7 + 1)}
+    return frozenset(weekdays)

@@ -17,7 +17,8 @@ import pyarrow as pa
 from tocsin.batch import KEY, TIME, TIME_TYPE
 from tocsin.domain.calendars import Period
 
-STATES = ("running", "idle", "planned_stop", "unplanned_stop", "microstop", "unknown")
+WORK_UNIT_STATES = ("running", "idle", "planned_stop", "unplanned_stop", "microstop", "unknown")
+"""What a machine may be doing (ISO 22400 calls a machine a work unit)."""
 FAILURE = "unplanned_stop"
 
 DOWNTIME_SCHEMA = pa.schema(
@@ -52,7 +53,7 @@ class Span:
 
 
 def current(events: pa.Table) -> Mapping[str, Sequence[Span]]:
-    """The newest revision of every event that was not withdrawn, by key, in order of time."""
+    """Returns the newest revision of every event that was not withdrawn, by key, in order of time."""
     newest: dict[str, dict[str, Any]] = {}
     columns = ["key", "id", "kind", "status", "start", "end", "revision", "reason"]
     table = events.select(columns)
@@ -61,25 +62,27 @@ def current(events: pa.Table) -> Mapping[str, Sequence[Span]]:
     for row in table.to_pylist():
         if row["id"] not in newest or row["revision"] > newest[row["id"]]["revision"]:
             newest[row["id"]] = row
-    found: dict[str, list[Span]] = defaultdict(list)
+    by_key: dict[str, list[Span]] = defaultdict(list)
     for row in sorted(newest.values(), key=lambda row: row["start"]):
         if row["status"] != "withdrawn":
-            found[row["key"]].append(Span(row["kind"], row["start"], row["end"], row["reason"]))
-    return found
+            by_key[row["key"]].append(Span(row["kind"], row["start"], row["end"], row["reason"]))
+    return by_key
 
 
 def figures(spans: Iterable[Span], begin: int, end: int) -> dict[str, Any]:
-    """Seconds in each state from ``begin`` to ``end``, unplanned stops that began there, availability, MTBF, MTTR.
+    """Returns seconds in each state from ``begin`` to ``end``, unplanned stops that began there, and key figures.
+
+    They are availability, MTBF and MTTR.
 
     Examples
     --------
     >>> hour = 3_600_000_000
     >>> work = [Span("running", 0, 6 * hour), Span("unplanned_stop", 6 * hour, 8 * hour)]
-    >>> found = figures(work, 0, 8 * hour)
-    >>> found["availability"], found["mtbf_s"], found["mttr_s"]
+    >>> shift = figures(work, 0, 8 * hour)
+    >>> shift["availability"], shift["mtbf_s"], shift["mttr_s"]
     (0.75, 21600.0, 7200.0)
     """
-    held = dict.fromkeys(STATES, 0)
+    held = dict.fromkeys(WORK_UNIT_STATES, 0)
     stops = 0
     for span in spans:
         until = end if span.end is None else min(span.end, end)
@@ -99,7 +102,7 @@ def figures(spans: Iterable[Span], begin: int, end: int) -> dict[str, Any]:
 
 
 def factors(held: Mapping[str, Any], total: float, good: float | None, ideal_s: float | None) -> dict[str, Any]:
-    """Performance, quality and OEE by `figures`, the parts made and what they would have taken; None if not known."""
+    """Returns performance, quality and OEE by `figures`, the parts and the time they would take; None if not known."""
     ran = held["running_s"] + held["microstop_s"]
     performance = ideal_s / ran if ran and ideal_s is not None else None
     quality = good / total if total and good is not None else None
@@ -110,7 +113,7 @@ def factors(held: Mapping[str, Any], total: float, good: float | None, ideal_s: 
 
 
 def windows(begin: int, end: int, shifts: Sequence[Period], every: int = 0) -> Iterator[tuple[int, int, str]]:
-    """The shifts (or the multiples of ``every``; or all of it) between two moments: start, end and name, clipped."""
+    """Returns shifts (or multiples of ``every``, or all of it) between two moments: start, end and name, clipped."""
     if shifts:
         at = begin
         while at < end:
@@ -137,7 +140,7 @@ OEE_SCHEMA = pa.schema(
         pa.field("window_start", TIME_TYPE),
         pa.field("window_end", TIME_TYPE),
         pa.field("shift", pa.string()),
-        *(pa.field(f"{name}_s", pa.float64()) for name in STATES),
+        *(pa.field(f"{name}_s", pa.float64()) for name in WORK_UNIT_STATES),
         pa.field("stops", pa.int64()),
         pa.field("availability", pa.float64()),
         pa.field("performance", pa.float64()),
@@ -160,7 +163,7 @@ def oee(
     every_us: int = 0,
     depth: int = 0,
 ) -> pa.Table:
-    """OEE of each machine and shift between two moments.
+    """Returns OEE of each machine and shift between two moments.
 
     ``counts`` has columns key, time, total and good (parts made since the row before); ``ideal_cycle_s`` is the
     shortest time for a part, for all machines or by key. With ``depth`` the machines of a line (the first ``depth``
@@ -170,7 +173,7 @@ def oee(
     by_line: dict[str, list[tuple[str, Sequence[Span]]]] = defaultdict(list)
     for key, spans in current(events).items():
         by_line["/".join(key.split("/")[:depth]) if depth else key].append((key, spans))
-    found = []
+    rows = []
     for line, machines in sorted(by_line.items()):
         for start, end, shift in windows(begin_us, end_us, shifts, every_us):
             held = figures([span for _, spans in machines for span in spans], start, end)
@@ -182,16 +185,16 @@ def oee(
                 good += sum(ok for _, ok in parts)
                 ideal += (cycle or 0.0) * sum(n for n, _ in parts)
             known = ideal_cycle_s is not None and counts is not None
-            found.append(
+            rows.append(
                 {"key": line, "window_start": start, "window_end": end, "shift": shift, **held}
                 | factors(held, total, good, ideal if known else None)
             )
-    columns = [pa.array([row[f.name] for row in found], _plain(f.type)).cast(f.type) for f in OEE_SCHEMA]
+    columns = [pa.array([row[f.name] for row in rows], _plain(f.type)).cast(f.type) for f in OEE_SCHEMA]
     return pa.Table.from_arrays(columns, schema=OEE_SCHEMA)
 
 
 def pareto(events: pa.Table, begin_us: int, end_us: int, *, kinds: Sequence[str] = (FAILURE, "microstop")) -> pa.Table:
-    """Where the time went: stops by reason, the worst first, with their number, seconds and running share."""
+    """Returns where the time went: stops by reason, the worst first, with their number, seconds and running share."""
     lost: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for spans in current(events).values():
         for span in spans:
@@ -220,10 +223,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _counts(counts: pa.Table | None) -> Mapping[str, Sequence[tuple[int, float, float]]]:
-    found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    by_key: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     if counts is not None:
         times = counts["time"].cast(TIME_TYPE).cast(pa.int64()).to_pylist()
         columns = (counts[name].to_pylist() for name in ("key", "total", "good"))
         for at, (key, total, good) in zip(times, zip(*columns, strict=True), strict=True):
-            found[key].append((at, total or 0, good or 0))
-    return found
+            by_key[key].append((at, total or 0, good or 0))
+    return by_key

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
-from tocsin.batch import ACTIONS_SCHEMA
+from tocsin.batch import ACTIONS_SCHEMA, Batch
+from tocsin.contracts import Offset, Source
+from tocsin.ends import OneSplit
+from tocsin.world import Clock, World
 
 _TABLE = """
 create table if not exists actions (
@@ -42,29 +45,52 @@ def _opened(state_folder: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-class ActionLog:
-    """The runner's end: a replayable partition whose offset is the action's number."""
+class Actions(Source):
+    """What operators do, as a source with one split whose offset is the action's number."""
 
-    def __init__(self, state_folder: Path, after: int) -> None:
-        self.offset = after
+    state_folder: Path
+    """Where the actions are written down."""
+
+    def output_schema(self) -> pa.Schema:
+        return ACTIONS_SCHEMA
+
+    def open(self, world: World) -> OneSplit:
+        return OneSplit(lambda offset: ActionReader(self.state_folder, int(offset or 0), world.clock))
+
+
+class ActionReader:
+    """Looks for new actions every few milliseconds."""
+
+    def __init__(self, state_folder: Path, after: int, clock: Clock) -> None:
+        self._after, self._clock = after, clock
         with _opened(state_folder):
-            self._db = sqlite3.connect(state_folder / "actions.db", timeout=5.0)
+            self._db = sqlite3.connect(state_folder / "actions.db", timeout=5.0, check_same_thread=False)
 
-    def poll(self) -> pa.RecordBatch | None:
-        """What was done since the last call."""
+    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         query = (
-            "select time_us, alarm, action, by, reason, until_us, number from actions where number > ? order by number"
+            "select time_us, alarm, action, by, reason, until_us, number from actions where number > ? "
+            "order by number limit ?"
         )
-        found = self._db.execute(query, (self.offset,)).fetchall()
-        if not found:
+        actions = self._db.execute(query, (self._after, rows_max)).fetchall()
+        if not actions:
+            self._clock.sleep(timeout_s)
             return None
-        *columns, numbers = zip(*found, strict=True)
-        self.offset = numbers[-1]
+        *columns, numbers = zip(*actions, strict=True)
+        self._after = numbers[-1]
         arrays = [
             pa.array(c, pa.int64() if field.type == ACTIONS_SCHEMA.field("time").type else field.type).cast(field.type)
             for c, field in zip(columns, ACTIONS_SCHEMA, strict=True)
         ]
-        return pa.RecordBatch.from_arrays(arrays, schema=ACTIONS_SCHEMA)
+        return Batch(pa.RecordBatch.from_arrays(arrays, schema=ACTIONS_SCHEMA)), self._after
+
+    def acknowledge(self, offset: Offset) -> None:
+        """The actions stay where they are: they are the audit."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def progress(self) -> tuple[int, int] | None:
+        return None
 
     def close(self) -> None:
         self._db.close()

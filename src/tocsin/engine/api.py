@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +13,13 @@ from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.yamlfile import load
 
 
-def run(pipeline: Pipeline | Path | str) -> None:
-    """Run to the end of the sources, or until a signal; started again it goes on exactly where it was."""
-    EmbeddedRunner(_pipeline(pipeline).plan()).run()
+def run(pipeline: Pipeline | Path | str, forget: Collection[str] | str = ()) -> None:
+    """Run to the end of the sources, or until a signal; started again it goes on exactly where it was.
+
+    ``forget`` names steps that start anew (``["hot.0.window"]``), or is ``"changed"``: all those whose state no longer
+    fits their settings. Without it such a change raises `StateMismatch`. Everything else always goes on.
+    """
+    EmbeddedRunner(_pipeline(pipeline).plan(), forget=forget).run()
 
 
 def preview(pipeline: Pipeline | Path | str, rows: int = 1_000, wait_s: float = 10.0) -> Iterator[tuple[str, pa.Table]]:

@@ -9,12 +9,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from tocsin.contracts import Checkpoint, Message
+from tocsin.contracts import Checkpoint, Message, Staged, StepState
 from tocsin.errors import AlreadyRunning, CorruptState
 from tocsin.world import Disk
 
@@ -28,6 +30,9 @@ create table if not exists outbox (
     number integer primary key autoincrement, channel text not null, id text not null, body blob,
     epoch integer not null, delivered integer not null default 0, unique (channel, id)
 );
+create table if not exists staged (
+    sink text not null, epoch integer not null, token text not null, bytes integer not null, primary key (sink, epoch)
+) without rowid;
 create index if not exists undelivered on outbox (channel, number) where not delivered;
 """
 
@@ -35,7 +40,7 @@ create index if not exists undelivered on outbox (channel, number) where not del
 class SqliteStore:
     """`contracts.CheckpointStore` in ``checkpoints.db``; also holds the lock on the state folder.
 
-    Any SQLite tool can look inside. One connection for all threads, a lock around it: a courier's transaction holds
+    Any SQLite tool can look inside. One connection for all threads, a lock around it: a relay's transaction holds
     the epoch up for a millisecond at most.
     """
 
@@ -57,21 +62,32 @@ class SqliteStore:
         self._path = path
 
     def last(self) -> Checkpoint | None:
-        row = self._db.execute("select checkpoint, sha256 from epochs order by epoch desc limit 1").fetchone()
-        if row is None:
+        last = _last(self._db, self._path)
+        if last is None:
             return None
-        if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
-            raise CorruptState(f"the last checkpoint in {self._path} does not match its checksum; restore a backup")
-        return decoded(row[0])
+        staged: dict[str, list[Staged]] = {}
+        for sink, epoch, token, size in self._db.execute("select sink, epoch, token, bytes from staged order by epoch"):
+            if epoch > last.published.get(sink, -1):
+                staged.setdefault(sink, []).append(Staged(epoch, json.loads(token), size))
+        return replace(last, staged=staged) if staged else last
 
     def commit(self, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
-        text = encoded(checkpoint)
+        # What waits for a sink that is away may be thousands of epochs: only what is new is written.
+        text = encoded(replace(checkpoint, staged={}))
+        staged = [
+            (sink, one.epoch, json.dumps(one.token), one.bytes)
+            for sink, waiting in checkpoint.staged.items()
+            for one in waiting
+            if one.epoch == checkpoint.epoch
+        ]
         rows = [(c, m.id, m.body, checkpoint.epoch) for c, messages in outbox.items() for m in messages]
         with self._lock, self._db:
             self._db.execute("begin immediate")
             digest = hashlib.sha256(text.encode()).hexdigest()
             self._db.execute("insert into epochs values (?, ?, ?)", (checkpoint.epoch, text, digest))
             self._db.executemany("insert or ignore into outbox (channel, id, body, epoch) values (?, ?, ?, ?)", rows)
+            self._db.executemany("insert into staged values (?, ?, ?, ?)", staged)
+            self._db.executemany("delete from staged where sink = ? and epoch <= ?", list(checkpoint.published.items()))
             self._db.execute("delete from epochs where epoch < ?", (checkpoint.epoch - 1,))
             if checkpoint.epoch % PRUNE_EPOCHS == 0:
                 last = self._db.execute("select coalesce(max(number), 0) from outbox").fetchone()[0]
@@ -95,6 +111,27 @@ class SqliteStore:
             os.close(self._lock_file)
 
 
+def peek(folder: Path) -> Checkpoint | None:
+    """Returns the last checkpoint in a state folder without taking hold of it: an engine may be running there."""
+    path = folder / "checkpoints.db"
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        try:
+            return _last(db, path)
+        except sqlite3.DatabaseError as error:
+            raise CorruptState(f"{path} cannot be read ({error})") from error
+
+
+def _last(db: sqlite3.Connection, path: Path) -> Checkpoint | None:
+    row = db.execute("select checkpoint, sha256 from epochs order by epoch desc limit 1").fetchone()
+    if row is None:
+        return None
+    if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
+        raise CorruptState(f"the last checkpoint in {path} does not match its checksum; restore a backup")
+    return decoded(row[0])
+
+
 def _lock(folder: Path) -> int:
     """The state folder for this process alone; the system gives it back when the process dies, however it dies."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -104,7 +141,7 @@ def _lock(folder: Path) -> int:
         holder = os.read(descriptor, 32).decode(errors="replace").strip()
         os.close(descriptor)
         raise AlreadyRunning(
-            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another name"
+            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another folder"
         ) from None
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -112,51 +149,68 @@ def _lock(folder: Path) -> int:
 
 
 def encoded(checkpoint: Checkpoint) -> str:
+    """Returns the checkpoint as JSON."""
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}  # asdict copies: 0.5 ms
+    values["staged"] = {
+        sink: [(one.epoch, one.token, one.bytes) for one in waiting] for sink, waiting in checkpoint.staged.items()
+    }
     return json.dumps(values, separators=(",", ":"), sort_keys=True)
 
 
 def decoded(text: str) -> Checkpoint:
+    """Returns the checkpoint that `encoded` wrote, or the one of the version before, which had no lagging sinks."""
     values = json.loads(text)
-    values["states"] = {id: (name, digest) for id, (name, digest) in values["states"].items()}
+    values["states"] = {id: StepState(*state) for id, state in values["states"].items()}
+    values.pop("fingerprint", None)
+    if "tokens" in values:
+        tokens, epoch = values.pop("tokens"), values["epoch"]
+        values["published"] = values.pop("tables")
+        values["staged"] = {sink: [(epoch, _merged(some), 0)] for sink, some in tokens.items() if some}
+    values["staged"] = {sink: [Staged(*one) for one in waiting] for sink, waiting in values["staged"].items()}
     return Checkpoint(**values)
 
 
-def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, tuple[str, str]]:
-    """Make the states that have changed durable, in one file; gives each one's place ``file:begin:end`` and sha256."""
+def _merged(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the one token of an epoch; the version before kept a list, which never had more than one."""
+    (token,) = tokens
+    return token
+
+
+def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, StepState]:
+    """Make the states that have changed durable, in one file; returns where each one is."""
     if not tables:
         return {}
     name = f"{epoch:012d}.state"
-    places: dict[str, tuple[str, str]] = {}
+    places: dict[str, StepState] = {}
     sink = pa.BufferOutputStream()
     for id, table in tables.items():
         begin = sink.tell()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        places[id] = (f"{name}:{begin}:{sink.tell()}", "")
+        places[id] = StepState(f"{name}:{begin}:{sink.tell()}", "")
     data = memoryview(sink.getvalue())
-    for id, (place, _) in places.items():
-        _, begin, end = _parts(place)
-        places[id] = (place, hashlib.sha256(data[begin:end]).hexdigest())
+    for id, state in places.items():
+        _, begin, end = _parts(state.place)
+        places[id] = state._replace(sha256=hashlib.sha256(data[begin:end]).hexdigest())
     disk.write(folder / name, data)
     disk.sync(folder / name)
     disk.sync_folder(folder)
     return places
 
 
-def read_states(disk: Disk, folder: Path, places: Mapping[str, tuple[str, str]]) -> dict[str, pa.Table]:
+def read_states(disk: Disk, folder: Path, places: Mapping[str, StepState]) -> dict[str, pa.Table]:
     """The states of a checkpoint; `CorruptState` if one is not what was written."""
     files: dict[str, bytes] = {}
     tables = {}
-    for id, (place, digest) in places.items():
-        name, begin, end = _parts(place)
+    for id, state in places.items():
+        name, begin, end = _parts(state.place)
         if name not in files:
             try:
                 files[name] = disk.read(folder / name)
             except FileNotFoundError as error:
                 raise CorruptState(f"{folder / name} with the state of '{id}' is gone; restore a backup") from error
         data = files[name][begin:end]
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != state.sha256:
             raise CorruptState(
                 f"the state of '{id}' in {folder / name} does not match its checksum: it was changed, or the disk is "
                 "failing. Nothing was touched; restore the state folder from a backup, or move it away to start afresh"
@@ -165,8 +219,8 @@ def read_states(disk: Disk, folder: Path, places: Mapping[str, tuple[str, str]])
     return tables
 
 
-def state_files(places: Mapping[str, tuple[str, str]]) -> set[str]:
-    return {_parts(place)[0] for place, _ in places.values()}
+def state_files(places: Mapping[str, StepState]) -> set[str]:
+    return {_parts(state.place)[0] for state in places.values()}
 
 
 def delete_states(disk: Disk, folder: Path, keep: Collection[str]) -> None:

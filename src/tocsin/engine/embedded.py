@@ -1,8 +1,11 @@
-"""READ SECOND: the runner in one process. Poll, step, and every so often a checkpoint: rows arrive exactly once.
+"""READ SECOND: the runner in one process. Take, step, and every so often a checkpoint: rows arrive exactly once.
 
-Nothing is visible before the commit point (step 5); after it everything can be redone, and is, by `recovery.start`:
+Nothing reaches a table before the commit point (step 5); after it all can be redone, and is, by `recovery.start`:
 
-    1 poll  2 step  3 stage rows  4 write states  5 COMMIT POINT  6 acknowledge  7 publish rows  8 deliver messages
+    1 take  2 step  3 stage rows  4 write states  5 COMMIT POINT  6 acknowledge  7 publish rows  8 deliver messages
+
+Sources (1, 6), sinks (7) and channels (8) have threads of their own: one that is silent, slow or away stops no other.
+A page that looks on sees rows as they leave a step, before the commit point.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import signal
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -24,33 +28,27 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END
-from tocsin.contracts import Channel, Checkpoint, Message, Runner, Token
+from tocsin.contracts import Channel, Checkpoint, Message, Runner, Staged, StepState
 from tocsin.engine.checkpoint import delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
+from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
-from tocsin.engine.ingest_log import LoggedReader
-from tocsin.engine.recovery import ACTIONS_PARTITION, Effects, Session, start, table_epochs
-from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError
+from tocsin.engine.recovery import ACTIONS_SPLIT, Effects, Session, open_split, start
+from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
+from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
 
 logger = logging.getLogger(__name__)
 
-ROWS_MAX = 65_536
-"""In one batch: enough to make the fixed cost of a batch small, little enough to stay in the cache."""
-ROWS_FEW = 1_000
-PACE_S = 0.005
-"""A live source that brings few rows at a time is asked no more often: a batch of one costs as much as one of 500."""
-IDLE_WAIT_S = 0.002
+IDLE_WAIT_S = 0.05
+"""How long the loop sleeps where nothing wakes it."""
 URGENT_SPACING_S = (0.02, 0.2)
 """Least and greatest time between two epochs that an alarm brings forward; in between, four times an epoch's cost."""
-ACTIONS_EVERY_S = 0.05
 FEED_EVERY_S = 0.5
 THREADS = 8
 """So many files of an epoch are synced at the same time."""
-HOUSEKEEPING_EPOCHS = 16
-"""After so many one table keeps house; they take turns, so that none stops the flow for long."""
 DRAIN_S = 5.0
-"""How long a clean stop waits for messages to be delivered."""
+"""How long a clean stop waits for a sink or a channel that is away."""
 RETRIES = 5
 RETRY_AFTER_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 DISK_FULL_RETRY_S = 1.0
@@ -59,12 +57,21 @@ DISK_FULL_RETRY_S = 1.0
 class EmbeddedRunner(Runner):
     """Runs a plan until its sources end, or until `stop`.
 
-    On trouble with a disk, source or sink it drops all memory and recovers from the last checkpoint, a few times; while
-    the disk is full it waits for space. After a failed fsync it stops at once: retrying proves nothing.
+    A source or sink that is away is waited for, and stops no other. On trouble with the disk, or a source that cannot
+    be read, it drops all memory and recovers from the last checkpoint, a few times; while the disk is full it waits
+    for space. After a failed fsync it stops at once: retrying proves nothing.
     """
 
-    def __init__(self, plan: Plan, effects: Effects | None = None, feed: Feed | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        effects: Effects | None = None,
+        feed: Feed | None = None,
+        forget: Collection[str] | str = (),
+    ) -> None:
         self.plan = plan
+        self._prints, self._tables = plan.prints(), plan.tables()
+        self._forget = forget
         self.counters = Counters()
         self._effects = effects or Effects()
         self._clock = self._effects.clock
@@ -83,7 +90,7 @@ class EmbeddedRunner(Runner):
                 try:
                     self._run_session()
                     return
-                except (DurabilityError, ForeignCommit):
+                except (DurabilityError, ForeignCommit, Unwritten):
                     raise
                 except (OSError, SourceError, SinkError, sqlite3.OperationalError) as error:
                     self._wait_after(error)
@@ -95,16 +102,26 @@ class EmbeddedRunner(Runner):
         self._stopping = True
 
     def snapshot(self) -> Mapping[str, Any]:
-        """What has been counted, as JSON."""
+        """Returns what has been counted, as JSON."""
         session = self._session
-        watermarks, events = (session.graph.watermarks, session.events()) if session else ({}, Counter())
-        return self.counters.snapshot(self.plan.streams, watermarks, events, self._clock.now_us())
+        if session is None:
+            return self.counters.snapshot(self.plan.streams, {}, Counter(), self._clock.now_us())
+        counted = self.counters.snapshot(
+            self.plan.streams, session.graph.watermarks, session.events(), self._clock.now_us()
+        )
+        now_s = self._clock.monotonic_s()
+        silent = {
+            id: min((now_s - s.last_rows_s for s in session.splits.values() if s.chain.inlet.id == id), default=None)
+            for id in session.sources
+        }
+        sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in session.sources.items()}
+        sinks = {id: task.snapshot() for id, task in session.sinks.items()}
+        return {**counted, "sources": sources, "sinks": sinks}
 
     def progress(self) -> tuple[int, int] | None:
-        """How much of all sources has been read, and how much there is (bytes); None where a source cannot tell."""
-        intakes = self._session.intakes if self._session else []
-        told = [getattr(intake.reader, "progress", lambda: None)() for intake in intakes]
-        known = [found for found in told if found is not None]
+        """Returns how much of all sources has been read, and how much there is (bytes); None where one cannot tell."""
+        told = [task.progress() for task in self._session.sources.values()] if self._session else []
+        known = [one for one in told if one is not None]
         if not known or len(known) < len(told):
             return None
         return sum(done for done, _ in known), sum(total for _, total in known)
@@ -113,35 +130,37 @@ class EmbeddedRunner(Runner):
         if self._session is not None:
             self.counters.events.update(self._session.events())
             self._session = None
-        session = self._session = start(self.plan, self._effects, self.counters, self._feed)
+        session = self._session = start(self.plan, self._effects, self.counters, self._feed, self._forget)
         drain_s = 0.0
         try:
             if self._effects.threads:
-                for courier in session.couriers:
-                    courier.start()
+                for task in session.tasks():
+                    task.start(session.news)
+                for sink in session.sinks.values():
+                    sink.start()
+                for relay in session.relays:
+                    relay.start()
             self._loop(session)
             drain_s = DRAIN_S
+            self._drain(session)
+            self._note_published(session)
         finally:
             session.close(drain_s)
 
     def _loop(self, session: Session) -> None:
-        """Poll and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
-        last_epoch_s = last_actions_s = last_feed_s = self._clock.monotonic_s()
-        spacing_s, dirty = 0.0, False
-        live = not any(inlet.source.bounded() for inlet in self.plan.inlets)
+        """Take and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
+        last_epoch_s = last_feed_s = self._clock.monotonic_s()
+        spacing_s, dirty = 0.0, session.refitted
         while True:
-            began_s = self._clock.monotonic_s()
-            rows = self._poll(session)
-            moved = rows is not None
+            session.news.clear()
+            events, batches = (0, 0) if self._held(session) else self._take(session)
             now_s = self._clock.monotonic_s()
-            if session.actions is not None and now_s - last_actions_s >= ACTIONS_EVERY_S:
-                last_actions_s = now_s
-                moved |= self._take_actions(session)
-            moved |= self._fall_idle(session, now_s)
-            dirty |= moved
-            last = self._stopping or all(intake.ended for intake in session.intakes)
+            idle = self._fall_idle(session, now_s)
+            dirty |= batches > 0 or idle or bool(session.revoked)
+            last = self._stopping or all(task.finished for task in session.sources.values())
             due_s = spacing_s if session.graph.urgent else self.plan.checkpoint_us / 1e6
-            if dirty and (last or now_s - last_epoch_s >= due_s or session.graph.bytes >= self.plan.memory_bytes):
+            full = session.graph.bytes >= self.plan.memory_bytes
+            if dirty and (last or session.revoked or full or now_s - last_epoch_s >= due_s):
                 first = session.before is None
                 self._epoch(session)
                 if first:
@@ -156,96 +175,136 @@ class EmbeddedRunner(Runner):
                 self._feed.counters(self.snapshot())
             if last:
                 return
-            pause_s = IDLE_WAIT_S if rows is None else PACE_S if live and rows < ROWS_FEW else 0.0
-            if pause_s and (left_s := began_s + pause_s - self._clock.monotonic_s()) > 0:
-                self._clock.sleep(left_s)
+            if not events and not idle:
+                self._rest(session, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
 
-    # 1 and 2: poll and step
+    def _rest(self, session: Session, wait_s: float) -> None:
+        """Sleep until a source has something, but no longer than until something else is due."""
+        wait_s = min(max(wait_s, 0.0), IDLE_WAIT_S)
+        if self._effects.threads:
+            session.news.wait(wait_s)
+        else:
+            for sink in session.sinks.values():
+                sink.step()
+            self._clock.sleep(wait_s)
 
-    def _poll(self, session: Session) -> int | None:
-        """One batch from each partition, through all steps. How many rows; None if there was no batch."""
-        rows: int | None = None
-        timeout_s = IDLE_WAIT_S if len(session.intakes) == 1 else 0.0
-        for intake in session.intakes:
-            if intake.ended or (polled := intake.reader.poll(ROWS_MAX, timeout_s)) is None:
-                continue
-            batch, intake.offset = polled
-            intake.last_rows_s = self._clock.monotonic_s()
-            intake.ended = batch.watermark_us == END
-            session.graph.push(intake.chain, batch)
-            rows = (rows or 0) + len(batch)
+    # 1 and 2: take and step
+
+    def _take(self, session: Session) -> tuple[int, int]:
+        """Take at most one batch of each source through all steps. Returns how many events and batches came."""
+        events = batches = 0
+        for task in session.tasks():
+            while (event := task.take()) is not None:
+                events += 1
+                self._on(session, task, event)
+                if isinstance(event, Rows | Finished):
+                    batches += isinstance(event, Rows)
+                    break
         self.counters.waiting_bytes = session.graph.bytes
-        return rows
+        return events, batches
+
+    def _on(self, session: Session, task: SourceTask, event: Event) -> None:
+        if task is session.actions:
+            if isinstance(event, Rows):
+                session.actions_offset = event.offset
+                session.graph.act(event.batch.rows)
+            return
+        match event:
+            case Opened(name):
+                (inlet,) = (inlet for inlet in self.plan.inlets if inlet.id == task.id)
+                open_split(session, inlet, name, None, self._clock)
+            case Rows(name, batch, offset):
+                split = session.splits[f"{task.id}/{name}"]
+                split.offset, split.last_rows_s = offset, self._clock.monotonic_s()
+                session.graph.push(split.chain, batch)
+            case Revoked(name):
+                session.revoked.append(f"{task.id}/{name}")
+            case Finished():
+                pass
 
     def _fall_idle(self, session: Session, now_s: float) -> bool:
         moved = False
-        for intake in session.intakes:
-            silent_us = 1e6 * (now_s - intake.last_rows_s)
-            if not intake.chain.idle and not intake.ended and silent_us >= intake.chain.inlet.idle_timeout_us:
-                session.graph.fall_idle(intake.chain)
+        for split in session.splits.values():
+            chain, silent_us = split.chain, 1e6 * (now_s - split.last_rows_s)
+            if not chain.idle and chain.watermark_us != END and silent_us >= chain.inlet.idle_timeout_us:
+                session.graph.fall_idle(chain)
                 moved = True
         return moved
 
-    def _take_actions(self, session: Session) -> bool:
-        assert session.actions is not None
-        rows = session.actions.poll()
-        if rows is not None:
-            session.graph.act(rows)
-        return rows is not None
+    def _held(self, session: Session) -> bool:
+        """Returns whether a sink lags so far behind that nothing more is read; raises what has broken one for good."""
+        held = False
+        for task in session.sinks.values():
+            task.check()
+            if task.bytes > self.plan.lag_bytes:
+                task.check(patient=False)
+                held = True
+                self.counters.trouble = (
+                    f"'{task.id}' lags behind by {task.bytes:,} bytes: {task.reason or 'it is slow'}"
+                )
+        return held
 
     # 3 to 8: the epoch
 
     def _epoch(self, session: Session) -> None:
         epoch = session.last.epoch + 1
-        offsets = self._settle(session)
+        for source in session.sources.values():
+            source.settle()  # what cannot be read twice is durable before a checkpoint says so
         rows = session.graph.take()
-        tokens, states = self._prepare(session, epoch, rows)
-        checkpoint = Checkpoint(
-            epoch=epoch,
-            fingerprint=self.plan.fingerprint,
-            watermarks=session.graph.all_watermarks(),
-            offsets=offsets,
-            states=states,
-            tokens=tokens,
-            tables=table_epochs(session.last),
-        )
+        staged, states = self._prepare(session, epoch, rows)
+        checkpoint = self._checkpoint(session, epoch, staged, states)
         self._commit_point(session, checkpoint, self._messages(rows))
-        session.before, session.last = session.last, checkpoint
+        session.before, session.last, self._forget = session.last, checkpoint, ()
         self._acknowledge(session)
-        self._publish(session)
+        self._publish(session, staged)
         self._deliver(session)
         self._tidy(session)
 
-    def _settle(self, session: Session) -> dict[str, Any]:
-        """What came from sources that cannot be read twice is durable in the ingest log before a checkpoint says so."""
-        for intake in session.intakes:
-            if isinstance(intake.reader, LoggedReader):
-                intake.reader.settle()
-        offsets = {intake.chain.id: intake.offset for intake in session.intakes if intake.offset is not None}
+    def _checkpoint(
+        self, session: Session, epoch: int, staged: Mapping[str, Staged], states: Mapping[str, StepState]
+    ) -> Checkpoint:
+        gone = set(session.revoked)
+        offsets = {id: split.offset for id, split in session.splits.items() if split.offset is not None}
         if session.actions is not None:
-            offsets[ACTIONS_PARTITION] = session.actions.offset
-        return {**session.last.offsets, **offsets}
+            offsets[ACTIONS_SPLIT] = session.actions_offset
+        offsets = {**session.last.offsets, **offsets}
+        watermarks = {**session.last.watermarks, **session.graph.all_watermarks()}
+        return Checkpoint(
+            epoch=epoch,
+            watermarks={id: us for id, us in watermarks.items() if id not in gone},
+            offsets={id: offset for id, offset in offsets.items() if id not in gone},
+            states={id: place for id, place in states.items() if id.rpartition("/")[0] not in gone},
+            staged={
+                id: (*task.staged(), *([staged[id]] if id in staged else ())) for id, task in session.sinks.items()
+            },
+            published={id: task.published for id, task in session.sinks.items() if task.published is not None},
+            tables=self._tables,
+        )
 
     def _prepare(
         self, session: Session, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
-    ) -> tuple[dict[str, Sequence[Token]], dict[str, tuple[str, str]]]:
+    ) -> tuple[dict[str, Staged], dict[str, StepState]]:
         """Rows and states on disk, visible to nobody."""
-        ids = [id for id in session.writers if id in rows]
-        states: list[dict[str, tuple[str, str]]] = []
-        tokens: dict[str, Sequence[Token]] = {}
+        ids = [id for id in session.sinks if id in rows]
+        states: list[dict[str, StepState]] = []
+        staged: dict[str, Staged] = {}
 
         def stage(id: str) -> None:
-            tokens[id] = [session.writers[id].stage(epoch, rows[id])]
+            staged[id] = session.sinks[id].stage(epoch, rows[id])
 
         jobs: list[Callable[[], None]] = [partial(stage, id) for id in ids]
         self._together([*jobs, lambda: states.append(self._write_states(session, epoch))])
-        return {id: tokens[id] for id in ids}, states[0]
+        return {id: staged[id] for id in ids}, states[0]
 
-    def _write_states(self, session: Session, epoch: int) -> dict[str, tuple[str, str]]:
+    def _write_states(self, session: Session, epoch: int) -> dict[str, StepState]:
         changed = session.graph.changed_states()
         some = {id: table for id, table in changed.items() if table.num_rows}
-        same = {id: place for id, place in session.last.states.items() if id not in changed}
-        return {**same, **write_states(self._effects.disk, self.plan.state_folder, epoch, some)}
+        same = {id: state for id, state in session.last.states.items() if id not in changed}
+        written = write_states(self._effects.disk, self.plan.state_folder, epoch, some)
+        for id, state in written.items():
+            now = self._prints[step_name(id)]
+            written[id] = state._replace(fingerprint=now.fingerprint, settings=now.settings)
+        return {**same, **written}
 
     def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
         return {
@@ -258,13 +317,29 @@ class EmbeddedRunner(Runner):
         session.store.commit(checkpoint, outbox)
 
     def _acknowledge(self, session: Session) -> None:
-        for intake in session.intakes:
-            if intake.chain.id in session.last.offsets:
-                intake.reader.commit(session.last.offsets[intake.chain.id])
+        """Tell each source what is durable now, where it has moved; let go of the splits that were given away."""
+        before = session.before.offsets if session.before is not None else {}
+        for task in session.sources.values():
+            prefix = f"{task.id}/"
+            moved = {
+                id.removeprefix(prefix): split.offset
+                for id, split in session.splits.items()
+                if id.startswith(prefix) and split.offset is not None and split.offset != before.get(id)
+            }
+            task.acknowledge(moved)
+        for id in session.revoked:
+            source, _, name = id.partition("/")
+            session.graph.remove(id)
+            del session.splits[id]
+            session.sources[source].release(name)
+        session.revoked.clear()
 
-    def _publish(self, session: Session) -> None:
-        last = session.last
-        self._together([partial(session.writers[id].commit, last.epoch, tokens) for id, tokens in last.tokens.items()])
+    def _publish(self, session: Session, staged: Mapping[str, Staged]) -> None:
+        for id, one in staged.items():
+            session.sinks[id].commit(one)
+            if not self._effects.threads:
+                session.sinks[id].step()
+                session.sinks[id].check()
 
     def _together(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Do all of these; the disk works on their fsyncs at the same time. A failed fsync outranks other errors."""
@@ -278,17 +353,44 @@ class EmbeddedRunner(Runner):
             raise error
 
     def _deliver(self, session: Session) -> None:
-        for courier in session.couriers:
-            courier.wake()
+        for relay in session.relays:
+            relay.wake()
 
     def _tidy(self, session: Session) -> None:
-        """Between epochs, when nothing is staged: delete old states; now and then a table keeps house."""
+        """Delete the states that no checkpoint needs any more."""
         assert session.before is not None
         keep = state_files(session.last.states) | state_files(session.before.states)
         delete_states(self._effects.disk, self.plan.state_folder, keep)
-        turn, rest = divmod(session.last.epoch, HOUSEKEEPING_EPOCHS)
-        if rest == 0 and session.writers:
-            tuple(session.writers.values())[turn % len(session.writers)].housekeep()
+
+    def _drain(self, session: Session) -> None:
+        """Wait for the tables to have all that was committed; `SinkError` where one of them is away at the end."""
+        for task in session.sinks.values():
+            task.drain(DRAIN_S)
+            task.check()
+        undelivered = {relay: relay.drain(DRAIN_S) for relay in session.relays}
+        left = {task.id: task for task in session.sinks.values() if task.staged()}
+        for task in left.values():
+            logger.warning("'%s' lacks %d epochs; they are written after the next start", task.id, len(task.staged()))
+        if left and not self._stopping:
+            task = next(iter(left.values()))
+            raise Unwritten(
+                f"'{task.id}' lacks {len(task.staged())} epochs: {task.reason}; they wait in {self.plan.state_folder}, "
+                "run the pipeline again to write them"
+            )
+        for relay, count in undelivered.items():
+            if count and not self._stopping:
+                raise Undelivered(
+                    f"'{relay.id}' has not taken {count} messages: {relay.reason}; they wait in the outbox in "
+                    f"{self.plan.state_folder}, run the pipeline again to send them"
+                )
+
+    def _note_published(self, session: Session) -> None:
+        """Let a last checkpoint say that every table has its rows: the next start may send further ones elsewhere."""
+        last = session.last
+        if any(last.staged.values()) and not any(task.staged() for task in session.sinks.values()):
+            published = {id: task.published for id, task in session.sinks.items() if task.published is not None}
+            noted = replace(last, epoch=last.epoch + 1, staged={}, published=published)
+            self._commit_point(session, noted, {})
 
     # trouble and signals
 

@@ -4,50 +4,42 @@ The engine only puts references to batches into a bounded list. A thread of its 
 sends them to the page's process; it may wait for a slow page, the engine never does: what is not taken in time is
 dropped, oldest first.
 
-A frame is four bytes of length, one byte of kind, and the body: `ROWS` is an Arrow IPC stream whose schema carries the
-stream's name, `COUNTERS` is JSON.
+What is sent, and what the page may rely on, stands in `engine.wire`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import socket
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.batch import Batch
+from tocsin.engine.wire import COUNTERS, ROWS, Counted, Stream, describe, encode_counted, encode_rows, frame
 
-HEADER = struct.Struct(">IB")
-ROWS = 1
-COUNTERS = 2
-FRAME_BYTES_MAX = 64 * 2**20
 SOCKET = "page.sock"
 """The socket's name in the state folder."""
-ALARM_COLUMNS = frozenset({"id", "state", "ring"})
-"""A stream with these columns is one of alarms: its newest row counts per alarm, not per key."""
 
 _SHARE_MAX = 0.01
 """Of one core, for thinning out and encoding: where much flows, the page moves less often."""
-_COLUMNS_MAX = 64
 _STREAMS_MAX = 64
 _WINDOW = 8
 """How many times more rows are looked at than are sent, so that quiet keys are seen beside busy ones."""
 
 
-class Feed:
+class PageFeed:
     """Shows the page what flows. `offer` costs about a microsecond, and nothing once a page has gone.
 
     At most ``rows_max`` rows of a stream are sent each ``every_s``; if there are more, the newest of each key and
@@ -70,11 +62,11 @@ class Feed:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
-        self._counters: Mapping[str, object] | None = None
+        self._counters: Counted | None = None
         self.listening = False
         """Whether a page listens."""
         self._came = False
-        """Whether one ever did: what flows before the first one, which starts beside the engine, waits for it."""
+        """Whether a page has ever listened; until then rows are kept for it, since it starts beside the engine."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._thread.start()
@@ -95,8 +87,8 @@ class Feed:
             waiting.add(rows, self._rows_max * _WINDOW)
 
     def counters(self, snapshot: Mapping[str, object]) -> None:
-        """Show these counters (`engine.counters.Counters.snapshot`)."""
-        self._counters = snapshot
+        """Show these counters (`engine.counters.Counters.snapshot`); they say that the engine is alive, too."""
+        self._counters = msgspec.convert(snapshot, Counted, str_keys=False)
 
     def close(self) -> None:
         """Send what waits and stop."""
@@ -105,16 +97,16 @@ class Feed:
 
     def _run(self) -> None:
         connection: socket.socket | None = None
-        last, cost_s = False, 0.0
+        last, rows_due_s = False, 0.0
         while not last:
-            last = self._stop.wait(max(self._every_s, cost_s / _SHARE_MAX))
-            begun_s = time.thread_time()
+            last = self._stop.wait(self._every_s)
+            begun_s, with_rows = time.thread_time(), last or time.monotonic() >= rows_due_s
             try:
                 if connection is None:
                     connection = connect(self._path, self._timeout_s)
                     self.listening = self._came = True
-                for frame in self._frames():
-                    connection.sendall(frame)
+                for data in self._frames(with_rows):
+                    connection.sendall(data)
                 if select.select([connection], [], [], 0)[0]:
                     raise ConnectionResetError  # the page never speaks: it has hung up
             except OSError:  # no page, or one that does not read: try again at the next tick, with fresh rows
@@ -126,20 +118,23 @@ class Feed:
                     with self._lock:
                         self._waiting.clear()
                 last = last or self._stop.wait(4 * self._every_s)
-            cost_s = time.thread_time() - begun_s
+            if with_rows:  # counters go each time: they tell the page that the engine is alive
+                rows_due_s = time.monotonic() + (time.thread_time() - begun_s) / _SHARE_MAX
         if connection is not None:
             connection.close()
 
-    def _frames(self) -> list[bytes]:
-        with self._lock:
-            taken, self._waiting = self._waiting, {}
-        frames = [
-            frame(ROWS, encode(stream, thinned(list(waiting.batches), self._rows_max)))
-            for stream, waiting in taken.items()
-        ]
+    def _frames(self, with_rows: bool) -> list[bytes]:
+        taken: dict[str, _Waiting] = {}
+        if with_rows:
+            with self._lock:
+                taken, self._waiting = self._waiting, taken
+        frames = []
+        for name, waiting in taken.items():
+            for stream, batches in _described(name, waiting.batches).items():
+                frames.append(frame(ROWS, encode_rows(stream, thinned(stream, batches, self._rows_max))))
         counters, self._counters = self._counters, None
         if counters is not None:
-            frames.append(frame(COUNTERS, json.dumps(counters, default=str).encode()))
+            frames.append(frame(COUNTERS, encode_counted(counters)))
         return frames
 
 
@@ -157,21 +152,22 @@ class _Waiting:
             self.rows -= self.batches.popleft().num_rows
 
 
-def frame(kind: int, body: bytes) -> bytes:
-    """A body with its header."""
-    return HEADER.pack(len(body), kind) + body
+def _described(name: str, batches: Iterable[pa.RecordBatch]) -> Mapping[Stream, list[pa.RecordBatch]]:
+    """Returns batches by what their rows mean: in a stream that unites several, verdicts may be about other columns."""
+    parted: dict[Stream, list[pa.RecordBatch]] = {}
+    schema: pa.Schema = None
+    for rows in batches:
+        if schema is None or not rows.schema.equals(schema, check_metadata=True):
+            schema, mine = rows.schema, parted.setdefault(describe(name, rows.schema), [])
+        mine.append(rows)
+    return parted
 
 
-def encode(stream: str, rows: pa.Table) -> bytes:
-    """Rows as an Arrow IPC stream that carries the stream's name."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema.with_metadata({"stream": stream})) as writer:
-        writer.write_table(rows)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+def thinned(stream: Stream, batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
+    """Returns at most ``rows_max`` rows, the columns that are shown.
 
-
-def thinned(batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
-    """At most ``rows_max`` rows, plain columns only; if there are more, the newest of each key and signal."""
+    If there are more rows, the newest of each key and signal.
+    """
     tail: list[pa.RecordBatch] = []
     room = rows_max * _WINDOW
     for rows in reversed(batches):
@@ -179,10 +175,11 @@ def thinned(batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
             break
         tail.append(rows.slice(max(rows.num_rows - room, 0)))
         room -= rows.num_rows
-    names = [field.name for field in batches[-1].schema if _plain(field.type)][:_COLUMNS_MAX]
+    shown = stream.columns()
+    names = [f.name for f in batches[-1].schema if (f.name in shown if shown else _plain(f.type))]
     table = pa.Table.from_batches(reversed(tail)).select(names)
     if table.num_rows > rows_max:
-        by = [name for name in (("id",) if set(names) >= ALARM_COLUMNS else ("key", "signal")) if name in names]
+        by = ["id"] if stream.kind == "alarms" else ["key", *([stream.signal] if stream.signal else [])]
         rows = _undictionaried(table.select(by)).append_column("row", pa.array(np.arange(table.num_rows)))
         newest = rows.group_by(by, use_threads=False).aggregate([("row", "max")]).column("row_max")
         newest = newest.take(pc.sort_indices(newest))
@@ -197,7 +194,7 @@ def _plain(kind: pa.DataType) -> bool:
 
 
 def _undictionaried(table: pa.Table) -> pa.Table:
-    """Plain values: the dictionary of a large plant would cost more than the rows."""
+    """Returns plain values: the dictionary of a large plant would cost more than the rows."""
     for i, field in enumerate(table.schema):
         if pt.is_dictionary(field.type):
             table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
@@ -206,7 +203,7 @@ def _undictionaried(table: pa.Table) -> pa.Table:
 
 @contextlib.contextmanager
 def _near(path: Path) -> Iterator[str]:
-    """The path by a short name, for a socket's may have no more than about 100 bytes."""
+    """Gives the path by a short name, for a socket's may have no more than about 100 bytes."""
     if len(os.fsencode(path)) < 100:
         yield str(path)
         return
@@ -218,7 +215,7 @@ def _near(path: Path) -> Iterator[str]:
 
 
 def connect(path: Path, timeout_s: float) -> socket.socket:
-    """Connect to the page's socket."""
+    """Returns a connection to the page's socket."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(timeout_s)
@@ -231,7 +228,7 @@ def connect(path: Path, timeout_s: float) -> socket.socket:
 
 
 def listen(path: Path) -> socket.socket:
-    """Open the socket on which the page hears the engine; only this user may connect."""
+    """Returns the open socket on which the page hears the engine; only this user may connect."""
     listener = socket.socket(socket.AF_UNIX)
     path.unlink(missing_ok=True)
     before = os.umask(0o177)

@@ -5,7 +5,7 @@ It does no I/O and sees no clock, so a redo after a crash gives the same rows.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -31,7 +31,7 @@ class Chain:
     def __init__(self, inlet: Inlet, partition: str) -> None:
         self.inlet = inlet
         self.id = f"{inlet.id}/{partition}"
-        self.nodes = [Node(f"{self.id}/{i}", operator) for i, operator in enumerate(inlet.chain)]
+        self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in inlet.chain]
         self.watermark_us = START
         self.idle = False
 
@@ -40,6 +40,13 @@ class Chain:
         if at == len(self.nodes) or batch.port != OUT:
             return [batch]
         return [passed for out in self.nodes[at].step(batch) for passed in self.through(out, at + 1)]
+
+    def counters(self) -> Counter[str]:
+        """Returns what its operators count."""
+        counted: Counter[str] = Counter()
+        for node in self.nodes:
+            counted.update(node.operator.counters(node.state))
+        return counted
 
 
 class Node:
@@ -87,6 +94,9 @@ class Graph:
         """By inlet or step: of what leaves it. Rows on its side ports may be older."""
         self.bytes = 0
         self.urgent = False
+        self._states: dict[str, pa.Table] = {}
+        self._watermarks: dict[str, int] = {}
+        """What the checkpoint holds of splits that are not open yet."""
         self._rows: dict[str, list[pa.RecordBatch]] = defaultdict(list)
         self._schemas: dict[Port, pa.Schema] = {
             (part.id, port): schema for part in parts for port, schema in part.schemas.items()
@@ -109,10 +119,20 @@ class Graph:
     # rows in
 
     def add(self, inlet: Inlet, partition: str) -> Chain:
-        """Take part in the merged watermark from now on."""
+        """Returns the chain of a split, as the checkpoint left it; from now on it takes part in the watermark."""
         chain = Chain(inlet, partition)
+        for node in chain.nodes:
+            if node.id in self._states:
+                node.state = node.operator.load(self._states.pop(node.id))
+        chain.watermark_us = self._watermarks.pop(chain.id, START)
         self.chains[chain.id] = chain
         return chain
+
+    def remove(self, id: str) -> None:
+        """Let go of a split: time goes on without it."""
+        chain = self.chains.pop(id)
+        self._mark_idle()
+        self._go_on(chain.inlet)
 
     def push(self, chain: Chain, batch: Batch) -> None:
         """Take one batch of a partition through its chain and all steps."""
@@ -134,10 +154,7 @@ class Graph:
         """A partition has been silent for too long: time goes on without it."""
         chain.idle = True
         self._mark_idle()
-        merged = self._merged(chain.inlet)
-        if merged > self.watermarks[chain.inlet.id]:
-            self._emit(chain.inlet.id, tick(self._schemas[chain.inlet.id, OUT], merged))
-        self._flow()
+        self._go_on(chain.inlet)
 
     def act(self, actions: pa.RecordBatch) -> None:
         """Give what operators did to every step that listens."""
@@ -150,8 +167,17 @@ class Graph:
 
     # rows through
 
+    def _go_on(self, inlet: Inlet) -> None:
+        """Let time go on where what held it back no longer does."""
+        merged = self._merged(inlet)
+        if merged > self.watermarks[inlet.id]:
+            self._emit(inlet.id, tick(self._schemas[inlet.id, OUT], merged))
+        self._flow()
+
     def _merged(self, inlet: Inlet) -> int:
         chains = [chain for chain in self.chains.values() if chain.inlet is inlet]
+        if not chains:
+            return self.watermarks[inlet.id]
         active = [chain.watermark_us for chain in chains if not chain.idle]
         merged = min(active) if active else max(chain.watermark_us for chain in chains)
         return max(merged, self.watermarks[inlet.id])
@@ -256,22 +282,21 @@ class Graph:
         return tables
 
     def all_watermarks(self) -> dict[str, int]:
-        """By partition (``inlet/partition``), by inlet and step, and by what reaches a step (``step<``, ``step<0``)."""
-        inputs = {f"{j.step.id}<{i}": w for j in self.junctions for i, w in enumerate(j.watermarks)}
-        inputs |= {f"{j.step.id}<": j.watermark_us for j in self.junctions}
-        return self.watermarks | {chain.id: chain.watermark_us for chain in self.chains.values()} | inputs
+        """By partition (``inlet/partition``), by inlet and step, and by what has reached a step (``step<``)."""
+        reached = {f"{j.step.id}<": j.watermark_us for j in self.junctions}
+        return self.watermarks | {chain.id: chain.watermark_us for chain in self.chains.values()} | reached
 
     def restore(self, states: Mapping[str, pa.Table], watermarks: Mapping[str, int]) -> None:
-        """The reverse of `changed_states` (all of them) and `all_watermarks`."""
+        """The reverse of `changed_states` (all of them) and `all_watermarks`; what belongs to a split waits for it."""
+        self._states, self._watermarks = dict(states), dict(watermarks)
         for node in self._nodes():
             if node.id in states:
-                node.state = node.operator.load(states[node.id])
+                node.state = node.operator.load(self._states.pop(node.id))
         for id in self.watermarks:
             self.watermarks[id] = watermarks.get(id, START)
-        for chain in self.chains.values():
-            chain.watermark_us = watermarks.get(chain.id, START)
         for junction in self.junctions:
-            junction.watermarks = [watermarks.get(f"{junction.step.id}<{i}", START) for i in range(len(junction.idle))]
+            # What has left a part has reached those behind it: between checkpoints nothing is under way.
+            junction.watermarks = [watermarks.get(id, START) for id, _ in junction.step.inputs]
             junction.watermark_us = watermarks.get(f"{junction.step.id}<", START)
 
 

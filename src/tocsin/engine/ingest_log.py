@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END, Batch
-from tocsin.contracts import Offset, Reader, Source
+from tocsin.contracts import Offset, Reader
 from tocsin.errors import CorruptState
 from tocsin.world import Clock, Disk
 
@@ -168,83 +169,103 @@ def _frames(data: bytes, first: int) -> Iterator[Frame]:
 
 
 class LoggedReader:
-    """A `contracts.Reader` whose offset is the log's seq: first what the log holds, then what comes.
+    """Reads a split through its log: first what the log holds, then what comes. Its offsets are the log's seq.
 
-    Rows are handed on at once; `settle` makes them durable and only then acknowledges them to whoever sent them. It is
-    called every few milliseconds, and before each commit point.
+    Rows are handed on at once. They are made durable within milliseconds, and before each commit point (`settle`, which
+    the epoch loop may call while another thread polls); only then are they acknowledged to whoever sent them, by the
+    thread that polls.
     """
 
-    def __init__(self, log: IngestLog, source: Source, partition: str, after: int | None, clock: Clock) -> None:
+    def __init__(
+        self, log: IngestLog, read: Callable[[Offset | None], Reader], split: str, after: int | None, clock: Clock
+    ) -> None:
         self._log = log
         self._clock = clock
         if after is not None and after > log.seq:
-            raise CorruptState(f"the ingest log of '{partition}' ends at {log.seq}, the checkpoint is at {after}")
+            raise CorruptState(f"the ingest log of '{split}' ends at {log.seq}, the checkpoint is at {after}")
         self._replay = log.after(after or 0)
         self._replaying = True
         self._ahead: Frame | None = None
         self._inner: Reader | None = None
         tail = log.tail.content() if log.tail is not None else None
         if tail is None or tail[0].watermark_us != END:
-            self._inner = source.open(partition, tail[1] if tail is not None else None)
+            self._inner = read(tail[1] if tail is not None else None)
+        self._lock = threading.Lock()
+        """Around the log: one thread appends, two make durable."""
         self._offset: Offset = None
+        self._acknowledged = log.durable
         self._unsynced_bytes = 0
         self._unsynced_since_s = 0.0
         self._forget_next = 0
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         if self._replaying:
-            if (found := self._replayed(rows_max)) is not None:
-                return found
+            if (replayed := self._replayed(rows_max)) is not None:
+                return replayed
             self._replaying = False
         if self._inner is None:
             return None
-        polled = self._inner.poll(rows_max, timeout_s)
+        if self._log.durable > self._acknowledged:
+            self.confirm()
+        waiting = self._log.durable < self._log.seq
+        polled = self._inner.poll(rows_max, min(timeout_s, SYNC_AFTER_S) if waiting else timeout_s)
         now_s = self._clock.monotonic_s()
         if polled is not None:
             batch, offset = polled
-            if self._log.durable == self._log.seq:
-                self._unsynced_since_s = now_s
-            self._log.append(batch, offset)
-            self._offset = offset
-            self._unsynced_bytes += int(batch.rows.nbytes)
+            with self._lock:
+                if self._log.durable == self._log.seq:
+                    self._unsynced_since_s, self._unsynced_bytes = now_s, 0
+                self._log.append(batch, offset)
+                self._offset = offset
+                self._unsynced_bytes += int(batch.rows.nbytes)
         waited_s = now_s - self._unsynced_since_s
         if self._log.durable < self._log.seq and (waited_s >= SYNC_AFTER_S or self._unsynced_bytes >= SYNC_BYTES):
             self.settle()
+            self.confirm()
         return (polled[0], self._log.seq) if polled is not None else None
 
     def _replayed(self, rows_max: int) -> tuple[Batch, Offset] | None:
-        """As many frames as make a batch, or those with one schema; None after the last."""
-        found: list[Batch] = []
+        """Returns as many frames as make a batch, or those with one schema; None after the last."""
+        batches: list[Batch] = []
         seq = rows_count = 0
         while rows_count < rows_max and (frame := self._ahead or next(self._replay, None)) is not None:
             batch = frame.content()[0]
-            self._ahead = frame if found and batch.schema != found[0].schema else None
+            self._ahead = frame if batches and batch.schema != batches[0].schema else None
             if self._ahead is not None:
                 break
-            found.append(batch)
+            batches.append(batch)
             seq, rows_count = frame.seq, rows_count + len(batch)
-        if len(found) < 2:
-            return (found[0], seq) if found else None
-        table = pa.Table.from_batches([batch.rows for batch in found]).unify_dictionaries().combine_chunks()
-        rows = table.to_batches()[0] if table.num_rows else found[0].rows
-        return Batch(rows, found[-1].watermark_us), seq
+        if len(batches) < 2:
+            return (batches[0], seq) if batches else None
+        table = pa.Table.from_batches([batch.rows for batch in batches]).unify_dictionaries().combine_chunks()
+        rows = table.to_batches()[0] if table.num_rows else batches[0].rows
+        return Batch(rows, batches[-1].watermark_us), seq
 
     def settle(self) -> None:
-        """Make what has come durable, then acknowledge it."""
-        if self._log.durable < self._log.seq and self._inner is not None:
+        """Make what has come durable."""
+        with self._lock:
             self._log.sync()
-            self._inner.commit(self._offset)
-            self._unsynced_bytes = 0
 
-    def commit(self, offset: Offset) -> None:
+    def confirm(self) -> None:
+        """Tell the sender of all that is durable. Everything appended so far is: `poll` is the only one to append."""
+        with self._lock:
+            durable, offset = self._log.durable, self._offset
+            whole = durable == self._log.seq
+        if whole and offset is not None and self._inner is not None:
+            self._inner.acknowledge(offset)
+            self._acknowledged = durable
+
+    def release(self, offset: Offset) -> None:
         """A checkpoint at this seq is durable; the log reaches back to the one before it, for people to look at."""
-        self._log.forget(self._forget_next)
+        with self._lock:
+            self._log.forget(self._forget_next)
         self._forget_next = offset
 
-    def events(self) -> Mapping[str, int]:
-        """What the reader counts, if it does."""
-        found: Mapping[str, int] = getattr(self._inner, "events", dict)()
-        return found
+    def counters(self) -> Mapping[str, int]:
+        return self._inner.counters() if self._inner is not None else {}
+
+    def progress(self) -> tuple[int, int] | None:
+        return self._inner.progress() if self._inner is not None else None
 
     def close(self) -> None:
         if self._inner is not None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
 from tocsin.batch import END, OUT, Batch, empty, tick
-from tocsin.contracts import Operator, Source
+from tocsin.contracts import Operator, Reader, Source
 from tocsin.pipeline.plan import Inlet, Plan, Port
+from tocsin.world import SystemClock, SystemDisk, World
 
 
 def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator[tuple[str, pa.Table]]:
@@ -29,7 +31,7 @@ def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator
 
 
 def _inlet(inlet: Inlet, seen: dict[Port, list[Batch]], rows_max: int, wait_s: float) -> Iterator[tuple[str, pa.Table]]:
-    raw = _sample(_apart(inlet.source), rows_max, wait_s)
+    raw = _sample(inlet.source, rows_max, wait_s)
     schema = inlet.source.output_schema()
     yield f"{inlet.id}.{inlet.source.name()}", _table(schema, raw)
     batches = raw
@@ -61,34 +63,38 @@ def _passed(
 
 
 def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
-    source = source.sampled()
     batches: list[Batch] = []
     count, until = 0, time.monotonic() + wait_s
-    for partition in source.partitions():
-        reader = source.open(partition, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        world = World(SystemClock(), SystemDisk(), folder, folder, "preview")
+        connection = source.sampled().open(world)
         try:
-            while count < rows_max and time.monotonic() < until:
-                polled = reader.poll(rows_max - count, 0.1)
-                if polled is None:
-                    continue
-                batch = polled[0]
-                if batch.watermark_us == END and not len(batch):
-                    break
-                kept = batch.rows.slice(0, rows_max - count)
-                batches.append(batch.with_rows(kept))
-                count += len(kept)
-                if batch.watermark_us == END:
-                    break
+            for split in connection.splits():
+                for batch in _polled(connection.read(split, None), rows_max - count, until):
+                    batches.append(batch)
+                    count += len(batch)
         finally:
-            reader.close()
+            connection.close()
     return batches
 
 
-def _apart(source: Source) -> Source:
-    """The source under another name where it has one, so that a look does not take over a running client's session."""
-    if "client_id" in type(source).model_fields:
-        return source.model_copy(update={"client_id": f"tocsin-preview-{secrets.token_hex(4)}"})
-    return source
+def _polled(reader: Reader, rows_max: int, until_s: float) -> Iterator[Batch]:
+    """At most so many rows of a split, until it ends or the time is over."""
+    try:
+        while rows_max > 0 and time.monotonic() < until_s:
+            polled = reader.poll(rows_max, 0.1)
+            if polled is None:
+                continue
+            batch = polled[0]
+            kept = batch.rows.slice(0, rows_max)
+            rows_max -= len(kept)
+            if len(kept):
+                yield batch.with_rows(kept)
+            if batch.watermark_us == END:
+                return
+    finally:
+        reader.close()
 
 
 def _table(schema: pa.Schema, batches: Sequence[Batch]) -> pa.Table:

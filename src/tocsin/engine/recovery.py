@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import logging
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tocsin.batch import END
-from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Reader, Sink, Writer
-from tocsin.engine.actions import ActionLog
+from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink
+from tocsin.engine.actions import Actions
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
+from tocsin.engine.fitting import fit, is_set_aside
 from tocsin.engine.graph import Chain, Feed, Graph
-from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
-from tocsin.engine.outbox import Courier
-from tocsin.errors import ForeignCommit, StateMismatch
+from tocsin.engine.ingest_log import SEGMENT_BYTES
+from tocsin.engine.outbox import Relay
+from tocsin.engine.sink_task import SinkTask
+from tocsin.engine.source_task import SourceTask
+from tocsin.errors import StateMismatch
 from tocsin.pipeline.plan import Inlet, Plan
-from tocsin.world import Clock, Disk, SystemClock, SystemDisk
+from tocsin.world import Clock, Disk, SystemClock, SystemDisk, World
 
-ACTIONS_PARTITION = "actions"
+logger = logging.getLogger(__name__)
+
+ACTIONS_SPLIT = "actions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +37,22 @@ class Effects:
     disk: Disk = field(default_factory=SystemDisk)
     open_store: Callable[[Path], CheckpointStore] = SqliteStore
     threads: bool = True
-    """Whether couriers run beside the loop, and the fsyncs of an epoch beside each other."""
+    """Whether sources, sinks and relays run beside the loop, and the fsyncs of an epoch beside each other."""
     segment_bytes: int = SEGMENT_BYTES
     """Of the ingest log."""
 
+    def world(self, plan: Plan, kind: str, id: str) -> World:
+        """Returns the world of one end of the plan."""
+        return World(self.clock, self.disk, plan.folder, plan.state_folder / kind / id, f"{plan.name}/{id}")
+
 
 @dataclass(slots=True)
-class Intake:
-    """One partition being read."""
+class SplitState:
+    """How far the epoch loop is with one split."""
 
     chain: Chain
-    reader: Reader
     offset: Offset
     last_rows_s: float
-    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -55,113 +62,127 @@ class Session:
     store: CheckpointStore
     graph: Graph
     last: Checkpoint
-    writers: dict[str, Writer] = field(default_factory=dict)
-    intakes: list[Intake] = field(default_factory=list)
-    couriers: list[Courier] = field(default_factory=list)
-    actions: ActionLog | None = None
+    sources: dict[str, SourceTask] = field(default_factory=dict)
+    sinks: dict[str, SinkTask] = field(default_factory=dict)
+    splits: dict[str, SplitState] = field(default_factory=dict)
+    """By ``source/split``."""
+    revoked: list[str] = field(default_factory=list)
+    """Splits to be let go once a checkpoint holds what came of them."""
+    relays: list[Relay] = field(default_factory=list)
+    actions: SourceTask | None = None
+    actions_offset: Offset = None
     before: Checkpoint | None = None
     """The checkpoint before the last: its files are kept, too."""
+    refitted: bool = False
+    """Whether states were forgotten, set aside or brought back: the next checkpoint must say so, rows or not."""
+    news: threading.Event = field(default_factory=threading.Event)
+    """Set by the sources' threads when there is something to take."""
 
     def events(self) -> Counter[tuple[str, str]]:
-        """What readers, decoders and channels count themselves: sessions lost, fields unknown, messages refused ..."""
-        parts: list[tuple[str, Any]] = [(i.chain.id, i.reader) for i in self.intakes]
-        parts += [(i.chain.id, node.state) for i in self.intakes for node in i.chain.nodes]
-        parts += [(courier.id, courier.delivery) for courier in self.couriers]
-        found: Counter[tuple[str, str]] = Counter()
-        for id, part in parts:
-            for name, count in getattr(part, "events", dict)().items():
-                found[id, name] += count
-        return found
+        """Returns what readers, decoders, writers and channels count: sessions lost, fields unknown, refusals ..."""
+        counted: Counter[tuple[str, str]] = Counter()
+        parts: list[tuple[str, Mapping[str, int]]] = [(task.id, task.counters()) for task in self.sources.values()]
+        parts += [(sink.id, sink.counters()) for sink in self.sinks.values()]
+        parts += [(state.chain.id, state.chain.counters()) for state in self.splits.values()]
+        parts += [(relay.id, relay.counters()) for relay in self.relays]
+        for id, counters in parts:
+            for name, count in counters.items():
+                counted[id, name] += count
+        return counted
+
+    def tasks(self) -> list[SourceTask]:
+        """All that is polled, what operators do included."""
+        return [*self.sources.values(), *([self.actions] if self.actions is not None else [])]
 
     def close(self, drain_s: float = 0.0) -> None:
-        for intake in self.intakes:
-            intake.reader.close()
-        for courier in self.couriers:
-            courier.stop(drain_s)
-        for writer in self.writers.values():
-            writer.close()
-        if self.actions is not None:
-            self.actions.close()
+        for source in self.tasks():
+            source.close(clean=drain_s > 0)
+        for relay in self.relays:
+            relay.stop(drain_s)
+        for sink in self.sinks.values():
+            sink.close()
         self.store.close()
 
 
-def start(plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None) -> Session:
-    """Lock, finish the last epoch, load the states, seek the sources. Done twice it is the same as once."""
+def start(
+    plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None, forget: Collection[str] | str = ()
+) -> Session:
+    """Lock, finish what was committed, load the states, seek the sources. Done twice it is the same as once."""
     effects.disk.make_folder(plan.state_folder)
     store = effects.open_store(plan.state_folder)
-    session = Session(store, Graph(plan, counters, feed), Checkpoint(0, plan.fingerprint))
+    session = Session(store, Graph(plan, counters, feed), Checkpoint(0))
     try:
         last = store.last()
         if last is not None:
-            _require_same(plan, last)
-            session.last = last
-        _finish(session, plan, effects.disk)
-        _seek(session, plan, effects)
-        states = read_states(effects.disk, plan.state_folder, session.last.states)
+            session.last = _fitted(session, plan, last, forget)
+        _finish(session, plan, effects)
+        known = {id: state for id, state in session.last.states.items() if not is_set_aside(id)}
+        states = read_states(effects.disk, plan.state_folder, known)
         session.graph.restore(states, session.last.watermarks)
-        for intake in session.intakes:
-            intake.ended = intake.chain.watermark_us == END
-        delete_states(effects.disk, plan.state_folder, state_files(session.last.states))
+        _seek(session, plan, effects)
+        keep = state_files(session.last.states) | (state_files(last.states) if last is not None else set())
+        delete_states(effects.disk, plan.state_folder, keep)
         for outlet in plan.outlets:
             if isinstance(outlet.part, Channel):
-                session.couriers.append(Courier(outlet.id, outlet.part, store, plan.folder))
+                session.relays.append(Relay(outlet.id, outlet.part, store, effects.world(plan, "channels", outlet.id)))
     except BaseException:
         session.close()
         raise
     return session
 
 
-def _require_same(plan: Plan, last: Checkpoint) -> None:
-    if last.fingerprint != plan.fingerprint:
-        raise StateMismatch(
-            f"the state in {plan.state_folder} was written by a pipeline with other steps or settings than "
-            f"'{plan.name}' has now; undo the change, give the pipeline another name, or move the folder away to "
-            "start afresh"
-        )
+def _fitted(session: Session, plan: Plan, last: Checkpoint, forget: Collection[str] | str) -> Checkpoint:
+    """Returns the last checkpoint as this plan goes on from it; `StateMismatch` where that would forget unasked."""
+    fitted = fit(plan, last, forget)
+    if (mismatch := fitted.mismatch(plan.state_folder)) is not None:
+        raise StateMismatch(mismatch)
+    for sentence in fitted.sentences():
+        logger.warning("%s: %s", plan.name, sentence)
+        session.refitted = True
+    return fitted.checkpoint
 
 
-def _finish(session: Session, plan: Plan, disk: Disk) -> None:
+def _finish(session: Session, plan: Plan, effects: Effects) -> None:
     """Bring each table to the last epoch, and delete what was staged for one that never came to be."""
     last = session.last
+    tables = plan.tables()
     for outlet in plan.outlets:
-        if not isinstance(outlet.part, Sink):
-            continue
-        writer = outlet.part.open(f"{plan.name}/{outlet.id}", outlet.schema, plan.folder, disk)
-        session.writers[outlet.id] = writer
-        tokens = last.tokens.get(outlet.id, ())
-        before = last.tables.get(outlet.id)
-        found = writer.committed()
-        if found != before and not (tokens and found == last.epoch):
-            raise ForeignCommit(
-                f"the table of '{outlet.id}' stands at epoch {found}, the state in {plan.state_folder} expects {before}"
-                f"{f' or {last.epoch}' if tokens else ''}: one of the two was restored or removed, or another engine "
-                "writes the table; restore both from the same time, or give the pipeline another name"
-            )
-        if tokens and found != last.epoch:
-            writer.commit(last.epoch, tokens)
-        writer.discard(tokens)
+        if isinstance(outlet.part, Sink):
+            task = SinkTask(outlet.id, outlet.part, outlet.schema, effects.world(plan, "staged", outlet.id))
+            session.sinks[outlet.id] = task
+            moved = last.tables.get(outlet.id, tables[outlet.id]) != tables[outlet.id]
+            since = last.epoch if moved else None
+            task.recover(last.staged.get(outlet.id, ()), last.published.get(outlet.id), since)
+    for id in last.staged.keys() - session.sinks.keys():
+        if last.staged[id]:
+            logger.warning(
+                "'%s' is no longer in the pipeline: %d epochs that were staged for it are not written",
+                id, len(last.staged[id]),
+            )  # fmt: skip
 
 
 def _seek(session: Session, plan: Plan, effects: Effects) -> None:
-    now_s = effects.clock.monotonic_s()
+    """Make each source ready to be read on from where the checkpoint is."""
+    last = session.last
     for inlet in plan.inlets:
-        for partition in inlet.source.partitions():
-            chain = session.graph.add(inlet, partition)
-            offset = session.last.offsets.get(chain.id)
-            reader = _open(inlet, partition, offset, plan, effects)
-            session.intakes.append(Intake(chain, reader, offset, now_s))
+        prefix = f"{inlet.id}/"
+        names = [id.removeprefix(prefix) for id in last.offsets if id.startswith(prefix)]
+        offsets = {name: last.offsets[prefix + name] for name in names}
+        ended = {name for name in names if last.watermarks.get(prefix + name) == END}
+        session.sources[inlet.id] = SourceTask(
+            inlet.id, inlet.source, effects.world(plan, "ingest", inlet.id), offsets, ended, effects.segment_bytes
+        )
+        for name in ended:
+            open_split(session, inlet, name, offsets[name], effects.clock)
     if any(step.operator.ACCEPTS_ACTIONS for step in plan.steps):
-        session.actions = ActionLog(plan.state_folder, session.last.offsets.get(ACTIONS_PARTITION, 0))
+        session.actions_offset = last.offsets.get(ACTIONS_SPLIT, 0)
+        world = effects.world(plan, "ingest", ACTIONS_SPLIT)
+        actions = Actions(state_folder=plan.state_folder)
+        session.actions = SourceTask(ACTIONS_SPLIT, actions, world, {"0": session.actions_offset}, ())
 
 
-def _open(inlet: Inlet, partition: str, offset: Offset, plan: Plan, effects: Effects) -> Reader:
-    if inlet.source.REPLAYABLE:
-        return inlet.source.open(partition, offset)
-    name = re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):x}_", partition)
-    log = IngestLog(plan.state_folder / "ingest" / inlet.id / name, effects.disk, effects.segment_bytes)
-    return LoggedReader(log, inlet.source, partition, offset, effects.clock)
-
-
-def table_epochs(last: Checkpoint) -> Mapping[str, int]:
-    """The last epoch that each table holds rows of, once the last checkpoint's have been made visible."""
-    return {**last.tables, **{id: last.epoch for id, tokens in last.tokens.items() if tokens}}
+def open_split(session: Session, inlet: Inlet, name: str, offset: Offset, clock: Clock) -> None:
+    """Let a split take part, unless it does already."""
+    if f"{inlet.id}/{name}" not in session.splits:
+        chain = session.graph.add(inlet, name)
+        session.splits[chain.id] = SplitState(chain, offset, clock.monotonic_s())

@@ -22,7 +22,7 @@ UNSURE = -3
 
 
 @dataclass(slots=True)
-class Span:
+class ToldEvent:
     """One event as it was last told."""
 
     start: int
@@ -35,10 +35,10 @@ class Span:
 
 
 @dataclass(slots=True)
-class Line:
+class Timeline:
     """The events of one machine that may still change, the reasons given lately, and the silence told of."""
 
-    spans: dict[int, Span] = field(default_factory=dict)
+    spans: dict[int, ToldEvent] = field(default_factory=dict)
     notes: list[tuple[int, str]] = field(default_factory=list)
     silent_since: int | None = None
 
@@ -61,7 +61,7 @@ class Readings:
         self._order = None
 
     def of(self, slot: int, count: int) -> tuple[Ints, Ints]:
-        """Times and codes of a key's readings among the first ``count``, in order of time."""
+        """Returns times and codes of a key's readings among the first ``count``, in order of time."""
         if self._order is None:
             self._order = np.argsort(self.slots, kind="stable")
             self._sorted = self.slots[self._order]
@@ -96,13 +96,17 @@ class DowntimeState:
 
     columns: Columns
     readings: Readings = field(default_factory=Readings)
-    lines: dict[int, Line] = field(default_factory=dict)
+    lines: dict[int, Timeline] = field(default_factory=dict)
     watermark: int = START
 
 
 @kernel
 def follow(start: int, code: int, last: int, at: int, says: int, timeout: int) -> tuple[int, int, int, int]:
-    """One reading after another: new start, code and last reading, and when a silence before it began (or -1)."""
+    """Follow a machine by one reading.
+
+    Returns the start and the code of its state, the time of its last reading, and when a silence before this reading
+    began (-1 for none).
+    """
     silence = -1
     if timeout > 0 and code != NOTHING and code != SILENT and at - last > timeout:
         start, code, silence = last, SILENT, last
@@ -121,32 +125,32 @@ def settle(slots: Codes, times: Ints, codes: Ints, timeout: int, start: Ints, co
 
 @kernel
 def trace(times: Ints, codes: Ints, timeout: int, start: int, code: int, last: int) -> tuple[Ints, Ints, int]:
-    """Starts and codes of the states from a settled one on, and the time of the last reading.
+    """Returns starts and codes of the states from a settled one on, and the time of the last reading.
 
-    Of two that start together the later one counts.
+    Of two states that start together the later one counts.
     """
-    starts, found = np.empty(2 * len(times) + 1, np.int64), np.empty(2 * len(times) + 1, np.int64)
+    starts, kinds = np.empty(2 * len(times) + 1, np.int64), np.empty(2 * len(times) + 1, np.int64)
     n = 0
     if code != NOTHING:
-        starts[0], found[0], n = start, code, 1
+        starts[0], kinds[0], n = start, code, 1
     for i in range(len(times)):
         before = code
         start, code, last, silence = follow(start, code, last, times[i], codes[i], timeout)
         if silence >= 0:
-            starts[n], found[n] = silence, SILENT
+            starts[n], kinds[n] = silence, SILENT
             n += 1
             before = SILENT
         if code != before:
-            starts[n], found[n] = start, code
+            starts[n], kinds[n] = start, code
             n += 1
-    return starts[:n], found[:n], last
+    return starts[:n], kinds[:n], last
 
 
 @kernel
 def find_changes(
     slots: Codes, times: Ints, codes: Ints, timeout: int, clock: Ints, head_start: Ints, head_code: Ints
 ) -> npt.NDArray[np.bool_]:
-    """Which readings may change what was told: another state, an end of silence, or one out of order.
+    """Returns which readings may change what was told: another state, an end of silence, or one out of order.
 
     A reading that says again what its key's newest state is, in order or within that state, changes nothing.
     """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -26,34 +24,35 @@ from tocsin.batch import (
     Floats,
     Ints,
     as_keys,
-    as_numbers,
     floats,
+    short_id,
     times_us,
+    to_batch,
 )
 from tocsin.contracts import Operator
-from tocsin.domain.alarms import short_id, to_batch
 from tocsin.domain.calendars import Period, find, next_change
 from tocsin.domain.effectiveness import COUNTED_SCHEMA, DOWNTIME_SCHEMA
 from tocsin.errors import SchemaError
+from tocsin.estimate._counting import COUNTS, parts_made, rejected
 from tocsin.estimate._downtime import (
     ALIVE,
     NOTHING,
     SILENT,
     UNSURE,
     DowntimeState,
-    Line,
-    Span,
+    Timeline,
+    ToldEvent,
     find_changes,
     trace,
 )
 from tocsin.settings.quantities import Duration
-from tocsin.state import Columns, Field
+from tocsin.state import Columns, Field, Remembered
 
 Kind = Literal["running", "idle", "planned_stop", "unplanned_stop", "unknown"]
 KINDS: Sequence[Kind] = ("running", "idle", "planned_stop", "unplanned_stop", "unknown")
 RUNNING, IDLE, _, STOPPED, _ = range(5)
 
-COUNTS = "counts"
+_LINES = Remembered("line")
 
 NOTES_MAX = 50
 """Reasons kept for one machine's events that may still change."""
@@ -94,6 +93,11 @@ class Downtime(Operator):
         {"heartbeat": "10s", "planned": [{"name": "break", "begins": "00:00:20", "ends": "00:00:40"}]},
         {"state": "text", "states": {"fault": "unplanned_stop"}, "total": "count", "good": "flag"},
     )
+
+    KEEPS_STATE: ClassVar[Collection[str]] = (
+        "rule", "states", "running_above", "idle_above", "heartbeat", "missed", "silent", "microstop", "planned",
+        "shifts",
+    )  # fmt: skip
 
     rule: str = "downtime"
     """Name of the rule, unique in the plant: it is part of every event's id."""
@@ -165,7 +169,7 @@ class Downtime(Operator):
         return self.heartbeat * self.missed
 
     def fields(self) -> Mapping[str, Field]:
-        """Settled state (start, code, last reading before the watermark), and the newest reading's."""
+        """Returns settled state (start, code, last reading before the watermark), and the newest reading's."""
         return {
             "start": Field(np.int64),
             "code": Field(np.int64, NOTHING),
@@ -181,24 +185,25 @@ class Downtime(Operator):
 
     def step(self, state: DowntimeState, batch: Batch) -> tuple[DowntimeState, Sequence[Batch]]:
         out: list[dict[str, Any]] = []
-        left: list[Batch] = []
+        side: list[Batch] = []
         if len(batch):
             codes, unknown = self._codes(batch.rows)
             if unknown.any():
                 assert self.state is not None
                 said = f"{self.state} has a value that is not in states"
-                left.append(self._rejected(batch.rows.filter(pa.array(unknown)), "state_unknown", said, self.state))
+                unusable = batch.rows.filter(pa.array(unknown))
+                side.append(rejected(unusable, "state_unknown", said, self.state))
             if self.total is not None:
-                left += self._counts(batch.rows, self.total)
+                side += parts_made(batch.rows, self.total, self.good)
             self._read(state, batch.rows, codes, out)
         state.watermark = max(state.watermark, batch.watermark_us)
         self._let_time_pass(state, out)
-        return state, (*left, Batch(to_batch(out, self._schema), state.watermark))
+        return state, (*side, Batch(to_batch(out, self._schema), state.watermark))
 
     # ------------------------------------------------------------------------------------------------- readings
 
     def _codes(self, rows: pa.RecordBatch) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """What each reading says, and which of them say something that no setting knows."""
+        """Returns what each reading says, and which of them say something that no setting knows."""
         count = rows.num_rows
         if self.of is not None and self.running_above is not None:
             values: Floats = floats(rows.column(self.of))
@@ -211,52 +216,8 @@ class Downtime(Operator):
         known = {kind: i for i, kind in enumerate(KINDS)} | {"stopped": STOPPED}
         known |= {value: KINDS.index(kind) for value, kind in self.states.items()}
         meaning = np.array([known.get(text, NOTHING) for text in column.dictionary.to_pylist()] + [ALIVE], np.int64)
-        found = meaning[column.indices.fill_null(len(meaning) - 1).to_numpy(zero_copy_only=False)]
-        return np.where(found == NOTHING, ALIVE, found), found == NOTHING
-
-    def _counts(self, rows: pa.RecordBatch, column: str) -> Iterator[Batch]:
-        """The parts made, as rows that can be united with the events; and what cannot be a number of parts."""
-        total = floats(rows.column(column))
-        good = np.full(len(total), np.nan) if self.good is None else floats(rows.column(self.good))
-        right = np.isfinite(total) & (total >= 0) & ((self.good is None) | ((good >= 0) & (good <= total)))
-        there = np.asarray(rows.column(column).is_valid().to_numpy(zero_copy_only=False), bool)
-        if (wrong := there & ~right).any():
-            said = f"{column} must be a number of parts" + (self.good is not None) * f", of which {self.good} were good"
-            yield self._rejected(
-                rows.filter(pa.array(wrong)), "count_invalid", said, *filter(None, (column, self.good))
-            )
-        if not (made := right & (total > 0)).any():
-            return
-        some, count = rows.filter(pa.array(made)), int(made.sum())
-        time, nothing = some.column("time"), pa.repeat("", count)
-        columns = [
-            some.column("key"), time, nothing, nothing, pa.repeat("counted", count), time, time,
-            pa.nulls(count, pa.float64()), pa.repeat(pa.scalar(0, pa.int32()), count), nothing, nothing,
-            as_numbers(total[made]), as_numbers(good[made]),
-        ]  # fmt: skip
-        yield Batch(pa.RecordBatch.from_arrays(columns, schema=COUNTED_SCHEMA), port=COUNTS)
-
-    @staticmethod
-    def _rejected(rows: pa.RecordBatch, reason: str, detail: str, *columns: str) -> Batch:
-        """What a row said that cannot be used; the row still counts as a heartbeat."""
-        said = zip(*(rows.column(column).to_pylist() for column in columns), strict=True)
-        payload = [" ".join(map(str, values)).encode()[:65536] for values in said]
-        nothing = [""] * len(payload)
-        arrays = [
-            rows.column("key"), rows.column("time"), nothing, nothing, [-1] * len(payload),
-            [reason] * len(payload), [detail] * len(payload), payload,
-            [hashlib.sha256(p).hexdigest() for p in payload],
-        ]  # fmt: skip
-        return Batch(
-            pa.RecordBatch.from_arrays(
-                [
-                    a if isinstance(a, pa.Array) else pa.array(a, f.type)
-                    for a, f in zip(arrays, REJECTED_SCHEMA, strict=True)
-                ],
-                schema=REJECTED_SCHEMA,
-            ),
-            port=REJECTED,
-        )
+        says = meaning[column.indices.fill_null(len(meaning) - 1).to_numpy(zero_copy_only=False)]
+        return np.where(says == NOTHING, ALIVE, says), says == NOTHING
 
     def _read(self, state: DowntimeState, rows: pa.RecordBatch, codes: Ints, out: list[dict[str, Any]]) -> None:
         """Find, in a compiled loop, the readings that may change something, and look closely only at those."""
@@ -278,12 +239,12 @@ class Downtime(Operator):
                 line.notes = sorted([*line.notes, (at, notes[row])], key=lambda note: note[0])[-NOTES_MAX:]
             self._tell(state, slot, max(at, last), at, before + row + 1, out)
         for slot in np.unique(slots[looked_at]).tolist():
-            starts, found, _ = self._trace(state, slot, before + len(slots))
+            starts, kinds, _ = self._trace(state, slot, before + len(slots))
             if len(starts):
-                columns["head_start"][slot], columns["head_code"][slot] = starts[-1], found[-1]
+                columns["head_start"][slot], columns["head_code"][slot] = starts[-1], kinds[-1]
 
     def _notes(self, state: DowntimeState, rows: pa.RecordBatch, slots: Codes) -> Mapping[int, str]:
-        """The rows that give another reason than the one before, and the reason."""
+        """Returns the rows that give another reason than the one before, and the reason."""
         if self.reason is None:
             return {}
         column = as_keys(rows.column(self.reason))
@@ -292,15 +253,15 @@ class Downtime(Operator):
         code = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False))[order]
         first = np.append(True, slots[order[1:]] != slots[order[:-1]])[: len(order)]
         changes = first | np.append(True, code[1:] != code[:-1])[: len(order)]
-        found = {}
+        reasons = {}
         for row, is_first in zip(order[changes].tolist(), first[changes].tolist(), strict=True):
             line, text = state.lines.get(int(slots[row])), str(column[row].as_py())
             if not is_first or line is None or not line.notes or line.notes[-1][1] != text:
-                found[row] = text
-        return found
+                reasons[row] = text
+        return reasons
 
     def _let_time_pass(self, state: DowntimeState, out: list[dict[str, Any]]) -> None:
-        """Silence and calendars up to the watermark; then settle the readings that it has passed."""
+        """Tell what silence and calendars have changed up to the watermark, and settle the readings before it."""
         count, columns, to = len(state.columns), state.columns, state.watermark
         # The end of the stream is not silence: what was known last stays so.
         if START < to < END:
@@ -318,9 +279,12 @@ class Downtime(Operator):
     # --------------------------------------------------------------------------------------------------- events
 
     @staticmethod
-    def _line(state: DowntimeState, slot: int) -> Line:
-        """What was told of a machine, without what is settled: looking at all machines would cost 1 µs each a batch."""
-        line = state.lines.setdefault(slot, Line())
+    def _line(state: DowntimeState, slot: int) -> Timeline:
+        """Returns what was told of a machine, without what is settled.
+
+        It is done here, for one machine: to look at all of them would cost 1 µs each in every batch.
+        """
+        line = state.lines.setdefault(slot, Timeline())
         begin = int(state.columns["start"][slot])
         if len(line.spans) > 1 and state.columns["code"][slot] != NOTHING:
             line.spans = {start: span for start, span in line.spans.items() if start >= begin}
@@ -329,24 +293,27 @@ class Downtime(Operator):
         return line
 
     def _trace(self, state: DowntimeState, slot: int, count: int) -> tuple[Ints, Ints, int]:
-        """The states of a key since the settled one, by the first ``count`` readings, and when the last one was."""
+        """Returns start and code of each state from the settled one on, by the first ``count`` readings.
+
+        The third value is when the last reading was.
+        """
         times, codes = state.readings.of(slot, count)
         settled = (int(state.columns[name][slot]) for name in ("start", "code", "last"))
         return trace(times, codes, self.timeout, *settled)
 
     def _advance(self, state: DowntimeState, slot: int, to: int, count: int, out: list[dict[str, Any]]) -> int:
-        """Tell what silence and the calendar have changed by then; when the last reading was."""
+        """Tell what silence and the calendar have changed until then. Returns when the machine's last reading was."""
         line = self._line(state, slot)
         while True:
-            _, found, last = self._trace(state, slot, count)
-            awake = self.timeout and len(found) and found[-1] != SILENT and line.silent_since != last
+            _, codes, last = self._trace(state, slot, count)
+            awake = self.timeout and len(codes) and codes[-1] != SILENT and line.silent_since != last
             at = min(last + self.timeout + 1 if awake else END, int(state.columns["calendar_due"][slot]))
             if at > to:
                 return last
             self._tell(state, slot, at, at, count, out)
 
     def _tell(self, state: DowntimeState, slot: int, now: int, at: int, count: int, out: list[dict[str, Any]]) -> None:
-        """Say what is different, by the first ``count`` readings, from what was told."""
+        """Tell what differs, by the first ``count`` readings, from what was told before."""
         line = self._line(state, slot)
         starts, codes, last = self._trace(state, slot, count)
         # What a reading says touches the state before it and the few that it may bring about, none before those.
@@ -356,7 +323,7 @@ class Downtime(Operator):
         if self.timeout and states and states[-1][1] != SILENT and now - last > self.timeout:
             line.silent_since = last
             states.append((last, SILENT))
-        spans: dict[int, Span] = {}
+        spans: dict[int, ToldEvent] = {}
         ends = [*[start for start, _ in states[1:]], None]
         for (start, code), end in zip(states, ends[: len(states)], strict=True):
             for span in self._cut(start, end, code, now):
@@ -381,8 +348,8 @@ class Downtime(Operator):
         change = next_change(self.planned, max(now, states[-1][0])) if waiting else None
         state.columns["calendar_due"][slot] = END if change is None else change
 
-    def _cut(self, start: int, end: int | None, code: int, now: int) -> Iterator[Span]:
-        """One state as events: what is not running is cut where a planned stop begins or ends."""
+    def _cut(self, start: int, end: int | None, code: int, now: int) -> Iterator[ToldEvent]:
+        """Returns one state as events: what is not running is cut where a planned stop begins or ends."""
         kind = self.silent if code == SILENT else KINDS[code]
         while True:
             period = find(self.planned, start) if kind != "running" else None
@@ -391,13 +358,13 @@ class Downtime(Operator):
             shown: str = "planned_stop" if period else kind
             if shown == "unplanned_stop" and until is not None and until - start < self.microstop:
                 shown = "microstop"
-            yield Span(start, shown, until, period[0].name if period else "")
+            yield ToldEvent(start, shown, until, period[0].name if period else "")
             if until == end:
                 return
             assert until is not None
             start = until
 
-    def _row(self, key: str, span: Span, status: str, at: int) -> dict[str, Any]:
+    def _row(self, key: str, span: ToldEvent, status: str, at: int) -> dict[str, Any]:
         shift = find(self.shifts, span.start)
         return {
             "key": key,
@@ -418,14 +385,10 @@ class Downtime(Operator):
     def dump(self, state: DowntimeState) -> pa.Table:
         table, readings = state.columns.dump(), state.readings
         count = len(state.columns)
-        lines = [json.dumps(asdict(state.lines[s])) if s in state.lines else None for s in range(count)]
+        lines = [asdict(state.lines[slot]) if slot in state.lines else None for slot in range(count)]
+        table = _LINES.dump(table, lines, state.watermark)
         order = np.argsort(readings.slots, kind="stable")
         ends = np.searchsorted(readings.slots[order], np.arange(count + 1)).astype(np.int32)
-        for name, values in (
-            ("line", pa.array(lines, pa.string())),
-            ("watermark", pa.array([state.watermark] * count)),
-        ):
-            table = table.append_column(name, values)
         for name, array in (("times", readings.times), ("codes", readings.codes)):
             table = table.append_column(name, pa.ListArray.from_arrays(pa.array(ends), pa.array(array[order])))
         return table
@@ -436,12 +399,11 @@ class Downtime(Operator):
             return state
         table = table.combine_chunks()
         slots = state.columns.slots(table.column("key").combine_chunks())
-        for slot, text in zip(slots.tolist(), table.column("line").to_pylist(), strict=True):
-            if text is not None:
-                saved = json.loads(text)
-                spans = {span["start"]: Span(**span) for span in saved["spans"].values()}
-                state.lines[slot] = Line(spans, [(at, note) for at, note in saved["notes"]], saved["silent_since"])
-        state.watermark = max(table.column("watermark").to_pylist())
+        lines, state.watermark = _LINES.load(table)
+        for slot, saved in zip(slots.tolist(), lines, strict=True):
+            if saved is not None:
+                spans = {span["start"]: ToldEvent(**span) for span in saved["spans"].values()}
+                state.lines[slot] = Timeline(spans, [(at, note) for at, note in saved["notes"]], saved["silent_since"])
         times, codes = (table.column(name).combine_chunks() for name in ("times", "codes"))
         owners = np.repeat(slots, times.value_lengths().to_numpy(zero_copy_only=False))
         state.readings.add(owners, times.flatten().to_numpy(), codes.flatten().to_numpy())

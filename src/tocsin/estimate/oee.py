@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
-import numpy as np
 import pyarrow as pa
 from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import require
-from tocsin.batch import END, KEY, START, TIME, TIME_TYPE, Batch, times_us
+from tocsin.batch import END, KEY, START, TIME, TIME_TYPE, Batch, times_us, to_batch
 from tocsin.contracts import Operator
-from tocsin.domain.alarms import to_batch
 from tocsin.domain.calendars import Period
-from tocsin.domain.effectiveness import COUNTED_SCHEMA, STATES, Span, factors, figures, windows
+from tocsin.domain.effectiveness import COUNTED_SCHEMA, WORK_UNIT_STATES, Span, factors, figures, windows
 from tocsin.settings.quantities import Duration
+from tocsin.state import Remembered
 
 WINDOW_SCHEMA = pa.schema(
     [
@@ -26,7 +24,7 @@ WINDOW_SCHEMA = pa.schema(
         TIME,
         pa.field("window_end", TIME_TYPE, nullable=False),
         pa.field("shift", pa.string(), nullable=False),
-        *(pa.field(f"{name}_s", pa.float64(), nullable=False) for name in STATES),
+        *(pa.field(f"{name}_s", pa.float64(), nullable=False) for name in WORK_UNIT_STATES),
         pa.field("stops", pa.int64(), nullable=False),
         pa.field("availability", pa.float64()),
         pa.field("mtbf_s", pa.float64()),
@@ -40,31 +38,42 @@ WINDOW_SCHEMA = pa.schema(
 )
 
 
+_UNITS = Remembered("machine")
+
+
 @dataclass(slots=True)
-class Machine:
-    """Events that the windows still to come may need, by id; the window that is open, and the last event."""
+class WorkUnit:
+    """What is known of one machine (ISO 22400 calls it a work unit)."""
 
     spans: dict[str, tuple[str, int, int | None]] = field(default_factory=dict)
+    """Events that the windows still to come may need, by id: kind, start, end (None: it lasts)."""
     begin: int = 0
+    """When the window that is open begins."""
     end: int = END
+    """When it ends."""
     shift: str = ""
+    """The name of its shift."""
     last: int = 0
+    """The latest time that an event or a count has told of."""
     parts: dict[int, tuple[float, float | None]] = field(default_factory=dict)
     """Parts made, all and good ones (None: not known), by the end of their window."""
 
 
 @dataclass(slots=True)
 class OeeState:
-    """By key; how far time has come; when the next window is complete, and the earliest one that is not."""
+    """All machines, and how far time has come."""
 
-    machines: dict[str, Machine] = field(default_factory=dict)
+    units: dict[str, WorkUnit] = field(default_factory=dict)
+    """By key."""
     watermark: int = START
     due: int = END
+    """When the next window ends."""
     held: int = END
+    """When the earliest window begins that is not complete."""
 
 
 def _for_all(value: Any) -> Any:
-    """One duration stands for all machines."""
+    """Returns durations by key: one duration alone stands for all machines."""
     return value if isinstance(value, Mapping) else {"*": value}
 
 
@@ -102,6 +111,8 @@ class Oee(Operator):
         },
     )
 
+    KEEPS_STATE: ClassVar[Collection[str]] = ("grace", "ideal_cycle")
+
     every: Duration = Setting(0, ge=0)
     """Length of a window, if there are no shifts."""
     shifts: tuple[Period, ...] = ()
@@ -121,12 +132,12 @@ class Oee(Operator):
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Events of machines that stop and go in the kit's rows."""
+        """Returns events of machines that stop and go in the kit's rows."""
         made: list[dict[str, Any]] = []
         was: dict[str, tuple[int, str]] = {}
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
         for i, (key, at) in enumerate(moments):
-            kind = STATES[i // 5 % 4]
+            kind = WORK_UNIT_STATES[i // 5 % 4]
             if key in was and was[key][1] != kind:
                 made.append(_event(key, at, was[key][1], was[key][0], at, 1))
             if key not in was or was[key][1] != kind:
@@ -155,105 +166,94 @@ class Oee(Operator):
         columns += [batch.rows.column(n).to_pylist() if counted else [None] * len(batch) for n in ("total", "good")]
         # A loop over events, which are few, and over counts: 5 µs each.
         for key, id, kind, status, start, end, total, good in zip(*columns, strict=True):
-            machine = state.machines.get(key)
-            if machine is None or min(state.watermark, state.held) <= start < machine.begin:
-                machine = state.machines[key] = self._next(machine or Machine(), start)
-                state.due, state.held = min(state.due, machine.end), min(state.held, machine.begin)
-            machine.last = max(machine.last, start, end or start)
+            unit = state.units.get(key)
+            if unit is None or min(state.watermark, state.held) <= start < unit.begin:
+                unit = state.units[key] = self._next(unit or WorkUnit(), start)
+                state.due, state.held = min(state.due, unit.end), min(state.held, unit.begin)
+            unit.last = max(unit.last, start, end or start)
             if status == "counted":
                 if total is not None:
-                    self._count(machine, start, total, good)
+                    self._count(unit, start, total, good)
             elif status == "withdrawn":
-                machine.spans.pop(id, None)
+                unit.spans.pop(id, None)
             else:
-                machine.spans[id] = (kind, start, end)
+                unit.spans[id] = (kind, start, end)
         state.watermark = max(state.watermark, batch.watermark_us)
         if state.watermark - self.grace >= state.due:
-            for key, machine in state.machines.items():
-                self._close(key, machine, state.watermark, counted, out)
+            for key, unit in state.units.items():
+                self._close(key, unit, state.watermark, counted, out)
             self._look_ahead(state)
         watermark = END if state.watermark == END else min(state.watermark, state.held)
         return state, (Batch(to_batch(out, WINDOW_SCHEMA), watermark),)
 
     def _window(self, at: int) -> tuple[int, int, str]:
-        """The window that holds a moment, from there on; or else the next one."""
+        """Returns begin, end and shift of the window that holds a moment, or else of the next one."""
         return next(windows(at, at + max(self.every, 8 * 86_400_000_000), self.shifts, self.every), (at, END, ""))
 
-    def _next(self, machine: Machine, at: int) -> Machine:
-        machine.begin, machine.end, machine.shift = self._window(at)
-        return machine
+    def _next(self, unit: WorkUnit, at: int) -> WorkUnit:
+        unit.begin, unit.end, unit.shift = self._window(at)
+        return unit
 
-    def _count(self, machine: Machine, at: int, total: float, good: float | None) -> None:
-        """Parts belong to the window that holds their time; outside of shifts to none."""
-        end = machine.end
-        if not machine.begin <= at < end:
+    def _count(self, unit: WorkUnit, at: int, total: float, good: float | None) -> None:
+        """Count parts in the window that holds their time; outside of shifts they are in none."""
+        end = unit.end
+        if not unit.begin <= at < end:
             begin, end, _ = self._window(at)
-            if begin > at or end <= machine.begin:
+            if begin > at or end <= unit.begin:
                 return
         if end == END:
             return
-        before, fine = machine.parts.get(end, (0.0, 0.0))
-        machine.parts[end] = before + total, None if good is None or fine is None else fine + good
+        before, fine = unit.parts.get(end, (0.0, 0.0))
+        unit.parts[end] = before + total, None if good is None or fine is None else fine + good
 
-    def _close(self, key: str, machine: Machine, watermark: int, counted: bool, out: list[dict[str, Any]]) -> None:
+    def _close(self, key: str, unit: WorkUnit, watermark: int, counted: bool, out: list[dict[str, Any]]) -> None:
         """Add up the windows that are complete."""
-        while (
-            machine.end != END and machine.begin < machine.last if watermark == END else self._over(machine, watermark)
-        ):
-            end = min(machine.end, machine.last) if watermark == END else machine.end
-            held = figures((Span(*span) for span in machine.spans.values()), machine.begin, end)
-            total, good = machine.parts.pop(machine.end, (0.0, 0.0))
+        while unit.end != END and unit.begin < unit.last if watermark == END else self._over(unit, watermark):
+            end = min(unit.end, unit.last) if watermark == END else unit.end
+            held = figures((Span(*span) for span in unit.spans.values()), unit.begin, end)
+            total, good = unit.parts.pop(unit.end, (0.0, 0.0))
             cycle = self.ideal_cycle.get(key, self.ideal_cycle.get("*"))
             ideal_s = None if cycle is None or not counted else cycle / 1e6 * total
             out.append(
-                {"key": key, "time": machine.begin, "window_end": end, "shift": machine.shift, **held}
+                {"key": key, "time": unit.begin, "window_end": end, "shift": unit.shift, **held}
                 | {"total": total if counted else None, "good": good if counted else None}
                 | factors(held, total, good, ideal_s)
             )
-            self._next(machine, machine.end)
-            machine.spans = {
-                id: span
-                for id, span in machine.spans.items()
-                if span[2] is None or span[2] > machine.begin - self.grace
+            self._next(unit, unit.end)
+            unit.spans = {
+                id: span for id, span in unit.spans.items() if span[2] is None or span[2] > unit.begin - self.grace
             }
 
-    def _over(self, machine: Machine, watermark: int) -> bool:
-        return machine.end != END and machine.end <= watermark - self.grace
+    def _over(self, unit: WorkUnit, watermark: int) -> bool:
+        return unit.end != END and unit.end <= watermark - self.grace
 
     @staticmethod
     def _look_ahead(state: OeeState) -> None:
-        state.due = min((m.end for m in state.machines.values()), default=END)
-        state.held = min((m.begin for m in state.machines.values() if m.end != END), default=END)
+        state.due = min((m.end for m in state.units.values()), default=END)
+        state.held = min((m.begin for m in state.units.values() if m.end != END), default=END)
 
     def dump(self, state: OeeState) -> pa.Table:
-        names = list(state.machines)
-        return pa.table(
-            {
-                "key": pa.array(names, pa.string()),
-                "machine": pa.array([json.dumps(asdict(state.machines[n])) for n in names], pa.string()),
-                "watermark": pa.array(np.full(len(names), state.watermark, np.int64)),
-            }
-        )
+        keys = pa.table({"key": pa.array(list(state.units), pa.string())})
+        return _UNITS.dump(keys, [asdict(unit) for unit in state.units.values()], state.watermark)
 
     def load(self, table: pa.Table) -> OeeState:
         state = OeeState()
-        for key, text, watermark in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True):
-            saved = json.loads(text)
+        units, state.watermark = _UNITS.load(table)
+        for key, saved in zip(table.column("key").to_pylist(), units, strict=True):
             spans = {id: tuple(span) for id, span in saved.pop("spans").items()}
             parts = {int(end): tuple(made) for end, made in saved.pop("parts").items()}
-            state.machines[key] = Machine(spans=spans, parts=parts, **saved)
-            state.watermark = max(state.watermark, watermark)
+            state.units[key] = WorkUnit(spans=spans, parts=parts, **saved)
         self._look_ahead(state)
         return state
 
 
 def _us(rows: pa.RecordBatch, column: str) -> list[int | None]:
-    found: list[int | None] = rows.column(column).cast(pa.int64()).to_pylist()
-    return found
+    moments: list[int | None] = rows.column(column).cast(pa.int64()).to_pylist()
+    return moments
 
 
 def _event(key: str, at: int, kind: str, start: int, end: int | None, revision: int) -> dict[str, Any]:
-    """An event as `downtime` tells it, for the kit."""
+    """Returns an event as `downtime` tells it, for the kit."""
     return {
         "key": key, "time": at, "id": f"{key}{start}", "kind": kind, "status": "open" if end is None else "closed",
         "start": start, "end": end, "duration_s": None, "revision": revision, "reason": "", "shift": "",

@@ -6,6 +6,7 @@ import random
 import select
 import socket
 import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -155,16 +156,21 @@ class Client:
         self._pings: deque[int] = deque()
         self._granted = False
         self._send_max = 1000
+        self._dialling: threading.Thread | None = None
+        """Connecting takes as long as the network likes; `poll` does not wait for it."""
+        self._refusal: BaseException | None = None
+        self._handover = threading.Lock()
+        self._dialled = self._closed = False
 
     # -------------------------------------------------------------------------------------------- connection
 
     @property
     def connected(self) -> bool:
-        return self._socket is not None
+        return self._socket is not None and self._dialling is None
 
     def connect(self) -> None:
         """Connect and subscribe now; `NotConnected` says why it does not go."""
-        self.close(politely=False)
+        self.hang_up()
         try:
             self._open()
         except (OSError, ProtocolError) as error:
@@ -256,23 +262,29 @@ class Client:
     def _drop(self, error: Exception) -> None:
         """The connection is gone: remember why, and when to try again."""
         self.last_error = str(error)
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self.hang_up()
         self._next_try_s = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
         self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
 
-    def close(self, *, politely: bool = True) -> None:
+    def close(self) -> None:
         """Disconnect; the session stays at the broker if it was asked to keep it."""
+        with self._handover:
+            self._closed = True
+            if self._dialling is not None and not self._dialled:
+                return  # whoever connects sees that nobody wants it any more
         if self._socket is None:
             return
-        if politely:
-            try:
-                self._send(packets.encode(packets.Disconnect(), self.version))
-            except (OSError, NotConnected) as error:
-                self.last_error = str(error)  # gone already: that is what was wanted
-        self._socket.close()
-        self._socket = None
+        try:
+            self._send(packets.encode(packets.Disconnect(), self.version))
+        except (OSError, NotConnected) as error:
+            self.last_error = str(error)  # gone already: that is what was wanted
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection without a word; the broker keeps the session, and publishes the will."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     # --------------------------------------------------------------------------------------------- receiving
 
@@ -283,7 +295,7 @@ class Client:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            if self._socket is None and not self._again(deadline):
+            if not self.connected and not self._again(deadline):
                 return None
             if self._arrived:
                 return self._arrived.pop(0)
@@ -301,24 +313,40 @@ class Client:
                     raise
 
     def _again(self, deadline: float) -> bool:
-        """Try to connect once it is time to, at the latest at the deadline; whether there is a connection."""
-        wait = self._next_try_s - time.monotonic()
-        left = deadline - time.monotonic()
-        if wait > 0:
-            time.sleep(max(0.0, min(wait, left)))
-        if wait > left:
+        """Let a thread connect once it is time to. Returns whether there is a connection by the deadline."""
+        if self._dialling is None:
+            wait = self._next_try_s - time.monotonic()
+            left = deadline - time.monotonic()
+            if wait > 0:
+                time.sleep(max(0.0, min(wait, left)))
+            if wait > left:
+                return False
+            self._refusal, self._dialled, self._closed = None, False, False
+            self._dialling = threading.Thread(target=self._dial, name=f"connect {self.url}", daemon=True)
+            self._dialling.start()
+        self._dialling.join(max(0.0, deadline - time.monotonic()))
+        if self._dialling.is_alive():
             return False
+        self._dialling = None
+        if self._refusal is None:
+            return True
+        if not isinstance(self._refusal, NotConnected) or self._refusal.final:
+            raise self._refusal
+        return time.monotonic() < deadline and self._again(deadline)
+
+    def _dial(self) -> None:
         try:
             self.connect()
-        except NotConnected as error:
-            if error.final:
-                raise
-            return time.monotonic() < deadline and self._again(deadline)
-        return True
+        except BaseException as error:
+            self._refusal = error
+        with self._handover:
+            self._dialled = True
+            if self._closed:
+                self.hang_up()
 
     def acknowledge(self, packet_ids: Ints, qos: Ints) -> bool:
-        """Send PUBACKs for messages of the present connection; False if it has been lost."""
-        if self._socket is None:
+        """Send PUBACKs for messages of the present connection. Returns False if it has been lost."""
+        if not self.connected:
             return False
         data = codec.acks(packet_ids, qos)
         self.acks_sent += len(packet_ids)
@@ -335,7 +363,7 @@ class Client:
 
     def tend(self) -> None:
         """Keep the connection alive without reading from it."""
-        if self._socket is not None and time.monotonic() - self._sent_s > 0.7 * (self.keep_alive_s or 30):
+        if self.connected and time.monotonic() - self._sent_s > 0.7 * (self.keep_alive_s or 30):
             self._note_ping()
             try:
                 self._send(packets.PING)

@@ -27,6 +27,60 @@ def octet(data: Bytes, at: int) -> int:
     return np.int64(data[at])  # type: ignore[return-value]  # numba knows no other
 
 
+_INCOMPLETE, _TOO_LONG = -1, -2
+_DUP = 8
+_NUL, _HASH, _PLUS = 0, 35, 43
+
+
+@kernel
+def variable_int(data: Bytes, begin: int, end: int) -> tuple[int, int]:
+    """Returns the number that at most four bytes from ``begin`` on hold, seven bits each, and where they end.
+
+    Instead of the end ``_INCOMPLETE`` if there are too few bytes, ``_TOO_LONG`` if the fourth is not the last.
+    """
+    value = 0
+    for k in range(4):
+        if begin + k >= end:
+            return value, _INCOMPLETE
+        digit = octet(data, begin + k)
+        value |= (digit & 127) << (7 * k)
+        if digit < 128:
+            return value, begin + k + 1
+    return value, _TOO_LONG
+
+
+@kernel
+def scan_publish(
+    data: Bytes, head: int, begin: int, stop: int, v5: bool, frames: npt.NDArray[np.int64], number: int
+) -> int:
+    """Note where the parts of a PUBLISH lie. Returns where its payload begins; -1 if the packet is malformed."""
+    qos = (head >> 1) & 3
+    if qos == 3 or (qos == 0 and head & _DUP) or stop - begin < 2:
+        return -1
+    topic = begin + 2
+    i = topic + (octet(data, begin) << 8 | octet(data, begin + 1))
+    if i == topic or i + (2 if qos else 0) > stop:  # an empty topic needs an alias, and we allow none
+        return -1
+    for j in range(topic, i):
+        if data[j] == _NUL or data[j] == _HASH or data[j] == _PLUS:
+            return -1
+    frames[TOPIC, number] = topic
+    frames[TOPIC_END, number] = i
+    if qos:
+        packet_id = octet(data, i) << 8 | octet(data, i + 1)
+        if packet_id == 0:
+            return -1
+        frames[PACKET_ID, number] = packet_id
+        i += 2
+    frames[PROPERTIES, number] = i
+    if v5:
+        size, i = variable_int(data, i, stop)
+        if i < 0 or i + size > stop:
+            return -1
+        i += size
+    return i
+
+
 @kernel
 def scan(
     data: Bytes,
@@ -47,21 +101,10 @@ def scan(
     at = begin
     while count < limit and end - at >= 2:
         head = octet(data, at)
-        length = 0
-        i = at + 1
-        complete = False
-        for k in range(4):
-            if i >= end:
-                break
-            digit = octet(data, i)
-            i += 1
-            length |= (digit & 127) << (7 * k)
-            if digit < 128:
-                complete = True
-                break
-        if not complete:
-            if i == at + 5:
-                return count, at, MALFORMED
+        length, i = variable_int(data, at + 1, end)
+        if i == _TOO_LONG:
+            return count, at, MALFORMED
+        if i == _INCOMPLETE:
             break
         stop = i + length
         kind = head >> 4
@@ -78,40 +121,9 @@ def scan(
         frames[PACKET_ID, count] = 0
         frames[PROPERTIES, count] = i
         if kind == PUBLISH:
-            qos = (head >> 1) & 3
-            if qos == 3 or (qos == 0 and head & 8) or stop - i < 2:
+            i = scan_publish(data, head, i, stop, v5, frames, count)
+            if i < 0:
                 return count, at, MALFORMED
-            topic = i + 2
-            i = topic + (octet(data, topic - 2) << 8 | octet(data, topic - 1))
-            if i == topic or i + (2 if qos else 0) > stop:  # an empty topic needs an alias, and we allow none
-                return count, at, MALFORMED
-            for j in range(topic, i):
-                if data[j] == 0 or data[j] == 35 or data[j] == 43:  # NUL # +
-                    return count, at, MALFORMED
-            frames[TOPIC, count] = topic
-            frames[TOPIC_END, count] = i
-            if qos:
-                packet_id = octet(data, i) << 8 | octet(data, i + 1)
-                if packet_id == 0:
-                    return count, at, MALFORMED
-                frames[PACKET_ID, count] = packet_id
-                i += 2
-            frames[PROPERTIES, count] = i
-            if v5:
-                size = 0
-                complete = False
-                for k in range(4):
-                    if i >= stop:
-                        break
-                    digit = octet(data, i)
-                    i += 1
-                    size |= (digit & 127) << (7 * k)
-                    if digit < 128:
-                        complete = True
-                        break
-                i += size
-                if not complete or i > stop:
-                    return count, at, MALFORMED
         elif PUBACK <= kind <= PUBCOMP:
             if length < 2 or head & 15 != (2 if kind == PUBREL else 0):
                 return count, at, MALFORMED

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -15,32 +14,33 @@ import pyarrow as pa
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
-from tocsin.bases import require
-from tocsin.batch import ACTIONS, END, START, Batch, Floats, Ints, floats, times_us
+from tocsin.bases import judged, require
+from tocsin.batch import ACTIONS, END, START, Batch, Codes, floats, times_us, to_batch
 from tocsin.contracts import Operator
-from tocsin.domain.alarms import ALARM_SCHEMA, CLOSED, severity, short_id, to_batch
+from tocsin.domain.alarm_rows import ALARM_SCHEMA
+from tocsin.domain.alarms import SEVERITIES
 from tocsin.domain.calendars import Period, as_us
-from tocsin.notify._conditions import find_changes
-from tocsin.notify._machine import Event, Point, Policy
+from tocsin.notify._conditions import (
+    Conditions,
+    Counting,
+    Level,
+    Outcome,
+    Readings,
+    as_conditions,
+    find_changes,
+    memory_fields,
+    memory_of,
+)
+from tocsin.notify._lifecycle import Emit, Point, Policy
+from tocsin.notify._rows import NUMBER_PLACES, TEXT_PLACES, AlarmRows
 from tocsin.settings.quantities import Duration
-from tocsin.state import Columns, Field
+from tocsin.state import Columns, Field, Remembered
 
-TOLD = ("raised", "reraised", "escalated", "eased", "realarmed", "cleared")
-"""Events whose message is made by the template."""
 EVIDENCE = ("expected", "lower", "upper", "score")
 """Columns of a detector that go into the evidence where they are there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One condition: it begins beyond ``limit``, and ends when the number is back by ``deadband``."""
-
-    name: str
-    column: str
-    sign: float
-    limit: float
-    deadband: float
-    priority: int
+_POINTS = Remembered("point")
 
 
 @dataclass(slots=True)
@@ -84,6 +84,12 @@ class Alarm(Operator):
         {"rule": "often", "rate_of_change": 0.3, "count": 2, "of_last": 5},
         {"rule": "often", "high": 20, "count": 3, "within": "10s"},
     )
+
+    KEEPS_STATE: ClassVar[Collection[str]] = (
+        "rule", "high_high", "high", "low", "low_low", "rate_of_change", "score", "deadband", "on_delay", "off_delay",
+        "priority", "latching", "realarm", "realarm_max", "suppressed_when", "chatter_max", "chatter_within",
+        "maintenance", "message", "advice", "unit",
+    )  # fmt: skip
 
     rule: str = "alarm"
     """Name of the rule, unique in the plant: it is part of every alarm's id."""
@@ -135,17 +141,20 @@ class Alarm(Operator):
     """The time in which ``chatter_max`` counts."""
     maintenance: tuple[Period, ...] = ()
     """Times in which the alarm does not ring; if still active and not acknowledged, it rings when they are over."""
-    message: str = "{key} {rule}: {level} ({of} {value:.6g})"
-    """Text of the message, with {key} {rule} {level} {of} {value} {limit} {score} {severity} {state} {event}."""
+    message: str = "{key} {rule}: {level} ({signal} {value:.6g})"
+    """Text of the message: {key} {rule} {level} {signal} {value} {unit} {limit} {score} {severity} {state} {event}."""
+    advice: str = ""
+    """What to do about it, for whoever reads the alarm."""
+    unit: str = ""
+    """The unit of the reading, such as mm/s; shown beside its numbers."""
 
     @field_validator("message")
     @classmethod
     def _fits(cls, template: str) -> str:
-        text, number = ("key", "rule", "level", "of", "severity", "state", "event"), ("value", "limit", "score")
         try:
-            template.format(**dict.fromkeys(text, "x"), **dict.fromkeys(number, math.nan))
+            template.format(**dict.fromkeys(TEXT_PLACES, "x"), **dict.fromkeys(NUMBER_PLACES, math.nan))
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            known = ", ".join((*text, *number))
+            known = ", ".join((*TEXT_PLACES, *NUMBER_PLACES))
             raise ValueError(f"the message cannot be filled in ({error!r}); it may name {known}") from error
         return template
 
@@ -162,7 +171,7 @@ class Alarm(Operator):
     @cached_property
     def levels(self) -> Sequence[Level]:
         """The conditions, worst first."""
-        found = [
+        levels = [
             Level(name, self.of, sign, limit, self.deadband, priority)
             for name, sign, limit, priority in (
                 ("high_high", 1.0, self.high_high, 90),
@@ -174,37 +183,46 @@ class Alarm(Operator):
             if limit is not None
         ]
         if self.when is not None:
-            found.append(Level("when", self.when, 1.0, 0.5, 0.0, self.priority))
-        score = 75.0 if self.score is None and not found else self.score
+            levels.append(Level("when", self.when, 1.0, 0.5, 0.0, self.priority))
+        score = SEVERITIES[-1].least if self.score is None and not levels else self.score
         if score is not None:
             # A score of the limit itself is an alarm; the other limits must be passed.
-            found += [
+            levels += [
                 Level("score", self.score_column, 1.0, float(np.nextafter(s, -np.inf)), self.deadband, int(s))
-                for s in (score, *(s for s in (25.0, 50.0, 75.0) if s > score))
+                for s in (score, *(band.least for band in SEVERITIES if band.least > max(score, 0.0)))
             ]
-        return sorted(found, key=lambda level: -level.priority)
+        return sorted(levels, key=lambda level: -level.priority)
 
     @cached_property
     def _columns(self) -> Sequence[str]:
         return sorted({level.column for level in self.levels})
 
     @cached_property
-    def _conditions(self) -> tuple[Ints, Floats, Floats, Floats, int]:
-        """The levels as the compiled loop takes them: column, sign, limit, deadband; and which is the rate."""
-        return (
-            np.array([self._columns.index(x.column) for x in self.levels], np.int64),
-            np.array([x.sign for x in self.levels]),
-            np.array([x.limit for x in self.levels]),
-            np.array([x.deadband for x in self.levels]),
-            next((i for i, x in enumerate(self.levels) if x.name == "rate_of_change"), -1),
-        )
+    def _conditions(self) -> Conditions:
+        return as_conditions(self.levels, self._columns)
+
+    @cached_property
+    def _counting(self) -> Counting:
+        return Counting(self.count, self.of_last or 0, self.within or 0)
 
     @cached_property
     def policy(self) -> Policy:
+        """How its alarms behave over time."""
         return Policy(
             self.on_delay, self.off_delay, self.latching, self.realarm or 0, self.realarm_max,
             self.chatter_max, self.chatter_within, self.maintenance,
         )  # fmt: skip
+
+    @cached_property
+    def _rows(self) -> AlarmRows:
+        return AlarmRows(
+            self.rule, self.version, self.levels, self.policy, self.of, self.score_column,
+            self.message, self.advice, self.unit,
+        )  # fmt: skip
+
+    def shape(self, input: pa.Schema) -> Mapping[str, object]:
+        """A limit may move; which limits there are may not, since each key's state holds a bit for each."""
+        return {**super().shape(input), "levels": list(dict.fromkeys(level.name for level in self.levels))}
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for level in self.levels:
@@ -214,19 +232,8 @@ class Alarm(Operator):
         return ALARM_SCHEMA
 
     def fields(self) -> Mapping[str, Field]:
-        """What the compiled loop remembers of each key."""
-        return {
-            "bits": Field(np.int64),
-            "level": Field(np.int64),
-            "suppressed": Field(np.int64),
-            "clock": Field(np.int64, START),
-            "last": Field(np.float64, np.nan),
-            "last_time": Field(np.int64),
-            "history": Field(np.int64),
-            "broken": Field(np.int64, START, self.count if self.within is not None else 1),
-            "worst": Field(np.int64),
-            "due": Field(np.int64, END),
-        }
+        """Returns what is remembered of each key, and when the next timer of its alarm elapses."""
+        return memory_fields(self.count if self.within is not None else 1) | {"due": Field(np.int64, END)}
 
     def initial(self) -> AlarmState:
         return AlarmState(Columns(self.fields()))
@@ -243,57 +250,50 @@ class Alarm(Operator):
             due = state.columns["due"][: len(state.columns)]
             for slot in np.flatnonzero((due <= state.watermark) & (due != END)).tolist():
                 self._advance(state, slot, state.watermark, out)
-        return state, (Batch(to_batch(out), state.watermark),)
+        return state, (Batch(to_batch(out, ALARM_SCHEMA), state.watermark),)
 
     def _judge(self, state: AlarmState, rows: pa.RecordBatch, out: list[dict[str, object]]) -> None:
         """Find, in a compiled loop, the rows where a condition changes, and take only those to the state machine."""
-        columns = state.columns
-        slots = columns.slots(rows.column("key"))
-        names = self._columns
-        signals = np.ascontiguousarray([floats(rows.column(name)) for name in names])
-        hide = np.zeros(len(slots)) if self.suppressed_when is None else floats(rows.column(self.suppressed_when))
-        broken = columns["broken"].reshape(len(columns["bits"]), -1)
-        level, time, hidden = np.empty((3, len(slots)), np.int64)
-        changed = np.empty(len(slots), bool)
-        find_changes(
-            slots,
-            times_us(rows),
-            signals,
-            hide,
-            *self._conditions,
-            np.array([self.count, self.of_last or 0, self.within or 0], np.int64),
-            columns["bits"],
-            columns["level"],
-            columns["suppressed"],
-            columns["clock"],
-            columns["last"],
-            columns["last_time"],
-            columns["history"],
-            broken,
-            columns["worst"],
-            level,
-            time,
-            hidden,
-            changed,
-        )
-        keep = [name for name in (*EVIDENCE, self.of, self.score_column, *names) if name in rows.schema.names]
+        slots, outcome = self._outcome(state, rows)
+        judged_column = self._judged(rows.schema)
+        named = (*EVIDENCE, self.of, self.score_column, judged_column, *self._columns)
+        keep = [name for name in dict.fromkeys(named) if name in rows.schema.names]
         # A loop over the few rows where something changes: about 20 µs each.
-        for row in np.flatnonzero(changed).tolist():
-            slot, at = int(slots[row]), int(time[row])
+        for row in np.flatnonzero(outcome.changed).tolist():
+            slot, at, level = int(slots[row]), int(outcome.time[row]), int(outcome.level[row])
             point = state.points.setdefault(slot, Point())
-            reading = {name: _number(rows.column(name)[row].as_py()) for name in keep}
             emit = self._emitter(self._key(state, slot), out)
-            hide_now = bool(hidden[row])
+            hide_now = bool(outcome.hidden[row])
             # Suppression comes before an alarm of the same reading, and goes after the alarm has cleared.
             if hide_now and not point.by_design:
                 point.suppress_by_design(at, True, self.policy, emit)
-            if point.level != level[row]:
+            if point.level != level:
                 point.advance(at, self.policy, emit)
-                point.reading = reading
-                point.condition(at, int(level[row]), self.policy, emit)
+                point.reading = {name: _number(rows.column(name)[row].as_py()) for name in keep}
+                if level:
+                    point.column = self._about(self.levels[level - 1], judged_column)
+                    point.signal = _signal(rows, row) or point.column
+                point.condition(at, level, self.policy, emit)
             if not hide_now and point.by_design:
                 point.suppress_by_design(at, False, self.policy, emit)
-            columns["due"][slot] = point.due()
+            state.columns["due"][slot] = point.due()
+
+    def _outcome(self, state: AlarmState, rows: pa.RecordBatch) -> tuple[Codes, Outcome]:
+        """Returns each row's slot, and what it leads to."""
+        slots = state.columns.slots(rows.column("key"))
+        signals = np.ascontiguousarray([floats(rows.column(name)) for name in self._columns])
+        hide = np.zeros(len(slots)) if self.suppressed_when is None else floats(rows.column(self.suppressed_when))
+        readings = Readings(slots, times_us(rows), signals, hide)
+        return slots, find_changes(readings, self._conditions, self._counting, memory_of(state.columns))
+
+    def _judged(self, schema: pa.Schema) -> str:
+        """Returns the column that a score is about: what the detector says, else the column with the reading."""
+        known = judged(schema, self.score_column) if self.score_column in schema.names else None
+        return known or (self.of if self.of in schema.names else "")
+
+    def _about(self, level: Level, judged_column: str) -> str:
+        """Returns the column with the reading that a condition is about."""
+        return judged_column if level.name == "score" else level.column
 
     def _advance(self, state: AlarmState, slot: int, to: int, out: list[dict[str, object]]) -> None:
         point = state.points[slot]
@@ -320,105 +320,53 @@ class Alarm(Operator):
         state.columns["due"][slot] = point.due()
 
     def _find(self, state: AlarmState, alarm: str) -> int | None:
-        """The slot of an alarm, named by the id of its occurrence or as ``rule:key``."""
+        """Returns the slot of an alarm, named by the id of its occurrence or as ``rule:key``; None if not ours."""
         if alarm.startswith(f"{self.rule}:"):
             return int(state.columns.slots(pa.array([alarm.removeprefix(f"{self.rule}:")]))[0])
         for slot, point in state.points.items():
-            if alarm in (self._id(self._key(state, slot), point), self._id(self._key(state, slot), Point())):
+            key = self._key(state, slot)
+            if alarm in (self._rows.id(key, point), self._rows.id(key, Point())):
                 return slot
         return None
-
-    def _id(self, key: str, point: Point) -> str:
-        if point.started:
-            return short_id(self.rule, self.version, key, point.started)
-        return short_id(self.rule, self.version, key)
 
     @staticmethod
     def _key(state: AlarmState, slot: int) -> str:
         return state.columns.keys.name(slot)
 
-    def _emitter(self, key: str, out: list[dict[str, object]]) -> Emitter:
-        return Emitter(self, key, out)
-
-    def row(self, key: str, point: Point, event: Event) -> dict[str, object]:
-        """The row for an event."""
-        level = self.levels[max(point.announced, 1) - 1]
-        limit = level.limit if level.name != "score" else float(level.priority)
-        value, score = point.reading.get(self.of), point.reading.get(self.score_column)
-        open_ = point.started != 0
-        id = self._id(key, point)
-        texts = {
-            "key": key, "rule": self.rule, "level": level.name, "of": self.of,
-            "severity": severity(level.priority), "state": point.state, "event": event.name,
-        }  # fmt: skip
-        numbers = {k: math.nan if v is None else v for k, v in (("value", value), ("limit", limit), ("score", score))}
-        return {
-            "key": key,
-            "time": event.time,
-            "id": id,
-            "case": id if point.state not in CLOSED or event.previous not in CLOSED else "",
-            "rule": self.rule,
-            "version": self.version,
-            "priority": level.priority,
-            "severity": severity(level.priority),
-            "state": point.state,
-            "previous": event.previous,
-            "mode": point.mode(event.time, self.policy),
-            "event": event.name,
-            "ring": event.ring,
-            "level": level.name if point.announced else "",
-            "value": value,
-            "limit": limit if point.announced else None,
-            "score": score,
-            "started": point.started if open_ else None,
-            "message": self.message.format(**texts, **numbers)
-            if event.name in TOLD
-            else f"{key} {self.rule}: {event.name}",
-            "by": event.by,
-            "reason": event.reason,
-            "evidence": json.dumps(point.reading, sort_keys=True),
-            "number": point.told,
-        }
+    def _emitter(self, key: str, out: list[dict[str, object]]) -> Emit:
+        """Returns what writes down the events of a key's alarm."""
+        rows = self._rows
+        return lambda point, event: out.append(rows.row(key, point, event))
 
     def dump(self, state: AlarmState) -> pa.Table:
-        points = [
-            json.dumps(state.points[slot].to_json()) if slot in state.points else None
-            for slot in range(len(state.columns))
-        ]
-        watermark = np.full(len(points), state.watermark, np.int64)
-        table = state.columns.dump()
-        return table.append_column("point", pa.array(points, pa.string())).append_column(
-            "watermark", pa.array(watermark)
-        )
+        points = [state.points[slot].to_json() if slot in state.points else None for slot in range(len(state.columns))]
+        return _POINTS.dump(state.columns.dump(), points, state.watermark)
 
     def load(self, table: pa.Table) -> AlarmState:
         state = AlarmState(Columns.load(self.fields(), table))
+        most = len(self.levels)  # a higher score to alarm from means fewer levels than when this was written
+        for name in ("level", "worst"):
+            np.minimum(state.columns[name], most, out=state.columns[name])
+        state.columns["bits"][:] &= (1 << most) - 1
+        points, state.watermark = _POINTS.load(table)
         slots = state.columns.slots(table.column("key").combine_chunks())
-        for slot, text in zip(slots.tolist(), table.column("point").to_pylist(), strict=True):
-            if text is not None:
-                state.points[slot] = Point.from_json(json.loads(text))
-        if table.num_rows:
-            state.watermark = max(table.column("watermark").to_pylist())
+        for slot, saved in zip(slots.tolist(), points, strict=True):
+            if saved is not None:
+                point = state.points[slot] = Point.from_json(saved)
+                point.level, point.announced = min(point.level, most), min(point.announced, most)
         return state
 
 
-@dataclass(frozen=True, slots=True)
-class Emitter:
-    """Writes an alarm's events as rows."""
-
-    alarm: Alarm
-    key: str
-    out: list[dict[str, object]]
-
-    def __call__(self, point: Point, event: Event) -> None:
-        self.out.append(self.alarm.row(self.key, point, event))
-
-
 def _number(value: object) -> float | None:
-    """A number for JSON: nothing for null, NaN and infinity."""
+    """Returns a number for JSON: None for null, NaN and infinity."""
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)
     return None
+
+
+def _signal(rows: pa.RecordBatch, row: int) -> str:
+    """Returns what a row's column ``signal`` says; an empty text if there is none."""
+    return str(rows.column("signal")[row].as_py() or "") if "signal" in rows.schema.names else ""
 
 
 def _as_us(moment: object) -> int:

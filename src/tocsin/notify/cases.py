@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
 from tocsin.bases import added
-from tocsin.batch import END, START, Batch, times_us
+from tocsin.batch import END, START, Batch, short_id, times_us, to_batch
 from tocsin.contracts import Operator
-from tocsin.domain.alarms import ACTIVE, ALARM_SCHEMA, CLOSED, RAISING, severity, short_id, to_batch
+from tocsin.domain.alarm_rows import ALARM_SCHEMA
+from tocsin.domain.alarms import (
+    ACTIVE,
+    ACTIVE_UNACK,
+    CASE_CLOSED,
+    CASE_OPENED,
+    CASE_WORSE,
+    CLEARED_ACK,
+    CLOSED,
+    FLOOD_BEGINS,
+    FLOOD_OVER,
+    NORMAL,
+    RAISING,
+    SEVERITIES,
+    severity,
+)
 from tocsin.domain.calendars import as_us
 from tocsin.errors import SchemaError
 from tocsin.settings.quantities import Duration
+from tocsin.state import Remembered
 
 CASE_FIELDS = (
     pa.field("asset", pa.string(), nullable=False),
     pa.field("first_out", pa.bool_(), nullable=False),
 )
+MEMBER = ("rule", "key", "signal", "time", "level", "value", "message", "severity")
+"""What the evidence of a case says of each alarm."""
 MEMBERS_MAX = 100
 """Alarms that the evidence of one case names."""
+_CASES = Remembered("case")
 Row = dict[str, Any]
 
 
@@ -34,21 +52,34 @@ class Case:
     """What is known of an asset: its open case, if any, the alarms in it, and its latest alarms (for floods)."""
 
     id: str = ""
+    """The open case; an empty text if there is none."""
     started: int = 0
+    """When it was opened."""
     first_out: str = ""
+    """The id of its first alarm."""
     priority: int = -1
+    """The highest priority that it has rung with; -1 before it has rung."""
     members: dict[str, Row] = field(default_factory=dict)
+    """What the evidence says of each alarm in it, by the alarm's id."""
     open: dict[str, str] = field(default_factory=dict)
+    """The alarms in it that are not closed, by id, and their state."""
     raises: list[int] = field(default_factory=list)
+    """When alarms of the asset were raised lately; for floods."""
     flood: bool = False
+    """Whether there is a flood of alarms."""
     told: int = 0
+    """How many rows there are of the asset's cases; the next row has this number plus one."""
     close_due: int = END
+    """When the case closes, if nothing happens before."""
     flood_due: int = END
+    """When the flood is over, or the latest alarms no longer count, if nothing happens before."""
 
 
 @dataclass(slots=True)
 class CasesState:
     """Cases by asset, and the rows that wait for the watermark."""
+
+    KEEPS_STATE: ClassVar[Collection[str]] = ("quiet", "flood_max", "flood_within")
 
     cases: dict[str, Case] = field(default_factory=dict)
     waiting: list[Row] = field(default_factory=list)
@@ -81,7 +112,10 @@ class Cases(Operator):
      {'event': 'cleared', 'key': 'a/pump', 'asset': 'a', 'first_out': True, 'ring': False}]
     """
 
-    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"quiet": "5s", "flood_max": 2, "flood_within": "20s"})
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {},
+        {"depth": 1, "quiet": "5s", "flood_max": 2, "flood_within": "20s"},
+    )
 
     depth: int = Setting(0, ge=0)
     """How many steps of the key's path name the asset (``site/line/machine``); 0 for the whole key."""
@@ -96,18 +130,19 @@ class Cases(Operator):
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Alarms that come and go in the kit's rows."""
+        """Returns alarms that come and go in the kit's rows."""
         value, made = rows.column("value").to_pylist(), []
         moments = zip(rows.column("key").to_pylist(), times_us(rows).tolist(), strict=True)
-        for i, (key, at) in enumerate(moments):
-            on = i % 5 < 3
+        for i, (machine, at) in enumerate(moments):
+            key, on = f"{'south' if machine == 'motor' else 'north'}/{machine}", i % 5 < 3
             made.append(
                 dict.fromkeys(ALARM_SCHEMA.names, "")
                 | {"key": key, "time": at, "id": f"{key}-{i // 15}", "version": 1, "priority": 60 + i % 40}
-                | {"state": "ACTIVE_UNACK" if on else "CLEARED_ACK", "event": "raised" if on else "cleared"}
+                | {"state": ACTIVE_UNACK if on else CLEARED_ACK, "event": "raised" if on else "cleared"}
                 | {
                     "ring": on,
                     "value": value[i],
+                    "expected": None,
                     "limit": None,
                     "score": None,
                     "started": at,
@@ -115,7 +150,7 @@ class Cases(Operator):
                     "number": i,
                 }
             )
-        return to_batch(made)
+        return to_batch(made, ALARM_SCHEMA)
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for wanted in ALARM_SCHEMA:
@@ -147,8 +182,12 @@ class Cases(Operator):
         state.cases = {a: c for a, c in state.cases.items() if c.id or c.raises or c.flood}
         return state, (Batch(to_batch(out, added(ALARM_SCHEMA, CASE_FIELDS, self.name())), state.watermark),)
 
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """The asset: the alarms of all its keys make one case."""
+        return pa.array([self.asset(key) for key in keys.to_pylist()], pa.string()) if self.depth else keys
+
     def asset(self, key: str) -> str:
-        """The asset that a key belongs to."""
+        """Returns the asset that a key belongs to."""
         return self.separator.join(key.split(self.separator)[: self.depth]) if self.depth else key
 
     def _take(self, asset: str, case: Case, row: Row, out: list[Row]) -> None:
@@ -159,9 +198,9 @@ class Cases(Operator):
             case.raises = [*recent[-self.flood_max :], at]
             if len(case.raises) > self.flood_max and not case.flood:
                 case.flood = True
-                self._say(asset, case, row, at, "flood_begins", True, out)
+                self._say(asset, case, row, at, FLOOD_BEGINS, True, out)
             case.flood_due = self._flood_over(case) if case.flood else case.raises[-1] + self.flood_within
-        hidden = case.flood and row["priority"] < 75
+        hidden = case.flood and row["priority"] < SEVERITIES[-1].least
         if row["state"] not in CLOSED:
             case.close_due = END
             case.open[id] = row["state"]
@@ -169,9 +208,9 @@ class Cases(Operator):
             if fresh:
                 case.id, case.started, case.first_out = short_id("case", asset, row["started"] or at, id), at, id
             if len(case.members) < MEMBERS_MAX or id in case.members:
-                case.members[id] = {n: row[n] for n in ("rule", "key", "time", "level", "value", "message", "severity")}
+                case.members[id] = {name: row[name] for name in MEMBER}
             if row["state"] in ACTIVE and row["ring"] and row["priority"] > case.priority:
-                worse = "case_opened" if case.priority < 0 else "case_worse"
+                worse = CASE_OPENED if case.priority < 0 else CASE_WORSE
                 case.priority = row["priority"]
                 self._say(asset, case, row, at, worse, not hidden, out)
         else:
@@ -185,7 +224,7 @@ class Cases(Operator):
             case.close_due = at + self.quiet
 
     def _flood_over(self, case: Case) -> int:
-        """When half as many alarms are left in the time that counts."""
+        """Returns when half as many alarms are left in the time that counts."""
         return case.raises[-(self.flood_max // 2 + 1) :][0] + self.flood_within
 
     def _advance(self, asset: str, case: Case, to: int, out: list[Row]) -> None:
@@ -195,12 +234,12 @@ class Cases(Operator):
                 case.flood_due = END
                 if case.flood:
                     case.flood = False
-                    self._say(asset, case, None, at, "flood_over", False, out)
+                    self._say(asset, case, None, at, FLOOD_OVER, False, out)
                     case.flood_due = case.raises[-1] + self.flood_within
                 else:
                     case.raises = []
             else:
-                self._say(asset, case, None, at, "case_closed", False, out)
+                self._say(asset, case, None, at, CASE_CLOSED, False, out)
                 case.id, case.first_out, case.priority, case.close_due = "", "", -1, END
                 case.members, case.open = {}, {}
 
@@ -212,13 +251,14 @@ class Cases(Operator):
         text = first["message"] if first else ""
         evidence = {"first_out": case.first_out, "alarms": [{"id": i} | m for i, m in case.members.items()]}
         out.append(
-            dict.fromkeys(("value", "limit", "score"))
+            dict.fromkeys(("value", "expected", "limit", "score"))
             | {
                 "key": asset, "time": at, "id": case.id or short_id("asset", asset), "case": case.id, "rule": "case",
                 "version": 1, "priority": priority, "severity": severity(priority),
-                "state": "CLEARED_ACK" if event in ("case_closed", "flood_over") else "ACTIVE_UNACK",
-                "previous": "NORMAL" if event == "case_opened" else "ACTIVE_UNACK", "mode": "", "event": event,
-                "ring": ring, "level": row["level"] if row else "", "started": case.started or None,
+                "state": CLEARED_ACK if event in (CASE_CLOSED, FLOOD_OVER) else ACTIVE_UNACK,
+                "previous": NORMAL if event == CASE_OPENED else ACTIVE_UNACK, "mode": "", "event": event,
+                "ring": ring, "level": row["level"] if row else "", "signal": row["signal"] if row else "",
+                "unit": "", "advice": row["advice"] if row else "", "started": case.started or None,
                 "message": f"{asset}: {event.replace('_', ' ')}, {count} alarm{'s' * (count != 1)}, first: {text}",
                 "by": "", "reason": "", "evidence": json.dumps(evidence), "number": case.told,
                 "asset": asset, "first_out": False,
@@ -230,22 +270,15 @@ class Cases(Operator):
         for row in state.waiting:
             waiting.setdefault(self.asset(row["key"]), []).append(row)
         assets = sorted(state.cases.keys() | waiting.keys())
-        saved = [json.dumps([asdict(state.cases.get(a, Case())), waiting.get(a, [])]) for a in assets]
-        return pa.table(
-            {
-                "key": pa.array(assets, pa.string()),
-                "case": pa.array(saved, pa.string()),
-                "watermark": pa.array(np.full(len(assets), state.watermark, np.int64)),
-            }
-        )
+        saved = [[asdict(state.cases.get(asset, Case())), waiting.get(asset, [])] for asset in assets]
+        return _CASES.dump(pa.table({"key": pa.array(assets, pa.string())}), saved, state.watermark)
 
     def load(self, table: pa.Table) -> CasesState:
         state = CasesState()
-        for asset, text, watermark in zip(*(table.column(c).to_pylist() for c in range(3)), strict=True):
-            case, waiting = json.loads(text)
+        saved, state.watermark = _CASES.load(table)
+        for asset, (case, waiting) in zip(table.column("key").to_pylist(), saved, strict=True):
             state.cases[asset] = Case(**case)
             state.waiting += waiting
-            state.watermark = max(state.watermark, watermark)
         return state
 
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tocsin.domain.alarms import ACTIVE, short_id
+from tocsin.batch import short_id
+from tocsin.domain.alarms import ACTIVE
 
 Row = Mapping[str, Any]
 
 
 def event_id(row: Row) -> str:
-    """The id of one event of an alarm: the alarm, what happened, when, and who did it.
+    """Returns the id of one event of an alarm: the alarm, what happened, when, and who did it.
 
     Examples
     --------
@@ -28,7 +29,7 @@ def event_id(row: Row) -> str:
 
 
 def cloudevent(row: Row, source: str = "/tocsin") -> bytes:
-    """A row as a CloudEvent 1.0 in JSON, structured mode (``application/cloudevents+json``).
+    """Returns a row as a CloudEvent 1.0 in JSON, structured mode (``application/cloudevents+json``).
 
     Examples
     --------
@@ -52,7 +53,7 @@ def cloudevent(row: Row, source: str = "/tocsin") -> bytes:
 
 
 def alertmanager(row: Row, url: str = "") -> bytes:
-    """A row as a body for Alertmanager's ``POST /api/v2/alerts``; its fingerprint is that of the labels.
+    """Returns a row as a body for Alertmanager's ``POST /api/v2/alerts``; its fingerprint is that of the labels.
 
     Severity stands in the annotations: labels name the alert, and one that escalates is still the same. It is
     resolved when the alarm is no longer active, or may no longer ring.

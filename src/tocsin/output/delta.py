@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.contracts import Sink, Token
-from tocsin.errors import ConfigError, ForeignCommit, SinkError
+from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.lake import maintenance
 from tocsin.lake.files import partitions, write
 from tocsin.lake.log import Action, Log
 from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_string
 from tocsin.settings.quantities import Duration, Size
-from tocsin.world import Disk
+from tocsin.world import World
 
 _DAY_US = 86_400_000_000
 _PARTITION_TYPES = (pt.is_string, pt.is_integer, pt.is_boolean, pt.is_date)
@@ -37,13 +37,11 @@ class Delta(Sink):
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tocsin.world import SystemDisk
-    >>> lake = Path(tempfile.mkdtemp())
+    >>> from tocsin.testing import world
     >>> rows = pa.record_batch({"key": ["pump", "fan"], "value": [1.5, 2.5]})
-    >>> writer = Delta(path="readings").open("demo", rows.schema, lake, SystemDisk())
-    >>> writer.commit(1, [writer.stage(1, [rows])])
-    >>> writer.committed()
+    >>> writer = Delta(path="readings").open(world(), rows.schema)
+    >>> writer.publish(1, [writer.stage(1, [rows])])
+    >>> writer.published()
     1
     """
 
@@ -58,29 +56,47 @@ class Delta(Sink):
     retention: Duration = 7 * _DAY_US
     """How long files that were replaced, and old log entries, are kept for readers of older versions."""
 
-    def open(self, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> DeltaWriter:
-        return DeltaWriter(self, app_id, schema, table_folder(self.path, folder), disk)
+    def place(self) -> Mapping[str, Any]:
+        return {"path": self.path}
+
+    def accepts(self, schema: pa.Schema) -> None:
+        wanted = _with_date(self, schema)
+        fields = new_fields(wanted, [])
+        for column in self.partition_by:
+            if column not in wanted.names:
+                raise SchemaError(
+                    f"delta cannot partition by '{column}'; what reaches it is [{', '.join(wanted.names)}]"
+                )
+            type = arrow_schema(fields).field(physical_names(wanted.names, fields)[column]).type
+            if not any(suits(type) for suits in _PARTITION_TYPES):
+                raise SchemaError(f"delta cannot partition by '{column}', which is {type}")
+
+    def check(self, world: World) -> None:
+        world.inside(self.path)
+
+    def open(self, world: World, schema: pa.Schema) -> DeltaWriter:
+        self.accepts(schema)
+        return DeltaWriter(self, world, schema)
 
 
-def table_folder(path: str, folder: Path) -> Path:
-    """Where a sink's path lies; a relative one must not leave the data folder."""
-    root = folder.absolute()
-    found = Path(path) if Path(path).is_absolute() else root / path
-    if ".." in Path(path).parts:
-        raise ConfigError(f"the path '{path}' leaves the data folder; write it without '..', or absolute")
-    return found
+def _with_date(sink: Delta, schema: pa.Schema) -> pa.Schema:
+    """Returns the schema, with column ``date`` where the table is partitioned by it and has a time to take it of."""
+    derives = "date" in sink.partition_by and "date" not in schema.names and "time" in schema.names
+    return schema.append(pa.field("date", pa.date32())) if derives else schema
 
 
 class DeltaWriter:
     """An open Delta table; the transaction version of ``app_id`` in its log is the last epoch committed."""
 
-    def __init__(self, sink: Delta, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> None:
-        self.app_id, self._sink, self._disk = app_id, sink, disk
-        app = hashlib.sha256(app_id.encode()).hexdigest()[:12]
+    def __init__(self, sink: Delta, world: World, schema: pa.Schema) -> None:
+        self.app_id, self._sink, self._disk = world.name, sink, world.disk
+        app = hashlib.sha256(self.app_id.encode()).hexdigest()[:12]
         self._prefix, self._merged_prefix = f"part-{app}", f"merged-{app}"
-        self._derives_date = "date" in sink.partition_by and "date" not in schema.names and "time" in schema.names
-        self._schema = schema.append(pa.field("date", pa.date32())) if self._derives_date else schema
-        self.log = Log(folder, disk, app_id)
+        self._schema = _with_date(sink, schema)
+        self._derives_date = self._schema is not schema
+        self._lock = threading.RLock()
+        """Rows are staged while the log is written."""
+        self.log = Log(world.inside(sink.path), world.disk, self.app_id, world.clock)
         self._settle_schema()
         self._names = physical_names(self._schema.names, self.log.snapshot.fields)
         types = arrow_schema(self.log.snapshot.fields)
@@ -91,8 +107,9 @@ class DeltaWriter:
 
     def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Token:
         """Write the rows as Parquet, one file for each partition, durable but not yet in the log."""
-        table = self._table(rows)
         adds = []
+        with self._lock:
+            table = self._table(rows)
         if table.num_rows:
             for partition, part in partitions(table, [self._names[c] for c in self._sink.partition_by]):
                 adds.append(write(self.log, part, f"{self._prefix}-{epoch:012d}-{self._staged:06d}", partition))
@@ -100,7 +117,11 @@ class DeltaWriter:
             self._disk.sync_folder(self.log.folder)
         return {"adds": adds}
 
-    def commit(self, epoch: int, tokens: Sequence[Token]) -> None:
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
+        with self._lock:
+            self._publish(epoch, tokens)
+
+    def _publish(self, epoch: int, tokens: Sequence[Token]) -> None:
         if epoch <= self.log.snapshot.transactions.get(self.app_id, -1):
             return
         adds = [{"add": add} for token in tokens for add in token["adds"]]
@@ -108,10 +129,11 @@ class DeltaWriter:
         self.log.commit([{"txn": txn}, *adds], self._may_append, "STREAMING UPDATE")
         self._added_since_compaction += len(adds)
 
-    def committed(self) -> int | None:
-        self.log.refresh()
-        self.log.sync_tail()
-        return self.log.snapshot.transactions.get(self.app_id)
+    def published(self) -> int | None:
+        with self._lock:
+            self.log.refresh()
+            self.log.sync_tail()
+            return self.log.snapshot.transactions.get(self.app_id)
 
     def discard(self, keep: Sequence[Token]) -> None:
         """Delete our own files that no entry names: staged for an epoch that was never committed, or merged in vain."""
@@ -126,8 +148,15 @@ class DeltaWriter:
             if (found and int(found[1]) > last) or name.startswith(self._merged_prefix):
                 self._disk.unlink(self.log.folder / name)
 
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
     def housekeep(self) -> None:
         """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""
+        with self._lock:
+            self._housekeep()
+
+    def _housekeep(self) -> None:
         log, snapshot = self.log, self.log.snapshot
         if self._added_since_compaction >= 32:
             more = maintenance.compact(log, self._merged_prefix, 32, self._sink.file_size)
@@ -164,12 +193,10 @@ class DeltaWriter:
     def _settle_schema(self) -> None:
         """Create the table, or add the columns that it lacks."""
         log, wanted = self.log, self._schema
-        for column in self._sink.partition_by:
-            if column not in wanted.names:
-                raise SinkError(f"delta cannot partition by '{column}'; what reaches it is [{', '.join(wanted.names)}]")
         while True:
             known = log.snapshot.fields
-            fields = new_fields(wanted, known)
+            # Before the first row the table may still change its mind, or a table of late rows would forbid to cast.
+            fields = new_fields(wanted, () if self._is_untouched() else known)
             names, types = physical_names(wanted.names, fields), arrow_schema(fields)
             partition_columns = [names[c] for c in self._sink.partition_by]
             for column in partition_columns:
@@ -186,11 +213,17 @@ class DeltaWriter:
                 change: Action = {"metaData": {**log.snapshot.metadata, "schemaString": schema_string(fields)}}
                 log.commit([change], lambda _: False, "ADD COLUMNS")
 
+    def _is_untouched(self) -> bool:
+        """Returns whether the table has no rows, and none are staged for it."""
+        there = self._disk.names(self.log.folder) if self.log.exists else []
+        return not self.log.snapshot.files and not [name for name in there if not name.startswith("_")]
+
     def _may_append(self, foreign: Sequence[Mapping[str, Any]]) -> bool:
         """What others did in between is no matter, unless it was under our name or changed what we write to."""
         if any("txn" in a and a["txn"]["appId"] == self.app_id for a in foreign):
             raise ForeignCommit(
-                f"{self.log.folder}: another engine writes this table as '{self.app_id}'; stop it, or rename a pipeline"
+                f"{self.log.folder}: another engine writes this table as '{self.app_id}'; stop it, or give one of the "
+                "pipelines another name"
             )
         fields = self.log.snapshot.fields
         if any("metaData" in a for a in foreign) and new_fields(self._schema, fields) != fields:

@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.contracts import Sink, Token
-from tocsin.errors import ConfigError, ForeignCommit, SinkError
+from tocsin.errors import ForeignCommit, SinkError
 from tocsin.settings.quantities import Size
-from tocsin.world import Disk
+from tocsin.values.text import unformula_column
+from tocsin.world import World
 
 _POSITION = ".position.json"
+_STAGED = ".staged-"
 
 
 class Files(Sink):
@@ -33,11 +35,10 @@ class Files(Sink):
 
     Examples
     --------
-    >>> import tempfile
-    >>> from tocsin.world import SystemDisk
+    >>> from tocsin.testing import world
     >>> rows = pa.record_batch({"key": ["pump", "=1+1"], "value": [1.5, None]})
-    >>> writer = Files(path="out", format="csv").open("demo", rows.schema, Path(tempfile.mkdtemp()), SystemDisk())
-    >>> writer.commit(1, [writer.stage(1, [rows])])
+    >>> writer = Files(path="out", format="csv").open(world(), rows.schema)
+    >>> writer.publish(1, [writer.stage(1, [rows])])
     >>> print(writer.part.read_text(), end="")
     "key","value"
     "pump",1.5
@@ -55,21 +56,23 @@ class Files(Sink):
     rotate: Size = 64 * 2**20
     """From what size on a text file is followed by the next."""
 
-    def open(self, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> FilesWriter:
-        if ".." in Path(self.path).parts:
-            raise ConfigError(f"the path '{self.path}' leaves the data folder; write it without '..', or absolute")
-        return FilesWriter(self, app_id, schema, folder.absolute() / self.path, disk)
+    def check(self, world: World) -> None:
+        world.inside(self.path)
+
+    def open(self, world: World, schema: pa.Schema) -> FilesWriter:
+        return FilesWriter(self, world, schema)
 
 
 class FilesWriter:
     """An open folder of files.
 
     A small file says which epoch was the last, and how long the current part was then. What stands behind that length
-    was written before a crash; the commit is done again from the same staged bytes, and puts the same there.
+    was written before a crash; it is published again from the same staged bytes, and puts the same there.
     """
 
-    def __init__(self, settings: Files, app_id: str, schema: pa.Schema, folder: Path, disk: Disk) -> None:
-        self._settings, self._disk, self._folder, self._app_id = settings, disk, folder, app_id
+    def __init__(self, settings: Files, world: World, schema: pa.Schema) -> None:
+        self._settings, self._disk, self._folder = settings, world.disk, world.inside(settings.path)
+        app_id, disk, folder = world.name, world.disk, self._folder
         self._columns = schema.names
         suffix = {"none": "", "gz": ".gz", "zst": ".zst"}[settings.compress]
         self._suffix = ".parquet" if settings.format == "parquet" else f".{settings.format}{suffix}"
@@ -105,19 +108,19 @@ class FilesWriter:
         else:
             encode = _ENCODERS[self._settings.format]
             data = self._compressed(b"".join(encode(batch) for batch in full))
-        name = f".staged-{epoch:012d}-{self._staged:06d}"
+        name = f"{_STAGED}{epoch:012d}-{self._staged:06d}"
         self._staged += 1
         self._disk.write(self._folder / name, data)
         self._disk.sync(self._folder / name)
         self._disk.sync_folder(self._folder)
         return {"name": name, "rows": sum(batch.num_rows for batch in full)}
 
-    def commit(self, epoch: int, tokens: Sequence[Token]) -> None:
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
         staged = [str(token["name"]) for token in tokens if token["name"]]
         done = self._position["epoch"]
         if done is None or epoch > done:
             if self._settings.format == "parquet":
-                self._publish(epoch, staged)
+                self._link(staged)
             elif staged:
                 self._append(b"".join(self._disk.read(self._folder / name) for name in staged))
             self._position |= {"epoch": epoch, "columns": self._columns}
@@ -125,27 +128,31 @@ class FilesWriter:
         for name in staged:
             self._disk.unlink(self._folder / name)
 
-    def committed(self) -> int | None:
+    def published(self) -> int | None:
         epoch = self._position["epoch"]
         return None if epoch is None else int(epoch)
 
     def discard(self, keep: Sequence[Token]) -> None:
         kept = {token["name"] for token in keep}
         for name in self._disk.names(self._folder):
-            if name.startswith(".staged-") and name not in kept:
+            if name.startswith(_STAGED) and name not in kept:
                 self._disk.unlink(self._folder / name)
 
     def housekeep(self) -> None:
-        pass
+        """There is nothing to do: people and other programs take the files away."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
 
     def close(self) -> None:
-        pass
+        """No file stays open."""
 
-    def _publish(self, epoch: int, staged: Sequence[str]) -> None:
-        # A second name and not a new one: after a power cut a file being renamed may have neither.
+    def _link(self, staged: Sequence[str]) -> None:
+        # A second name and not a new one: after a power cut a file being renamed may have neither. It comes from the
+        # staged file's own name, so that whatever is published again, alone or with more, gets the same.
         there = set(self._disk.names(self._folder))
-        for number, name in enumerate(staged):
-            final = f"part-{epoch:012d}-{number:06d}.parquet"
+        for name in staged:
+            final = f"part-{name.removeprefix(_STAGED)}.parquet"
             if final not in there:
                 self._disk.link(self._folder / name, self._folder / final)
         self._disk.sync_folder(self._folder)
@@ -215,7 +222,7 @@ def _csv(rows: pa.RecordBatch) -> bytes:
 
 
 def _header(columns: Sequence[str]) -> bytes:
-    safe = _unformula(pa.array(columns, pa.string())).to_pylist()
+    safe = unformula_column(pa.array(columns, pa.string())).to_pylist()
     return (",".join('"' + name.replace('"', '""') + '"' for name in safe) + "\n").encode()
 
 
@@ -230,13 +237,7 @@ def _cells(column: pa.Array) -> pa.Array:
     if pt.is_nested(column.type) or pt.is_binary(column.type) or pt.is_large_binary(column.type):
         texts = [None if v is None else msgspec.json.encode(v).decode().strip('"') for v in column.to_pylist()]
         column = pa.array(texts, pa.string())
-    return _unformula(column) if pt.is_string(column.type) or pt.is_large_string(column.type) else column
-
-
-def _unformula(column: pa.Array) -> pa.Array:
-    """Texts behind ``'`` where a spreadsheet would run them."""
-    dangerous = pc.match_substring_regex(column, "^[=+\\-@\t\r]")
-    return pc.if_else(dangerous, pc.binary_join_element_wise("'", column, ""), column)
+    return unformula_column(column) if pt.is_string(column.type) or pt.is_large_string(column.type) else column
 
 
 _ENCODERS: Mapping[str, Callable[[pa.RecordBatch], bytes]] = {"ndjson": _ndjson, "csv": _csv}

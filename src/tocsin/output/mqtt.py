@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
-from pydantic import SecretStr, field_validator
+from pydantic import field_validator
 
 from tocsin.contracts import Channel, Message
 from tocsin.errors import ConfigError, DeliveryError, SchemaError
-from tocsin.mqtt import packets
-from tocsin.mqtt.client import Client, NotConnected, Tls, address
+from tocsin.mqtt.client import NotConnected
+from tocsin.mqtt.settings import BrokerSettings
 from tocsin.mqtt.topics import FORBIDDEN_IN_IDS, valid_name
 from tocsin.settings.quantities import Duration
+from tocsin.world import World
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _Entry = tuple[str, str, msgspec.Raw]
 """Topic, why it must not be sent (empty if it may), payload."""
 
 
-class Mqtt(Channel):
+class Mqtt(BrokerSettings, Channel):
     """Publishes each row as a JSON object to a topic made from its columns, at least once (QoS 1).
 
     Use it to hand results back to machines and other systems. A column that stands in the topic must not hold
@@ -44,8 +44,6 @@ class Mqtt(Channel):
     b'[["plant/pump/state","",{"state":"run"}],["","\\'a/b\\' in column \\'key\\'",{"state":"stop"}]]'
     """
 
-    url: str
-    """The broker: ``mqtt://host:1883``, or ``mqtts://host:8883`` with TLS."""
     topic: str
     """Where to publish; ``{column}`` stands for the row's value, which may be a whole topic only if it stands alone."""
     payload: str | None = None
@@ -56,24 +54,8 @@ class Mqtt(Channel):
     """0: at most once; 1: at least once."""
     retain: bool = False
     """Whether the broker keeps the last message of each topic for those who come later."""
-    version: Literal["3.1.1", "5"] = "5"
-    """Version of the protocol."""
-    client_id: str = ""
-    """Our name at the broker; by default the broker gives one."""
-    user: str | None = None
-    """User name, where the broker asks for one."""
-    password: SecretStr | None = None
-    """Password; write it as ``${env:NAME}`` or ``${file:PATH}``."""
-    tls: Tls | None = None
-    """Certificates; without them ``mqtts`` trusts what the operating system trusts."""
     timeout_us: Duration = 30_000_000
     """How long the broker may take to acknowledge a thousand rows."""
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, url: str) -> str:
-        address(url)
-        return url
 
     @field_validator("topic")
     @classmethod
@@ -87,12 +69,23 @@ class Mqtt(Channel):
             raise ConfigError(f"{topic!r} is not a topic to publish to; write it as plant/{{key}}/state")
         return topic
 
+    def accepts(self, schema: pa.Schema) -> None:
+        for name in (*(self.columns or ()), *self._places(), *([] if self.payload is None else [self.payload])):
+            if name not in schema.names:
+                raise SchemaError(f"mqtt needs column '{name}'; what reaches it is [{', '.join(schema.names)}]")
+
+    def check(self, world: World) -> None:
+        if self.tls is not None:
+            self.tls.context(world.given)
+
+    def _places(self) -> list[str]:
+        """Returns the columns that stand in the topic."""
+        return [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
+
     def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
+        self.accepts(rows.schema)
         wanted = list(rows.schema.names if self.columns is None else self.columns)
-        named = [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
-        for name in (*wanted, *named, *([] if self.payload is None else [self.payload])):
-            if name not in rows.schema.names:
-                raise SchemaError(f"mqtt needs column '{name}'; what reaches it is [{', '.join(rows.schema.names)}]")
+        named = self._places()
         messages = []
         for start in range(0, rows.num_rows, ROWS_A_MESSAGE):
             some = rows.slice(start, ROWS_A_MESSAGE).to_pylist()  # a row costs 3 to 10 µs: Python objects, then JSON
@@ -120,28 +113,21 @@ class Mqtt(Channel):
         topic = self.topic.format_map(values)
         return (topic, "") if valid_name(topic) else ("", f"a topic of {len(topic)} characters")
 
-    def connect(self, folder: Path) -> MqttDelivery:
-        return MqttDelivery(self, folder)
+    def open(self, world: World) -> MqttDelivery:
+        return MqttDelivery(self, world)
 
 
 class MqttDelivery:
     """The open channel; connects at the first delivery."""
 
-    def __init__(self, channel: Mqtt, folder: Path) -> None:
+    def __init__(self, channel: Mqtt, world: World) -> None:
         self._channel = channel
         self.refused = 0
         """How many rows were not sent, because of their topic or because the broker does not allow it."""
-        self.client = Client(
-            url=channel.url,
-            client_id=channel.client_id,
-            version=packets.V5 if channel.version == "5" else packets.V311,
-            user=channel.user,
-            password=None if channel.password is None else channel.password.get_secret_value(),
-            tls=channel.tls.context(folder) if channel.tls is not None else None,
-        )
+        self.client = channel.client(world.given)
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        for message in messages:
+        for number, message in enumerate(messages):
             publishes = []
             for topic, reason, payload in msgspec.json.decode(message.body, type=list[_Entry]):
                 if reason:
@@ -149,7 +135,10 @@ class MqttDelivery:
                 else:
                     text = None if self._channel.payload is None else msgspec.json.decode(payload, type=str)
                     publishes.append((topic, bytes(payload) if text is None else text.encode()))
-            self._publish(publishes)
+            try:
+                self._publish(publishes)
+            except DeliveryError as error:
+                raise DeliveryError(str(error), [done.id for done in messages[:number]]) from error
 
     def _publish(self, publishes: Sequence[tuple[str, bytes]]) -> None:
         channel = self._channel
@@ -170,8 +159,7 @@ class MqttDelivery:
         if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a flood of rows is no flood of lines
             log.warning("mqtt: a row was not sent: %s (%d so far)", reason, self.refused)
 
-    def events(self) -> dict[str, int]:
-        """Counters, by name."""
+    def counters(self) -> dict[str, int]:
         return {"refused": self.refused}
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -19,8 +18,11 @@ import pyarrow as pa
 from pydantic import BeforeValidator
 
 from tocsin.contracts import Channel, Message
+from tocsin.domain.alarms import SEVERITIES
 from tocsin.errors import DeliveryError
 from tocsin.output._cloudevents import alertmanager, cloudevent
+from tocsin.values.text import printable
+from tocsin.world import World
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ _WAIT = (408, 425, 429)
 """Refusals (4xx) that only mean: not now."""
 # Apprise's own ways to post to any address do not look where it leads.
 _APPRISE_WEBHOOKS = {"json", "jsons", "xml", "xmls", "form", "forms", "apprise", "apprises"}
-_STYLES = {"critical": "bold red", "major": "red", "minor": "yellow", "warning": "cyan"}
+_STYLES = {severity.name: severity.style for severity in SEVERITIES}
 
 
 class Notify(Channel):
@@ -73,25 +75,25 @@ class Notify(Channel):
     """How long a target may take to answer."""
 
     def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
-        found = []
+        messages = []
         # Alarms are few: a loop over rows costs some 10 µs each.
         for row in rows.to_pylist():
             plain = {name: _plain(value) for name, value in row.items()}
             digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
-            body = {"id": digest, "text": escaped(self._said(row)), "row": plain}
+            body = {"id": digest, "text": printable(self._text(row)), "row": plain}
             if self.format != "text":
                 body["payload"] = (cloudevent if self.format == "cloudevents" else alertmanager)(row).decode()
-            found.append(Message(digest, json.dumps(body).encode()))
-        return found
+            messages.append(Message(digest, json.dumps(body).encode()))
+        return messages
 
-    def _said(self, row: Mapping[str, Any]) -> str:
+    def _text(self, row: Mapping[str, Any]) -> str:
         if self.text:
-            return _PLACE.sub(lambda found: _shown(row, found), self.text)
+            return _PLACE.sub(lambda place: _shown(row, place), self.text)
         if row.get("message"):
             return f"{row.get('key', '')} {row['message']}".strip()
         return " ".join(f"{name}={_plain(value)}" for name, value in row.items() if value is not None)
 
-    def connect(self, folder: Path) -> Notifier:
+    def open(self, world: World) -> Notifier:
         return Notifier(self)
 
 
@@ -113,6 +115,7 @@ class Notifier:
 
     def deliver(self, messages: Sequence[Message]) -> None:
         failures: dict[str, str] = {}
+        delivered: list[str] = []
         for message in messages:
             for target in self._settings.to:
                 # After a failure the later messages to the same target wait, so that they keep their order.
@@ -134,11 +137,13 @@ class Notifier:
                 self._done[target, message.id] = None
                 while len(self._done) > _REMEMBERED_MAX:
                     self._done.popitem(last=False)
+            if all((target, message.id) in self._done for target in self._settings.to):
+                delivered.append(message.id)
         if failures:
-            raise DeliveryError("; ".join(failures.values()))
+            raise DeliveryError("; ".join(failures.values()), delivered)
 
-    def events(self) -> Mapping[str, int]:
-        """Counters, by name."""
+    def counters(self) -> Mapping[str, int]:
+        """Returns counters, by name."""
         return {"refused": self.refused}
 
     def close(self) -> None:
@@ -178,12 +183,12 @@ class Notifier:
 
     def _address(self, host: str, port: int) -> str:
         try:
-            found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         except OSError as error:
             raise DeliveryError(f"webhook host {host} is not known: {error}") from error
-        if not self._settings.allow_private and not all(public(address) for address in found):
+        if not self._settings.allow_private and not all(public(address) for address in addresses):
             raise DeliveryError(f"webhook host {host} is a private address; set allow_private if that is meant")
-        return found[0]
+        return addresses[0]
 
     def _apprise(self, target: str, body: Mapping[str, Any]) -> None:
         if target.partition("://")[0].lower() in _APPRISE_WEBHOOKS and not self._settings.allow_private:
@@ -198,36 +203,25 @@ class Notifier:
 
 
 def public(address: str) -> bool:
-    """Whether an address is one of the internet's, and not of this computer, its network or its cloud.
+    """Returns whether an address is one of the internet's, and not of this computer, its network or its cloud.
 
     Examples
     --------
     >>> [public(a) for a in ("93.184.215.14", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1")]
     [True, False, False, False, False]
     """
-    found: Any = ipaddress.ip_address(address.partition("%")[0])
-    if found.version == 6:
-        if found in ipaddress.ip_network("64:ff9b::/96"):  # IPv4 by NAT64
-            found = ipaddress.ip_address(int(found) & 0xFFFFFFFF)
-        found = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None) or found
-    return bool(found.is_global and not found.is_multicast)
+    number: Any = ipaddress.ip_address(address.partition("%")[0])
+    if number.version == 6:
+        if number in ipaddress.ip_network("64:ff9b::/96"):  # IPv4 by NAT64
+            number = ipaddress.ip_address(int(number) & 0xFFFFFFFF)
+        number = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None) or number
+    return bool(number.is_global and not number.is_multicast)
 
 
-def escaped(text: str) -> str:
-    """Text whose control characters are spelt out: a device's name must not move the cursor or forge a line.
-
-    Examples
-    --------
-    >>> escaped("a\\x1b[31m\\nb")
-    'a\\\\x1b[31m\\\\nb'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _shown(row: Mapping[str, Any], found: re.Match[str]) -> str:
-    name, form = found[1], found[2]
+def _shown(row: Mapping[str, Any], place: re.Match[str]) -> str:
+    name, form = place[1], place[2]
     if name not in row:
-        return found[0]
+        return place[0]
     value = row[name]
     if value is None:
         return ""
@@ -238,7 +232,7 @@ def _shown(row: Mapping[str, Any], found: re.Match[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Returns a value as JSON has it."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -253,7 +247,7 @@ def _plain(value: Any) -> Any:
 
 
 def _named(url: str) -> str:
-    """A target without its secrets, which stand in path, query and user."""
+    """Returns a target without its secrets, which stand in path, query and user."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or '...'}"
 

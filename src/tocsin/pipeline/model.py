@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,14 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tocsin.batch import LATE, OUT, RAW, REJECTED
 from tocsin.contracts import Channel, Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import ADecoder, AnOperator, ASink, ASource, build
 from tocsin.pipeline.plan import Inlet, Outlet, Plan, Port, Step
-from tocsin.settings import Settings
+from tocsin.settings import Many, Settings
 from tocsin.settings.quantities import Duration, Size
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -31,10 +29,6 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-
-
-def _list(value: Any) -> Any:
-    return [value] if isinstance(value, str | Mapping) else value
 
 
 class Input(Settings):
@@ -57,9 +51,7 @@ class Stream(Settings):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    from_: Annotated[tuple[str, ...], BeforeValidator(_list, json_schema_input_type=str | tuple[str, ...])] = Field(
-        (), alias="from"
-    )
+    from_: Many[str] = Field((), alias="from")
     """Sources or streams, or a side port of one (``plant.late``); several are united. Default: the one source."""
     steps: tuple[AnOperator, ...] = ()
     """What is done to the rows, in order."""
@@ -103,6 +95,8 @@ class Pipeline(Settings):
     """Time between checkpoints."""
     memory: Size = 256 * 2**20
     """How much may wait between two checkpoints before one is taken early."""
+    lag: Size = 4 * 2**30
+    """How much may wait on disk for a sink that is away; then nothing more is read until it catches up."""
     quarantine: ASink = Field(default_factory=lambda: _delta("quarantine"))
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
@@ -144,10 +138,6 @@ class _Compiler:
         for name in self._order():
             self._stream(name, pipeline.streams[name])
         self._set_aside()
-        written = {
-            "chains": {i.id: [_settings(o) for o in i.chain] for i in self.inlets},
-            "steps": {s.id: [_settings(s.operator), list(map(list, s.inputs))] for s in self.steps},
-        }
         return Plan(
             name=pipeline.name,
             inlets=tuple(self.inlets),
@@ -161,7 +151,7 @@ class _Compiler:
             state_folder=pipeline.folder / ".state",
             checkpoint_us=pipeline.checkpoint,
             memory_bytes=pipeline.memory,
-            fingerprint=hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest(),
+            lag_bytes=pipeline.lag,
         )
 
     def _inlet(self, name: str, input: Input) -> None:
@@ -284,10 +274,6 @@ def _delta(table: str) -> Sink | Channel:
     part = build("sink", {"delta": table})
     assert isinstance(part, Sink)
     return part
-
-
-def _settings(part: Operator) -> list[Any]:
-    return [part.name(), part.model_dump(mode="json")]
 
 
 def _short(schema: pa.Schema) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -12,6 +15,15 @@ from tocsin.contracts import Channel, Operator, Sink, Source
 
 Port = tuple[str, str]
 """An id (of an inlet or a step) and one of its ports."""
+
+
+class Print(NamedTuple):
+    """What a state is known by again."""
+
+    fingerprint: str
+    """Of the part's name, the version of its state, and what shapes it."""
+    settings: str
+    """Of all settings that differ from their default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,14 @@ class Inlet:
     idle_timeout_us: int
     """A partition silent for so long (arrival time) no longer holds the watermark back."""
 
+    def prints(self) -> dict[str, Print]:
+        """Returns the print of each operator of the chain, by its name."""
+        schema, prints = self.source.output_schema(), {}
+        for operator in self.chain:
+            prints[operator.name()] = print_of(operator, schema)
+            schema = operator.output_schema(schema)
+        return prints
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -40,6 +60,10 @@ class Step:
     input_schema: pa.Schema
     schemas: Mapping[str, pa.Schema]
     """By port."""
+
+    def shard(self, keys: pa.Array) -> pa.Array:
+        """Returns the shard of each key: where the step runs in several copies, its rows are exchanged by it."""
+        return self.operator.shard(keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +94,25 @@ class Plan:
     """Time between checkpoints."""
     memory_bytes: int
     """How much may wait between two checkpoints before one is taken early."""
-    fingerprint: str
-    """sha256 over the inlets' chains and the steps, with their settings."""
+    lag_bytes: int
+    """How much may wait on disk for one sink that is away before nothing more is read."""
+
+    def prints(self) -> dict[str, Print]:
+        """Returns the print of everything that may remember something: by the step's id, or as ``source.rekey``."""
+        chains = {f"{inlet.id}.{name}": one for inlet in self.inlets for name, one in inlet.prints().items()}
+        return chains | {step.id: print_of(step.operator, step.input_schema) for step in self.steps}
+
+    def tables(self) -> dict[str, str]:
+        """Returns by sink what its table is known by again: another pipeline's name makes it another one."""
+        sinks = {outlet.id: outlet.part for outlet in self.outlets if isinstance(outlet.part, Sink)}
+        return {id: _hash([self.name, sink.name(), sink.place()]) for id, sink in sinks.items()}
+
+
+def print_of(operator: Operator, input: pa.Schema) -> Print:
+    """Returns what a state of this operator is known by again."""
+    settings = operator.model_dump(mode="json", exclude_defaults=True)
+    return Print(_hash([operator.name(), operator.STATE, operator.shape(input)]), _hash(settings))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

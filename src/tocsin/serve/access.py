@@ -5,16 +5,20 @@
   page can read, unless they carry the bearer token.
 - With a token set, all but health, signing in and static files needs it, as ``Authorization: Bearer`` or by a
   session cookie. Without one the page only listens on this computer (`checked_address`).
+- A wrong token, however it is sent, is slowed down by the address that it comes from and by the token itself; the right
+  one never is.
 - Every answer carries a content security policy that allows only our own files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import secrets
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
@@ -32,6 +36,7 @@ _SESSION_S = 12 * 3600.0
 _SESSIONS_MAX = 256
 _FAILURES_MAX = 5
 _FAILURE_S = 30.0
+_FAILING_MAX = 4096
 _TOKEN_MIN = 16
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
@@ -58,6 +63,28 @@ class Permission(Enum):
     """That, and proof that our own page (or a program with the token) asks."""
 
 
+class FailedTokens:
+    """Wrong tokens of the last half minute: of each address, and of each token, a few are looked at, then it waits."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[str, list[float]] = OrderedDict()
+
+    def wait_s(self, address: str, token: str) -> float:
+        """Note a wrong token; returns for how long its address and it must wait, 0 if they need not."""
+        now = time.monotonic()
+        waits = [0.0]
+        for name in (f"address {address}", f"token {hashlib.sha256(token.encode()).hexdigest()}"):
+            recent = [at for at in self._times.pop(name, ()) if at > now - _FAILURE_S]
+            if len(recent) >= _FAILURES_MAX:
+                waits.append(recent[0] + _FAILURE_S - now)
+            else:
+                recent.append(now)
+            self._times[name] = recent
+        while len(self._times) > _FAILING_MAX:
+            self._times.popitem(last=False)
+        return max(waits)
+
+
 @dataclass
 class Keys:
     """The token, the sessions opened with it, and the secret that only our own page can read."""
@@ -66,12 +93,11 @@ class Keys:
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     sessions: dict[str, float] = field(default_factory=dict, repr=False)
     """Session to the time at which it ends."""
-    failures: list[float] = field(default_factory=list)
+    failed: FailedTokens = field(default_factory=FailedTokens, repr=False)
 
     def sign_in(self, token: str) -> str | None:
-        """A new session for the right token."""
+        """Returns a new session for the right token, else None."""
         if self.token is None or not _same(token, self.token):
-            self.failures.append(time.monotonic())
             return None
         session = secrets.token_urlsafe(32)
         now = time.monotonic()
@@ -81,21 +107,26 @@ class Keys:
         self.sessions[session] = now + _SESSION_S
         return session
 
-    def throttled(self) -> bool:
-        """Whether too many sign-ins have just failed."""
-        now = time.monotonic()
-        self.failures = [at for at in self.failures if at > now - _FAILURE_S]
-        return len(self.failures) >= _FAILURES_MAX
+    def wrong(self, address: str, token: str) -> JSONResponse:
+        """Returns the answer to a wrong token."""
+        wait_s = self.failed.wait_s(address, token)
+        if not wait_s:
+            return refused(401, "this is not the token")
+        answer = refused(429, f"too many wrong tokens; wait {wait_s:.0f} s")
+        answer.headers["retry-after"] = str(int(wait_s) + 1)
+        return answer
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request is signed in, or need not be."""
+        """Returns whether a request is signed in, or need not be."""
         return self.token is None or self.bearer(headers) or self.session(headers)
 
     def bearer(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        return self.token is not None and scheme.lower() == "bearer" and _same(given, self.token)
+        """Returns whether a request carries the token."""
+        given = bearer_token(headers)
+        return self.token is not None and given is not None and _same(given, self.token)
 
     def session(self, headers: Headers) -> bool:
+        """Returns whether a request carries the cookie of a session that still lasts."""
         for part in headers.get("cookie", "").split(";"):
             name, _, value = part.strip().partition("=")
             if name == COOKIE and self.sessions.get(value, 0.0) > time.monotonic():
@@ -110,13 +141,16 @@ class Guard:
         self.app, self.keys, self.permission, self.secure = app, keys, permission, secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self.refusal(Headers(scope=scope))
+        refusal = self.refusal(Headers(scope=scope), address_of(scope))
         await (self.app if refusal is None else refusal)(scope, receive, send)
 
-    def refusal(self, headers: Headers) -> JSONResponse | None:
+    def refusal(self, headers: Headers, address: str) -> JSONResponse | None:
+        """Returns why a request from this address may not pass, or None if it may."""
         if self.permission is Permission.PUBLIC:
             return None
         if not self.keys.admits(headers):
+            if token := bearer_token(headers):
+                return self.keys.wrong(address, token)
             return refused(401, "sign in first, or send the token as 'Authorization: Bearer ...'")
         if self.permission is Permission.OPERATE and not self.keys.bearer(headers):
             if not own_origin(headers, self.secure):
@@ -151,17 +185,29 @@ class Front:
 
 
 def refused(status: int, why: str) -> JSONResponse:
-    """A refusal with its remedy."""
+    """Returns a refusal with its remedy."""
     return JSONResponse({"error": why}, status)
 
 
+def bearer_token(headers: Headers) -> str | None:
+    """Returns the token in ``Authorization: Bearer``, or None if there is no such header."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    return given if scheme.lower() == "bearer" else None
+
+
+def address_of(scope: Scope) -> str:
+    """Returns the address that a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
 def own_origin(headers: Headers, secure: bool) -> bool:
-    """Whether the request comes from a page that we served."""
+    """Returns whether the request comes from a page that we served."""
     return headers.get("origin", "").lower() == f"{'https' if secure else 'http'}://{headers.get('host', '').lower()}"
 
 
 def host_name(host: str) -> str:
-    """The name in a ``Host`` header, without the port."""
+    """Returns the name in a ``Host`` header, without the port."""
     if host.startswith("["):
         return host.partition("]")[0].lower() + "]"
     return host.partition(":")[0].lower()
@@ -204,7 +250,7 @@ class Address:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """What the ``Host`` header may say."""
+        """Returns what the ``Host`` header may say."""
         own = {self.host, *self.allowed_hosts}
         if is_local(self.host) or self.host in _EVERYWHERE:
             own |= {"localhost", "127.0.0.1", "::1"}
@@ -216,13 +262,13 @@ class Address:
 def _names_of_this_computer() -> set[str]:
     import psutil
 
-    found = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
-    numbers = {a.address.partition("%")[0] for a in found if a.family in (socket.AF_INET, socket.AF_INET6)}
+    all_addresses = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
+    numbers = {a.address.partition("%")[0] for a in all_addresses if a.family in (socket.AF_INET, socket.AF_INET6)}
     return {socket.gethostname(), *numbers}
 
 
 def is_local(host: str) -> bool:
-    """Whether an address can only be reached from this computer."""
+    """Returns whether an address can only be reached from this computer."""
     if host == "localhost":
         return True
     try:

@@ -15,10 +15,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 import tocsin
+from tocsin.domain.alarms import action_words, operator_action
+from tocsin.engine.wire import Counted
 from tocsin.errors import ConfigError
-from tocsin.serve.access import COOKIE, Keys, refused
+from tocsin.serve.access import COOKIE, Keys, address_of, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
-from tocsin.serve.live import POINT, SEVERITIES, Live, pack
+from tocsin.serve.live import Live
+from tocsin.serve.messages import Alarms, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
+from tocsin.serve.series import pack
 
 BODY_BYTES_MAX = 16 * 2**10
 _TEXT_MAX = 500
@@ -26,7 +30,7 @@ _SHELVE_S_MAX = 30 * 86_400
 
 
 @dataclass(frozen=True)
-class Page:
+class PageContext:
     """What the endpoints share."""
 
     title: str
@@ -47,36 +51,47 @@ class Act(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
+    """What a browser sends to sign in."""
+
     token: str
 
 
+class CounterReport(Figures, kw_only=True):
+    """What `/api/counters` answers."""
+
+    counters: Counted
+    """As the engine has told them."""
+    viewers: int
+    """How many pages are open."""
+
+
 def answer(value: object, status: int = 200) -> Response:
+    """Returns a value as JSON."""
     return Response(
         msgspec.json.encode(value), status, media_type="application/json", headers={"cache-control": "no-store"}
     )
 
 
-def page_of(request: Request) -> Page:
+def page_of(request: Request) -> PageContext:
+    """Returns what the endpoints share."""
     page = request.app.state.page
-    assert isinstance(page, Page)
+    assert isinstance(page, PageContext)
     return page
 
 
 async def session(request: Request) -> Response:
     page = page_of(request)
-    return answer({"csrf": page.keys.csrf, "title": page.title, "version": tocsin.__version__})
+    return answer(SessionInfo(page.keys.csrf, page.title, tocsin.__version__))
 
 
 async def sign_in(request: Request) -> Response:
     page = page_of(request)
-    if page.keys.throttled():
-        return refused(429, "too many failed sign-ins; wait half a minute")
     body = await _body(request, SignIn)
     if isinstance(body, Response):
         return body
     opened = page.keys.sign_in(body.token)
     if opened is None:
-        return refused(401, "this is not the token")
+        return page.keys.wrong(address_of(request.scope), body.token)
     response = answer({"ok": True})
     response.set_cookie(COOKIE, opened, max_age=12 * 3600, httponly=True, secure=page.secure, samesite="strict")
     return response
@@ -84,7 +99,7 @@ async def sign_in(request: Request) -> Response:
 
 async def machines(request: Request) -> Response:
     page = page_of(request)
-    return answer({"position": page.hub.position, "machines": page.live.snapshot()})
+    return answer(Machines(page.hub.position, page.live.snapshot()))
 
 
 async def series(request: Request) -> Response:
@@ -93,48 +108,50 @@ async def series(request: Request) -> Response:
     machine = page.live.machines.get(name)
     if machine is None:
         return refused(404, "no such machine; /api/machines lists them")
-    found = [
-        {"id": one.id, "signal": one.signal, "stream": one.stream, "points": pack(one.points())}
+    series = [
+        MachineSeries(one.id, one.machine, one.signal, one.stream, points=pack(one.points()))
         for one in machine.series.values()
     ]
-    return answer({"position": page.hub.position, "machine": name, "columns": POINT, "series": found})
+    return answer(MachineHistory(page.hub.position, name, series))
 
 
 async def alarms(request: Request) -> Response:
     page = page_of(request)
-    return answer({"position": page.hub.position, "alarms": list(page.live.alarms.values())})
+    return answer(Alarms(page.hub.position, list(page.live.alarms.by_id.values())))
 
 
 async def act(request: Request) -> Response:
     from tocsin.serve import desk  # on demand: it would double the time that the page takes to start
 
     page = page_of(request)
-    alarm, action = request.path_params["id"], request.path_params["action"]
-    if action not in desk.ACTIONS:
-        return refused(404, f"there is no action '{action}'; there are {', '.join(desk.ACTIONS)}")
-    if alarm not in page.live.alarms:
-        return refused(404, "no such alarm; /api/alarms lists them")
+    alarm, word = request.path_params["id"], request.path_params["action"]
+    action = operator_action(word)
+    if action is None:
+        return refused(404, f"there is no action '{word}'; there are {', '.join(action_words())}")
+    if page.live.alarms.known(alarm) is None:
+        return refused(404, f"there is no alarm '{alarm}'; /api/alarms lists them")
     body = await _body(request, Act)
     if isinstance(body, Response):
         return body
     until = None
-    if action == "shelve":
+    if action.timed:
         if body.for_s is None or not 0 < body.for_s <= _SHELVE_S_MAX:
-            return refused(422, f"shelving needs for_s, at most {_SHELVE_S_MAX} seconds")
+            return refused(422, f"{action.name} needs for_s, at most {_SHELVE_S_MAX} seconds")
         until = datetime.now(UTC) + timedelta(seconds=body.for_s)
     by, reason = body.by.strip()[:_TEXT_MAX] or "operator", body.reason.strip()[:_TEXT_MAX]
     try:
-        await asyncio.to_thread(desk.act, page.state_folder, alarm, action, by, reason, until)
+        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until)
     except ConfigError as error:
         return refused(422, str(error))
     except (OSError, sqlite3.Error) as error:
         return refused(503, f"the action could not be written down: {error}")
-    return answer({"id": alarm, "action": action, "by": by}, 202)
+    return answer({"id": alarm, "action": action.name, "by": by}, 202)
 
 
 async def counters(request: Request) -> Response:
     page = page_of(request)
-    return answer(page.live.status() | {"counters": page.live.counters, "viewers": len(page.hub.viewers)})
+    figures = msgspec.structs.asdict(page.live.figures())
+    return answer(CounterReport(**figures, counters=page.live.counted, viewers=len(page.hub.viewers)))
 
 
 async def metrics(request: Request) -> Response:
@@ -142,39 +159,42 @@ async def metrics(request: Request) -> Response:
     return PlainTextResponse("\n".join(_exposition(page)) + "\n", media_type="text/plain; version=0.0.4")
 
 
-def _exposition(page: Page) -> Iterator[str]:
-    """The engine's counters as Prometheus text."""
-    counted = page.live.counters
+def _exposition(page: PageContext) -> Iterator[str]:
+    """Returns the engine's counters as Prometheus text."""
+    counted = page.live.counted
     pipeline = f'pipeline="{_escaped(page.title)}"'
     for name, label, values in (
-        ("records_in_total", "source", counted.get("rows_in", {})),
-        ("records_out_total", "node", counted.get("rows_out", {})),
-        ("records_late_total", "node", counted.get("late", {})),
-        ("watermark_lag_seconds", "node", counted.get("lag_s", {})),
+        ("records_in_total", "source", counted.rows_in),
+        ("records_out_total", "node", counted.rows_out),
+        ("records_late_total", "node", counted.late),
+        ("watermark_lag_seconds", "node", counted.lag_s),
+        ("sink_lag_epochs", "node", {id: sink.lag_epochs for id, sink in counted.sinks.items()}),
+        ("sink_lag_bytes", "node", {id: sink.lag_bytes for id, sink in counted.sinks.items()}),
+        ("source_silent_seconds", "source", {id: source.silent_s for id, source in counted.sources.items()}),
     ):
         yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
         for key, value in values.items():
             if value is not None:
                 yield f'tocsin_{name}{{{pipeline},{label}="{_escaped(key)}"}} {value:.15g}'
     yield "# TYPE tocsin_records_bad_total counter"
-    for entry in counted.get("rejected", ()):
-        labels = f'node="{_escaped(entry["source"])}",reason="{_escaped(entry["reason"])}"'
-        yield f"tocsin_records_bad_total{{{pipeline},{labels}}} {entry['rows']:.15g}"
+    for entry in counted.rejected:
+        labels = f'node="{_escaped(entry.source)}",reason="{_escaped(entry.reason)}"'
+        yield f"tocsin_records_bad_total{{{pipeline},{labels}}} {entry.rows:.15g}"
     yield "# TYPE tocsin_events_total counter"
-    for entry in counted.get("events", ()):
-        labels = f'node="{_escaped(entry["source"])}",event="{_escaped(entry["event"])}"'
-        yield f"tocsin_events_total{{{pipeline},{labels}}} {entry['count']:.15g}"
+    for noticed in counted.events:
+        labels = f'node="{_escaped(noticed.source)}",event="{_escaped(noticed.event)}"'
+        yield f"tocsin_events_total{{{pipeline},{labels}}} {noticed.count:.15g}"
     for name, kind, value in (
-        ("checkpoints_total", "counter", counted.get("epochs", 0)),
-        ("checkpoint_duration_seconds", "gauge", counted.get("epoch_ms", 0) / 1000),
-        ("waiting_bytes", "gauge", counted.get("waiting_bytes", 0)),
-        ("recoveries_total", "counter", counted.get("recoveries", 0)),
-        ("engine_connected", "gauge", int(page.live.engine)),
+        ("checkpoints_total", "counter", counted.epochs),
+        ("checkpoint_duration_seconds", "gauge", counted.epoch_ms / 1000),
+        ("waiting_bytes", "gauge", counted.waiting_bytes),
+        ("recoveries_total", "counter", counted.recoveries),
+        ("engine_connected", "gauge", int(page.live.engines > 0)),
     ):
         yield f"# TYPE tocsin_{name} {kind}"
         yield f"tocsin_{name}{{{pipeline}}} {value:.15g}"
     yield "# TYPE tocsin_alarms_active gauge"
-    for severity, count in (dict.fromkeys(SEVERITIES, 0) | page.live.active()).items():
+    for severity, count in page.live.alarms.active_by_severity().items():
         yield f'tocsin_alarms_active{{{pipeline},severity="{_escaped(severity)}"}} {count}'
     yield "# TYPE tocsin_build_info gauge"
     yield f'tocsin_build_info{{version="{tocsin.__version__}"}} 1'
@@ -185,8 +205,8 @@ async def healthy(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    engine = page_of(request).live.engine
-    return answer({"status": "ready" if engine else "no engine"}, 200 if engine else 503)
+    engine = page_of(request).live.figures().engine
+    return answer({"status": "ready" if engine == "live" else f"engine {engine}"}, 200 if engine == "live" else 503)
 
 
 async def events(request: Request) -> Response:

@@ -16,22 +16,27 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pyarrow as pa
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tocsin.engine.feed import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, SOCKET, listen
+from tocsin.engine.feed import SOCKET, listen
+from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, Stream, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api
+from tocsin.serve import api, words
 from tocsin.serve.access import Address, Front, Guard, Keys, Permission
-from tocsin.serve.api import Page
+from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest
+
+if TYPE_CHECKING:
+    import uvicorn
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -66,6 +71,9 @@ ROUTES = (
 
 STATIC: Mapping[str, tuple[str, str, str]] = {
     "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
+    "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
+    "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
+    "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
     "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),
     "/style.css": ("tocsin.serve", "pages/style.css", "text/css; charset=utf-8"),
@@ -74,13 +82,16 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/plotly.js": ("plotly", "package_data/plotly.min.js", "text/javascript; charset=utf-8"),
 }
 """Every file that is served: nothing is looked up by a path that a browser sends."""
+WORDS = "/words.js"
+"""The module that is made of the words of the domain and the schema of the messages."""
 
 
-def build(page: Page, *, hosts: Collection[str], lifespan: Any = None) -> Starlette:
-    """The web application: every route behind the guard that its permission asks for."""
-    table = [*ROUTES, *(Entry("GET", path, _static(*where), Permission.PUBLIC) for path, where in STATIC.items())]
+def build(page: PageContext, *, hosts: Collection[str], lifespan: Any = None) -> Starlette:
+    """Returns the web application: every route behind the guard that its permission asks for."""
+    static = {path: _content(files(p).joinpath(name).read_bytes(), type) for path, (p, name, type) in STATIC.items()}
+    static[WORDS] = _content(words.module(), "text/javascript; charset=utf-8")
     routes = []
-    for entry in table:
+    for entry in (*ROUTES, *(Entry("GET", path, content, Permission.PUBLIC) for path, content in static.items())):
         route = Route(entry.path, entry.endpoint, methods=[entry.method])
         route.app = Guard(route.app, page.keys, entry.permission, page.secure)
         routes.append(route)
@@ -90,8 +101,8 @@ def build(page: Page, *, hosts: Collection[str], lifespan: Any = None) -> Starle
     return app
 
 
-def _static(package: str, name: str, media_type: str) -> Endpoint:
-    content = files(package).joinpath(name).read_bytes()
+def _content(content: bytes, media_type: str) -> Endpoint:
+    """Returns an endpoint that gives these bytes, or says that the browser has them already."""
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
     async def endpoint(request: Request) -> Response:
@@ -106,6 +117,7 @@ def _static(package: str, name: str, media_type: str) -> Endpoint:
 async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Take in what one engine sends, until it goes."""
     live.engines += 1
+    live.hear()
     try:
         while True:
             length, kind = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -113,34 +125,33 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
                 log.warning("a frame of %d bytes from the engine is too large; hanging up", length)
                 return
             body = await reader.readexactly(length)
+            live.hear()
             if kind == COUNTERS:
-                live.count(json.loads(body))
+                live.count(decode_counted(body))
             elif kind == ROWS:
-                with pa.ipc.open_stream(body) as stream:
-                    name = stream.schema.metadata[b"stream"].decode()
-                    live.take(name, stream.read_all())
+                live.take(*decode_rows(body))
     except (asyncio.IncompleteReadError, ConnectionError):
         log.info("the engine has gone")
     except asyncio.CancelledError:
         return  # the page ends; asyncio's own callback would report a cancelled connection as an error
-    except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowInvalid, msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
         log.warning("the engine sent what cannot be read (%s); hanging up", error)
     finally:
         live.engines -= 1
         writer.close()
 
 
-async def hear_engines(page: Page, lake_folder: Path | None, streams: Collection[str]) -> None:
+async def hear_engines(page: PageContext, lake_folder: Path | None, streams: Collection[Stream]) -> None:
     """First the past, then what the engine sends."""
     if lake_folder is not None and lake_folder.is_dir():
-        for name, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, streams))):
-            page.live.take(name, rows, NEVER_S)
+        for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, streams))):
+            page.live.take(stream, rows, NEVER_S)
     engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
     async with engines:
         await engines.serve_forever()
 
 
-async def tick(page: Page) -> None:
+async def tick(page: PageContext) -> None:
     """Publish what has changed, four times a second."""
     while True:
         await asyncio.sleep(TICK_S)
@@ -153,21 +164,17 @@ def serve(
     address: Address | None = None,
     *,
     title: str = "tocsin",
-    streams: Collection[str] = (),
+    streams: Collection[Stream] = (),
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
-    It hears the engine (`engine.feed.Feed`) on the socket ``page.sock`` in the state folder, and shows what the lake
-    folder's tables hold from before, of these ``streams`` if any are named.
+    It hears the engine (`engine.feed.PageFeed`) on the socket ``page.sock`` in the state folder, and shows what the
+    lake folder's tables hold from before, of these ``streams`` if any are given.
     """
-    import uvicorn
-
-    from tocsin.serve.deadline import Deadline
-
     address = address or Address()
-    page = Page(title, state_folder, Live(), Hub(), Keys(address.token), address.secure)
+    page = PageContext(title, state_folder, Live(), Hub(), Keys(address.token), address.secure)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -178,9 +185,23 @@ def serve(
         for task in tasks:
             task.cancel()
 
-    server = uvicorn.Server(
+    server = _server(build(page, hosts=address.hosts, lifespan=lifespan), address)
+    state_folder.mkdir(parents=True, exist_ok=True)
+    listener = _bound(address.host, address.port)
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_until_ended(server, listener, page, ready, ended))
+
+
+def _server(app: Starlette, address: Address) -> uvicorn.Server:
+    """Returns the web server, with its limits."""
+    import uvicorn
+
+    from tocsin.serve.deadline import Deadline
+
+    return uvicorn.Server(
         uvicorn.Config(
-            build(page, hosts=address.hosts, lifespan=lifespan),
+            app,
             ssl_certfile=address.tls_cert,
             ssl_keyfile=address.tls_key,
             log_level="warning",
@@ -194,26 +215,30 @@ def serve(
             h11_max_incomplete_event_size=32 * 2**10,
         )
     )
-    state_folder.mkdir(parents=True, exist_ok=True)
-    listener = _bound(address.host, address.port)
 
-    async def run() -> None:
-        async def watch() -> None:
-            while not server.started:
-                await asyncio.sleep(0.02)
-            ready()
-            while not server.should_exit:
-                if ended is not None and ended.is_set():
-                    server.should_exit = True
-                await asyncio.sleep(0.1)
-            page.hub.close()
 
-        watching = asyncio.create_task(watch())
-        await server.serve(sockets=[listener])
-        watching.cancel()
+async def _until_ended(
+    server: uvicorn.Server,
+    listener: socket.socket,
+    page: PageContext,
+    ready: Callable[[], None],
+    ended: threading.Event | None,
+) -> None:
+    """Serve; call ``ready`` when the server listens, and end every viewer's stream when it is to end."""
 
-    with suppress(KeyboardInterrupt):
-        asyncio.run(run())
+    async def watch() -> None:
+        while not server.started:
+            await asyncio.sleep(0.02)
+        ready()
+        while not server.should_exit:
+            if ended is not None and ended.is_set():
+                server.should_exit = True
+            await asyncio.sleep(0.1)
+        page.hub.close()
+
+    watching = asyncio.create_task(watch())
+    await server.serve(sockets=[listener])
+    watching.cancel()
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -259,9 +284,9 @@ def start(
     address: Address | None = None,
     *,
     title: str = "tocsin",
-    streams: Collection[str] = (),
+    streams: Collection[Stream] = (),
 ) -> Running:
-    """Start `serve` in a process of its own and wait until it listens."""
+    """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
     process = subprocess.Popen(
         [sys.executable, "-m", "tocsin.serve"],
@@ -277,7 +302,7 @@ def start(
         "lake": lake_folder,
         "title": title,
         "address": asdict(address),
-        "streams": list(streams),
+        "streams": msgspec.to_builtins(tuple(streams)),
     }
     process.stdin.write(json.dumps(wanted, default=str) + "\n")
     process.stdin.flush()
@@ -313,7 +338,7 @@ def main() -> None:
         os.nice(5)  # the engine comes first
     try:
         ready = partial(print, _READY, flush=True)
-        names = {"title": wanted["title"], "streams": wanted["streams"]}
+        names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[Stream, ...])}
         serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from tocsin.serve.messages import Changes
+
 _KEPT = 40
 _QUEUE_MAX = 16
 _HEARTBEAT_S = 10.0
@@ -42,10 +44,11 @@ class Hub:
 
     @property
     def position(self) -> str:
-        """The id of the newest message."""
+        """Returns the id of the newest message."""
         return f"{self.boot}-{self.number}"
 
-    def publish(self, changes: object) -> None:
+    def publish(self, changes: Changes) -> None:
+        """Send what has changed to every viewer."""
         self.number += 1
         message = b"id: %s\ndata: %s\n\n" % (self.position.encode(), msgspec.json.encode(changes))
         self._kept.append(message)
@@ -53,7 +56,7 @@ class Hub:
             viewer.put(message)
 
     def missed(self, after: str) -> list[bytes] | None:
-        """The messages after an id; None if they are no longer known."""
+        """Returns the messages after an id; None if they are no longer known."""
         boot, _, number = after.rpartition("-")
         if boot != self.boot or not number.isascii() or not number.isdigit():
             return None
@@ -63,7 +66,7 @@ class Hub:
         return list(self._kept)[len(self._kept) - behind :]
 
     async def messages(self, after: str, allowed: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
-        """What one viewer gets, from the message after ``after`` on, for as long as it is ``allowed``."""
+        """Gives what one viewer gets, from the message after ``after`` on, for as long as it is ``allowed``."""
         viewer = Viewer()
         missed = self.missed(after)
         yield b"retry: 1000\n\n"

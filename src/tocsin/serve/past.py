@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
-from tocsin.engine.feed import ALARM_COLUMNS
+from tocsin.engine.wire import Stream, describe
 from tocsin.errors import TocsinError
-from tocsin.serve.live import ALARMS_MAX
+from tocsin.serve.alarm_list import ALARMS_MAX
 
 log = logging.getLogger(__name__)
 _ROWS_MAX = 20_000
@@ -19,25 +20,29 @@ _TABLES_MAX = 32
 _ALL_S_MAX = 5.0
 
 
-def newest(lake_folder: Path, streams: Collection[str] = ()) -> Iterator[tuple[str, pa.Table]]:
-    """Table by table, the newest rows, oldest first; of alarms the newest row of each. Takes a few seconds at most."""
+def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tuple[Stream, pa.Table]]:
+    """Gives, table by table, the newest rows, oldest first; of alarms the newest row of each.
+
+    The tables are those named like one of these streams, or all if none is given. It takes a few seconds at most.
+    """
     from tocsin.lake.read import query, tables
 
     ends = time.monotonic() + _ALL_S_MAX
+    by_name: Mapping[str, Stream] = {stream.name: stream for stream in streams}
     for name in list(tables(lake_folder))[:_TABLES_MAX]:
         left_s = ends - time.monotonic()
         if left_s <= 0:
             return
-        if streams and name not in streams:
+        if by_name and name not in by_name:
             continue
         quoted = '"' + name.replace('"', '""') + '"'
         try:
-            columns = set(query(f"SELECT * FROM {quoted} LIMIT 0", lake_folder, timeout_s=left_s).column_names)  # noqa: S608
-            if not {"key", "time"} <= columns:
+            schema = query(f"SELECT * FROM {quoted} LIMIT 0", lake_folder, timeout_s=left_s).schema  # noqa: S608
+            if not {"key", "time"} <= set(schema.names):
                 continue
-            only = (
-                "QUALIFY row_number() OVER (PARTITION BY id ORDER BY time DESC) = 1" if columns >= ALARM_COLUMNS else ""
-            )
+            stream = _with_verdict(describe(name, schema), by_name.get(name))
+            newest_of_each = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY number DESC) = 1"
+            only = newest_of_each if stream.kind == "alarms" else ""
             limit = ALARMS_MAX if only else _ROWS_MAX
             rows = query(
                 f"SELECT * FROM (SELECT * FROM {quoted} {only} ORDER BY time DESC LIMIT {limit}) ORDER BY time",  # noqa: S608
@@ -47,4 +52,11 @@ def newest(lake_folder: Path, streams: Collection[str] = ()) -> Iterator[tuple[s
         except (TocsinError, OSError, pa.ArrowException) as error:
             log.warning("the page shows nothing from before of table %s: %s", name, error)
             continue
-        yield name, rows
+        yield stream, rows
+
+
+def _with_verdict(stream: Stream, planned: Stream | None) -> Stream:
+    """Returns what a table's rows mean; what a verdict is about is known from the plan, for a table does not say."""
+    if planned is None or planned.judged not in stream.values:
+        return stream
+    return msgspec.structs.replace(stream, judged=planned.judged)

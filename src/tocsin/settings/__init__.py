@@ -8,9 +8,12 @@ import textwrap
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import core_schema
+
+T = TypeVar("T")
 
 
 class Settings(BaseModel):
@@ -53,3 +56,27 @@ def _under(cls: type) -> dict[str, str]:
         if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name)
         if isinstance(under, ast.Expr) and isinstance(under.value, ast.Constant) and isinstance(under.value.value, str)
     }
+
+
+class _OneOrMany:
+    """Takes one value where several may be given."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        several, one = handler(source), handler.generate_schema(get_args(source)[0])
+        either = core_schema.union_schema([one, several])
+        return core_schema.no_info_before_validator_function(_several, several, json_schema_input_schema=either)
+
+
+def _several(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple) else (value,)
+
+
+Many = Annotated[tuple[T, ...], _OneOrMany()]
+"""One value or a list of them: ``by: machine`` as well as ``by: [site, machine]``; always a tuple in Python.
+
+Examples
+--------
+>>> from pydantic import TypeAdapter
+>>> TypeAdapter(Many[str]).validate_python("machine")
+('machine',)
+"""

@@ -1,16 +1,19 @@
-"""What a test or an example of a step needs: rows from plain lists, and a stream to feed them through."""
+"""What a test or an example of a part needs: rows, a stream to feed through a step, a world to open an end in."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import END, KEY, OUT, START, TIME, Batch, Ints, as_keys, as_times, tick, times_us
-from tocsin.contracts import Operator
+from tocsin.contracts import Offset, Operator, Reader, Source
+from tocsin.world import Disk, SystemClock, SystemDisk, World
 
 BEGIN_US = 1_767_225_600_000_000
 """2026-01-01 00:00 UTC: where the time of `rows` begins."""
@@ -94,4 +97,21 @@ def feed(
     return pa.Table.from_batches(left, promised)
 
 
-__all__ = ["BEGIN_US", "feed", "rows", "stream"]
+def world(folder: Path | None = None, name: str = "test/part", disk: Disk | None = None) -> World:
+    """Returns a world on the machine's own clock and disk, in a temporary folder unless one is given.
+
+    Relative paths of what is read (certificates) start at the folder, too.
+    """
+    folder = Path(tempfile.mkdtemp()) if folder is None else folder
+    scratch = folder / ".state" / name.replace("/", "_")
+    return World(SystemClock(), disk or SystemDisk(), folder, scratch, name, given=folder)
+
+
+def read_from(source: Source, offset: Offset | None = None, in_world: World | None = None) -> Reader:
+    """Returns a reader of the source's only split, from an offset or from the start."""
+    connection = source.open(in_world or world())
+    (split,) = connection.splits()
+    return connection.read(split, offset)
+
+
+__all__ = ["BEGIN_US", "feed", "read_from", "rows", "stream", "world"]

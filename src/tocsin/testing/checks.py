@@ -114,17 +114,23 @@ def _expect_same(found: Mapping[str, list[Row]], wanted: Mapping[str, list[Row]]
             assert _same(a, b), f"{after}: row {i} on {port} is {a} instead of {b}"
 
 
-def _keys(sample: pa.RecordBatch) -> list[str]:
-    return sorted(set(sample.column("key").to_pylist())) if "key" in sample.schema.names else []
-
-
-def _of_keys(table: Any, keys: Sequence[str]) -> Any:
+def _shards(operator: Operator, table: Any) -> pa.Array:
+    """Returns the shard of each row of a batch or of a state, by its column ``key``."""
     column = table.column("key")
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    if pt.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return table.filter(pc.is_in(column, value_set=pa.array(keys, column.type)))
+    return operator.shard(column.cast(pa.string()))
+
+
+def _all_shards(operator: Operator, sample: pa.RecordBatch) -> list[str]:
+    """Returns the shards of a sample; none where the operator cannot be split, or knows no keys."""
+    if operator.ACROSS_KEYS or "key" not in sample.schema.names:
+        return []
+    return sorted(set(_shards(operator, sample).to_pylist()))
+
+
+def _of_shards(operator: Operator, table: Any, shards: Sequence[str]) -> Any:
+    return table.filter(pc.is_in(_shards(operator, table), value_set=pa.array(shards, pa.string())))
 
 
 # ----------------------------------------------------------------------------------------------- for every operator
@@ -172,13 +178,14 @@ def chopping_changes_nothing(operator: Operator, sample: pa.RecordBatch) -> None
 
 
 def keys_do_not_touch_each_other(operator: Operator, sample: pa.RecordBatch) -> None:
-    """A key's rows are the same whether or not there are other keys."""
-    if operator.ACROSS_KEYS or not _keys(sample):
+    """A key's rows are the same whether or not there are keys of other shards (see `Operator.shard`)."""
+    shards = _all_shards(operator, sample)
+    if not shards:
         return
     alone: list[Batch] = []
-    for key in _keys(sample):
-        alone += _run(operator, stream(_of_keys(sample, [key]), 40))[1]
-    _expect_same(_by_port(alone), _run(operator, stream(sample, 40))[0], "each key alone")
+    for shard in shards:
+        alone += _run(operator, stream(_of_shards(operator, sample, [shard]), 40))[1]
+    _expect_same(_by_port(alone), _run(operator, stream(sample, 40))[0], "each shard alone")
 
 
 def dump_and_load_change_nothing(operator: Operator, sample: pa.RecordBatch) -> None:
@@ -188,8 +195,9 @@ def dump_and_load_change_nothing(operator: Operator, sample: pa.RecordBatch) -> 
 
 
 def state_can_be_split_by_key(operator: Operator, sample: pa.RecordBatch) -> None:
-    """Half way, the state's rows part by key, and two operators go on with a share each."""
-    if operator.ACROSS_KEYS or not _keys(sample):
+    """Half way, the state's rows part by shard, and two operators go on with a share each."""
+    shards = _all_shards(operator, sample)
+    if not shards:
         return
     batches = list(stream(sample, 25))
     first, rest = batches[: len(batches) // 2], batches[len(batches) // 2 :]
@@ -199,12 +207,12 @@ def state_can_be_split_by_key(operator: Operator, sample: pa.RecordBatch) -> Non
         left += list(out)
     table = operator.dump(state)
     assert table.schema.names[0] == "key", f"the state's first column is {table.schema.names[0]}, not key"
-    for share in (_keys(sample)[::2], _keys(sample)[1::2]):
-        state = operator.load(_of_keys(table, share))
+    for share in (shards[::2], shards[1::2]):
+        state = operator.load(_of_shards(operator, table, share))
         for batch in rest:
-            state, out = operator.step(state, batch.with_rows(_of_keys(batch.rows, share)))
+            state, out = operator.step(state, batch.with_rows(_of_shards(operator, batch.rows, share)))
             left += list(out)
-    _expect_same(_by_port(left), _run(operator, batches)[0], "split by key")
+    _expect_same(_by_port(left), _run(operator, batches)[0], "split by shard")
 
 
 def watermark_is_true(operator: Operator, sample: pa.RecordBatch) -> None:

@@ -7,23 +7,16 @@ keeps eight readable bytes behind its end (`padded`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any
 
-import numba
+import numpy as np
 import pyarrow as pa
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def inner(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function that only kernels call: no wrapper for Python, which is a fifth of the time to compile it."""
-    options = {"nogil": True, "cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return cast(Callable[P, R], numba.njit(error_model="numpy", **options)(function))
+LOW_BYTES = np.array([(1 << (8 * n)) - 1 for n in range(8)], np.uint64)
+"""Masks that keep the first n bytes of a word."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]

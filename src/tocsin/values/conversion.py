@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,10 +22,11 @@ TYPES: Mapping[str, pa.DataType] = {
 }
 """The types that a user names."""
 
-_WHOLE = r"^\s*[+-]?[0-9]{1,18}\s*$"
+_WHOLE = r"^\s*[+-]?0*[0-9]{1,19}\s*$"
 _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
 _TRUE, _FALSE = pa.array(["true", "t", "yes", "on", "1"]), pa.array(["false", "f", "no", "off", "0"])
 _INT_END = 2.0**63
+_INT_LEAST, _INT_MOST = (pa.scalar(Decimal(n), pa.decimal128(38, 0)) for n in (-(2**63), 2**63 - 1))
 
 
 def convert(column: pa.Array, type: pa.DataType) -> pa.Array:
@@ -79,8 +81,12 @@ def _from_text(column: pa.Array, type: pa.DataType) -> pa.Array:
     plain = pc.if_else(pc.match_substring_regex(column, pattern), column, None)
     # Arrow reads a number without blanks and without a plus before it.
     plain = pc.utf8_ltrim(pc.utf8_trim_whitespace(plain), "+")
-    numbers = plain.cast(type)
-    return pc.if_else(pc.is_finite(numbers), numbers, None) if pt.is_floating(type) else numbers
+    if pt.is_floating(type):
+        numbers = plain.cast(type)
+        return pc.if_else(pc.is_finite(numbers), numbers, None)
+    wide = pc.replace_substring_regex(plain, r"^(-?)0+([0-9])", r"\1\2").cast(pa.decimal128(38, 0))
+    fits = pc.and_(pc.greater_equal(wide, _INT_LEAST), pc.less_equal(wide, _INT_MOST))
+    return pc.if_else(fits, wide, None).cast(type)
 
 
 def _timestamp(column: pa.Array) -> pa.Array:

@@ -14,8 +14,9 @@ import pyarrow.types as pt
 
 from tocsin.batch import TIME_TYPE
 from tocsin.errors import SchemaError
-from tocsin.kernels import kernel
-from tocsin.values.bytes import byte_at, inner, padded
+from tocsin.kernels import inner, kernel
+from tocsin.values.bytes import byte_at, padded
+from tocsin.values.time_forms import parse_format, rewritten
 
 REASONS = ("", "ts_missing", "ts_syntax", "ts_range", "ts_zone", "ts_leap", "ts_fold", "ts_gap")
 """By code; ``ts_zone`` is local time where no zone is configured, ``ts_gap`` an hour that the clock skipped."""
@@ -24,19 +25,33 @@ REFUSED = REASONS[MISSING : ZONE + 1]
 """The reasons for which there is no time."""
 END_US = 7_258_118_400_000_000
 """2200-01-01: times from there on, and before 1970, are ``ts_range``."""
+DAY_US, HOUR_US, MINUTE_US, SECOND_US = 86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000
 LOCAL = 64
 """Added to the code of a stamp that names no zone."""
+UNREADABLE = (0, SYNTAX)
+IMPOSSIBLE = -1_000_000
+"""A number so low that no sum with it can be right."""
+LETTER_T, SMALL_T, LETTER_Z, SMALL_Z = 84, 116, 90, 122
+BLANK, PLUS, COMMA, MINUS, POINT, ZERO, NINE, COLON = 32, 43, 44, 45, 46, 48, 57, 58
+"""Bytes of ASCII."""
 
-UNITS = {"s": 1, "ms": 2, "us": 3, "ns": 4, "auto": 5}
+SECONDS, MILLIS, MICROS, NANOS, AUTO = range(1, 6)
+UNITS = {"s": SECONDS, "ms": MILLIS, "us": MICROS, "ns": NANOS, "auto": AUTO}
 """Units of epoch numbers; ``auto`` guesses by size, which is right for every time from 1973 to 5138."""
+AUTO_MILLIS, AUTO_MICROS, AUTO_NANOS = 10**11, 10**14, 10**17
+"""From these sizes on ``auto`` takes a number for milliseconds, microseconds and nanoseconds."""
+DIGITS_MAX, TOO_LARGE = 8 * 10**17, 2**63 - 1
+"""Below the first there is room for one more digit in 64 bits; the second stands for what has no room."""
 _NUMBER_TYPES = (pt.is_integer, pt.is_floating, pt.is_decimal)
 
 
-def parse_times(column: pa.Array, unit: str | None = None, zone: str | None = None) -> tuple[pa.Array, pa.Array]:
-    """Times (timestamp in microseconds, UTC; null where refused), and the reason of each that is refused or flagged.
+def parse_times(
+    column: pa.Array, unit: str | None = None, zone: str | None = None, format: str | None = None
+) -> tuple[pa.Array, pa.Array]:
+    """Returns times (in microseconds, UTC; null where refused), and why each that is refused or flagged is so.
 
     ``unit`` (s, ms, us, ns or auto) is needed for epoch numbers; ``zone`` (as ``Europe/Berlin``) for local times. Of an
-    hour that happens twice the first is taken.
+    hour that happens twice the first is taken. Text is of one of `time_forms.FORMS`, or written as ``format`` says.
 
     Examples
     --------
@@ -55,7 +70,7 @@ def parse_times(column: pa.Array, unit: str | None = None, zone: str | None = No
     elif any(test(column.type) for test in _NUMBER_TYPES):
         us, codes = _from_numbers(column, unit)
     elif pt.is_string(column.type) or pt.is_large_string(column.type) or pt.is_null(column.type):
-        us, codes = _from_text(column.cast(pa.string()), unit)
+        us, codes = _from_text(column.cast(pa.string()), unit) if format is None else _by_format(column, format)
     else:
         raise SchemaError(f"a time must be text, a number or a timestamp; this column is {column.type}")
     local = codes >= LOCAL
@@ -78,7 +93,9 @@ def _reasons(codes: npt.NDArray[np.int8]) -> pa.Array:
 def _from_timestamps(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
     scale = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[column.type.unit]
     raw = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    codes = np.where(np.abs(raw) > END_US // scale, RANGE if column.type.unit != "ns" else 0, 0).astype(np.int8)
+    limit = END_US // scale
+    wrong = (raw > limit) | (raw < -limit) if column.type.unit != "ns" else False
+    codes = np.where(wrong, RANGE, np.zeros(len(raw), np.int8)).astype(np.int8)
     us = raw // 1_000 if column.type.unit == "ns" else np.where(codes == 0, raw, 0) * scale
     if column.type.tz is None:
         codes = np.where(codes == 0, LOCAL, codes).astype(np.int8)
@@ -109,10 +126,20 @@ def _factors(size: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64
     factors = np.array([1e6, 1e3, 1.0, 1e-3])
     if unit != "auto":
         return np.full(len(size), factors[UNITS[unit] - 1])
-    return factors[np.searchsorted([1e11, 1e14, 1e17], size, side="right")]
+    return factors[np.searchsorted([AUTO_MILLIS, AUTO_MICROS, AUTO_NANOS], size, side="right")]
 
 
 def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    us, codes = _as_they_stand(column, unit)
+    strange = np.flatnonzero((codes == SYNTAX) & column.is_valid().to_numpy(zero_copy_only=False))
+    if len(strange):  # some 5 us each
+        texts = pa.array([rewritten(text) for text in column.take(pa.array(strange)).to_pylist()], pa.string())
+        if texts.null_count < len(texts):
+            us[strange], codes[strange] = _as_they_stand(texts.fill_null(""), unit)
+    return us, codes
+
+
+def _as_they_stand(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
     us, codes = np.zeros(len(column), np.int64), np.zeros(len(column), np.int8)
     if len(column):
         _, offsets, data = column.buffers()
@@ -121,6 +148,11 @@ def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64
         held = padded(data, int(ends[-1]))
         parse_text(held.address, ends, UNITS.get(unit or "", 0), us, codes)
     return us, codes
+
+
+def _by_format(column: pa.Array, format: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    us, known, local = parse_format(column.cast(pa.string()), format)
+    return np.where(known, us, 0), np.where(known, np.where(local, LOCAL, 0), SYNTAX).astype(np.int8)
 
 
 def resolve_zone(
@@ -140,11 +172,11 @@ def resolve_zone(
     except pa.ArrowInvalid as error:
         raise SchemaError(f"there is no time zone {zone!r}; name one as Europe/Berlin or UTC") from error
     back = pc.local_timestamp(first).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    found = first.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    flags = np.where(found != second.cast(pa.int64()).to_numpy(zero_copy_only=False), FOLD, 0)
+    earliest = first.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    flags = np.where(earliest != second.cast(pa.int64()).to_numpy(zero_copy_only=False), FOLD, 0)
     flags = np.where(back != us[within], GAP, flags)
     codes[within] = np.where(codes[within] == 0, flags, codes[within])
-    us[within] = found
+    us[within] = earliest
 
 
 @inner
@@ -158,10 +190,15 @@ def days_of(year: int, month: int, day: int) -> int:
 
 
 @inner
+def _is_digit(at: int) -> bool:
+    return bool(ZERO <= byte_at(at) <= NINE)
+
+
+@inner
 def _two(at: int) -> int:
-    """Two digits, or a number so low that no sum with it can be right."""
-    high, low = byte_at(at) - 48, byte_at(at + 1) - 48
-    return high * 10 + low if 0 <= high <= 9 and 0 <= low <= 9 else -1_000_000
+    """Two digits as a number, or one so low that no sum with it can be right."""
+    high, low = byte_at(at) - ZERO, byte_at(at + 1) - ZERO
+    return high * 10 + low if 0 <= high <= 9 and 0 <= low <= 9 else IMPOSSIBLE
 
 
 @inner
@@ -170,104 +207,111 @@ def timestamp_us(begin: int, end: int) -> tuple[int, int]:
 
     The code is 0, `LEAP` or `SYNTAX`, plus `LOCAL` if no zone is named. Digits beyond microseconds are cut off.
     """
-    bad = (0, 2)
-    if end - begin < 10 or byte_at(begin + 4) != 45 or byte_at(begin + 7) != 45:
-        return bad
+    if end - begin < 10 or byte_at(begin + 4) != MINUS or byte_at(begin + 7) != MINUS:
+        return UNREADABLE
     year = _two(begin) * 100 + _two(begin + 2)
     month, day = _two(begin + 5), _two(begin + 8)
     if year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
-        return bad
+        return UNREADABLE
     if day > 28 and (days_of(year + month // 12, month % 12 + 1, 1) - days_of(year, month, 1)) < day:
-        return bad
-    us = days_of(year, month, day) * 86_400_000_000
+        return UNREADABLE
+    us = days_of(year, month, day) * DAY_US
     if end - begin == 10:
-        return us, 64
+        return us, LOCAL
     at = begin + 11
     mark = byte_at(begin + 10)
-    if (mark != 84 and mark != 116 and mark != 32) or end < at + 5 or byte_at(at + 2) != 58:
-        return bad
+    if (mark != LETTER_T and mark != SMALL_T and mark != BLANK) or end < at + 5 or byte_at(at + 2) != COLON:
+        return UNREADABLE
     hour, minute = _two(at), _two(at + 3)
     if hour < 0 or hour > 23 or minute < 0 or minute > 59:
-        return bad
-    return timestamp_tail(at + 5, end, us + hour * 3_600_000_000 + minute * 60_000_000)
+        return UNREADABLE
+    return timestamp_tail(at + 5, end, us + hour * HOUR_US + minute * MINUTE_US)
 
 
 @inner
 def timestamp_tail(at: int, end: int, us: int) -> tuple[int, int]:
     """The rest of a time stamp, from behind its minutes on, added to ``us``."""
-    bad = (0, 2)
     code = 0
-    if at < end and byte_at(at) == 58:
+    if at < end and byte_at(at) == COLON:
         if end < at + 3:
-            return bad
+            return UNREADABLE
         second = _two(at + 1)
         at += 3
-        fraction, unit = 0, 100_000
-        if at < end and (byte_at(at) == 46 or byte_at(at) == 44):
+        fraction, unit = 0, SECOND_US // 10
+        if at < end and (byte_at(at) == POINT or byte_at(at) == COMMA):
             at += 1
             first = at
-            while at < end and byte_at(at) - 48 >= 0 and byte_at(at) - 48 <= 9:
-                fraction += (byte_at(at) - 48) * unit
+            while at < end and _is_digit(at):
+                fraction += (byte_at(at) - ZERO) * unit
                 unit //= 10
                 at += 1
             if at == first:
-                return bad
+                return UNREADABLE
         if second == 60:
-            second, fraction, code = 59, 999_999, 5
+            second, fraction, code = 59, SECOND_US - 1, LEAP
         if second < 0 or second > 60:
-            return bad
-        us += second * 1_000_000 + fraction
+            return UNREADABLE
+        us += second * SECOND_US + fraction
     if at == end:
-        return us, code + 64
+        return us, code + LOCAL
+    offset = _offset_minutes(at, end)
+    return (us - offset * MINUTE_US, code) if offset > IMPOSSIBLE else UNREADABLE
+
+
+@inner
+def _offset_minutes(at: int, end: int) -> int:
+    """Minutes by which a zone lies ahead of UTC, written as ``Z``, ``±HH``, ``±HHMM`` or ``±HH:MM``."""
     sign = byte_at(at)
-    if sign == 90 or sign == 122:
-        return (us, code) if end == at + 1 else bad
-    if (sign != 43 and sign != 45) or end < at + 3:
-        return bad
+    if sign == LETTER_Z or sign == SMALL_Z:  # noqa: SIM109 (compiled)
+        return 0 if end == at + 1 else IMPOSSIBLE
+    if (sign != PLUS and sign != MINUS) or end < at + 3:
+        return IMPOSSIBLE
     offset = _two(at + 1) * 60
     at += 3
-    if at < end and byte_at(at) == 58:
+    if at < end and byte_at(at) == COLON:
         at += 1
         if at == end:
-            return bad
+            return IMPOSSIBLE
     if at < end:
         if end != at + 2:
-            return bad
+            return IMPOSSIBLE
         minute = _two(at)
-        offset += minute if minute < 60 else -1_000_000
+        offset += minute if minute < 60 else IMPOSSIBLE
     if offset < 0 or offset >= 1_440:
-        return bad
-    return us - (offset if sign == 43 else -offset) * 60_000_000, code
+        return IMPOSSIBLE
+    return offset if sign == PLUS else -offset
 
 
 @inner
 def epoch_us(begin: int, end: int, unit: int) -> tuple[int, int]:
-    """Microseconds and code of an epoch number written as ``digits[.digits]``; ``unit`` as in `UNITS`."""
+    """Microseconds and code of an epoch number written as ``digits[.digits]``; ``unit`` as in `UNITS`.
+
+    A number too large for its unit is `RANGE`, never cut down to one that fits.
+    """
     value, at = 0, begin
-    if end - begin > 1 and byte_at(begin) == 45 and 48 <= byte_at(begin + 1) <= 57:
-        return 0, 3
-    while at < end and byte_at(at) - 48 >= 0 and byte_at(at) - 48 <= 9:
-        value = value * 10 + byte_at(at) - 48 if value < 10**17 else 10**18
+    if end - begin > 1 and byte_at(begin) == MINUS and _is_digit(begin + 1):
+        return 0, RANGE
+    while at < end and _is_digit(at):
+        value = value * 10 + byte_at(at) - ZERO if value < DIGITS_MAX else TOO_LARGE
         at += 1
     if at == begin:
-        return 0, 2
-    if unit == 5:
-        unit = 1 + (value >= 10**11) + (value >= 10**14) + (value >= 10**17)
-    scale = 1_000_000 if unit == 1 else (1_000 if unit == 2 else 1)
-    out_of_range = value > (7_258_118_400_000_000_000 if unit == 4 else 7_258_118_400_000_000 // scale)
-    us = value // 1_000 if unit == 4 else (0 if out_of_range else value * scale)
+        return UNREADABLE
+    if unit == AUTO:
+        unit = SECONDS + (value >= AUTO_MILLIS) + (value >= AUTO_MICROS) + (value >= AUTO_NANOS)
+    scale = 1_000_000 if unit == SECONDS else (1_000 if unit == MILLIS else 1)
+    out_of_range = value >= (END_US * 1_000 if unit == NANOS else END_US // scale)
+    us = value // 1_000 if unit == NANOS else (0 if out_of_range else value * scale)
     if at < end:
-        if byte_at(at) != 46 or at + 1 == end:
-            return 0, 2
+        if byte_at(at) != POINT or at + 1 == end:
+            return UNREADABLE
         at += 1
         while at < end:
-            digit = byte_at(at) - 48
-            if digit < 0 or digit > 9:
-                return 0, 2
+            if not _is_digit(at):
+                return UNREADABLE
             scale //= 10
-            us += digit * scale if unit < 4 else 0
+            us += (byte_at(at) - ZERO) * scale if unit != NANOS else 0
             at += 1
-    return us, 3 if out_of_range else 0
+    return us, RANGE if out_of_range else 0
 
 
 @kernel
@@ -277,7 +321,7 @@ def parse_text(
     """`timestamp_us` of each row, or its epoch number where there is a unit (0: none)."""
     for row in range(len(us)):
         value, code = timestamp_us(text + ends[row], text + ends[row + 1])
-        if code == 2 and unit:
+        if code == SYNTAX and unit:
             value, code = epoch_us(text + ends[row], text + ends[row + 1], unit)
         us[row] = value
         codes[row] = code

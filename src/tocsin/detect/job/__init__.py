@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -75,6 +75,8 @@ class Job(Operator):
         {"definition": _example("2s", function="high_distinct_count", field_name="count", over_field_name="key")},
     )
 
+    KEEPS_STATE: ClassVar[Collection[str]] = ("filters", "events", "model_plot")
+
     definition: Annotated[Mapping[str, Any], WithJsonSchema({"type": ["string", "object"], "examples": ["job.json"]})]
     """The job: the name of its file, or what stands in it, with its datafeed if there is one."""
     which: str | None = None
@@ -133,6 +135,10 @@ class Job(Operator):
     @cached_property
     def span_us(self) -> int:
         return max(round(self._definition.job.analysis_config.bucket_span * 1e6), 1)
+
+    def shape(self, input: pa.Schema) -> Mapping[str, Any]:
+        """Rules and texts inside the job may change, too."""
+        return {**super().shape(input), "definition": _shaping(self.definition)}
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         """Results; a column that a detector needs must be there, one that it only blames need not."""
@@ -262,6 +268,16 @@ class Job(Operator):
 
     def load(self, table: pa.Table) -> JobState:
         return JobState.load(table)
+
+
+_FREE = {"custom_rules", "detector_description", "description", "groups", "events", "filters", "model_plot_config"}
+
+
+def _shaping(tree: Any) -> Any:
+    """Returns a definition without what does not shape what is learned."""
+    if isinstance(tree, Mapping):
+        return {name: _shaping(value) for name, value in tree.items() if name not in _FREE}
+    return [_shaping(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def load_job(path: Path) -> Job:

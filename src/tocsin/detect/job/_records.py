@@ -11,8 +11,9 @@ from tocsin.detect.job._definition import Definition, Detector
 from tocsin.detect.job._found import Found, names
 from tocsin.detect.job._influencers import influencers
 from tocsin.detect.job._renormalise import follow
-from tocsin.detect.job._score import severity, together
+from tocsin.detect.job._score import together
 from tocsin.detect.job._state import JobState
+from tocsin.domain.alarms import severity
 
 
 class Records:

@@ -7,8 +7,8 @@ from typing import Any
 
 from tocsin.detect.job._definition import Definition
 from tocsin.detect.job._found import Found
-from tocsin.detect.job._score import severity
 from tocsin.detect.job._state import JobState
+from tocsin.domain.alarms import severity
 
 REVISED_FROM, REVISED_BY, REVISED_MAX = 10.0, 1.0, 200
 """Smallest score to be followed, smallest change to be told, and how many records are followed."""

@@ -16,12 +16,6 @@ BINS = 320
 BIN = 0.125
 FORGET = 1.0 - 1.0 / 5_000.0
 """A bucket counts half after 3,500 further ones."""
-BANDS = ((75.0, "critical"), (50.0, "major"), (25.0, "minor"), (0.0, "warning"))
-
-
-def severity(score: float) -> str:
-    """The band of a score: warning, minor (from 25), major (from 50), critical (from 75)."""
-    return next(name for least, name in BANDS if score >= least)
 
 
 class Normaliser:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import WithJsonSchema, model_validator
 
-from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, times_us
+from tocsin.batch import END, KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, as_keys, empty, rejected, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, UnknownName
+from tocsin.notify.detector_model._compiled import CompiledModel, Reject, Row
 from tocsin.notify.detector_model._import import import_model
 from tocsin.notify.detector_model._instance import Instance
-from tocsin.notify.detector_model._machine import Machine, Reject, Row
 from tocsin.notify.detector_model._messages import BadMessage, Mapped, map_inputs
 from tocsin.notify.detector_model._model import Tree, models_of, read_models
 from tocsin.settings import Settings
 
-ACTIONS = pa.schema(
+EXECUTIONS_SCHEMA = pa.schema(
     [
         KEY,
         TIME,
@@ -125,6 +124,8 @@ class DetectorModel(Operator):
     SHORTHAND: ClassVar[str | None] = "model"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"model": _EXAMPLE}, {"model": _EXAMPLE, "transitions": False})
 
+    KEEPS_STATE: ClassVar[Collection[str]] = ("transitions",)
+
     model: Annotated[Mapping[str, Any], WithJsonSchema({"type": ["string", "object"], "examples": ["crane.json"]})]
     """The model: the name of its file, or what stands in it; JSON as exported, or a CloudFormation template."""
     which: str | None = None
@@ -143,16 +144,16 @@ class DetectorModel(Operator):
             return data
         value = data["model"]
         try:
-            found = read_models(value) if isinstance(value, str | Path) else models_of(value, "detector_model")
-            names = [model["detectorModelName"] for model in found]
+            models = read_models(value) if isinstance(value, str | Path) else models_of(value, "detector_model")
+            names = [model["detectorModelName"] for model in models]
             which = data.get("which")
             if which is not None and which not in names:
                 raise UnknownName("detector model", which, names)
-            if which is None and len(found) != 1:
-                raise ConfigError(f"which: there are {len(found)} detector models: {', '.join(names) or 'none'}")
+            if which is None and len(models) != 1:
+                raise ConfigError(f"which: there are {len(models)} detector models: {', '.join(names) or 'none'}")
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        return {**data, "model": found[0 if which is None else names.index(which)]}
+        return {**data, "model": models[0 if which is None else names.index(which)]}
 
     @model_validator(mode="after")
     def _compiles(self) -> DetectorModel:
@@ -165,17 +166,17 @@ class DetectorModel(Operator):
                 raise ValueError(f"inputs: {UnknownName('input', name, machine.inputs)}")
         return self
 
-    def _machine(self) -> Machine:
+    def _machine(self) -> CompiledModel:
         return _compiled(json.dumps(self.model, sort_keys=True), self.message is None, self.transitions)
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         self._mapped(self._machine(), input)
-        return ACTIONS
+        return EXECUTIONS_SCHEMA
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
 
-    def _mapped(self, machine: Machine, schema: pa.Schema) -> Mapped:
+    def _mapped(self, machine: CompiledModel, schema: pa.Schema) -> Mapped:
         chosen = {name: (dict(i.where), dict(i.columns)) for name, i in self.inputs.items()}
         return map_inputs(machine, chosen, self.message, schema)
 
@@ -220,7 +221,7 @@ class DetectorModel(Operator):
 class Detectors:
     """The detectors by key, and when the next timer of each runs out."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: CompiledModel) -> None:
         self.machine = machine
         self.instances: dict[str, Instance] = {}
         self.mapped: tuple[pa.Schema, Mapped] | None = None
@@ -264,51 +265,39 @@ class Detectors:
 
 
 def load_model(path: Path | str) -> list[Tree]:
-    """The detector models of a file, checked whole: structure and every expression.
+    """Returns the detector models of a file, checked whole: structure and every expression.
 
     Raises `ConfigError` with one sentence: the file, the place in the JSON, what is wrong.
     """
-    found = read_models(path)
-    for model in found:
+    models = read_models(path)
+    for model in models:
         try:
-            Machine(model)
+            CompiledModel(model)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return found
+    return models
 
 
 @lru_cache(maxsize=64)
-def _compiled(text: str, null_is_absent: bool, transitions: bool) -> Machine:
-    return Machine(json.loads(text), null_is_absent=null_is_absent, transitions=transitions)
+def _compiled(text: str, null_is_absent: bool, transitions: bool) -> CompiledModel:
+    return CompiledModel(json.loads(text), null_is_absent=null_is_absent, transitions=transitions)
 
 
 def _actions(model: str, rows: Sequence[Row]) -> pa.RecordBatch:
     if not rows:
-        return empty(ACTIONS)
+        return empty(EXECUTIONS_SCHEMA)
     keys, times, ids, states, events, kinds, targets, payloads, parameters = zip(*rows, strict=True)
     texts = [pa.array(column, pa.string()) for column in (ids, [model] * len(rows), states, events, kinds, targets)]
     arrays = [as_keys(pa.array(keys, pa.string())), pa.array(times, pa.int64()).cast(TIME.type), *texts]
     arrays += [pa.array(payloads, pa.string()), pa.array(parameters, pa.string())]
-    return pa.RecordBatch.from_arrays(arrays, schema=ACTIONS)
+    return pa.RecordBatch.from_arrays(arrays, schema=EXECUTIONS_SCHEMA)
 
 
 def _rejected(rejects: Sequence[Reject]) -> pa.RecordBatch:
     keys, times, reasons, details, payloads = zip(*rejects, strict=True)
-    nothing = pa.array([""] * len(rejects), pa.string())
-    return pa.RecordBatch.from_arrays(
-        [
-            as_keys(pa.array(keys, pa.string())),
-            pa.array(times, pa.int64()).cast(TIME.type),
-            nothing,
-            nothing,
-            pa.array([-1] * len(rejects), pa.int64()),
-            pa.array(reasons, pa.string()),
-            pa.array(details, pa.string()),
-            pa.array([payload[:65_536] for payload in payloads], pa.binary()),
-            pa.array([sha256(payload).hexdigest() for payload in payloads], pa.string()),
-        ],
-        schema=REJECTED_SCHEMA,
+    return rejected(
+        pa.array(keys, pa.string()), pa.array(times, pa.int64()).cast(TIME.type), reasons, details, payloads
     )
 
 
-__all__ = ["ACTIONS", "DetectorModel", "Input", "import_model", "load_model"]
+__all__ = ["EXECUTIONS_SCHEMA", "DetectorModel", "Input", "import_model", "load_model"]

@@ -48,7 +48,7 @@ class Scope(Protocol):
     current: str | None
 
     def elapsed(self, timer: str) -> bool:
-        """Whether a timer has run out; true once."""
+        """Returns whether a timer has run out; true once."""
 
 
 Closure = Callable[[Scope], Value]
@@ -69,7 +69,7 @@ class Expression:
         self.evaluate: Closure = _Parser(text, self, null_is_absent).whole()
 
     def is_true(self, scope: Scope) -> bool:
-        """As a condition: whatever is not true is false."""
+        """Returns its value as a condition: whatever is not true is false."""
         value = self.evaluate(scope)
         return value is True or value is UNEQUAL
 
@@ -92,7 +92,7 @@ _WRITTEN_AS_EXPRESSION = re.compile(r"\s*(['\"]|\$input\.|\$variable\.|[A-Za-z]+
 
 
 def path_text(path: Path) -> str:
-    """A path as one name: ``sensorData.temperatures[2]``."""
+    """Returns a path as one name: ``sensorData.temperatures[2]``."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
@@ -111,12 +111,12 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 class _Parser:
     """Recursive descent over the text; every method leaves ``at`` behind what it read and returns a closure."""
 
-    def __init__(self, text: str, found: Expression, null_is_absent: bool) -> None:
+    def __init__(self, text: str, target: Expression, null_is_absent: bool) -> None:
         self.text = text
         self.at = 0
         self.depth = 0
         self.operators = 0
-        self.found = found
+        self.target = target
         self.null_is_absent = null_is_absent
 
     def whole(self) -> Closure:
@@ -127,7 +127,7 @@ class _Parser:
         return closure
 
     def plain_text(self) -> Closure:
-        """Text without quotes, in which ``${...}`` is replaced."""
+        """Returns text without quotes, in which ``${...}`` is replaced."""
         return self._pieces(None)
 
     def _wrong(self, why: str) -> ExpressionError:
@@ -142,10 +142,10 @@ class _Parser:
         self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # it always matches
 
     def _peek(self) -> str:
-        """The operator that follows, or nothing."""
+        """Returns the operator that follows, or nothing."""
         self._space()
-        found = _OPERATOR.match(self.text, self.at)
-        return found[0] if found else ""
+        operator = _OPERATOR.match(self.text, self.at)
+        return operator[0] if operator else ""
 
     def _skip(self, wanted: str) -> bool:
         self._space()
@@ -233,7 +233,7 @@ class _Parser:
             raise self._wrong(f"the number {text[:30]} is too large ({error})") from None
 
     def _pieces(self, quote: str | None) -> Closure:
-        """The rest of a text up to its quote (or the end): plain pieces and ``${expression}``."""
+        """Returns the rest of a text up to its quote (or the end): plain pieces and ``${expression}``."""
         pieces: list[str | Closure] = []
         plain: list[str] = []
         while True:
@@ -274,12 +274,12 @@ class _Parser:
                     path.append(self._identifier())
                 else:
                     break
-            self.found.inputs.add(name)
-            self.found.references.add((name, tuple(path)))
+            self.target.inputs.add(name)
+            self.target.references.add((name, tuple(path)))
             return _input(name, path_text(tuple(path)))
         if self._skip("$variable."):
             name = self._identifier()
-            self.found.variables.add(name)
+            self.target.variables.add(name)
             return lambda scope: scope.variables.get(name, UNDEFINED)
         raise self._wrong("a reference begins with $input. or $variable.")
 
@@ -316,7 +316,7 @@ class _Parser:
         return self._ask(name, arguments[0])
 
     def _type_word(self) -> Closure:
-        """The first argument of convert(): a bare word, or an expression that gives it."""
+        """Returns the first argument of convert(): a bare word, or an expression that gives it."""
         self._space()
         word = _IDENTIFIER.match(self.text, self.at)
         if word and word[0].lower() in ("string", "boolean", "decimal"):
@@ -325,7 +325,7 @@ class _Parser:
         return self._or()
 
     def _ask(self, name: str, argument: Closure) -> Closure:
-        """The functions that look at the detector rather than at values alone."""
+        """Returns the functions that look at the detector rather than at values alone."""
         absent_too = self.null_is_absent
         match name:
             case "isUndefined":
@@ -335,14 +335,14 @@ class _Parser:
             case "timeout":
                 constant = getattr(argument, "constant", None)
                 if isinstance(constant, str):
-                    self.found.timers.add(constant)
+                    self.target.timers.add(constant)
                 return lambda s: s.elapsed(_text(argument(s), "timeout()"))
             case "triggerType":
                 return lambda s: _text(argument(s), "triggerType()").lower() == s.trigger.lower()
             case _:
                 constant = getattr(argument, "constant", None)
                 if isinstance(constant, str):
-                    self.found.inputs.add(constant)
+                    self.target.inputs.add(constant)
                 return lambda s: _text(argument(s), "currentInput()") == s.current
 
 

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tocsin.errors import ConfigError
+from tocsin.notify.detector_model._compiled import CompiledModel
 from tocsin.notify.detector_model._expression import path_text
-from tocsin.notify.detector_model._machine import Machine
 from tocsin.notify.detector_model._model import TARGETS, Tree, events_of, read_models
 
 
 def import_model(path: Path | str) -> dict[str, str]:
-    """File name to text: each detector model as plain JSON, and beside it a pipeline that runs it.
+    """Returns file name to text: each detector model as plain JSON, and beside it a pipeline that runs it.
 
     Nothing is written. The pipelines are outlines: source, types of the columns and channels are to be filled in.
     """
     files: dict[str, str] = {}
     for model in read_models(path):
         try:
-            machine = Machine(model)
+            machine = CompiledModel(model)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         name = _slug(model["detectorModelName"])
@@ -39,7 +39,7 @@ _CHANNELS = {
 
 
 def _type(reference: str, texts: Sequence[str]) -> str:
-    """The type of an attribute, by what it is compared with."""
+    """Returns the type of an attribute, by what it is compared with."""
     escaped = re.escape(reference) + r"(?![\w.\[])"
     for pattern, kind in (
         (rf"{escaped}\s*[!=]=\s*['\"]|['\"]\s*[!=]=\s*{escaped}|(startsWith|endsWith|contains)\(\s*{escaped}", "text"),
@@ -55,7 +55,7 @@ def _slug(name: str) -> str:
     return slug if slug[:1].isalpha() else f"model_{slug}".strip("_")
 
 
-def _pipeline(name: str, model: Tree, machine: Machine) -> str:
+def _pipeline(name: str, model: Tree, machine: CompiledModel) -> str:
     key = str(model.get("key") or "device").replace("`", "")
     attributes: dict[str, str] = {key: "text"}
     for input, path in sorted(machine.references, key=lambda r: path_text(r[1])):
@@ -94,7 +94,7 @@ streams:
 
 
 def _deliveries(model: Tree) -> list[str]:
-    """The kind of each action that leaves the detector."""
+    """Returns the kind of each action that leaves the detector."""
     return [
         kind
         for _, event, _ in events_of(model)

@@ -41,15 +41,15 @@ class Instance:
         self.errors: list[str] = []
 
     def elapsed(self, timer: str) -> bool:
-        """Whether a timer has run out; true only the first time it is asked."""
-        found = self.timers.get(timer)
-        if found is None or not found.due:
+        """Returns whether a timer has run out; true only the first time it is asked."""
+        known = self.timers.get(timer)
+        if known is None or not known.due:
             return False
-        found.due = False
+        known.due = False
         return True
 
     def next_us(self) -> int | None:
-        """When the next timer runs out."""
+        """Returns when the next timer runs out."""
         return min((t.expires_us for t in self.timers.values() if t.expires_us is not None), default=None)
 
     def to_json(self) -> str:

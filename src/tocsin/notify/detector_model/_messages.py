@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.errors import SchemaError
+from tocsin.notify.detector_model._compiled import CompiledModel
 from tocsin.notify.detector_model._expression import Path, path_text
-from tocsin.notify.detector_model._machine import Machine
 from tocsin.notify.detector_model._values import INTEGER_MAX
 
 Message = dict[str, Any]
@@ -58,8 +58,8 @@ class Mapped:
     """Columns that say nothing of which input a row belongs to."""
 
     def messages(self, rows: pa.RecordBatch) -> Sequence[Found]:
-        """The messages of every row."""
-        found: list[list[tuple[str, Message | BadMessage]]] = [[] for _ in range(rows.num_rows)]
+        """Returns the messages of every row."""
+        by_row: list[list[tuple[str, Message | BadMessage]]] = [[] for _ in range(rows.num_rows)]
         texts = None if self.message is None else _texts(rows.column(self.message))
         for name, attributes in self.inputs.items():
             chosen = self._chosen(name, attributes, rows)
@@ -68,13 +68,13 @@ class Mapped:
                 chosen = [isinstance(m, BadMessage) or bool(m) for m in made]
             for i, message in enumerate(made):
                 if chosen is None or chosen[i]:
-                    found[i].append((name, message))
+                    by_row[i].append((name, message))
         if texts is not None:
-            found = [_once(row) for row in found]
-        return found
+            by_row = [_once(row) for row in by_row]
+        return by_row
 
     def _chosen(self, name: str, attributes: Sequence[_Attribute], rows: pa.RecordBatch) -> list[bool] | None:
-        """Which rows are messages of an input; None for all."""
+        """Returns which rows are messages of an input; None for all."""
         if self.where.get(name):
             masks = [pc.equal(_as_text(rows.column(c)), value) for c, value in self.where[name].items()]
         elif self.by_column:
@@ -97,12 +97,12 @@ class Mapped:
 
 
 def map_inputs(
-    machine: Machine,
+    machine: CompiledModel,
     chosen: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]],
     message: str | None,
     schema: pa.Schema,
 ) -> Mapped:
-    """Where every attribute stands; `SchemaError` if a named column is missing, or no attribute has one."""
+    """Returns where every attribute stands; `SchemaError` if a named column is missing, or no attribute has one."""
     names = schema.names
     wanted: list[str] = [message] if message is not None else []
     wanted += [c for where, columns in chosen.values() for c in (*where, *columns.values())]
@@ -128,7 +128,7 @@ def map_inputs(
 
 
 def _column(path: Path, columns: Mapping[str, str], names: Sequence[str], key: str | None) -> tuple[str | None, Path]:
-    """The column that holds an attribute, and the path inside its values."""
+    """Returns the column that holds an attribute, and the path inside its values."""
     if path_text(path) in columns:
         return columns[path_text(path)], ()
     for end in range(len(path), 0, -1):
@@ -175,7 +175,7 @@ def _inside(value: Any, path: Path, absent: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: what no JSON number can be is null."""
+    """Returns a value as JSON has it: what no JSON number can be is null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int):
@@ -198,8 +198,8 @@ def _texts(column: pa.Array) -> list[Any]:
         column = column.dictionary_decode()
     if not (pt.is_string(column.type) or pt.is_large_string(column.type) or pt.is_binary(column.type)):
         column = column.cast(pa.string())
-    found: list[Any] = column.to_pylist()
-    return found
+    texts: list[Any] = column.to_pylist()
+    return texts
 
 
 def _from_json(attributes: Sequence[_Attribute], texts: Sequence[Any]) -> Sequence[Message | BadMessage]:
@@ -230,7 +230,7 @@ _NOTHING = object()
 
 
 def _once(row: list[tuple[str, Message | BadMessage]]) -> list[tuple[str, Message | BadMessage]]:
-    """A row that is no JSON is set aside once, not once for each input."""
+    """Returns a row's messages; a row that is no JSON is set aside once, not once for each input."""
     bad = [found for found in row if isinstance(found[1], BadMessage)]
     return bad[:1] or row
 

@@ -32,17 +32,17 @@ _PSEUDO = {
 
 
 def read_models(path: Path | str) -> list[Tree]:
-    """All detector models of a file, each ``{detectorModelName, detectorModelDefinition, key, evaluationMethod}``."""
+    """Returns a file's detector models: ``{detectorModelName, detectorModelDefinition, key, evaluationMethod}``."""
     path = Path(path)
     tree = _read(path)
     try:
-        found = models_of(tree, path.stem)
+        models = models_of(tree, path.stem)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if not found:
+    if not models:
         what = "it holds AWS::IoTEvents::AlarmModel, which is not one" if _has_alarm_model(tree) else "it has no states"
         raise ConfigError(f"{path}: there is no detector model in it ({what})")
-    return found
+    return models
 
 
 def _read(path: Path) -> Any:
@@ -84,7 +84,7 @@ def _yaml(path: Path, text: str) -> Any:
         return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
 
     def integer(loader: Any, node: Any) -> Any:
-        """``!!int "60"``, and also ``!!int ${Seconds}``, which is a number only once it is replaced."""
+        """Returns ``!!int "60"``, and also ``!!int ${Seconds}``, which is a number only once it is replaced."""
         text = loader.construct_scalar(node)
         try:
             return loader.construct_yaml_int(node)
@@ -106,7 +106,7 @@ def _yaml(path: Path, text: str) -> Any:
 
 
 def models_of(tree: Any, name: str) -> list[Tree]:
-    """The detector models in a tree; ``name`` is for one that says none itself."""
+    """Returns the detector models in a tree; ``name`` is for one that says none itself."""
     if not isinstance(tree, Mapping):
         raise ConfigError(f"a detector model is a JSON object, not {_kind(tree)}")
     try:
@@ -157,14 +157,14 @@ def _from_template(template: Mapping[str, Any], resources: Mapping[str, Any]) ->
             names[logical] = str(_resolved(properties["InputName"], names, f"{logical}.Properties.InputName"))
         if resource["Type"] == _MODEL:
             models.append((logical, properties))
-    found = []
+    resolved = []
     for logical, properties in models:
         wanted = {k: v for k, v in properties.items() if k not in ("RoleArn", "Tags")}
         try:
-            found.append(_plain(_camel(_resolved(wanted, names, "Properties")), logical))
+            resolved.append(_plain(_camel(_resolved(wanted, names, "Properties")), logical))
         except ConfigError as error:
             raise ConfigError(f"{logical}.{error}") from error
-    return found
+    return resolved
 
 
 def _plain(tree: Mapping[str, Any], name: str) -> Tree:
@@ -190,7 +190,7 @@ def _kind(value: Any) -> str:
 
 
 def _camel(value: Any, depth: int = 0) -> Any:
-    """Field names as the service's API writes them: CloudFormation begins them with a capital letter."""
+    """Returns field names as the service's API writes them: CloudFormation begins them with a capital letter."""
     if depth > _DEPTH_MAX:
         raise ConfigError(f"it is nested deeper than {_DEPTH_MAX} levels")
     if isinstance(value, Mapping):
@@ -204,7 +204,7 @@ def _camel(value: Any, depth: int = 0) -> Any:
 
 
 def _resolved(value: Any, names: Mapping[str, str], where: str, depth: int = 0) -> Any:
-    """A tree in which CloudFormation's functions are replaced by what they give."""
+    """Returns a tree in which CloudFormation's functions are replaced by what they give."""
     if depth > _DEPTH_MAX:
         raise ConfigError(f"{where}: it is nested deeper than {_DEPTH_MAX} levels")
     if isinstance(value, Mapping):
@@ -242,7 +242,7 @@ def _intrinsic(name: str, argument: Any, names: Mapping[str, str], where: str) -
 
 
 def _substituted(text: str, names: Mapping[str, str]) -> str:
-    """``${Name}`` is what the name stands for, or the name itself; ``${!Name}`` stays as ``${Name}``."""
+    """Returns text in which ``${Name}`` is what the name stands for, or the name; ``${!Name}`` stays ``${Name}``."""
     text = _PLACEHOLDER.sub(lambda m: f"${{{m[2]}}}" if m[1] else names.get(m[2], m[2].partition(".")[0]), text)
     return text.replace("${!", "${")
 
@@ -271,7 +271,7 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
 
 
 def checked(model: Tree) -> Tree:
-    """The model, if its structure is right; else one sentence with the place in the JSON."""
+    """Returns the model, if its structure is right; else one sentence with the place in the JSON."""
     definition = model["detectorModelDefinition"]
     states = _list(definition, "states", "detectorModelDefinition")
     if not states:
@@ -297,7 +297,7 @@ def checked(model: Tree) -> Tree:
 
 
 def events_of(model: Tree) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
-    """Every event with its place, and whether it is a transition."""
+    """Returns every event with its place, and whether it is a transition."""
     for i, state in enumerate(model["detectorModelDefinition"]["states"]):
         for phase in ("onEnter", "onInput", "onExit"):
             if state.get(phase) is None:
@@ -352,19 +352,19 @@ def _object(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _list(value: Any, field: str, where: str, *, optional: bool = False) -> Sequence[Any]:
-    found = _object(value, where).get(field)
-    if found is None and optional:
+    items = _object(value, where).get(field)
+    if items is None and optional:
         return ()
-    if not isinstance(found, list):
-        raise ConfigError(f"{where}.{field}: a list belongs here, not {_kind(found)}")
-    return found
+    if not isinstance(items, list):
+        raise ConfigError(f"{where}.{field}: a list belongs here, not {_kind(items)}")
+    return items
 
 
 def _text(value: Any, field: str, where: str) -> str:
-    found = _object(value, where).get(field)
-    if not isinstance(found, str) or not found:
-        raise ConfigError(f"{where}.{field}: a name belongs here, not {_kind(found) if found != '' else 'nothing'}")
-    return found
+    text = _object(value, where).get(field)
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"{where}.{field}: a name belongs here, not {_kind(text) if text != '' else 'nothing'}")
+    return text
 
 
 def _scalar(value: Mapping[str, Any], field: str, where: str) -> None:
@@ -373,5 +373,5 @@ def _scalar(value: Mapping[str, Any], field: str, where: str) -> None:
 
 
 def expression_text(value: Any) -> str:
-    """An expression as text: templates also hold ``true``, ``0`` and ``0.5`` as they are."""
+    """Returns an expression as text: templates also hold ``true``, ``0`` and ``0.5`` as they are."""
     return json.dumps(value) if isinstance(value, bool | int | float) else str(value)

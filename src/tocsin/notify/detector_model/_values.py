@@ -44,7 +44,7 @@ class EvaluationError(Exception):
 
 
 def type_name(value: Value) -> str:
-    """The service's word for a value's type."""
+    """Returns the service's word for a value's type."""
     if isinstance(value, bool):
         return "Boolean"
     names = {int: "Integer", float: "Decimal", str: "String", type(None): "null", Undefined: "undefined"}
@@ -52,7 +52,7 @@ def type_name(value: Value) -> str:
 
 
 def text_of(value: Value) -> str:
-    """A value as it stands in a text."""
+    """Returns a value as it stands in a text."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

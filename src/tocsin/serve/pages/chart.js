@@ -1,10 +1,15 @@
 // The charts of one machine: one card per signal, drawn by Plotly, each at most twice a second and only while visible.
 // No text from a device reaches Plotly; names are set as text in the card's own header.
 
+import { SCHEMAS, SEVERITIES } from "/words.js";
+
 const POINTS_MAX = 600;
 const DRAW_MS = 500;
-const ANOMALY = 75;
-const [TIME, VALUE, EXPECTED, LOWER, UPPER, SCORE] = [0, 1, 2, 3, 4, 5];
+const ANOMALY = SEVERITIES.at(-1).least;
+const COLUMNS = Object.keys(SCHEMAS.Points.properties);
+const noPoints = () => Object.fromEntries(COLUMNS.map((name) => [name, []]));
+const SECOND_MS = 1000;
+const MINUTE_MS = 60 * SECOND_MS;
 
 export function show(value) {
   if (value === null || value === undefined) return "–";
@@ -12,6 +17,13 @@ export function show(value) {
   if (size >= 1e6) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 });
   if (size !== 0 && size < 1e-3) return value.toExponential(2);
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
+}
+
+// A moment as people say it: the time, with the date if it is not today.
+export function when(moment) {
+  const at = new Date(moment);
+  const time = at.toLocaleTimeString("en-GB");
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" })} ${time}`;
 }
 
 export function node(name, className, text) {
@@ -22,24 +34,25 @@ export function node(name, className, text) {
 }
 
 // Points in columns, oldest first, one for each time.
-class Points {
-  constructor() { this.columns = [[], [], [], [], [], []]; }
-  get length() { return this.columns[TIME].length; }
-  get banded() { return this.columns[EXPECTED].some((v) => v !== null) || this.columns[UPPER].some((v) => v !== null); }
-  get anomalous() { return this.columns[SCORE].some((score) => score >= ANOMALY); }
+class Buffer {
+  constructor() { this.columns = noPoints(); }
+  get length() { return this.columns.time.length; }
+  get banded() { return this.columns.expected.some((v) => v !== null) || this.columns.upper.some((v) => v !== null); }
+  get anomalous() { return this.columns.score.some((score) => score >= ANOMALY); }
 
-  add(packed) {
-    const times = packed[TIME];
+  /** @param {import("/wire.js").Points} points */
+  add(points) {
+    const times = points.time;
     if (!times.length) return;
-    if (this.length && times[times.length - 1] < this.columns[TIME][0]) this.columns = [[], [], [], [], [], []];
-    const own = this.columns[TIME];
+    if (this.length && times[times.length - 1] < this.columns.time[0]) this.columns = noPoints();
+    const own = this.columns.time;
     for (let i = 0; i < times.length; i++) {
       let at = own.length;
       while (at > 0 && own[at - 1] > times[i]) at--;
       const again = at > 0 && own[at - 1] === times[i] ? 1 : 0;
-      for (let c = 0; c < 6; c++) this.columns[c].splice(at - again, again, packed[c].length ? packed[c][i] : null);
+      for (const name of COLUMNS) this.columns[name].splice(at - again, again, points[name]?.length ? points[name][i] : null);
     }
-    if (own.length > POINTS_MAX + 60) for (const column of this.columns) column.splice(0, column.length - POINTS_MAX);
+    if (own.length > POINTS_MAX + 60) for (const column of Object.values(this.columns)) column.splice(0, column.length - POINTS_MAX);
   }
 }
 
@@ -55,6 +68,8 @@ export class Charts {
       }
     });
     this.newest = 0;
+    this.machine = null;
+    this.asked = null; // signal and moment that an alarm has led to
     this.readColours();
     setInterval(() => this.drawNext(), 40);
     new ResizeObserver(() => { for (const card of this.cards.values()) card.dirty = true; }).observe(host);
@@ -74,28 +89,51 @@ export class Charts {
     this.newest = 0;
   }
 
-  // All series of a machine, as /api/series gives them.
-  load(series) {
-    this.clear();
-    for (const one of series) this.add(one, one.points);
-    this.sort();
+  // Shows a signal at a moment: the card comes into view, with a line there. False if there is no such signal.
+  focus(signal, moment) {
+    const card = this.cards.get(signal);
+    this.asked = card ? { signal, moment } : null;
+    this.markAsked();
+    if (!card) return false;
+    card.root.scrollIntoView({ block: "nearest" });
+    card.root.focus({ preventScroll: true });
+    return true;
   }
 
-  add(series, packed) {
+  markAsked() {
+    for (const card of this.cards.values()) {
+      const here = this.asked?.signal === card.signal;
+      card.dirty = true;
+      card.root.classList.toggle("asked", here);
+      card.moment.textContent = here ? `alarm since ${when(this.asked.moment)}` : "";
+    }
+  }
+
+  // All series of a machine, as /api/series gives them; what an alarm has led to stays marked on the same machine.
+  load(machine, series) {
+    this.clear();
+    if (machine !== this.machine) this.asked = null;
+    this.machine = machine;
+    for (const one of series) this.add(one, one.points);
+    this.sort();
+    this.markAsked();
+  }
+
+  add(series, points) {
     let entry = this.byId.get(series.id);
     if (!entry) {
       let card = this.cards.get(series.signal);
       const fresh = !card;
       if (fresh) card = this.makeCard(series.signal);
-      entry = { card, points: new Points(), stream: series.stream };
+      entry = { card, points: new Buffer(), stream: series.stream };
       card.series.push(entry);
       this.byId.set(series.id, entry);
       if (fresh) this.sort();
     }
-    if (!packed) return;
-    entry.points.add(packed);
+    if (!points) return;
+    entry.points.add(points);
     entry.card.dirty = true;
-    const times = entry.points.columns[TIME];
+    const times = entry.points.columns.time;
     if (times.length) this.newest = times[times.length - 1] > this.newest - 3.6e6 ? Math.max(this.newest, times[times.length - 1]) : times[times.length - 1];
   }
 
@@ -103,18 +141,21 @@ export class Charts {
 
   makeCard(signal) {
     const root = node("article", "card");
+    root.tabIndex = -1;
+    root.setAttribute("aria-label", signal);
     root.dataset.signal = signal;
     const header = node("header");
     const title = node("h3", "", signal);
     title.title = signal;
     const stream = node("span", "stream");
+    const moment = node("span", "moment");
     const score = node("span", "score");
     const now = node("span", "now");
     const plot = node("div", "plot");
-    header.append(title, stream, score, now);
+    header.append(title, stream, moment, score, now);
     root.append(header, plot);
     this.host.append(root);
-    const card = { root, stream, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0 };
+    const card = { root, signal, stream, moment, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0 };
     this.cards.set(signal, card);
     this.observer.observe(root);
     return card;
@@ -151,27 +192,30 @@ export class Charts {
     card.drawn = now;
     const main = this.main(card);
     if (!main || !main.points.length) return;
-    const shift = -new Date(main.points.columns[TIME][0]).getTimezoneOffset() * 60000;
     const columns = withGaps(main.points.columns);
-    const times = columns[TIME].map((t) => t + shift);
+    const times = columns.time; // Plotly shows milliseconds in the browser's own time zone
     const marks = this.marks(card, main);
     const last = main.points.length - 1;
-    const score = main.points.columns[SCORE][last];
-    card.now.textContent = show(main.points.columns[VALUE][last]);
+    const score = main.points.columns.score[last];
+    card.now.textContent = show(main.points.columns.value[last]);
     card.stream.textContent = main.stream;
     card.score.textContent = score !== null && score >= ANOMALY ? `score ${Math.round(score)}` : "";
     card.root.classList.toggle("hot", score !== null && score >= ANOMALY);
     const c = this.colours;
-    const line = { type: "scatter", mode: "lines", x: times, hoverinfo: "skip" };
+    const curve = { type: "scatter", mode: "lines", x: times, hoverinfo: "skip" };
     const traces = [
-      { ...line, ...bandOf(times, columns), line: { width: 0 }, fill: "toself", fillcolor: c.band },
-      { ...line, y: columns[EXPECTED], line: { color: c.expected, width: 1, dash: "dot" } },
-      { ...line, y: columns[VALUE], line: { color: c.value, width: 1.6 }, hoverinfo: undefined, hovertemplate: "%{y:.5~g}<extra></extra>" },
-      { type: "scatter", mode: "markers", x: marks.times.map((t) => t + shift), y: marks.values, hoverinfo: "skip",
+      { ...curve, ...bandOf(times, columns), line: { width: 0 }, fill: "toself", fillcolor: c.band },
+      { ...curve, y: columns.expected, line: { color: c.expected, width: 1, dash: "dot" } },
+      { ...curve, y: columns.value, line: { color: c.value, width: 1.6 }, hoverinfo: undefined, hovertemplate: "%{y:.5~g}<extra></extra>" },
+      { type: "scatter", mode: "markers", x: marks.times, y: marks.values, hoverinfo: "skip",
         marker: { color: c.mark, size: 8, symbol: "diamond", line: { color: c.panel, width: 1 } } },
     ];
-    const newest = this.newest + shift;
-    const oldest = Math.max(times[0], newest - POINTS_MAX * 1000);
+    const asked = this.asked?.signal === card.signal ? this.asked.moment : null;
+    const newest = Math.max(this.newest, times[0] + 30 * SECOND_MS);
+    const usual = Math.max(times[0], newest - POINTS_MAX * SECOND_MS);
+    const oldest = asked === null ? usual : Math.min(usual, Math.max(times[0], asked - MINUTE_MS));
+    const line = asked !== null && asked >= oldest && asked <= newest;
+    if (asked !== null) card.moment.textContent = `alarm since ${when(asked)}${line ? "" : ", before what is shown here"}`;
     const axis = { gridcolor: c.grid, zeroline: false, linecolor: c.grid, tickcolor: c.grid, tickfont: { color: c.muted, size: 10 }, fixedrange: true };
     Plotly.react(card.plot, traces, {
       datarevision: ++card.revision,
@@ -184,23 +228,24 @@ export class Charts {
       hovermode: "x",
       dragmode: false,
       hoverlabel: { bgcolor: c.panel, bordercolor: c.grid, font: { color: c.text, size: 11 } },
-      xaxis: { ...axis, type: "date", range: [oldest, Math.max(newest, oldest + 30000)], nticks: 6, tickformatstops: [
+      xaxis: { ...axis, type: "date", range: [oldest, newest], nticks: 6, tickformatstops: [
         { dtickrange: [null, 59999], value: "%H:%M:%S" }, { dtickrange: [60000, 86399999], value: "%H:%M" }, { dtickrange: [86400000, null], value: "%d %b" }] },
       yaxis: { ...axis, nticks: 5, ...rangeOf(columns, marks.values) },
+      shapes: line ? [{ type: "line", x0: asked, x1: asked, yref: "paper", y0: 0, y1: 1, line: { color: c.mark, width: 1.5, dash: "dash" } }] : [],
     }, { displayModeBar: false, responsive: false, showTips: false, doubleClick: false });
   }
 
   // Readings whose score says anomaly, in the stream that is drawn and in those filtered from it.
   marks(card, main) {
-    const found = new Map();
+    const marked = new Map();
     for (const one of card.series) {
       const filtered = one !== main && one.points.length * 5 <= main.points.length;
-      const [times, values, , , , scores] = one.points.columns;
-      for (let i = 0; i < times.length; i++) {
-        if (scores[i] !== null && (scores[i] >= ANOMALY || filtered)) found.set(times[i], values[i]);
+      const { time, value, score } = one.points.columns;
+      for (let i = 0; i < time.length; i++) {
+        if (score[i] !== null && (score[i] >= ANOMALY || filtered)) marked.set(time[i], value[i]);
       }
     }
-    return { times: [...found.keys()], values: [...found.values()] };
+    return { times: [...marked.keys()], values: [...marked.values()] };
   }
 }
 
@@ -208,12 +253,12 @@ export class Charts {
 // their own span beyond them.
 function rangeOf(columns, marks) {
   let [low, high] = [Infinity, -Infinity];
-  for (const column of [columns[VALUE], marks]) for (const v of column) if (v !== null) { if (v < low) low = v; if (v > high) high = v; }
+  for (const column of [columns.value, marks]) for (const v of column) if (v !== null) { if (v < low) low = v; if (v > high) high = v; }
   if (!(low <= high)) return { autorange: true };
   const span = high - low || Math.abs(high) * 0.1 || 1;
   let [bottom, top] = [low, high];
-  for (const v of columns[LOWER]) if (v !== null && v < bottom) bottom = Math.max(v, low - span);
-  for (const v of columns[UPPER]) if (v !== null && v > top) top = Math.min(v, high + span);
+  for (const v of columns.lower) if (v !== null && v < bottom) bottom = Math.max(v, low - span);
+  for (const v of columns.upper) if (v !== null && v > top) top = Math.min(v, high + span);
   const short = Math.max(span * 0.1 - (top - bottom), 0) / 2; // a constant gets some room
   const pad = (top - bottom) * 0.08 + short;
   return { range: [bottom - pad, top + pad], tickformat: Math.max(Math.abs(bottom), Math.abs(top)) >= 1e4 ? "~s" : ".4~g" };
@@ -224,27 +269,27 @@ function bandOf(times, columns) {
   const [x, y] = [[], []];
   for (let i = 0; i < times.length; i++) {
     const from = i;
-    while (i < times.length && columns[LOWER][i] !== null && columns[UPPER][i] !== null) i++;
+    while (i < times.length && columns.lower[i] !== null && columns.upper[i] !== null) i++;
     if (i === from) continue;
     if (x.length) { x.push(null); y.push(null); }
-    for (let j = from; j < i; j++) { x.push(times[j]); y.push(columns[UPPER][j]); }
-    for (let j = i - 1; j >= from; j--) { x.push(times[j]); y.push(columns[LOWER][j]); }
+    for (let j = from; j < i; j++) { x.push(times[j]); y.push(columns.upper[j]); }
+    for (let j = i - 1; j >= from; j--) { x.push(times[j]); y.push(columns.lower[j]); }
   }
   return { x, y };
 }
 
 // Breaks the line where nothing was heard for much longer than usual.
 function withGaps(columns) {
-  const times = columns[TIME];
+  const times = columns.time;
   if (times.length < 4) return columns;
   const steps = times.slice(1).map((t, i) => t - times[i]);
   const usual = [...steps].sort((a, b) => a - b)[steps.length >> 1];
   const limit = Math.max(usual * 6, 1000);
   if (!steps.some((step) => step > limit)) return columns;
-  const made = columns.map(() => []);
+  const made = noPoints();
   for (let i = 0; i < times.length; i++) {
-    if (i && steps[i - 1] > limit) made.forEach((column, c) => column.push(c === TIME ? times[i - 1] + usual : null));
-    made.forEach((column, c) => column.push(columns[c][i]));
+    if (i && steps[i - 1] > limit) for (const name of COLUMNS) made[name].push(name === "time" ? times[i - 1] + usual : null);
+    for (const name of COLUMNS) made[name].push(columns[name][i]);
   }
   return made;
 }

@@ -39,11 +39,11 @@ Reject = tuple[str, int, str, str, bytes]
 """key, time, reason, detail, payload."""
 
 
-Action = Callable[[Instance, "Event", list[Row]], None]
+Action = Callable[[Instance, "ModelEvent", list[Row]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ModelEvent:
     name: str
     place: str
     condition: Expression | None
@@ -54,13 +54,13 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class State:
     name: str
-    enter: tuple[Event, ...]
-    input: tuple[Event, ...]
-    transitions: tuple[Event, ...]
-    exit: tuple[Event, ...]
+    enter: tuple[ModelEvent, ...]
+    input: tuple[ModelEvent, ...]
+    transitions: tuple[ModelEvent, ...]
+    exit: tuple[ModelEvent, ...]
 
 
-class Machine:
+class CompiledModel:
     """A detector model, compiled; `ConfigError` with the place in the JSON if it is not right."""
 
     def __init__(self, model: Tree, *, null_is_absent: bool = True, transitions: bool = True) -> None:
@@ -83,15 +83,15 @@ class Machine:
     # ------------------------------------------------------------------------------------------------------ compiling
 
     def _state(self, index: int, state: Mapping[str, Any]) -> State:
-        def events(phase: str, field: str = "events") -> tuple[Event, ...]:
+        def events(phase: str, field: str = "events") -> tuple[ModelEvent, ...]:
             where = f"detectorModelDefinition.states[{index}].{phase}.{field}"
-            found = (state.get(phase) or {}).get(field) or ()
-            return tuple(self._event(f"{where}[{j}]", event) for j, event in enumerate(found))
+            described = (state.get(phase) or {}).get(field) or ()
+            return tuple(self._event(f"{where}[{j}]", event) for j, event in enumerate(described))
 
         transitions = events("onInput", "transitionEvents")
         return State(state["stateName"], events("onEnter"), events("onInput"), transitions, events("onExit"))
 
-    def _event(self, where: str, event: Mapping[str, Any]) -> Event:
+    def _event(self, where: str, event: Mapping[str, Any]) -> ModelEvent:
         text = event.get("condition")
         condition = None if text in (None, "") else self._expression(f"{where}.condition", text)
         actions = []
@@ -99,7 +99,7 @@ class Machine:
             ((kind, settings),) = [(kind, s) for kind, s in action.items() if s is not None]
             place = f"{where}.actions[{k}].{kind}"
             actions.append((place, self._action(place, kind, settings)))
-        return Event(str(event.get("eventName") or ""), where, condition, tuple(actions), event.get("nextState"))
+        return ModelEvent(str(event.get("eventName") or ""), where, condition, tuple(actions), event.get("nextState"))
 
     def _expression(self, where: str, value: Any, kind: type[Expression] = Expression) -> Expression:
         try:
@@ -137,7 +137,7 @@ class Machine:
         content = self._expression(f"{where}.payload", payload["contentExpression"]) if payload else None
         must_be_text = payload is not None and payload.get("type", "JSON") == "JSON"
 
-        def deliver(instance: Instance, event: Event, rows: list[Row]) -> None:
+        def deliver(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
             to = text_of(target.evaluate(instance))
             more = None if parameters is None else _ENCODE(parameters(instance)).decode()
             id = self._id(instance)
@@ -148,7 +148,7 @@ class Machine:
         return deliver
 
     def _parameters(self, where: str, value: Any) -> Callable[[Instance], Any]:
-        """The further fields of an action, with their expressions replaced by what they give."""
+        """Returns the further fields of an action, with their expressions replaced by what they give."""
         if isinstance(value, Mapping):
             inner = {k: self._parameters(f"{where}.{k}", v) for k, v in value.items() if v is not None}
             return lambda instance: {k: part(instance) for k, part in inner.items()}
@@ -161,8 +161,8 @@ class Machine:
         named = f"{self.name}|{self.version}|{instance.key}|{instance.now_us}|{instance.emitted}"
         return str(UUID(bytes=hashlib.sha256(named.encode("utf-8", "surrogatepass")).digest()[:16]))
 
-    def _payload(self, instance: Instance, event: Event, id: str) -> str:
-        """The service's standard payload."""
+    def _payload(self, instance: Instance, event: ModelEvent, id: str) -> str:
+        """Returns the service's standard payload."""
         detector = {"detectorModelName": self.name, "keyValue": instance.key, "detectorModelVersion": self.version}
         trigger: dict[str, Any] = {"triggerType": instance.trigger}
         if instance.trigger == "Message":
@@ -220,7 +220,7 @@ class Machine:
         self._phase(instance, state.exit, (), rows)
         self._enter(instance, self.states[taken.next_state], taken, rows)
 
-    def _enter(self, instance: Instance, state: State, by: Event, rows: list[Row]) -> None:
+    def _enter(self, instance: Instance, state: State, by: ModelEvent, rows: list[Row]) -> None:
         instance.state = state.name
         if self.transitions:
             id = self._id(instance)
@@ -230,9 +230,9 @@ class Machine:
         self._phase(instance, state.enter, (), rows)
 
     def _phase(
-        self, instance: Instance, events: Sequence[Event], transitions: Sequence[Event], rows: list[Row]
-    ) -> Event | None:
-        """The events of one phase of a state, and the first transition that holds."""
+        self, instance: Instance, events: Sequence[ModelEvent], transitions: Sequence[ModelEvent], rows: list[Row]
+    ) -> ModelEvent | None:
+        """Returns the events of one phase of a state, and the first transition that holds."""
         if self.serial:
             for event in events:
                 if self._holds(event, instance):
@@ -247,7 +247,7 @@ class Machine:
             self._act(taken, instance, rows)
         return taken
 
-    def _holds(self, event: Event, instance: Instance) -> bool:
+    def _holds(self, event: ModelEvent, instance: Instance) -> bool:
         if event.condition is None:
             return True
         try:
@@ -258,7 +258,7 @@ class Machine:
             return False
         return value is True or value is UNEQUAL
 
-    def _act(self, event: Event, instance: Instance, rows: list[Row]) -> None:
+    def _act(self, event: ModelEvent, instance: Instance, rows: list[Row]) -> None:
         for place, action in event.actions:
             try:
                 action(instance, event, rows)
@@ -272,18 +272,18 @@ class Machine:
         out.append((instance.key, instance.now_us, "evaluation_error", detail[:2_000], message))
 
 
-_CREATED = Event("", "", None, (), None)
+_CREATED = ModelEvent("", "", None, (), None)
 
 
 # ------------------------------------------------------------------------------------------------------------- actions
 
 
-def _nothing(instance: Instance, event: Event, rows: list[Row]) -> None:
+def _nothing(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
     return None
 
 
 def _set_variable(name: str, value: Expression) -> Action:
-    def act(instance: Instance, event: Event, rows: list[Row]) -> None:
+    def act(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
         found = value.evaluate(instance)
         if found is UNEQUAL:
             found = True
@@ -298,7 +298,7 @@ def _set_variable(name: str, value: Expression) -> Action:
 
 
 def _set_timer(name: str, duration: Expression) -> Action:
-    def act(instance: Instance, event: Event, rows: list[Row]) -> None:
+    def act(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
         seconds = duration.evaluate(instance)
         if isinstance(seconds, str):
             try:
@@ -316,7 +316,7 @@ def _set_timer(name: str, duration: Expression) -> Action:
 
 
 def _clear_timer(name: str) -> Action:
-    def act(instance: Instance, event: Event, rows: list[Row]) -> None:
+    def act(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
         if timer := instance.timers.get(name):
             # The duration is kept: models clear a timer and later reset it.
             timer.expires_us, timer.due = None, False
@@ -325,7 +325,7 @@ def _clear_timer(name: str) -> Action:
 
 
 def _reset_timer(name: str) -> Action:
-    def act(instance: Instance, event: Event, rows: list[Row]) -> None:
+    def act(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
         timer = instance.timers.get(name)
         if timer is None:
             raise EvaluationError(f"timer {name} was never set, so it cannot be reset")
@@ -335,7 +335,7 @@ def _reset_timer(name: str) -> Action:
 
 
 def _still_due(instance: Instance, name: str) -> bool:
-    """Whether a timer that is started anew still counts as run out: in the very evaluation that it caused, it does.
+    """Returns whether a timer that is started anew still counts as run out: in the evaluation that it caused, it does.
 
     Otherwise a SERIAL model whose first event resets the timer on every input would never see its timeout.
     """

@@ -1,11 +1,11 @@
-"""The state machine of one alarm (ISA-18.2, OPC UA Part 9), in event time; no clock, no rows, no I/O.
+"""The life of one alarm (ISA-18.2, OPC UA Part 9), in event time; no clock, no rows, no I/O.
 
     NORMAL -> ACTIVE_UNACK -> ACTIVE_ACK    -> CLEARED_ACK (closed)
                            -> CLEARED_UNACK -> CLEARED_ACK
     with latching a cleared alarm waits as LATCHED_UNACK or LATCHED_ACK for a reset
 
-Shelved, suppressed, out of service, maintenance and chattering lie over these states: the machine goes on under them,
-but does not ring.
+Which state follows which stands in `domain.alarms.STATES`. Shelved, suppressed, out of service, maintenance and
+chattering lie over these states: the alarm goes on under them, but does not ring.
 """
 
 from __future__ import annotations
@@ -15,23 +15,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tocsin.batch import END
-from tocsin.domain.alarms import (
-    ACTIVE,
-    ACTIVE_ACK,
-    ACTIVE_UNACK,
-    CLEARED_ACK,
-    CLEARED_UNACK,
-    CLOSED,
-    LATCHED_ACK,
-    LATCHED_UNACK,
-    NORMAL,
-)
+from tocsin.domain.alarms import ACTIVE, ACTIVE_UNACK, CLOSED, NORMAL, STATES
 from tocsin.domain.calendars import Period, find
 
 NEVER = END
-ACKNOWLEDGED = {ACTIVE_UNACK: ACTIVE_ACK, CLEARED_UNACK: CLEARED_ACK, LATCHED_UNACK: LATCHED_ACK}
-CLEARED = {ACTIVE_UNACK: CLEARED_UNACK, ACTIVE_ACK: CLEARED_ACK}
-LATCHED = {ACTIVE_UNACK: LATCHED_UNACK, ACTIVE_ACK: LATCHED_ACK}
+"""The time of a timer that does not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +37,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AlarmEvent:
     """One thing that happened to an alarm."""
 
     time: int
@@ -60,32 +48,55 @@ class Event:
     reason: str = ""
 
 
-Emit = Callable[["Point", Event], None]
+Emit = Callable[["Point", AlarmEvent], None]
 
 
 @dataclass(slots=True)
 class Point:
-    """One alarm: a rule for a key. ``level`` counts from the worst condition (1); 0 is none."""
+    """One alarm: a rule for a key."""
 
     state: str = NORMAL
+    """One of `domain.alarms.STATES`."""
     level: int = 0
+    """The condition that holds now, counted from the worst (1); 0 for none. Delays have not been waited for yet."""
     announced: int = 0
+    """The level that people were last told of; it follows ``level`` when the delays have passed."""
     onset: int = 0
+    """When the condition that may become an alarm began."""
     started: int = 0
+    """When the condition of this occurrence of the alarm began; 0 before the first one."""
     shelved: bool = False
+    """Whether an operator keeps it silent for a time."""
     out_of_service: bool = False
+    """Whether an operator has taken it out of service."""
     suppressed: bool = False
+    """Whether an operator has suppressed it."""
     by_design: bool = False
+    """Whether the plant's own logic suppresses it (``suppressed_when``)."""
     chattering: bool = False
+    """Whether it is raised so often that it does not ring."""
     realarms: int = 0
+    """How often it has rung again since it became active."""
     told: int = 0
+    """How many rows there are of it; the next row has this number plus one."""
     raises: list[int] = field(default_factory=list)
+    """When it was raised lately; for chattering."""
     reading: dict[str, float | None] = field(default_factory=dict)
+    """The reading that changed the condition last: the columns that explain it."""
+    column: str = ""
+    """The column that the condition is about."""
+    signal: str = ""
+    """What people call it: the row's column ``signal`` where there is one, else the name of the column."""
     delay_due: int = NEVER
+    """When the on-delay or off-delay that is being waited for has passed."""
     shelf_due: int = NEVER
+    """When the shelving ends."""
     chatter_due: int = NEVER
+    """When it has been calm for long enough to ring again."""
     maintenance_due: int = NEVER
+    """When the maintenance in which it was raised ends."""
     realarm_due: int = NEVER
+    """When it rings again."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,7 +108,7 @@ class Point:
     # --------------------------------------------------------------------------------------------- what happens
 
     def due(self) -> int:
-        """When the next timer elapses."""
+        """Returns when the next timer elapses."""
         return min(self.delay_due, self.shelf_due, self.chatter_due, self.maintenance_due, self.realarm_due)
 
     def advance(self, to: int, policy: Policy, emit: Emit) -> None:
@@ -124,7 +135,7 @@ class Point:
                 self._realarm(at, policy, emit)
 
     def condition(self, at: int, level: int, policy: Policy, emit: Emit) -> None:
-        """The condition changes to another level, 0 for none."""
+        """Take in that the condition changes to another level, 0 for none."""
         self.advance(at, policy, emit)
         before, self.level = self.level, level
         if self.state not in ACTIVE:
@@ -141,7 +152,7 @@ class Point:
         self.advance(at, policy, emit)
 
     def suppress_by_design(self, at: int, on: bool, policy: Policy, emit: Emit) -> None:
-        """The plant's own logic says that the alarm means nothing now."""
+        """Take in that the plant's own logic says that the alarm means nothing now, or that it does again."""
         self.advance(at, policy, emit)
         self.by_design = on
         if self.state not in CLOSED:
@@ -151,16 +162,16 @@ class Point:
                 self._back(at, "unsuppressed", policy, emit, reason="by design")
 
     def act(self, at: int, action: str, by: str, reason: str, until: int | None, policy: Policy, emit: Emit) -> None:
-        """What a person does; an action that does not fit the state leaves a row ``refused`` that says why."""
+        """Apply what a person does; an action that does not fit the state leaves a row ``refused`` that says why."""
         why_not, previous = "", self.state
         match action:
-            case "acknowledge" if self.state in ACKNOWLEDGED:
-                self.state = ACKNOWLEDGED[self.state]
+            case "acknowledge" if STATES[previous].after_acknowledge:
+                self.state = STATES[previous].after_acknowledge
                 if self.realarm_due != NEVER:
                     self.realarm_due = at + policy.realarm_us
                 self._emit(at, "acknowledged", previous, False, policy, emit, by, reason)
-            case "reset" if self.state == LATCHED_ACK:
-                self.state = CLEARED_ACK
+            case "reset" if STATES[previous].after_reset:
+                self.state = STATES[previous].after_reset
                 self._emit(at, "reset", previous, False, policy, emit, by, reason)
             case "shelve" if until is None and self.state not in ACTIVE:
                 why_not = "shelving once needs an active alarm; give a time"
@@ -183,7 +194,7 @@ class Point:
             case "in_service" if self.out_of_service:
                 self.out_of_service = False
                 self._back(at, "in_service", policy, emit, by, reason)
-            case "reset" if self.state == LATCHED_UNACK:
+            case "reset" if STATES[STATES[previous].after_acknowledge or previous].after_reset:
                 why_not = "acknowledge it before the reset"
             case _:
                 why_not = f"it is {self.state}{' and ' + self.mode(at, policy) if self.mode(at, policy) else ''}"
@@ -191,7 +202,7 @@ class Point:
             self._emit(at, "refused", previous, False, policy, emit, by, f"{action} refused: {why_not} ({reason})")
 
     def mode(self, at: int, policy: Policy) -> str:
-        """Why the alarm does not ring; empty if it may."""
+        """Returns why the alarm does not ring; an empty text if it may."""
         if self.out_of_service:
             return "out_of_service"
         if self.suppressed or self.by_design:
@@ -216,13 +227,14 @@ class Point:
             self.raises = [*recent[-policy.chatter_max :], at]
             if len(self.raises) > policy.chatter_max:
                 self.chattering, self.chatter_due = True, at + policy.chatter_within_us
-        if policy.maintenance and (found := find(policy.maintenance, at)):
-            self.maintenance_due = found[1]
+        if policy.maintenance and (period := find(policy.maintenance, at)):
+            self.maintenance_due = period[1]
         self._emit(at, "raised" if fresh else "reraised", previous, True, policy, emit)
 
     def _clear(self, at: int, policy: Policy, emit: Emit) -> None:
         previous = self.state
-        self.state = (LATCHED if policy.latching else CLEARED)[previous]
+        follows = STATES[previous]
+        self.state = follows.after_clear_latching if policy.latching else follows.after_clear
         self.realarm_due = self.maintenance_due = NEVER
         self._emit(at, "cleared", previous, False, policy, emit)
         if self.shelved and self.shelf_due == NEVER:
@@ -245,7 +257,7 @@ class Point:
         self._back(at, "unshelved", policy, emit, by, reason)
 
     def _back(self, at: int, name: str, policy: Policy, emit: Emit, by: str = "", reason: str = "") -> None:
-        """What kept it silent is over: if nobody has acknowledged it yet, it rings now."""
+        """Say that what kept it silent is over; if it is active and nobody has acknowledged it yet, it rings now."""
         self._emit(at, name, self.state, self.state == ACTIVE_UNACK, policy, emit, by, reason)
 
     def _emit(
@@ -260,4 +272,4 @@ class Point:
         reason: str = "",
     ) -> None:
         self.told += 1
-        emit(self, Event(at, name, previous, ring and not self.mode(at, policy), by, reason))
+        emit(self, AlarmEvent(at, name, previous, ring and not self.mode(at, policy), by, reason))

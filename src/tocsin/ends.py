@@ -1,0 +1,103 @@
+"""Bases for sources and sinks: a source that is read as one split, a sink whose transaction is the other side's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+
+from tocsin.contracts import Offset, Reader, Split, Token
+from tocsin.errors import CorruptState
+from tocsin.world import World
+
+
+class OneSplit:
+    """A `contracts.Connection` with a single split, which is opened when it is read.
+
+    Examples
+    --------
+    >>> connection = OneSplit(lambda offset: None)
+    >>> connection.splits()
+    (Split(name='0', after=()),)
+    """
+
+    def __init__(self, read: Callable[[Offset | None], Reader]) -> None:
+        self._read = read
+
+    def splits(self) -> Sequence[Split]:
+        return (Split("0"),)
+
+    def read(self, split: Split, offset: Offset | None) -> Reader:
+        return self._read(offset)
+
+    def close(self) -> None:
+        """The reader holds all there is to close."""
+
+
+class Spooled(ABC):
+    """A `contracts.Writer` for a table on another machine, whose transaction is that machine's own.
+
+    `stage` writes one fsynced Arrow file into the sink's scratch folder, so that the other side may be away; `publish`
+    hands the rows of all waiting epochs over in one transaction of the other side, with the epoch in it. A sink
+    implements `apply` and `applied`, and connects in them, not before.
+    """
+
+    def __init__(self, world: World, schema: pa.Schema) -> None:
+        self.world, self.schema = world, schema
+        world.disk.make_folder(world.scratch)
+
+    @abstractmethod
+    def apply(self, epoch: int, rows: pa.Table) -> None:
+        """Write the rows, and that the table now reaches to ``epoch``, in one transaction; `Unavailable` if not now."""
+
+    @abstractmethod
+    def applied(self) -> int | None:
+        """Returns the epoch of the last transaction, read from the other side; None if there was none."""
+
+    def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Token:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.schema) as stream:
+            for batch in rows:
+                stream.write_batch(batch)
+        name = f"{epoch:012d}.arrow"
+        path = self.world.scratch / name
+        self.world.disk.write(path, memoryview(sink.getvalue()))
+        self.world.disk.sync(path)
+        self.world.disk.sync_folder(self.world.scratch)
+        return {"file": name}
+
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
+        done = self.applied()
+        if done is None or epoch > done:
+            self.apply(epoch, pa.concat_tables([self._staged(str(token["file"])) for token in tokens]))
+        for token in tokens:
+            self.world.disk.unlink(self.world.scratch / str(token["file"]))
+
+    def published(self) -> int | None:
+        return self.applied()
+
+    def discard(self, keep: Sequence[Token]) -> None:
+        kept = {token["file"] for token in keep}
+        for name in self.world.disk.names(self.world.scratch):
+            if name.endswith(".arrow") and name not in kept:
+                self.world.disk.unlink(self.world.scratch / name)
+
+    def housekeep(self) -> None:  # noqa: B027 (a sink may, but need not)
+        """Nothing, unless the sink says otherwise."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def close(self) -> None:  # noqa: B027
+        """Nothing, unless the sink says otherwise."""
+
+    def _staged(self, name: str) -> pa.Table:
+        path = self.world.scratch / name
+        try:
+            return pa.ipc.open_stream(self.world.disk.read(path)).read_all()
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise CorruptState(f"{path}, which holds rows for '{self.world.name}', is gone or damaged") from error
+
+
+__all__ = ["OneSplit", "Spooled"]

@@ -1,0 +1,248 @@
+"""One sink beside the epoch loop: what is committed waits here until its table has it, however long that takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tocsin.contracts import Sink, Staged, Writer
+from tocsin.errors import DurabilityError, ForeignCommit, SchemaError, SinkError, StateMismatch, Unavailable
+from tocsin.world import World
+
+logger = logging.getLogger(__name__)
+
+EPOCHS_MAX = 100
+"""So many epochs are published at once, when a sink that was away catches up."""
+HOUSEKEEPING_EPOCHS = 16
+"""After so many a table keeps house."""
+BACKOFF_S = (0.05, 30.0)
+"""Least and greatest time between two tries; it doubles after each."""
+
+
+class SinkTask:
+    """Publishes one sink's epochs in order, in a thread of its own or, without threads, when `step` is called.
+
+    A failure is this sink's alone: it is told in `reason`, and tried again for ever, after opening the writer anew and
+    asking the table itself how far it has come. Only what makes all durable writing doubtful (a failed fsync), a table
+    that somebody else has changed, and a defect end the engine: `check` raises it in the epoch loop.
+    """
+
+    def __init__(self, id: str, sink: Sink, schema: pa.Schema, world: World) -> None:
+        self.id = id
+        self._sink, self._schema, self._world = sink, schema, world
+        try:
+            self._writer: Writer = sink.open(world, schema)
+        except SchemaError as error:
+            raise SchemaError(f"'{id}': {error}") from error
+        self._news = threading.Condition()
+        self._waiting: list[Staged] = []
+        """Committed and not published, oldest first; changed under the lock only."""
+        self._published: int | None = None
+        self._moved_at: int | None = None
+        self._verified = False
+        """Whether the table's own position is known since the writer was opened."""
+        self._failure: Exception | None = None
+        self._reason: str | None = None
+        self._refusal: SinkError | None = None
+        self._retry_s = 0.0
+        self._backoff_s = 0.0
+        self._since_housekeeping = 0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # the epoch loop's side
+
+    def recover(self, staged: Sequence[Staged], published: int | None, moved_at: int | None = None) -> None:
+        """Take over what the last checkpoint left, publish it if the table can be reached, and tidy up behind it.
+
+        ``published`` is the epoch that the table had reached when the checkpoint was written. ``moved_at`` is the
+        checkpoint's epoch where the settings may have named another table then: whatever is in this one, the rows of
+        later epochs go there.
+        """
+        self._waiting, self._published, self._moved_at = list(staged), published, moved_at
+        tokens = [one.token for one in staged]
+        try:
+            self._settle()
+            while self._waiting:
+                self._publish()
+            self._writer.discard(tokens)
+        except Unavailable as error:
+            self._failed(error)
+
+    def start(self) -> None:
+        """Publish in a thread from now on."""
+        self._thread = threading.Thread(target=self._run, name=f"sink {self.id}", daemon=True)
+        self._thread.start()
+
+    def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Staged:
+        """Make an epoch's rows durable; they are published only after `commit`."""
+        writer = self._writer  # the thread may put another one in its place, which finds what this one staged
+        return Staged(epoch, writer.stage(epoch, rows), sum(int(batch.nbytes) for batch in rows))
+
+    def commit(self, staged: Staged) -> None:
+        """The epoch is committed: its rows are to be published."""
+        with self._news:
+            self._waiting.append(staged)
+            self._news.notify()
+
+    def check(self, *, patient: bool = True) -> None:
+        """Raises what has broken the task for good; without patience also a refusal that waiting may not mend."""
+        if self._failure is not None:
+            raise self._failure
+        if not patient and self._refusal is not None:
+            raise self._refusal
+
+    def staged(self) -> Sequence[Staged]:
+        """Returns what is committed and not known to be published, oldest first."""
+        with self._news:
+            return tuple(self._waiting)
+
+    @property
+    def published(self) -> int | None:
+        """The epoch that the table is known to have reached."""
+        return self._published
+
+    @property
+    def bytes(self) -> int:
+        """About how much of the disk the waiting epochs take."""
+        with self._news:
+            return sum(one.bytes for one in self._waiting)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns how far the sink lags behind, and why (null where it does not), as JSON."""
+        with self._news:
+            return {
+                "lag_epochs": len(self._waiting),
+                "lag_bytes": sum(one.bytes for one in self._waiting),
+                "reason": self._reason,
+            }
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing is published right now."""
+        return self._reason
+
+    def counters(self) -> dict[str, int]:
+        return dict(self._writer.counters())
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until all is published, or until the sink has been failing for so long."""
+        clock = self._world.clock
+        until_s = clock.monotonic_s() + timeout_s
+        while self._failure is None and (self._waiting or self._reason):
+            if self._reason is None:
+                until_s = clock.monotonic_s() + timeout_s
+            elif clock.monotonic_s() >= until_s or not self._waiting:
+                return
+            if self._thread is None:
+                self.step()
+            clock.sleep(0.001)
+
+    def close(self) -> None:
+        with self._news:
+            self._stopping = True
+            self._news.notify()
+        if self._thread is not None:
+            self._thread.join(5.0)
+        if self._thread is None or not self._thread.is_alive():
+            self._writer.close()
+
+    # the task's side
+
+    def step(self) -> bool:
+        """Publish what waits, unless it is too early after a failure. Returns whether anything was published."""
+        if self._failure is not None or not self._waiting or self._world.clock.monotonic_s() < self._retry_s:
+            return False
+        try:
+            if not self._verified:
+                self._reopen()
+            if self._waiting:
+                self._publish()
+            self._housekeep()
+        except (DurabilityError, ForeignCommit) as error:
+            self._failure = error
+            return False
+        except (OSError, SinkError) as error:
+            self._failed(error)
+            return False
+        self._reason, self._refusal, self._backoff_s = None, None, 0.0
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                if not self._waiting or self._failure is not None:
+                    if self._stopping:
+                        return
+                    self._news.wait()
+                    continue
+                if self._stopping and self._reason is not None:
+                    return
+                left_s = self._retry_s - self._world.clock.monotonic_s()
+                if left_s > 0:
+                    self._news.wait(left_s)
+                    continue
+            try:
+                self.step()
+            except Exception as error:  # a defect of the sink: the epoch loop raises it, see `check`
+                self._failure = error
+
+    def _reopen(self) -> None:
+        """Open the writer anew, and go on from where the table itself stands."""
+        self._writer.close()
+        self._writer = self._sink.open(self._world, self._schema)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Ask the table how far it has come, and drop what it has already."""
+        found = self._writer.published()
+        epochs = [one.epoch for one in self._waiting]
+        fits = found == self._published or found in epochs
+        if not fits and self._moved_at is not None and (found is None or found <= self._moved_at):
+            if epochs:
+                raise StateMismatch(
+                    f"'{self.id}' goes to another table from now on, but rows of {len(epochs)} epochs still wait for "
+                    "the one before; undo the change, run until they are written, then make the change again"
+                )
+            fits, self._published = True, found
+        self._moved_at = None
+        if not fits:
+            raise ForeignCommit(
+                f"the table of '{self.id}' stands at epoch {found}, the checkpoint expects {self._published}"
+                f"{f' or {epochs[0]} to {epochs[-1]}' if epochs else ''}: one of the two was restored or removed, or "
+                "another engine writes the table; restore both from the same time, or give the pipeline another name"
+            )
+        self._verified = True
+        self._reach(found)
+
+    def _publish(self) -> None:
+        some = self._waiting[:EPOCHS_MAX]
+        self._verified = False  # until it has come back, nobody knows what the table has
+        self._writer.publish(some[-1].epoch, [one.token for one in some])
+        self._verified = True
+        self._since_housekeeping += len(some)
+        self._reach(some[-1].epoch)
+
+    def _reach(self, epoch: int | None) -> None:
+        with self._news:
+            self._published = epoch
+            if epoch is not None:
+                self._waiting = [one for one in self._waiting if one.epoch > epoch]
+
+    def _housekeep(self) -> None:
+        if self._since_housekeeping >= HOUSEKEEPING_EPOCHS:
+            self._since_housekeeping = 0
+            self._writer.housekeep()
+
+    def _failed(self, error: Exception) -> None:
+        self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
+        wait_s = max(self._backoff_s, error.retry_after_s if isinstance(error, Unavailable) else 0.0)
+        self._retry_s = self._world.clock.monotonic_s() + wait_s
+        if self._reason != str(error):
+            logger.warning("%s: %s; its rows wait on disk, the others go on", self.id, error)
+        self._reason = str(error)
+        self._refusal = error if isinstance(error, SinkError) and not isinstance(error, Unavailable) else None

@@ -1,0 +1,352 @@
+"""One source beside the epoch loop: polls its splits and hands their batches over, however slow its peer is."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import Counter, deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tocsin.batch import END, Batch
+from tocsin.contracts import Connection, Offset, Reader, Source, Split
+from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
+from tocsin.errors import Unavailable
+from tocsin.world import World
+
+logger = logging.getLogger(__name__)
+
+ROWS_MAX = 65_536
+"""In one batch: enough to make the fixed cost of a batch small, little enough to stay in the cache."""
+ROWS_FEW = 1_000
+PACE_S = 0.005
+"""A live split that brings few rows at a time is asked no more often: a batch of one costs as much as one of 500."""
+POLL_S = 0.05
+"""How long a poll may wait where a source has one split; with several each is asked in turn, without waiting."""
+IDLE_WAIT_S = 0.002
+AHEAD = 2
+"""So many batches of a split wait for the epoch loop before it is polled no further."""
+SPLITS_EVERY_S = 1.0
+BACKOFF_S = (0.1, 30.0)
+"""Least and greatest time before a source that was away is opened again; it doubles after each try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A split is read from now on."""
+
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A batch of a split, and the position after it."""
+
+    split: str
+    batch: Batch
+    offset: Offset
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A split has been given away: nothing of it follows; `SourceTask.release` once a checkpoint holds what came."""
+
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every split has ended."""
+
+
+Event = Opened | Rows | Revoked | Finished
+
+
+@dataclass(slots=True)
+class _Open:
+    """A split being read."""
+
+    split: Split
+    reader: Reader | LoggedReader
+    offset: Offset
+    """After what was handed over last."""
+    waiting: int = 0
+    """Batches handed over and not taken yet."""
+    next_s: float = 0.0
+
+
+class SourceTask:
+    """Reads one source, in a thread of its own or, without threads, when `step` is called.
+
+    The thread owns the connection and its readers. When the source is away (`Unavailable`), everything of it is closed
+    and opened again, at the positions that were handed over last, for as long as it takes; any other error ends the
+    thread and is raised by `take` in the epoch loop, which goes back to the last checkpoint.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        source: Source,
+        world: World,
+        offsets: Mapping[str, Offset],
+        ended: Collection[str],
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self.id = id
+        self.finished = False
+        """Whether every split has ended, and all that came of them has been taken."""
+        self._done = False
+        self._source, self._world, self._segment_bytes = source, world, segment_bytes
+        self._offsets = dict(offsets)
+        """Where each split is read on: after what was handed over last."""
+        self._ended = set(ended)
+        self._connection: Connection | None = None
+        self._open: dict[str, _Open] = {}
+        self._live = not source.bounded()
+        self._splits_s = 0.0
+        self._reason: str | None = None
+        self._retry_s = 0.0
+        self._backoff_s = 0.0
+        self._counted: Counter[str] = Counter()
+        """Of readers that are closed."""
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        """Around what both sides touch: events, acknowledgements, releases."""
+        self._events: deque[Event] = deque()
+        self._acknowledgements: dict[str, Offset] = {}
+        self._releases: set[str] = set()
+        self._clean = False
+        self._stopping = threading.Event()
+        self._taken = threading.Event()
+        self._news: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    # the epoch loop's side
+
+    def start(self, news: threading.Event) -> None:
+        """Poll in a thread from now on; ``news`` is set whenever there is something to take."""
+        self._news = news
+        self._thread = threading.Thread(target=self._run, name=f"source {self.id}", daemon=True)
+        self._thread.start()
+
+    def take(self) -> Event | None:
+        """Returns the next thing that happened, or None; raises what has broken the source."""
+        if self._thread is None and not self._events:
+            self.step()
+        with self._lock:
+            event = self._events.popleft() if self._events else None
+            self.finished |= isinstance(event, Finished)
+            if isinstance(event, Rows) and (one := self._open.get(event.split)) is not None:
+                one.waiting = max(0, one.waiting - 1)
+        if event is None and self._failure is not None:
+            raise self._failure
+        if event is not None:
+            self._taken.set()
+        return event
+
+    def settle(self) -> None:
+        """Make durable what was handed over, where the source cannot give it again."""
+        for one in tuple(self._open.values()):
+            if isinstance(one.reader, LoggedReader):
+                one.reader.settle()
+
+    def acknowledge(self, offsets: Mapping[str, Offset]) -> None:
+        """A checkpoint at these positions, by split, is durable."""
+        with self._lock:
+            self._acknowledgements.update(offsets)
+        if self._thread is None:
+            self._answer()
+
+    def release(self, split: str) -> None:
+        """A checkpoint holds all that came from a revoked split: let the other side have it."""
+        with self._lock:
+            self._releases.add(split)
+        if self._thread is None:
+            self._answer()
+
+    def counters(self) -> Counter[str]:
+        """Returns what its readers count."""
+        counted = Counter(self._counted)
+        for one in tuple(self._open.values()):
+            counted.update(one.reader.counters())
+        return counted
+
+    def progress(self) -> tuple[int, int] | None:
+        """Returns how much has been read and how much there is, in bytes; None where a split cannot tell."""
+        known = [one.reader.progress() for one in tuple(self._open.values())]
+        told = [one for one in known if one is not None]
+        if not told or len(told) < len(known):
+            return None
+        return sum(done for done, _ in told), sum(total for _, total in told)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns why nothing comes right now (null where it is not the source's doing), as JSON."""
+        return {"reason": self._reason, "splits": len(self._open)}
+
+    def close(self, *, clean: bool) -> None:
+        """Stop; after a clean end what is durable is acknowledged first."""
+        self._clean = clean
+        self._stopping.set()
+        self._taken.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
+            if self._thread.is_alive():
+                logger.warning("%s does not answer; it is left behind", self.id)
+                return
+        self._close()
+
+    # the task's side
+
+    def step(self) -> bool:
+        """One round: answer the epoch loop, look for splits, poll each. Returns whether there is something to take."""
+        if self._done or self._world.clock.monotonic_s() < self._retry_s:
+            return False
+        try:
+            if self._connection is None:
+                self._connection = self._source.open(self._world)
+                self._splits_s = 0.0
+            self._answer()
+            if self._world.clock.monotonic_s() >= self._splits_s:
+                self._look_for_splits()
+            moved = self._poll_each()
+        except Unavailable as error:
+            self._away(error)
+            return False
+        if moved:
+            self._reason, self._backoff_s = None, 0.0
+        return moved
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set() and not self._done:
+                self._taken.clear()
+                if not self.step():
+                    self._rest()
+            while not self._stopping.is_set():  # finished: what was handed over is still to be acknowledged
+                self._answer()
+                self._stopping.wait(POLL_S)
+            self._answer()
+        except BaseException as error:
+            self._failure = error
+            self._tell()
+
+    def _rest(self) -> None:
+        """Wait before the next round, where the poll itself has not."""
+        left_s = self._retry_s - self._world.clock.monotonic_s()
+        if left_s > 0:
+            self._stopping.wait(min(left_s, 1.0))
+        elif not any(self._may_be_polled(one) for one in self._open.values()):
+            self._taken.wait(POLL_S)
+        elif len(self._open) > 1:
+            self._stopping.wait(IDLE_WAIT_S)
+
+    def _may_be_polled(self, one: _Open) -> bool:
+        return one.split.name not in self._ended and one.waiting < AHEAD
+
+    def _poll_each(self) -> bool:
+        moved = False
+        timeout_s = POLL_S if self._thread is not None else IDLE_WAIT_S
+        for one in tuple(self._open.values()):
+            began_s = self._world.clock.monotonic_s()
+            if not self._may_be_polled(one):
+                continue
+            if self._live and began_s < one.next_s:
+                if len(self._open) > 1:
+                    continue
+                self._world.clock.sleep(one.next_s - began_s)
+            polled = one.reader.poll(ROWS_MAX, timeout_s if len(self._open) == 1 else 0.0)
+            if polled is None:
+                continue
+            batch, offset = polled
+            moved = True
+            one.offset = self._offsets[one.split.name] = offset
+            one.next_s = began_s + PACE_S if len(batch) < ROWS_FEW else 0.0
+            if batch.watermark_us == END:
+                self._ended.add(one.split.name)
+                self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
+            with self._lock:
+                one.waiting += 1
+            self._put(Rows(one.split.name, batch, offset))
+            if batch.watermark_us == END and all(split in self._ended for split in self._open):
+                self._done = True
+                self._put(Finished())
+        return moved
+
+    def _look_for_splits(self) -> None:
+        """Open splits that are new and whose parents have ended; let go of those that are given away."""
+        assert self._connection is not None
+        self._splits_s = self._world.clock.monotonic_s() + SPLITS_EVERY_S
+        listed = {split.name: split for split in self._connection.splits()}
+        for name in [name for name in self._open if name not in listed and name not in self._ended]:
+            self._counted.update(self._open[name].reader.counters())
+            self._ended.add(name)  # it is not polled again; its reader closes once a checkpoint holds what came
+            self._put(Revoked(name))
+        for name, split in listed.items():
+            ready = all(parent in self._ended or parent not in listed for parent in split.after)
+            if ready and name not in self._open and name not in self._ended:
+                self._open[name] = _Open(split, self._read(split), self._offsets.get(name))
+                self._put(Opened(name))
+        if not self._open and listed and all(name in self._ended for name in listed):
+            self._done = True
+            self._put(Finished())
+
+    def _read(self, split: Split) -> Reader | LoggedReader:
+        assert self._connection is not None
+        connection, offset = self._connection, self._offsets.get(split.name)
+        if self._source.REPLAYABLE:
+            return connection.read(split, offset)
+        folder = re.sub(r"[^A-Za-z0-9]", lambda match: f"_{ord(match[0]):x}_", split.name)
+        log = IngestLog(self._world.scratch / folder, self._world.disk, self._segment_bytes)
+        return LoggedReader(
+            log, lambda inner: connection.read(split, inner), split.name, offset, self._world.clock
+        )  # fmt: skip
+
+    def _answer(self) -> None:
+        """Do what the epoch loop has asked for."""
+        with self._lock:
+            acknowledgements, self._acknowledgements = self._acknowledgements, {}
+            releases, self._releases = self._releases, set()
+        for name, offset in acknowledgements.items():
+            one = self._open.get(name)
+            if one is None:
+                continue
+            if isinstance(one.reader, LoggedReader):
+                one.reader.release(offset)
+            else:
+                one.reader.acknowledge(offset)
+        for name in releases:
+            if (one := self._open.pop(name, None)) is not None:
+                one.reader.close()
+            self._ended.discard(name)
+            self._offsets.pop(name, None)
+
+    def _away(self, error: Unavailable) -> None:
+        self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
+        wait_s = max(self._backoff_s, error.retry_after_s)
+        if self._reason != str(error):
+            logger.warning("%s: %s; trying again, the others go on", self.id, error)
+        self._reason = str(error)
+        self._close()
+        self._retry_s = self._world.clock.monotonic_s() + wait_s
+
+    def _close(self) -> None:
+        for one in self._open.values():
+            if isinstance(one.reader, LoggedReader) and self._clean and self._failure is None:
+                one.reader.confirm()
+            self._counted.update(one.reader.counters())
+            one.reader.close()
+        self._open = {}
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _put(self, event: Event) -> None:
+        with self._lock:
+            self._events.append(event)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()

@@ -1,0 +1,217 @@
+"""What the engine tells the page: the one schema of the wire between them, which both ends check.
+
+A frame is four bytes of length, one byte of kind, and the body. `ROWS` is an Arrow IPC stream whose schema carries the
+`Stream` as JSON; `COUNTERS` is `Counted` as JSON.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+import pyarrow.types as pt
+
+from tocsin.bases import judged
+from tocsin.domain.alarm_rows import KNOWN_BY
+from tocsin.pipeline.plan import Plan
+
+HEADER = struct.Struct(">IB")
+ROWS = 1
+COUNTERS = 2
+FRAME_BYTES_MAX = 64 * 2**20
+COLUMNS_MAX = 64
+"""Columns of numbers of one stream that are shown."""
+BAND = ("expected", "lower", "upper", "score")
+"""A detector's verdict."""
+
+_STREAM = b"stream"
+_NOT_VALUES = {*BAND, "window_end", "received", "position", "key", "time"}
+_MACHINE = ("machine", "device", "asset")
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the rows of a stream mean: which column is what."""
+
+    name: str
+    """The stream's name in the pipeline."""
+    kind: Literal["readings", "alarms"]
+    """Alarm rows: the newest of each alarm counts. Else readings."""
+    machine: str = "key"
+    """The column that says which machine a row is of; the key stands in where it is null."""
+    signal: str = ""
+    """The column that names the signal; empty if each column of `values` is a signal."""
+    values: tuple[str, ...] = ()
+    """The columns with readings."""
+    judged: str = ""
+    """Which of them the verdict is about; empty if there is none, or it is not known."""
+    band: tuple[str, ...] = ()
+    """Which columns of a verdict there are."""
+    state: str = ""
+    """The column in which the machine says what it is doing; empty if there is none."""
+
+    def columns(self) -> frozenset[str]:
+        """Returns the columns that are shown; of alarms none is named: all plain ones are."""
+        if self.kind == "alarms":
+            return frozenset()
+        return frozenset({"key", "time", self.machine, self.signal, *self.values, *self.band, self.state} - {""})
+
+
+class Rejected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows set aside at one place for one reason."""
+
+    source: str
+    reason: str
+    rows: int
+
+
+class Noticed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a source or channel has noticed something."""
+
+    source: str
+    event: str
+    count: int
+
+
+class SinkLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a sink lags behind."""
+
+    lag_epochs: int
+    """How many epochs wait for it."""
+    lag_bytes: int = 0
+    """How much of the disk they take."""
+    reason: str | None = None
+    """Why nothing is published right now, in words for people; null if nothing is wrong."""
+
+
+class SourceSilence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long a source has given nothing."""
+
+    silent_s: float | None
+    """Since its last rows; null before it has been opened."""
+    splits: int = 0
+    """How many of its splits are open."""
+    reason: str | None = None
+    """Why nothing comes right now, in words for people; null if it is not the source's doing."""
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the engine has counted since it started (`engine.counters.Counters.snapshot`)."""
+
+    rows_in: dict[str, int] = {}
+    """By source."""
+    rows_out: dict[str, int] = {}
+    """By stream."""
+    late: dict[str, int] = {}
+    """By source or step."""
+    rejected: tuple[Rejected, ...] = ()
+    events: tuple[Noticed, ...] = ()
+    lag_s: dict[str, float | None] = {}
+    """By stream: how far its watermark is behind the clock; null before the first row and after the last."""
+    epochs: int = 0
+    epoch_ms: float = 0.0
+    """How long the last epoch took to become durable."""
+    epoch_ms_max: float = 0.0
+    waiting_bytes: int = 0
+    """What waits for the next checkpoint."""
+    recoveries: int = 0
+    trouble: str | None = None
+    """Why nothing flows right now; null if all is well."""
+    sinks: dict[str, SinkLag] = {}
+    """By id."""
+    sources: dict[str, SourceSilence] = {}
+    """By id."""
+
+
+def describe(name: str, schema: pa.Schema) -> Stream:
+    """Returns what the rows of a schema mean.
+
+    Examples
+    --------
+    >>> from tocsin.bases import VERDICT, judging
+    >>> temperatures = [pa.field(name, pa.float64()) for name in ("t_in", "t_out")]
+    >>> key, time = pa.field("key", pa.string()), pa.field("time", pa.timestamp("us", "UTC"))
+    >>> stream = describe("judged", pa.schema([key, time, *temperatures, *judging(VERDICT, "t_out")]))
+    >>> stream.values, stream.judged
+    (('t_in', 't_out'), 't_out')
+    """
+    names = set(schema.names)
+    if names >= KNOWN_BY:
+        return Stream(name=name, kind="alarms")
+    texts = {field.name for field in schema if _text(field.type)}
+    machine = next((column for column in _MACHINE if column in texts), "key")
+    numbers = [field.name for field in schema if _number(field.type)]
+    long = "signal" in texts and "value" in numbers
+    values = ("value",) if long else tuple(n for n in numbers if n not in _NOT_VALUES)[:COLUMNS_MAX]
+    about = judged(schema, "expected") or judged(schema) or "value"
+    return Stream(
+        name=name,
+        kind="readings",
+        machine=machine,
+        signal="signal" if long else "",
+        values=values,
+        judged=about if about in values else "",
+        band=tuple(n for n in BAND if n in numbers),
+        state="state" if "state" in texts else "",
+    )
+
+
+def streams_of(plan: Plan, names: Collection[str] = ()) -> tuple[Stream, ...]:
+    """Returns the streams of a plan that the page shows: all, unless some are named."""
+    schemas = {(inlet.id, port): schema for inlet in plan.inlets for port, schema in inlet.schemas.items()}
+    schemas |= {(step.id, port): schema for step in plan.steps for port, schema in step.schemas.items()}
+    return tuple(
+        describe(name, schemas[ports[0]]) for name, ports in plan.streams.items() if not names or name in names
+    )
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    """Returns a body with its header."""
+    return HEADER.pack(len(body), kind) + body
+
+
+def encode_rows(stream: Stream, rows: pa.Table) -> bytes:
+    """Returns rows as an Arrow IPC stream that carries what they mean."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema.with_metadata({_STREAM: msgspec.json.encode(stream)})) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def decode_rows(body: bytes) -> tuple[Stream, pa.Table]:
+    """Returns the reverse of `encode_rows`; ValueError if the rows do not have the columns that are named."""
+    with pa.ipc.open_stream(body) as reader:
+        stream = msgspec.json.decode(reader.schema.metadata[_STREAM], type=Stream)
+        checked(stream, reader.schema)
+        return stream, reader.read_all()
+
+
+def checked(stream: Stream, schema: pa.Schema) -> None:
+    """Raise ValueError, with the name of the column, if rows of this schema are not what the stream says."""
+    if missing := (stream.columns() | {"key", "time"}) - set(schema.names):
+        raise ValueError(f"stream '{stream.name}' lacks column '{min(missing)}'")
+    if stream.kind == "alarms" and (missing := KNOWN_BY - set(schema.names)):
+        raise ValueError(f"stream '{stream.name}' of alarms lacks column '{min(missing)}'")
+    for name in (*stream.values, *stream.band):
+        if not _number(schema.field(name).type):
+            raise ValueError(f"column '{name}' of stream '{stream.name}' holds no numbers")
+
+
+def encode_counted(counted: Counted) -> bytes:
+    """Returns counters as JSON."""
+    return msgspec.json.encode(counted)
+
+
+def decode_counted(body: bytes) -> Counted:
+    """Returns the reverse of `encode_counted`."""
+    return msgspec.json.decode(body, type=Counted)
+
+
+def _number(type: pa.DataType) -> bool:
+    return bool(pt.is_integer(type) or pt.is_floating(type) or pt.is_boolean(type))
+
+
+def _text(type: pa.DataType) -> bool:
+    return bool(pt.is_string(type.value_type if pt.is_dictionary(type) else type))

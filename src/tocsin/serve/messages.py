@@ -1,0 +1,162 @@
+"""What the page's server tells browsers: the one schema of that wire.
+
+The server fills these in; the browser gets their JSON Schema with the page (`serve.words`) and checks what arrives.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tocsin.engine.wire import SinkLag, SourceSilence
+
+Numbers = list[float | None]
+
+
+class Points(msgspec.Struct, omit_defaults=True):
+    """Points of one series in columns, oldest first; a column that holds nothing is left out."""
+
+    time: list[float]
+    """Milliseconds since 1970."""
+    value: Numbers
+    expected: Numbers = []
+    lower: Numbers = []
+    upper: Numbers = []
+    score: Numbers = []
+
+
+class Tile(msgspec.Struct):
+    """A machine at a glance."""
+
+    name: str
+    status: Literal["running", "silent", "alarm"]
+    """``alarm`` while an alarm of it is open: active, or not acknowledged yet."""
+    severity: str
+    """Of its worst open alarm; empty if none is open."""
+    active: bool
+    """Whether one of its alarms is active."""
+    silent: bool
+    """Whether nothing has come for much longer than usual."""
+    state: str
+    """What the machine says of itself (running, idle ...), if anything."""
+
+
+class Series(msgspec.Struct):
+    """One signal of a machine in one stream."""
+
+    id: int
+    machine: str
+    signal: str
+    stream: str
+
+
+class RecentSeries(Series):
+    """A series with its newest values."""
+
+    recent: Numbers
+
+
+class MachineSeries(Series):
+    """A series with its points."""
+
+    points: Points
+
+
+class ShownMachine(Tile):
+    """A tile with its series."""
+
+    series: list[RecentSeries]
+
+
+class ShownAlarm(msgspec.Struct, kw_only=True):
+    """The newest row of an alarm."""
+
+    id: str
+    machine: str
+    """The key that it is of."""
+    rule: str = ""
+    signal: str = ""
+    """What is judged, as the page names it."""
+    time: str
+    """When its newest row was, ISO 8601."""
+    started: str | None = None
+    """When the condition began."""
+    state: str
+    severity: str
+    mode: str = ""
+    event: str = ""
+    message: str = ""
+    advice: str = ""
+    value: float | None = None
+    expected: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    score: float | None = None
+    by: str = ""
+    reason: str = ""
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """The figures at the top of the page."""
+
+    engine: Literal["live", "stalled", "gone"]
+    """``stalled``: connected, but nothing has been heard of it for some seconds."""
+    engine_silent_s: float
+    """How long ago the engine was heard."""
+    trouble: str | None
+    """Why nothing flows right now."""
+    rows_per_s: float
+    lag_s: float | None
+    rows_in: float
+    late: float
+    bad: float
+    bad_by_reason: dict[str, float]
+    machines_left_out: int
+    """How many machines are watched but not shown."""
+    sinks: dict[str, SinkLag]
+    """Those in trouble, by id."""
+    sources: dict[str, SourceSilence]
+    """Those in trouble, by id."""
+
+
+class Changes(msgspec.Struct, omit_defaults=True):
+    """What has changed since the message before."""
+
+    counters: Figures
+    machines: list[Tile] = []
+    series: list[Series] = []
+    points: dict[str, Points] = {}
+    """By the id of the series."""
+    alarms: list[ShownAlarm] = []
+
+
+class Machines(msgspec.Struct):
+    """What `/api/machines` answers."""
+
+    position: str
+    """The event after which changes go on."""
+    machines: list[ShownMachine]
+
+
+class Alarms(msgspec.Struct):
+    """What `/api/alarms` answers."""
+
+    position: str
+    alarms: list[ShownAlarm]
+
+
+class MachineHistory(msgspec.Struct):
+    """What `/api/series` answers."""
+
+    position: str
+    machine: str
+    series: list[MachineSeries]
+
+
+class SessionInfo(msgspec.Struct):
+    """What `/api/session` answers."""
+
+    csrf: str
+    title: str
+    version: str

@@ -1,0 +1,161 @@
+// The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
+import { node, show, when } from "/chart.js";
+import { rank, severityOf, shapeOf, stateOf } from "/wire.js";
+import { ACTIONS } from "/words.js";
+
+const SHOWN_MAX = 100;
+const KEPT_MAX = 600;
+const ANNOUNCED_MAX = 3;
+const ANSWER_MS = 15000;
+const SHELVE_S = 3600;
+
+const active = (alarm) => stateOf(alarm).active;
+const open = (alarm) => stateOf(alarm).open;
+const unacknowledged = (alarm) => stateOf(alarm).unacknowledged;
+const worded = (text) => text.replaceAll("_", " ");
+const known = (value) => value !== null && value !== undefined;
+
+export class AlarmList {
+  // `goTo` shows an alarm's signal and moment; `send` does an action; `announce` and `toast` say something.
+  constructor(host, { goTo, send, announce, toast }) {
+    Object.assign(this, { host, goTo, send, announce, toast });
+    this.byId = new Map();
+    this.rows = new Map(); // alarm id to its elements
+    this.changed = true;
+  }
+
+  /** @param {import("/wire.js").ShownAlarm[]} all */
+  load(all) {
+    this.byId.clear();
+    for (const alarm of all) this.byId.set(alarm.id, alarm);
+    this.changed = true;
+  }
+
+  /** @param {import("/wire.js").ShownAlarm[]} changes */
+  apply(changes) {
+    const fresh = [];
+    for (const alarm of changes) {
+      const before = this.byId.get(alarm.id);
+      if (active(alarm) && unacknowledged(alarm) && !(before && active(before))) fresh.push(alarm);
+      this.byId.set(alarm.id, alarm);
+    }
+    if (this.byId.size > KEPT_MAX) for (const [id, alarm] of this.byId) if (!open(alarm) && this.byId.size > KEPT_MAX - 100) this.byId.delete(id);
+    this.tell(fresh);
+    this.changed = true;
+  }
+
+  tell(fresh) {
+    if (!fresh.length) return;
+    const texts = fresh.slice(0, ANNOUNCED_MAX).map((alarm) => `New ${severityOf(alarm)} alarm: ${alarm.machine} ${this.textOf(alarm)}`);
+    if (fresh.length > ANNOUNCED_MAX) texts.push(`and ${fresh.length - ANNOUNCED_MAX} more`);
+    this.announce(texts.join(". "));
+  }
+
+  textOf(alarm) {
+    return alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message;
+  }
+
+  // Paints the list; returns how many alarms there are of which kind.
+  paint(wanted) {
+    const all = [...this.byId.values()];
+    const opened = all.filter(open);
+    const shown = all.filter((alarm) => wanted === "all" || open(alarm)).sort((a, b) =>
+      active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
+      b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
+    const keep = new Set(shown.map((alarm) => alarm.id));
+    for (const [id, row] of this.rows) if (!keep.has(id)) { row.root.remove(); this.rows.delete(id); }
+    shown.forEach((alarm, i) => {
+      let row = this.rows.get(alarm.id);
+      if (!row) this.rows.set(alarm.id, row = this.makeRow(alarm.id));
+      this.paintRow(row, alarm);
+      if (this.host.children[i] !== row.root) this.host.insertBefore(row.root, this.host.children[i] ?? null);
+    });
+    return {
+      open: opened.length, all: all.length, shown: shown.length, active: opened.filter(active).length,
+      unacknowledged: opened.filter(unacknowledged).length, worst: Math.max(0, ...opened.map((alarm) => rank(severityOf(alarm)))),
+    };
+  }
+
+  makeRow(id) {
+    const root = node("li", "alarm");
+    const top = node("div", "top");
+    const pill = node("span", "pill");
+    const time = node("time");
+    const where = node("button", "where");
+    where.type = "button";
+    where.addEventListener("click", () => this.goTo(this.byId.get(id)));
+    const message = node("div", "message");
+    const facts = node("div", "facts");
+    const advice = node("div", "advice");
+    const acts = node("div", "acts");
+    const buttons = ACTIONS.map((action, i) => {
+      const button = node("button", `act ${action.command}${i === 0 ? " primary" : ""}`, action.label);
+      button.type = "button";
+      button.title = action.sentence;
+      button.addEventListener("click", () => this.act(id, action));
+      return button;
+    });
+    top.append(pill, node("span", "spring"), time);
+    acts.append(...buttons);
+    root.append(top, where, message, facts, advice, acts);
+    return { root, pill, where, time, message, facts, advice, acts, buttons, sent: "", about: null };
+  }
+
+  async act(id, action) {
+    const row = this.rows.get(id);
+    const about = row.about = this.byId.get(id);
+    row.sent = action.name;
+    this.changed = true;
+    setTimeout(() => { // the engine answers with a new row of this alarm; if it does not, the buttons come back
+      if (row.about === about && row.sent) { row.sent = ""; this.changed = true; this.toast("The engine has not answered yet; the action is kept."); }
+    }, ANSWER_MS);
+    try {
+      await this.send(id, action.name, action.timed ? { for_s: SHELVE_S } : {});
+    } catch (error) {
+      row.sent = "";
+      this.changed = true;
+      this.toast(error.message);
+    }
+  }
+
+  paintRow(row, alarm) {
+    const severity = severityOf(alarm);
+    if (row.sent && row.about !== alarm) row.sent = "";
+    Object.assign(row.root.dataset, { severity, active: active(alarm), open: open(alarm), state: alarm.state, id: alarm.id });
+    Object.assign(row.pill.dataset, { severity: open(alarm) ? severity : "", status: open(alarm) ? "alarm" : "silent", active: active(alarm) });
+    row.pill.textContent = `${shapeOf(severity)} ${severity}`;
+    row.where.textContent = alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine;
+    row.where.title = "Show the signal at the moment it began";
+    const began = alarm.started ?? alarm.time;
+    row.time.dateTime = began;
+    row.time.textContent = when(began);
+    row.time.title = new Date(began).toLocaleString("en-GB");
+    row.message.textContent = this.textOf(alarm);
+    row.facts.textContent = factsOf(alarm).join(" · ");
+    row.advice.hidden = !alarm.advice;
+    row.advice.textContent = `What to do: ${alarm.advice}`;
+    ACTIONS.forEach((action, i) => {
+      const fits = (!action.states.length || action.states.includes(alarm.state)) &&
+        (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends);
+      row.buttons[i].hidden = !fits;
+      row.buttons[i].disabled = Boolean(row.sent);
+      row.buttons[i].textContent = row.sent === action.name ? `${action.label} …` : action.label;
+    });
+    row.acts.hidden = row.buttons.every((button) => button.hidden);
+  }
+}
+
+// Why it rings and since when, in short phrases.
+function factsOf(alarm) {
+  const unit = alarm.unit ? ` ${alarm.unit}` : "";
+  const facts = [stateOf(alarm).label];
+  if (alarm.started) facts.push(`since ${when(alarm.started)}`);
+  if (known(alarm.value)) facts.push(`measured ${show(alarm.value)}${unit}`);
+  if (known(alarm.expected)) facts.push(`expected ${show(alarm.expected)}${unit}`);
+  if (known(alarm.score)) facts.push(`score ${Math.round(alarm.score)}${known(alarm.limit) ? ` (limit ${show(alarm.limit)})` : ""}`);
+  else if (known(alarm.limit)) facts.push(`limit ${show(alarm.limit)}${unit}`);
+  if (alarm.mode) facts.push(worded(alarm.mode));
+  if (alarm.by) facts.push(`${worded(alarm.event)} by ${alarm.by}`);
+  if (alarm.reason) facts.push(alarm.reason);
+  return facts;
+}

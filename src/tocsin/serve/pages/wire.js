@@ -1,0 +1,121 @@
+// What the server sends, and the check of it at the boundary: the schema is the server's own (serve/messages.py).
+import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
+
+/**
+ * @typedef {Object} SessionInfo
+ * @property {string} csrf
+ * @property {string} title
+ * @property {string} version
+ *
+ * @typedef {Object} Points  columns, oldest first; time in milliseconds since 1970
+ * @property {number[]} time
+ * @property {(number|null)[]} value
+ * @property {(number|null)[]} [expected]
+ * @property {(number|null)[]} [lower]
+ * @property {(number|null)[]} [upper]
+ * @property {(number|null)[]} [score]
+ *
+ * @typedef {Object} Tile
+ * @property {string} name
+ * @property {"running"|"silent"|"alarm"} status
+ * @property {string} severity
+ * @property {boolean} active
+ * @property {boolean} silent
+ * @property {string} state
+ *
+ * @typedef {Object} Series
+ * @property {number} id
+ * @property {string} machine
+ * @property {string} signal
+ * @property {string} stream
+ *
+ * @typedef {Object} ShownAlarm
+ * @property {string} id
+ * @property {string} machine
+ * @property {string} rule
+ * @property {string} signal
+ * @property {string} time
+ * @property {string|null} started
+ * @property {string} state
+ * @property {string} severity
+ * @property {string} mode
+ * @property {string} event
+ * @property {string} message
+ * @property {string} advice
+ * @property {number|null} value
+ * @property {number|null} expected
+ * @property {number|null} limit
+ * @property {string} unit
+ * @property {number|null} score
+ * @property {string} by
+ * @property {string} reason
+ *
+ * @typedef {Object} Figures
+ * @property {"live"|"stalled"|"gone"} engine
+ * @property {number} engine_silent_s
+ * @property {string|null} trouble
+ * @property {number} rows_per_s
+ * @property {number|null} lag_s
+ * @property {number} rows_in
+ * @property {number} late
+ * @property {number} bad
+ * @property {Object<string, number>} bad_by_reason
+ * @property {number} machines_left_out
+ * @property {Object<string, {lag_epochs: number, lag_bytes: number, reason: string|null}>} sinks
+ * @property {Object<string, {silent_s: number|null, splits: number, reason: string|null}>} sources
+ *
+ * @typedef {Object} Changes
+ * @property {Figures} counters
+ * @property {Tile[]} [machines]
+ * @property {Series[]} [series]
+ * @property {Object<string, Points>} [points]
+ * @property {ShownAlarm[]} [alarms]
+ */
+
+/** Returns the value, or throws if it is not what the schema of this name says. */
+export function checked(name, value) {
+  const wrong = fault({ $ref: name }, value, name);
+  if (wrong) throw new Error(`The server sent what this page does not understand (${wrong}); reload the page.`);
+  return value;
+}
+
+const KINDS = {
+  string: (v) => typeof v === "string", number: (v) => typeof v === "number", integer: Number.isInteger,
+  boolean: (v) => typeof v === "boolean", null: (v) => v === null, array: Array.isArray,
+  object: (v) => typeof v === "object" && v !== null && !Array.isArray(v),
+};
+
+/** Returns where a value differs from a JSON Schema (as much of it as msgspec writes); empty if it does not. */
+function fault(schema, value, where) {
+  if (schema.$ref) return fault(SCHEMAS[schema.$ref], value, where);
+  if (schema.anyOf) return schema.anyOf.some((one) => !fault(one, value, where)) ? "" : where;
+  if (schema.enum) return schema.enum.includes(value) ? "" : where;
+  if (schema.type && !KINDS[schema.type](value)) return where;
+  if (schema.items && value.length && !(schema.items.type === "number")) {
+    for (let i = 0; i < value.length; i++) { const wrong = fault(schema.items, value[i], `${where}[${i}]`); if (wrong) return wrong; }
+  }
+  for (const name of schema.required ?? []) if (!Object.hasOwn(value, name)) return `${where}.${name}`;
+  for (const [name, inner] of Object.entries(schema.properties ?? {})) {
+    const wrong = Object.hasOwn(value, name) ? fault(inner, value[name], `${where}.${name}`) : "";
+    if (wrong) return wrong;
+  }
+  if (typeof schema.additionalProperties === "object") {
+    for (const [name, inner] of Object.entries(value)) { const wrong = fault(schema.additionalProperties, inner, `${where}.${name}`); if (wrong) return wrong; }
+  }
+  return "";
+}
+
+/** What an alarm's state means; one that is not known is shown as it is written, and as open. */
+export function stateOf(alarm) {
+  return Object.hasOwn(STATES, alarm.state) ? STATES[alarm.state] :
+    { label: alarm.state.toLowerCase().replaceAll("_", " "), active: false, open: true, unacknowledged: false };
+}
+
+/** How severe a band is: 1 for the least; 0 for none. */
+export const rank = (severity) => SEVERITIES.findIndex((one) => one.name === severity) + 1;
+
+/** The sign of a band. */
+export const shapeOf = (severity) => SEVERITIES.find((one) => one.name === severity)?.shape ?? "";
+
+/** The band with this name, else the least severe one. */
+export const severityOf = (alarm) => (rank(alarm.severity) ? alarm.severity : SEVERITIES[0].name);

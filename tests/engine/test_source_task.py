@@ -1,0 +1,210 @@
+"""A source beside the loop: splits that appear, end, have parents and are given away; a peer that is away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simulated_parts as parts
+from world import World
+
+from tocsin.batch import END, RAW, Batch, empty
+from tocsin.contracts import Offset, Source, Split
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.recovery import Effects
+from tocsin.engine.source_task import Finished, Opened, Revoked, Rows, SourceTask
+from tocsin.errors import SourceError, Unavailable
+from tocsin.testing import world
+
+
+class Shards(Source):
+    """Shards as a service has them: lines by shard, what each comes after, and who owns it now."""
+
+    state: Any
+
+    def bounded(self) -> bool:
+        return bool(self.state.get("bounded", True))
+
+    def open(self, world: Any) -> Shards:
+        self.state["opened"] = self.state.get("opened", 0) + 1
+        if trouble := self.state.get("away"):
+            raise trouble
+        return self
+
+    def splits(self) -> Sequence[Split]:
+        return [Split(name, tuple(self.state["after"].get(name, ()))) for name in self.state["listed"]]
+
+    def read(self, split: Split, offset: Offset | None) -> Any:
+        self.state.setdefault("read", []).append((split.name, offset))
+        return ShardReader(self.state, split.name, offset or 0)
+
+    def close(self) -> None:
+        pass
+
+
+class ShardReader:
+    def __init__(self, state: Any, name: str, at: int) -> None:
+        self.state, self.name, self.at = state, name, at
+
+    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
+        if trouble := self.state.get("trouble", {}).pop(self.name, None):
+            raise trouble
+        lines = self.state["lines"][self.name]
+        if self.at == len(lines):
+            if self.name in self.state.get("endless", ()):
+                return None
+            if self.name in self.state.get("parents", ()):
+                self.state["listed"] = [*self.state["listed"], *self.state["parents"].pop(self.name)]
+            return Batch(empty(RAW), END), self.at
+        self.at += 1
+        return Batch(parts.raw(lines[self.at - 1 : self.at], self.at - 1)), self.at
+
+    def acknowledge(self, offset: Offset) -> None:
+        self.state.setdefault("acknowledged", []).append((self.name, offset))
+
+    def counters(self) -> Mapping[str, int]:
+        return {"polled": self.at}
+
+    def progress(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.state.setdefault("closed", []).append(self.name)
+
+
+def state(lines: Mapping[str, Sequence[bytes]], **more: Any) -> dict[str, Any]:
+    return {"lines": lines, "listed": list(lines), "after": {}, **more}
+
+
+def task(given: dict[str, Any], folder: Path, offsets: Any = None, ended: Any = ()) -> SourceTask:
+    return SourceTask("in", Shards.model_construct(state=given), world(folder), offsets or {}, ended)
+
+
+def everything(source: SourceTask, rounds: int = 200) -> list[Any]:
+    return [event for _ in range(rounds) if (event := source.take()) is not None]
+
+
+def lines_of(events: Sequence[Any], split: str) -> list[bytes]:
+    return [
+        line
+        for event in events
+        if isinstance(event, Rows) and event.split == split
+        for line in event.batch.rows["payload"].to_pylist()
+    ]
+
+
+def test_each_split_in_its_order_and_then_the_end(tmp_path: Path) -> None:
+    source = task(state({"a": [b"1", b"2"], "b": [b"3"]}), tmp_path)
+    events = everything(source)
+    assert events[:2] == [Opened("a"), Opened("b")]
+    assert lines_of(events, "a") == [b"1", b"2"]
+    assert lines_of(events, "b") == [b"3"]
+    assert isinstance(events[-1], Finished)
+    assert source.finished
+
+
+def test_children_are_read_after_all_their_parents(tmp_path: Path) -> None:
+    given = state({"a": [b"1"], "b": [b"2"], "c": [b"3"]}, parents={"a": ["c"]})
+    given["listed"] = ["a", "b"]
+    given["after"] = {"c": ("a", "b", "gone long ago")}
+    events = everything(task(given, tmp_path))
+    ends = [i for i, e in enumerate(events) if isinstance(e, Rows) and e.batch.watermark_us == END]
+    opened = events.index(Opened("c"))
+    assert opened < ends[1], "it holds the watermark before the last parent's end would let it go"
+    assert [events[i].split for i in ends] == ["a", "b", "c"]
+    assert lines_of(events, "c") == [b"3"]
+
+
+def test_what_has_ended_is_not_read_again(tmp_path: Path) -> None:
+    given = state({"a": [b"1"], "b": [b"2", b"3"]})
+    source = task(given, tmp_path, {"a": 1, "b": 1}, {"a"})
+    events = everything(source)
+    assert given["read"] == [("b", 1)]
+    assert lines_of(events, "b") == [b"3"]
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_peer_that_is_away_is_opened_again_where_it_was(tmp_path: Path) -> None:
+    given = state({"a": [b"1", b"2", b"3"]}, trouble={})
+    source = task(given, tmp_path)
+    assert source.take() == Opened("a")
+    assert lines_of([source.take()], "a") == [b"1"]
+    given["trouble"]["a"] = Unavailable("the service is away")
+    given["away"] = Unavailable("still away")
+    assert everything(source, 3) == []
+    assert source.snapshot()["reason"] == "the service is away"
+    source._retry_s = 0.0
+    assert everything(source, 3) == []
+    assert source.snapshot()["reason"] == "still away"
+    del given["away"]
+    source._retry_s = 0.0
+    events = everything(source)
+    assert lines_of(events, "a") == [b"2", b"3"]
+    assert given["read"] == [("a", None), ("a", 1)]
+    assert source.snapshot()["reason"] is None
+    assert source.counters() == {"polled": 4}, "what closed readers counted stays counted"
+
+
+def test_the_runner_lets_a_revoked_split_go_only_after_a_checkpoint(tmp_path: Path) -> None:
+    whole = World(tmp_path / "whole")
+    EmbeddedRunner(whole.plan(1000, lines={"0": parts.payloads(1, 40, ["a"]), "1": parts.payloads(2, 40, ["b"])})).run()
+    revoked = World(tmp_path / "revoked")
+    given = state({"0": parts.payloads(1, 40, ["a"]), "1": parts.payloads(2, 40, ["b"])}, endless={"0"}, bounded=False)
+    plan = revoked.plan()
+    plan = replace(plan, inlets=(replace(plan.inlets[0], source=Shards.model_construct(state=given)),))
+    seen: list[tuple[str, Any]] = []
+
+    class Watching(EmbeddedRunner):
+        def _acknowledge(self, session: Any) -> None:
+            given["offsets"] = dict(session.last.offsets)
+            seen.extend(("checkpoint", dict(session.last.offsets)) for _ in [0])
+            super()._acknowledge(session)
+
+        def _on(self, session: Any, task: Any, event: Any) -> None:
+            super()._on(session, task, event)
+            if isinstance(event, Rows) and event.split == "0" and event.offset == 40 and "0" in given["listed"]:
+                given["listed"] = ["1"]
+                task._splits_s = 0.0
+            if isinstance(event, Revoked):
+                assert "closed" not in given, "not before a checkpoint holds what came"
+
+    Watching(plan, Effects(threads=False)).run()
+    assert given["closed"][0] == "0"
+    assert ("0", 40) in given["acknowledged"]
+    assert any(offsets.get("in/1") for _, offsets in seen)
+    assert "in/0" not in seen[-1][1], "the position is the new owner's now"
+    assert sorted(revoked.rows("sums")) == sorted(whole.rows("sums"))
+
+
+def test_a_source_that_never_answers_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    class Blocking(parts.Lines):
+        def open(self, world: Any) -> Any:
+            release.wait(30)
+            raise SourceError("too late")
+
+    plan = World(tmp_path).plan()
+    blocked = replace(plan.inlets[0], id="blocked", source=Blocking(lines={"0": ()}))
+    plan = replace(plan, inlets=(plan.inlets[0], blocked))
+    runner = EmbeddedRunner(plan)
+
+    class Look:
+        rows = 0
+
+        def offer(self, stream: str, batch: Batch) -> None:
+            if stream == "sums":
+                self.rows += len(batch)
+
+        def counters(self, snapshot: Any) -> None:
+            if self.rows > 300:
+                release.set()
+
+    runner._feed = Look()
+    with pytest.raises(SourceError, match="too late"):
+        runner.run()
+    assert runner._feed.rows > 300

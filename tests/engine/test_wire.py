@@ -1,0 +1,90 @@
+"""What the engine says of its streams: from the plan, with the column that each verdict is about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tocsin.batch import OUT, Batch
+from tocsin.engine.counters import Counters
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.wire import Counted, Noticed, Rejected, Stream, decode_counted, encode_counted, streams_of
+from tocsin.pipeline.model import Pipeline
+
+COLUMNS = {"machine": "text", "ts": "timestamp", "t_in": "float", "t_out": "float", "state": "category"}
+
+
+def streams(folder: Path, *names: str, **described: object) -> dict[str, Stream]:
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": folder, "source": {"files": {"path": "x.ndjson"}},
+            "decode": {"json": {"columns": COLUMNS}}, "key": "machine", "time": {"column": "ts"}, "streams": described,
+        }
+    )  # fmt: skip
+    return {stream.name: stream for stream in streams_of(pipeline.plan(), names)}
+
+
+def test_a_verdict_is_about_what_the_detector_was_told_to_judge(tmp_path: Path) -> None:
+    told = streams(
+        tmp_path,
+        judged={"steps": [{"ewma": {"of": "t_out"}}]},
+        kept={"from": "judged", "steps": [{"keep": "score > 75"}, {"derive": {"columns": {"twice": "2 * t_in"}}}]},
+        alarms={"from": "kept", "steps": ["alarm"]},
+    )
+    assert (told["judged"].judged, told["judged"].values) == ("t_out", ("t_in", "t_out"))
+    assert (told["kept"].judged, told["kept"].band) == ("t_out", ("expected", "lower", "upper", "score"))
+    assert told["kept"].state == "state"
+    assert (told["source"].kind, told["source"].judged) == ("readings", "")
+    assert told["alarms"].kind == "alarms"
+
+
+def test_a_column_that_was_renamed_is_not_guessed_at(tmp_path: Path) -> None:
+    renamed = {"columns": [{"hot": "t_out"}, "t_in", "expected", "score"]}
+    told = streams(tmp_path, judged={"steps": [{"ewma": {"of": "t_out"}}, {"select": renamed}]})
+    assert (told["judged"].values, told["judged"].judged) == (("hot", "t_in"), "")
+
+
+@pytest.mark.parametrize("names", [(), ("b",)])
+def test_all_streams_or_those_that_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
+    given = {name: {"steps": [{"keep": "t_in > 1"}]} for name in ("a", "b")}
+    assert set(streams(tmp_path, *names, **given)) == (set(names) or {"source", "a", "b"})
+
+
+def test_what_the_engine_counts_is_what_the_page_is_told() -> None:
+    counters = Counters()
+    counters.rows_in["plant"] += 3
+    counters.rejected["plant", "json_syntax"] += 1
+    counters.trouble = "the disk is full"
+    snapshot = counters.snapshot({"readings": [("plant", OUT)]}, {"plant": 5}, Counter({("mqtt", "reconnects"): 2}), 9)
+    told = decode_counted(encode_counted(msgspec.convert(snapshot, Counted)))
+    assert told.rows_in == {"plant": 3}
+    assert told.rejected == (Rejected("plant", "json_syntax", 1),)
+    assert told.events == (Noticed("mqtt", "reconnects", 2),)
+    assert told.trouble == "the disk is full"
+    assert set(snapshot) <= set(Counted.__struct_fields__)
+
+
+def test_what_a_runner_tells_of_its_ends_is_what_the_page_is_told(tmp_path: Path) -> None:
+    settings = {"machines": {"pump": "pump"}, "start": datetime(2026, 1, 1, tzinfo=UTC), "duration": "2s"}
+    told: list[Counted] = []
+
+    class Onlooker:
+        def offer(self, stream: str, batch: Batch) -> None: ...
+
+        def counters(self, snapshot: Mapping[str, object]) -> None:
+            told.append(msgspec.convert(snapshot, Counted))
+
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": tmp_path, "source": {"simulate": settings},
+            "streams": {"readings": {"sinks": [{"delta": "readings"}]}},
+        }
+    )  # fmt: skip
+    EmbeddedRunner(pipeline.plan(), feed=Onlooker()).run()
+    assert set(told[-1].sources) == {"source"}
+    assert "readings.0.delta" in told[-1].sinks

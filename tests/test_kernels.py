@@ -1,0 +1,71 @@
+"""Machine code is kept on disk, but never for longer than what it was made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tocsin
+
+CALLER = """
+from tocsin.kernels import kernel
+from tocsin.twice_helper import OFFSET, twice
+
+@kernel
+def twice_and_offset(number):
+    return twice(number) + OFFSET
+"""
+HELPER = """
+from tocsin.kernels import inner
+from tocsin.twice_settings import OFFSET
+
+@inner
+def twice(number):
+    return 2 * number
+"""
+RUN = (
+    "from tocsin.twice_caller import twice_and_offset as f; f(21);"
+    "print(f(21), sum(f.stats.cache_hits.values()), f.stats.cache_path)"
+)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package with a kernel that calls one in another file, and takes a constant from a third."""
+    copy = tmp_path / "installed" / "tocsin"
+    shutil.copytree(Path(tocsin.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "twice_settings.py").write_text("OFFSET = 0")
+    (copy / "twice_helper.py").write_text(HELPER)
+    (copy / "twice_caller.py").write_text(CALLER)
+    return copy
+
+
+def call(package: Path) -> tuple[int, int, Path]:
+    """Result in a new process, how often the cache had the code, and where it lies."""
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(package.parent.parent)}
+    run = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=True)
+    result, hits, path = run.stdout.split()
+    return int(result), int(hits), Path(path)
+
+
+def test_a_change_in_a_helper_or_a_constant_reaches_the_caller(package: Path) -> None:
+    assert call(package)[:2] == (42, 0)
+    assert call(package)[:2] == (42, 1)
+    (package / "twice_helper.py").write_text(HELPER.replace("2 *", "3 *"))
+    assert call(package)[:2] == (63, 0)
+    (package / "twice_settings.py").write_text("OFFSET = 1")
+    assert call(package)[:2] == (64, 0)
+    assert call(package)[:2] == (64, 1)
+
+
+def test_a_package_that_cannot_be_written_is_cached_for_the_user(package: Path) -> None:
+    (package / "__pycache__").write_text("no folder can be made here")
+    assert call(package)[:2] == (42, 0)
+    result, hits, path = call(package)
+    assert (result, hits) == (42, 1)
+    assert package not in path.parents
