@@ -33,7 +33,7 @@ def operators() -> dict[str, Operator]:
     """The parts of detect/, as they ship, or with the columns of `readings`."""
     given = {
         "multivariate": {"of": ["value", "second", "third"]},
-        "downtime": {"state": "state", "states": {"run": "running", "idle": "idle"}},
+        "downtime": {"state": "mode", "states": {"run": "running", "idle": "idle"}},
     }
     found = {}
     for name, module in names("operator").items():
@@ -67,7 +67,7 @@ def readings(keys: int, rows: int, begin: int, seed: int) -> list[Batch]:
             "value": pa.array(base),
             "second": pa.array(2 * base + rng.normal(size=len(index))),
             "third": pa.array(rng.normal(size=len(index))),
-            "state": pa.DictionaryArray.from_arrays(pa.array(states.astype(np.int32)), pa.array(STATES)),
+            "mode": pa.DictionaryArray.from_arrays(pa.array(states.astype(np.int32)), pa.array(STATES)),
         }
         schema = pa.schema([KEY, TIME, *(pa.field(name, array.type) for name, array in columns.items())])
         rows_ = pa.RecordBatch.from_arrays([key, as_times(times), *columns.values()], schema=schema)

@@ -1,4 +1,4 @@
-"""What most operators start from: `Stateless`, `Keyed`, `Detector`, `Forecaster`."""
+"""What most operators start from: `Stateless`, `Keyed`, `Detector`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def require(schema: pa.Schema, column: str, part: str, *, number: bool = False) 
     """The field of a column, or a `SchemaError` that says what was wanted and what was there."""
     if column not in schema.names:
         raise SchemaError(f"{part} needs column '{column}'; what reaches it is [{', '.join(schema.names)}]")
-    found = schema.field(column)
-    if number and not (pt.is_integer(found.type) or pt.is_floating(found.type) or pt.is_boolean(found.type)):
-        raise SchemaError(f"{part} needs a number in column '{column}', which is {found.type}; cast it first")
-    return found
+    field = schema.field(column)
+    if number and not (pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_boolean(field.type)):
+        raise SchemaError(f"{part} needs a number in column '{column}', which is {field.type}; cast it first")
+    return field
 
 
 def added(schema: pa.Schema, fields: Sequence[pa.Field], part: str) -> pa.Schema:
@@ -101,6 +101,8 @@ VERDICT = (
 All four are null where it cannot tell (yet): no number, still learning, or not in the operating state it watches."""
 
 
+Judgement = tuple[Floats, Floats, Floats, Floats, *tuple[pa.Array, ...]]
+"""Expected, lower, upper and score, then the columns of `Detector.EXTRA`; each shape (rows,)."""
 _JUDGES = b"judges"
 
 
@@ -138,37 +140,56 @@ class Detector(Keyed):
     KEEPS_STATE: ClassVar[Collection[str]] = ("direction", "deviation_min", "deviation_min_percent")
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
+    LASTING: ClassVar[bool] = False
+    """Whether it claims to hold a level against what was normal: then what lasts stays told."""
+    LIMITS_ITSELF: ClassVar[bool] = False
+    """Whether `judge` has called `limited` already: by the level that it judges, not by the single reading."""
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "spike"
     """The kind of fault it is for: the conformance kit plants one and expects it to be found."""
 
     @abstractmethod
-    def judge(
-        self, state: Columns, slots: Codes, times: Ints, values: Floats
-    ) -> tuple[Floats, Floats, Floats, Floats, *tuple[pa.Array, ...]]:
-        """Expected, lower, upper and score (each shape (rows,), NaN where it cannot tell), then the `EXTRA` columns.
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
+        """Returns expected, lower, upper and score (NaN where it cannot tell), then the columns of `EXTRA`.
 
         ``values`` holds NaN for readings that must be neither judged nor learned.
         """
 
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The columns that are judged."""
+        return (self.of,)
+
     def output_schema(self, input: pa.Schema) -> pa.Schema:
-        require(input, self.of, self.name(), number=True)
+        for column in self.signals:
+            require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        return added(input, (*judging(VERDICT, self.of), *self.EXTRA), self.name())
+        verdict = judging(VERDICT, self.of) if len(self.signals) == 1 else VERDICT
+        return added(input, (*verdict, *self.EXTRA), self.name())
 
-    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
-        values = floats(rows.column(self.of))
+    def readings(self, rows: pa.RecordBatch) -> Floats:
+        """Returns what `judge` is given; NaN for readings that must be neither judged nor learned."""
+        return self.usable(rows, self.of)
+
+    def usable(self, rows: pa.RecordBatch, column: str) -> Floats:
+        """Returns a column's numbers, shape (rows,); NaN where there is none, or the machine is in another state."""
+        values = floats(rows.column(column))
         if not np.isfinite(values).all():
             values = np.where(np.isfinite(values), values, np.nan)
         if self.when is not None:
             values = np.where(rows.column(self.when).fill_null(False).to_numpy(zero_copy_only=False), values, np.nan)
+        return values
+
+    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
+        values = self.readings(rows)
         expected, lower, upper, score, *extra = self.judge(state, slots, times_us(rows), values)
-        score = self._limited(values, expected, score)
+        if not self.LIMITS_ITSELF:
+            score = self.limited(values, expected, score)
         verdict = map(as_numbers, (expected, lower, upper, score))
         return pa.RecordBatch.from_arrays([*rows.columns, *verdict, *extra], schema=promised(self, rows.schema))
 
-    def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
-        """The score, 0 where the deviation is too small or on the side that does not matter."""
+    def limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
+        """Returns the score, 0 where the deviation is too small or on the side that does not matter."""
         if self.direction == "both" and not self.deviation_min and not self.deviation_min_percent:
             return score
         off = values - expected
@@ -177,15 +198,11 @@ class Detector(Keyed):
         return np.where((small | wrong) & ~np.isnan(score), 0.0, score)
 
 
-class Forecaster(Keyed):
-    """Adds ``forecast``, ``lower`` and ``upper`` for a named horizon to each row."""
-
-
 __all__ = [
     "OUT",
     "VERDICT",
     "Detector",
-    "Forecaster",
+    "Judgement",
     "Keyed",
     "Stateless",
     "added",

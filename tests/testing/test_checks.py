@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -264,6 +264,17 @@ class ConstantIsOdd(Deviation):
             out[3] = 100.0
 
 
+class LearnsTheFault(Deviation):
+    """Claims to hold a level, and forgets it within some ten readings."""
+
+    LASTING: ClassVar[bool] = True
+
+    def learn(self, state: Columns, s: int, x: float) -> None:
+        super().learn(state, s, x)
+        state["n"][s] = min(state["n"][s], 20)
+        state["m2"][s] = min(state["m2"][s], 20 * (x - state["mean"][s]) ** 2 + 20)
+
+
 MUTANTS: Mapping[Any, str] = {
     PromisesMore: "schema_promised_is_delivered",
     FindsOutLate: "missing_column_is_refused_by_name",
@@ -287,6 +298,7 @@ MUTANTS: Mapping[Any, str] = {
     LearnsFirst: "judges_before_it_learns",
     GapsAreZero: "missing_readings_change_nothing",
     ConstantIsOdd: "a_constant_series_is_usual",
+    LearnsTheFault: "what_lasts_stays_told",
 }
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import kernel, score_of
 from tocsin.state import Columns, Field
 
 LEVELS = 8
@@ -55,6 +55,7 @@ class Changepoint(Detector):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    LIMITS_ITSELF: ClassVar[bool] = True
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
     EXTRA: ClassVar[Sequence[pa.Field]] = (
         pa.field("changed", pa.bool_()),
@@ -75,22 +76,19 @@ class Changepoint(Detector):
             "ring": Field(width=RING), "ring_us": Field(np.int64, width=RING),
         }  # fmt: skip
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out, since = np.empty((5, len(values))), np.empty(len(values), np.int64)
         _judge(
             slots, times, values, state["singles"], state["marks"].reshape(-1, LEVELS, 2, MARK), state["ring"],
             state["ring_us"], self.limit, self.learn, out, since,
         )  # fmt: skip
         expected, lower, upper, score, level = out
-        score = super()._limited(level, expected, score)
+        score = self.limited(level, expected, score)
         changed = score >= 75
         return (
             expected, lower, upper, score, pa.array(changed, mask=np.isnan(score)),
             pa.array(since, pa.int64(), mask=~changed).view(TIME_TYPE), pa.array(level, mask=~changed),
         )  # fmt: skip
-
-    def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
-        return score  # by the new level in `judge`, not by the single reading
 
 
 @kernel
@@ -131,20 +129,20 @@ def _judge(
         k[RAW] += x
         if not judged:
             continue
-        best, found = 0.0, -1
+        best, likeliest = 0.0, -1
         for level in range(LEVELS):
             if n % (1 << level) == 0:  # the further back, the less often
                 k[EVIDENCE + level] = _evidence(k, _place(marks[s], level, n), learn)
             if k[EVIDENCE + level] > best:
-                best, found = k[EVIDENCE + level], level
+                best, likeliest = k[EVIDENCE + level], level
         share = best / limit
-        out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+        out[3, i] = score_of(share)
         out[4, i] = out[0, i]
-        if found >= 0:
-            mark = _place(marks[s], found, n)
+        if likeliest >= 0:
+            mark = _place(marks[s], likeliest, n)
             out[4, i] = k[ORIGIN] + (k[RAW] - mark[3]) / (n - mark[0])
             since[i] = np.int64(mark[4])
-            if found == 0 and share >= 1:
+            if likeliest == 0 and share >= 1:
                 first, raw = _split(ring[s], n)
                 out[4, i], since[i] = k[ORIGIN] + raw, ring_us[s, first % RING]
         if share >= 1:

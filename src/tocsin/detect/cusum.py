@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
 
 
@@ -36,6 +36,7 @@ class Cusum(Detector):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    LIMITS_ITSELF: ClassVar[bool] = True
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"learn": 10, "limit": 6, "direction": "above"})
     KEEPS_STATE: ClassVar[Collection[str]] = ("limit",)
@@ -51,7 +52,7 @@ class Cusum(Detector):
         names = ("count", "mean", "squares", "above", "below", "above_for", "below_for", "over")
         return {name: Field() for name in names}
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((5, len(values)))
         _judge(
             slots, values, state["count"], state["mean"], state["squares"], state["above"], state["below"],
@@ -59,10 +60,7 @@ class Cusum(Detector):
             self.direction != "below", self.direction != "above", out,
         )  # fmt: skip
         expected, lower, upper, score, shift = out
-        return expected, lower, upper, super()._limited(expected + shift, expected, score)
-
-    def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
-        return score  # by the shift in `judge`, not by the single reading
+        return expected, lower, upper, self.limited(expected + shift, expected, score)
 
 
 @kernel
@@ -78,7 +76,7 @@ def _judge(
             continue
         if count[s] >= learn:
             m = mean[s]
-            deviation = max(np.sqrt(squares[s] / count[s]), 1e-9 * np.abs(m), 1e-300)
+            deviation = at_least(np.sqrt(squares[s] / count[s]), m)
             out[0, i] = m
             out[1, i] = m - deviation * max(limit + slack - below[s], 0.0)
             out[2, i] = m + deviation * max(limit + slack - above[s], 0.0)
@@ -93,7 +91,7 @@ def _judge(
             else:
                 out[4, i] = -deviation * (slack + below[s] / below_for[s])
             share = max(above[s], below[s]) / limit
-            out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+            out[3, i] = score_of(share)
             over[s] = over[s] + 1 if share >= 1 else 0.0
             if over[s] >= learn:
                 count[s] = mean[s] = squares[s] = above[s] = below[s] = over[s] = 0.0

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
 
 SINGLES = (
@@ -63,6 +63,7 @@ class Drift(Detector):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    LIMITS_ITSELF: ClassVar[bool] = True
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "drift"
     EXTRA: ClassVar[Sequence[pa.Field]] = (
         pa.field("drifted", pa.bool_()),
@@ -85,22 +86,19 @@ class Drift(Detector):
     def fields(self) -> Mapping[str, Field]:
         return {"singles": Field(width=len(SINGLES))}
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out, since = np.empty((5, len(values))), np.empty(len(values), np.int64)
         _judge(
             slots, times, values, state["singles"], self.over, self.slack, self.limit, self.learn, self.hold,
             self.direction != "below", self.direction != "above", out, since,
         )  # fmt: skip
         expected, lower, upper, score, by = out
-        score = super()._limited(expected + by, expected, score)
+        score = self.limited(expected + by, expected, score)
         unknown, drifted = np.isnan(score), score >= 75
         return (
             expected, lower, upper, score, pa.array(drifted, mask=unknown),
             pa.array(since, pa.int64(), mask=~drifted).view(TIME_TYPE), pa.array(by, mask=unknown | (score == 0)),
         )  # fmt: skip
-
-    def _limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:
-        return score  # by the drift in `judge`, not by the single reading
 
 
 @kernel
@@ -117,7 +115,7 @@ def _judge(
         mean = k[MEAN]
         judged = k[COUNT] >= learn
         if judged:
-            deviation = max(np.sqrt(_variance(k)), 1e-9 * np.abs(mean), 1e-300)
+            deviation = at_least(np.sqrt(_variance(k)), mean)
             spare = slack + UNSURE / np.sqrt(k[COUNT])
             out[0, i] = mean
             out[1, i] = mean - deviation * max(limit + spare - k[BELOW], 0.0)
@@ -149,7 +147,7 @@ def _judge(
             if not judged or (k[ABOVE] == 0.0 and k[BELOW] == 0.0):
                 _settle(k)
         if judged:
-            out[3, i] = 75 * k[SHARE] if k[SHARE] < 1 else 100 - 25 / k[SHARE]
+            out[3, i] = score_of(k[SHARE])
             out[4, i] = k[RECENT] - mean
             since[i] = np.int64(k[ABOVE_SINCE] if k[ABOVE] >= k[BELOW] else k[BELOW_SINCE])
             if k[OVER] >= hold:

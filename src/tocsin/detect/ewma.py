@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
 
 
@@ -47,7 +47,7 @@ class Ewma(Detector):
     def fields(self) -> Mapping[str, Field]:
         return {"count": Field(), "mean": Field(), "variance": Field()}
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((4, len(values)))
         gain = 2 / (self.span + 1)
         _judge(slots, values, state["count"], state["mean"], state["variance"], gain, self.learn, self.width, out)
@@ -66,10 +66,10 @@ def _judge(
             continue
         m = mean[s]
         if count[s] >= learn:
-            reach = width * max(np.sqrt(variance[s]), 1e-9 * np.abs(m), 1e-300)
+            reach = width * at_least(np.sqrt(variance[s]), m)
             share = np.abs(x - m) / reach
             out[0, i], out[1, i], out[2, i] = m, m - reach, m + reach
-            out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+            out[3, i] = score_of(share)
             x = min(max(x, m - reach), m + reach)
             # From nothing, nothing grows: a series that was constant must be able to widen its band.
             if variance[s] == 0.0:

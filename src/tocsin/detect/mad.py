@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
 
 
@@ -46,7 +46,7 @@ class Mad(Detector):
     def fields(self) -> Mapping[str, Field]:
         return {"count": Field(), "median": Field(), "mad": Field()}
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((4, len(values)))
         gain, width = 2 / (self.span + 1), self.width * DEVIATION
         _judge(slots, values, state["count"], state["median"], state["mad"], gain, self.learn, width, out)
@@ -73,10 +73,10 @@ def _judge(
             continue
         m, d = median[s], mad[s]
         if count[s] >= learn:
-            reach = max(width * d, 1e-9 * np.abs(m), 1e-300)
+            reach = at_least(width * d, m)
             share = np.abs(x - m) / reach
             out[0, i], out[1, i], out[2, i] = m, m - reach, m + reach
-            out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+            out[3, i] = score_of(share)
         count[s] += 1
         g = max(gain, 1 / count[s])  # longer steps at first
         if count[s] == 1:

@@ -1,4 +1,4 @@
-"""Are these signals, together, as they use to be?"""
+"""Multivariate: signals of one machine that no longer vary together (T2 and SPE)."""
 
 from __future__ import annotations
 

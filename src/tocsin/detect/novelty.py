@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import kernel
 from tocsin.state import Columns, Field
@@ -31,22 +30,9 @@ CHANNELS = 10  # value, residual; averages over 3, 10, 40 of both; logarithm; di
 WEIGHTS = (1.0, 0.5, 0.5, 0.5, 0.25, 0.25)  # of value or residual, the three averages, logarithm, difference
 
 # Columns of the arrays below.
-N, ORIGIN, LAST, MEAN_X, VAR_X, MEAN_R, VAR_R, LOW, SCALE, RINGS, EXCESS, AVERAGES = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-)
+N, ORIGIN, LAST, MEAN_X, VAR_X, MEAN_R, VAR_R, LOW, SCALE, RINGS, EXCESS, AVERAGES = range(12)
 SINGLES = AVERAGES + 6
-C_MEAN, C_VAR, C_QUANTILE, C_TAIL, C_SUM, C_SQUARES, C_COUNT, C_RADIUS = 0, 1, 2, 3, 4, 5, 6, 7
+C_MEAN, C_VAR, C_QUANTILE, C_TAIL, C_SUM, C_SQUARES, C_COUNT, C_RADIUS = range(8)
 PER_CHANNEL = 8
 
 Singles = npt.NDArray[np.float32]
@@ -283,9 +269,7 @@ class Novelty(Detector):
             "recent": Field(np.float32, width=RECENT),
         }
 
-    def judge(
-        self, state: Columns, slots: Codes, times: Ints, values: Floats
-    ) -> tuple[Floats, Floats, Floats, Floats, *tuple[pa.Array, ...]]:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((4, len(slots)))
         judge(
             slots, times, values, state["keys"],

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import kernel, score_of
 from tocsin.state import Columns, Field
 
 MARKERS = 9
@@ -59,7 +59,7 @@ class Quantile(Detector):
     def fields(self) -> Mapping[str, Field]:
         return {"count": Field(), "heights": Field(width=MARKERS), "ranks": Field(width=MARKERS)}
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((4, len(values)))
         low, high = self.low, self.high
         shares = np.array([0, low / 2, low, (low + 0.5) / 2, 0.5, (0.5 + high) / 2, high, (high + 1) / 2, 1.0])
@@ -85,7 +85,7 @@ def _judge(
             out[1, i] = min(h[2] - factor * (h[6] - h[2]), m - least)
             out[2, i] = max(h[6] + factor * (h[6] - h[2]), m + least)
             share = (x - m) / (out[2, i] - m) if x >= m else (m - x) / (m - out[1, i])
-            out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+            out[3, i] = score_of(share)
         count[s] += 1
         _learn(x, h, n, shares, count[s])
 

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from tocsin.bases import Detector
+from tocsin.bases import Detector, Judgement
 from tocsin.batch import Codes, Floats, Ints
-from tocsin.kernels import kernel
+from tocsin.kernels import kernel, score_of
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
@@ -57,7 +57,7 @@ class Stuck(Detector):
             "value": Field(initial=np.nan), "since_us": Field(np.int64), "usual_us": Field(), "changes": Field(np.int64)
         }  # fmt: skip
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((4, len(values)))
         _judge(
             slots, times, values, state["value"], state["since_us"], state["usual_us"], state["changes"],
@@ -85,7 +85,7 @@ def _judge(
             still = max(float(times[i] - since[s]), 0.0)
             if limit < np.inf and limit > 0:
                 share = still / limit
-                out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+                out[3, i] = score_of(share)
             continue
         if known:
             lasted = max(float(times[i] - since[s]), 0.0)

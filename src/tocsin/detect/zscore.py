@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.types as pt
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector, added, require
+from tocsin.bases import Detector, Judgement, added, require
 from tocsin.batch import Codes, Floats, Ints, floats
-from tocsin.kernels import kernel
+from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
 
 Z = pa.field("z", pa.float64())
@@ -64,7 +64,7 @@ class Zscore(Detector):
             return super().update(state, rows, slots)
         return rows.append_column(Z_LIST, _within(lists))
 
-    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Any:
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
         out = np.empty((5, len(values)))
         _judge(slots, values, state["count"], state["mean"], state["squares"], self.learn, self.width, out)
         return out[0], out[1], out[2], out[3], pa.array(out[4], mask=np.isnan(out[4]))
@@ -112,13 +112,13 @@ def _judge(
         if np.isnan(x):
             continue
         if count[s] >= learn:
-            deviation = max(np.sqrt(squares[s] / count[s]), 1e-9 * np.abs(mean[s]), 1e-300)
+            deviation = at_least(np.sqrt(squares[s] / count[s]), mean[s])
             z = (x - mean[s]) / deviation
             out[0, i] = mean[s]
             out[1, i] = mean[s] - width * deviation
             out[2, i] = mean[s] + width * deviation
             share = np.abs(z) / width
-            out[3, i] = 75 * share if share < 1 else 100 - 25 / share
+            out[3, i] = score_of(share)
             out[4, i] = z
         count[s] += 1
         delta = x - mean[s]

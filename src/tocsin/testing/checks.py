@@ -295,7 +295,8 @@ def _noise(count: int = 1200) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _judged(operator: Detector, values: Any, key: str = "machine") -> dict[str, list[Any]]:
-    columns = {operator.of: pa.array(values, pa.float64(), from_pandas=True), "key": [key] * len(values)}
+    columns: dict[str, Any] = dict.fromkeys(operator.signals, pa.array(values, pa.float64(), from_pandas=True))
+    columns["key"] = [key] * len(values)
     if operator.when is not None:
         columns[operator.when] = pa.array([True] * len(values))
     left: dict[str, list[Any]] = feed(operator, type(operator).sample(rows(columns)), chop=100).to_pydict()
@@ -355,8 +356,8 @@ def missing_readings_change_nothing(operator: Detector, sample: pa.RecordBatch) 
     time = np.empty(len(gaps))
     time[present] = np.arange(len(values))
     time[~present] = [499.2, 499.5, 699.5]
-    base = {operator.of: values, "time": np.arange(len(values), dtype=float)}
-    more = {operator.of: pa.array(gaps, from_pandas=True), "time": time}
+    base: dict[str, Any] = {**dict.fromkeys(operator.signals, values), "time": np.arange(len(values), dtype=float)}
+    more: dict[str, Any] = {**dict.fromkeys(operator.signals, pa.array(gaps, from_pandas=True)), "time": time}
     if operator.when is not None:
         base[operator.when], more[operator.when] = np.ones(len(values), bool), np.ones(len(gaps), bool)
     cls = type(operator)
@@ -375,6 +376,22 @@ def a_constant_series_is_usual(operator: Detector, sample: pa.RecordBatch) -> No
         return
     score = max((s or 0.0 for s in _judged(operator, np.full(900, 42.0))["score"]), default=0.0)
     assert score < 50, f"a constant series scores {score}"
+
+
+def what_lasts_stays_told(operator: Detector, sample: pa.RecordBatch) -> None:
+    """Of a detector that holds a level against what was normal: a new level is told for as long as it lasts."""
+    if not operator.LASTING:
+        return
+    values, at, over = _noise(4000), 1000, 3500
+    values[at:over] += -12 if operator.direction == "below" else 12
+    # Microseconds apart: no time after which a level may be accepted has passed.
+    columns: dict[str, Any] = dict.fromkeys(operator.signals, values)
+    if operator.when is not None:
+        columns[operator.when] = np.ones(len(values), bool)
+    left = feed(operator, type(operator).sample(rows(columns, every_s=1e-4)), chop=500)
+    told = left["score"].fill_null(0).to_numpy() >= 75
+    assert told[at + 100 : over].all(), f"a lasting fault is told for {told[at:over].mean():.0%} of its time"
+    assert not told[-100:].any(), "what is back where it was is still told"
 
 
 CHECKS: Sequence[Check] = (
@@ -398,6 +415,7 @@ DETECTOR_CHECKS: Sequence[Callable[[Detector, pa.RecordBatch], None]] = (
     judges_before_it_learns,
     missing_readings_change_nothing,
     a_constant_series_is_usual,
+    what_lasts_stays_told,
 )
 
 

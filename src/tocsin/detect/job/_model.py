@@ -34,6 +34,9 @@ TREND = OFFSET + 4  # of each predictor's offset, a bucket (4)
 ERROR = TREND + 4  # mean absolute error of each, and of the multi-bucket statistic (5)
 JUDGE = ERROR + 5  # the same, quickly forgotten: which predictor speaks (4)
 TAIL = JUDGE + 4  # of each of the 5: share above, excess above, share below, excess below (20)
+PER_TAILS, PER_SIDE, EXCESS = 4, 2, 1  # from one of the 5 to the next, from above to below, from share to excess
+TAIL_SHARE, TAIL_EXCESS = 0.025, 0.48
+"""What a tail is like if the errors are Gaussian."""
 HISTORY = TAIL + 20  # the last twelve errors
 SPREAD = HISTORY + RING  # by hour of day: error in units of the usual, and how often seen (48)
 DAY = SPREAD + 48  # value by hour of day, and how often seen
@@ -74,10 +77,16 @@ def learn_profile(row: Floats, start: int, slots: int, place: float, x: float, s
 
 
 @kernel
+def tail_of(which: int, side: int) -> int:
+    """Returns where the tail of a predictor stands in a row; side 0 is above, 1 below."""
+    return TAIL + PER_TAILS * which + PER_SIDE * side
+
+
+@kernel
 def log_tail(row: Floats, which: int, z: float, above: bool) -> float:
     """Natural log of the probability that an error lies at least as far out on its side."""
-    at = TAIL + 4 * which + (0 if above else 2)
-    share, excess = row[at], row[at + 1]
+    at = tail_of(which, 0 if above else 1)
+    share, excess = row[at], row[at + EXCESS]
     if z >= USUAL:
         return float(np.log(share) - (z - USUAL) / excess)
     return float(np.log(0.5) + (np.log(share) - np.log(0.5)) * (max(z, 0.0) / USUAL) ** 1.5)
@@ -97,14 +106,14 @@ def learn_tail(row: Floats, which: int, z: float, weight: float) -> None:
     n = row[N]
     gain = weight / (PRIOR + min(n, 4000.0))
     for side in range(2):
-        at = TAIL + 4 * which + 2 * side
+        at = tail_of(which, side)
         out = z if side == 0 else -z
         beyond = 1.0 if out > USUAL else 0.0
         row[at] = min(max(row[at] + gain * (beyond - row[at]), 0.002), 0.3)
         if beyond > 0:
-            excess = min(out - USUAL, 6.0 * row[at + 1])
+            excess = min(out - USUAL, 6.0 * row[at + EXCESS])
             tail_gain = weight / (15.0 + min(0.05 * n, 200.0))
-            row[at + 1] = min(max(row[at + 1] + tail_gain * (excess - row[at + 1]), 0.25), 20.0)
+            row[at + EXCESS] = min(max(row[at + EXCESS] + tail_gain * (excess - row[at + EXCESS]), 0.25), 20.0)
 
 
 @kernel
@@ -113,8 +122,8 @@ def start(row: Floats) -> None:
     row[:] = 0.0
     for which in range(5):
         for side in range(2):
-            row[TAIL + 4 * which + 2 * side] = 0.025
-            row[TAIL + 4 * which + 2 * side + 1] = 0.48
+            row[tail_of(which, side)] = TAIL_SHARE
+            row[tail_of(which, side) + EXCESS] = TAIL_EXCESS
     row[BEST] = SLOW
     row[SPREAD : SPREAD + 24] = 1.0
 
@@ -142,10 +151,10 @@ def judge(
         best = int(row[BEST])
         usual = scale(row, best, hour, floor)
         z = (x - guess[best]) / usual
-        tail_up, tail_down = TAIL + 4 * best, TAIL + 4 * best + 2
         out[i, TYPICAL] = max(guess[best], least)
-        out[i, LOWER] = max(guess[best] - USUAL * usual * (1.0 + 0.5 * (row[tail_down + 1] / 0.48 - 1.0)), least)
-        out[i, UPPER] = guess[best] + USUAL * usual * (1.0 + 0.5 * (row[tail_up + 1] / 0.48 - 1.0))
+        excess_up, excess_down = row[tail_of(best, 0) + EXCESS], row[tail_of(best, 1) + EXCESS]
+        out[i, LOWER] = max(guess[best] - USUAL * usual * (1.0 + 0.5 * (excess_down / TAIL_EXCESS - 1.0)), least)
+        out[i, UPPER] = guess[best] + USUAL * usual * (1.0 + 0.5 * (excess_up / TAIL_EXCESS - 1.0))
         single = log_p(row, best, z, side)
         week_slot = int(hour) % 168
         if row[WEEK + 168 + week_slot] < 1.0 and best != FAST:  # an hour of the week never seen before
@@ -193,6 +202,7 @@ def scale(row: Floats, which: int, hour: float, floor: float) -> float:
 def absorb(
     row: Floats, x: float, guess: Floats, hour: float, slow: float, floor: float, weight: float, span: float
 ) -> None:
+    """Learn one value, after it was judged by ``guess``."""
     n = row[N]
     if n == 0:
         row[OFFSET + FAST] = row[OFFSET + SLOW] = x
@@ -204,18 +214,48 @@ def absorb(
     best = int(row[BEST])
     usual = scale(row, best, hour, floor)
     off = x - guess[best]
-    far = abs(off) > 4.0 * usual
     if weight >= 1.0:
-        if not far:
-            row[RUN] = 0.0
-        elif off > 0:
-            row[RUN] = max(row[RUN], 0.0) + 1.0
-        else:
-            row[RUN] = min(row[RUN], 0.0) - 1.0
+        count_run(row, off, abs(off) > 4.0 * usual)
     accepted = abs(row[RUN]) >= ACCEPT
     row[SIZE] += 0.02 * weight * (min(abs(x), 4.0 * row[SIZE] + 1e-9) - row[SIZE])
-    early = min(1.0, weight / (n + 1.0))
     seen = row[WEEK + 168 + int(hour) % 168] >= 1.0
+    learn_predictors(row, x, guess, hour, slow, floor, weight, accepted, seen)
+    if accepted:
+        row[RUN] = 0.0
+    limit = 4.0 * usual
+    kept = x if n < 12 else guess[best] + min(max(off, -limit), limit)
+    learn_profile(row, DAY, 24, hour % 24.0, kept - row[OFFSET + DAILY], 0.1 * min(1.0, span / 3600.0), weight)
+    learn_profile(row, WEEK, 168, hour, kept - row[OFFSET + WEEKLY], 0.2 * min(1.0, span / 3600.0), weight)
+    learn_spread(row, abs(off), best, hour, floor, weight)
+    if weight >= 1.0:
+        learn_history(row, off / usual, seen)
+    row[N] = n + weight
+    chosen = SLOW
+    for which in (DAILY, WEEKLY):
+        if row[JUDGE + which] < 0.97 * row[JUDGE + chosen]:
+            chosen = which
+    row[BEST] = chosen
+
+
+@kernel
+def count_run(row: Floats, off: float, far: bool) -> None:
+    """How many values in succession lay far off on one side."""
+    if not far:
+        row[RUN] = 0.0
+    elif off > 0:
+        row[RUN] = max(row[RUN], 0.0) + 1.0
+    else:
+        row[RUN] = min(row[RUN], 0.0) - 1.0
+
+
+@kernel
+def learn_predictors(
+    row: Floats, x: float, guess: Floats, hour: float, slow: float, floor: float, weight: float, accepted: bool,
+    seen: bool,
+) -> None:  # fmt: skip
+    """One value into the four predictors: their errors, tails, offsets and trends."""
+    n = row[N]
+    early = min(1.0, weight / (n + 1.0))
     for which in range(4):
         r = x - guess[which]
         limit = 4.0 * scale(row, which, hour, floor)
@@ -236,33 +276,30 @@ def absorb(
             row[OFFSET + which] += row[TREND + which] * weight + step * bounded
             if not accepted:  # critically damped: a steady trend leaves no error behind
                 row[TREND + which] += 0.25 * slow * slow * weight * bounded
-    if accepted:
-        row[RUN] = 0.0
-    limit = 4.0 * usual
-    kept = x if n < 12 else guess[best] + min(max(off, -limit), limit)
-    learn_profile(row, DAY, 24, hour % 24.0, kept - row[OFFSET + DAILY], 0.1 * min(1.0, span / 3600.0), weight)
-    learn_profile(row, WEEK, 168, hour, kept - row[OFFSET + WEEKLY], 0.2 * min(1.0, span / 3600.0), weight)
-    slot = int(hour) % 24
-    count = row[SPREAD + 24 + slot]
-    if n > 24:
-        ratio = min(abs(off) / max(row[ERROR + best], floor + 1e-12), 4.0)
+
+
+@kernel
+def learn_spread(row: Floats, error: float, best: int, hour: float, floor: float, weight: float) -> None:
+    """How large errors are at this hour of the day, in units of the usual one."""
+    if row[N] > 24:
+        slot = int(hour) % 24
+        count = row[SPREAD + 24 + slot]
+        ratio = min(error / max(row[ERROR + best], floor + 1e-12), 4.0)
         row[SPREAD + slot] += min(1.0, weight * max(1.0 / (count + 2.0), 0.02)) * (ratio - row[SPREAD + slot])
         row[SPREAD + 24 + slot] = min(count + weight, 1e6)
-    if weight >= 1.0:
-        z = min(max(off / usual, -4.0), 4.0)
-        for k in range(RING - 1, 0, -1):
-            row[HISTORY + k] = row[HISTORY + k - 1]
-        row[HISTORY] = z
-        mean = 0.0
-        for k in range(RING):
-            mean += row[HISTORY + k]
-        mean /= RING
-        row[ERROR + MULTI] += max(min(0.3, 1.0 / (n + 1.0)), 0.01) * (min(abs(mean), 1.5) - row[ERROR + MULTI])
-        if n >= 2 * RING and abs(row[RUN]) < 3 and seen:
-            learn_tail(row, MULTI, mean / max(row[ERROR + MULTI], 0.1), 0.3)
-    row[N] = n + weight
-    chosen = SLOW
-    for which in (DAILY, WEEKLY):
-        if row[JUDGE + which] < 0.97 * row[JUDGE + chosen]:
-            chosen = which
-    row[BEST] = chosen
+
+
+@kernel
+def learn_history(row: Floats, z: float, seen: bool) -> None:
+    """One error into the last twelve, and their mean into its own tail."""
+    for k in range(RING - 1, 0, -1):
+        row[HISTORY + k] = row[HISTORY + k - 1]
+    row[HISTORY] = min(max(z, -4.0), 4.0)
+    mean = 0.0
+    for k in range(RING):
+        mean += row[HISTORY + k]
+    mean /= RING
+    n = row[N]
+    row[ERROR + MULTI] += max(min(0.3, 1.0 / (n + 1.0)), 0.01) * (min(abs(mean), 1.5) - row[ERROR + MULTI])
+    if n >= 2 * RING and abs(row[RUN]) < 3 and seen:
+        learn_tail(row, MULTI, mean / max(row[ERROR + MULTI], 0.1), 0.3)

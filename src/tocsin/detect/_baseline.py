@@ -1,0 +1,250 @@
+"""The protected baseline of `health`: what one signal was like while it was well, and how far it is from that now.
+
+Each signal is seen three ways side by side: as it is, less its daily rhythm, and less its weekly one. Each view keeps
+a mean, and how much blocks of 1, 2, 4, 8 ... readings differ from the block before (Allan 1966). Their sum is the
+variance of a reading; the part of it from blocks as long as ``span`` on is the variance of the level. So a value that
+wanders by nature gets a wide band, and white noise a narrow one. Differences are clipped (Huber 1964), blocks longer
+than what has been seen are extrapolated, and nothing is learnt outside the band.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tocsin.batch import Floats
+from tocsin.kernels import at_least, inlined, kernel
+
+Singles = npt.NDArray[np.float32]
+
+HORIZON = 10_000.0
+"""Readings after which one learnt counts for a third: gains fall to one over it."""
+OCTAVES = 14
+"""Blocks of 1, 2, 4 ... 8,192 readings."""
+BEYOND = 6
+"""Octaves beyond what has been seen that the band allows for: a value that wanders may go on to wander."""
+PRIOR = 16.0
+"""How many differences the extrapolation from shorter blocks is worth."""
+STEEPEST = 4.0
+"""Most that the difference grows from one octave to the next: 4 is a trend, 2 a random walk, 0.5 white noise."""
+CLIP = 3.0
+"""A difference of blocks counts for no more than this many times the usual one."""
+CLIP_FROM = 4.0
+"""Differences of a block length before any is clipped."""
+NEWS = 2.0
+"""A reading, or a level, is new only this many times as far out as all before it."""
+RESCALE = 16
+"""Learnt readings between two times that the band is worked out."""
+SLACK = 0.5
+"""Of the sums that find the onset, in standard deviations (Page 1954)."""
+HOURS_A_DAY, HOURS_A_WEEK = 24, 168
+DAY_KNOWN, WEEK_KNOWN = 2 * 24, 2 * 168
+"""Hours learnt before a rhythm is taken off at all."""
+PROFILE_GAIN = 0.1
+"""Least that the newest hour counts in its mean."""
+NARROWER = 0.7
+"""How much narrower a view with a rhythm must be than the simpler one to be believed."""
+HOUR_US = 3_600_000_000
+MONDAY_US = 345_600_000_000
+"""1970-01-05: weeks begin on Mondays."""
+
+VIEWS = 3
+AS_IS, DAILY, WEEKLY = range(VIEWS)
+
+# Where things stand in the numbers of a signal: its own, then those of each view.
+SPEAKS, HOUR, HOUR_TOTAL, HOUR_COUNT, HOURS, PLATEAU, OWN = range(7)
+(
+    COUNT, MEAN, SCALE, LEVEL_SCALE, LEVEL, SHOWN, HIGHEST, LOWEST, LEVEL_HIGHEST, LEVEL_LOWEST, FARTHEST,
+    ABOVE, BELOW, ABOVE_SINCE, BELOW_SINCE, TABLE,
+) = range(16)  # fmt: skip
+LAST, BLOCKS, DIFFERENCE, PER_OCTAVE = range(4)
+PER_VIEW = TABLE + OCTAVES * PER_OCTAVE
+PER_SIGNAL = OWN + VIEWS * PER_VIEW
+PROFILE = 2 * (HOURS_A_DAY + HOURS_A_WEEK)
+"""The mean of each hour of the day, how often it was seen; the same by hour of the week."""
+WEEK_AT = 2 * HOURS_A_DAY
+
+
+@inlined
+def speaking(k: Floats, own: int) -> int:
+    """Returns where, in a machine's numbers, those of the view that speaks for a signal begin.
+
+    Numbers are found by where they begin: a slice would cost 10 ns each time.
+    """
+    return own + OWN + int(k[own + SPEAKS]) * PER_VIEW
+
+
+@inlined
+def rhythm(profile: Singles, start: int, view: int, time_us: int, hours: float) -> float:
+    """Returns what a view takes off at this time; NaN if it does not know it yet."""
+    if view == AS_IS:
+        return 0.0
+    if hours < (DAY_KNOWN if view == DAILY else WEEK_KNOWN):
+        return np.nan
+    at, slots = (start, HOURS_A_DAY) if view == DAILY else (start + WEEK_AT, HOURS_A_WEEK)
+    place = (time_us - MONDAY_US) % (slots * HOUR_US) / HOUR_US - 0.5
+    left = int(np.floor(place)) % slots
+    right = (left + 1) % slots
+    if profile[at + slots + left] < 1 or profile[at + slots + right] < 1:
+        return np.nan
+    share = place - np.floor(place)
+    return float(profile[at + left] + share * (profile[at + right] - profile[at + left]))
+
+
+@inlined
+def learn_rhythm(k: Floats, own: int, profile: Singles, start: int, x: float, time_us: int) -> None:
+    """One clean reading into the hour that it lies in; an hour that is over goes into the profiles."""
+    hour = float((time_us - MONDAY_US) // HOUR_US)
+    if hour != k[own + HOUR]:
+        if k[own + HOUR_COUNT] > 0:
+            mean = k[own + HOUR_TOTAL] / k[own + HOUR_COUNT]
+            of_day, of_week = int(k[own + HOUR]) % HOURS_A_DAY, int(k[own + HOUR]) % HOURS_A_WEEK
+            for at, slots, slot in ((start, HOURS_A_DAY, of_day), (start + WEEK_AT, HOURS_A_WEEK, of_week)):
+                seen = profile[at + slots + slot] + 1
+                profile[at + slots + slot] = seen
+                profile[at + slot] += (mean - profile[at + slot]) * max(1 / seen, PROFILE_GAIN)
+            k[own + HOURS] += 1
+        k[own + HOUR], k[own + HOUR_TOTAL], k[own + HOUR_COUNT] = hour, 0.0, 0.0
+    k[own + HOUR_TOTAL] += x
+    k[own + HOUR_COUNT] += 1
+
+
+@inlined
+def learn_blocks(k: Floats, table: int, r: float) -> None:
+    """One reading into the differences of blocks; about two octaves are touched for each reading."""
+    size = 1.0
+    for octave in range(OCTAVES):
+        o = table + octave * PER_OCTAVE
+        if k[o + BLOCKS] > 0:
+            squared = (r - k[o + LAST]) ** 2
+            if k[o + BLOCKS] > CLIP_FROM:
+                squared = min(squared, CLIP * CLIP * max(k[o + DIFFERENCE], 1e-18 * r * r))
+            k[o + DIFFERENCE] += (squared - k[o + DIFFERENCE]) * max(1 / k[o + BLOCKS], min(size / HORIZON, 0.125))
+        before, k[o + LAST] = k[o + LAST], r
+        k[o + BLOCKS] += 1
+        if int(k[o + BLOCKS]) & 1:
+            return
+        r = 0.5 * (before + r)
+        size *= 2
+
+
+@kernel
+def rescale(k: Floats, at: int, span: float) -> None:
+    """Work out the standard deviations of a reading and of the level from the differences of blocks."""
+    whole = level = 0.0
+    one, two, seen_for = 0.0, 0.0, 0
+    size = 1.0
+    for octave in range(OCTAVES + BEYOND):
+        difference, blocks = 0.0, 0.0
+        if octave < OCTAVES:
+            difference = k[at + TABLE + octave * PER_OCTAVE + DIFFERENCE]
+            blocks = max(k[at + TABLE + octave * PER_OCTAVE + BLOCKS] - 1, 0.0)
+        if blocks > 0:
+            seen_for = octave
+        elif octave > seen_for + BEYOND:
+            break
+        if octave >= 2:
+            # White noise halves from octave to octave; what grows is taken to go on growing.
+            steep = min(max(one / two, 0.5), STEEPEST) if two > 0 else 0.5
+            weight = blocks / (blocks + PRIOR)
+            difference = weight * difference + (1 - weight) * one * steep
+        whole += difference / 4
+        if 2 * size > span:
+            level += difference / 4
+        one, two = difference, one
+        size *= 2
+    k[at + SCALE] = at_least(np.sqrt(whole), k[at + MEAN])
+    k[at + LEVEL_SCALE] = at_least(np.sqrt(level), k[at + MEAN])
+
+
+@inlined
+def move_level(k: Floats, at: int, r: float, gain: float, width: float) -> None:
+    """Let the level follow a reading; no reading, and no level, counts for more than about twice the band."""
+    if k[at + COUNT] == 0:
+        k[at + LEVEL] = k[at + SHOWN] = k[at + MEAN] = r
+        return
+    k[at + SHOWN] += gain * (r - k[at + SHOWN])
+    up, down = reach(k, at, 1.0, width), reach(k, at, -1.0, width)
+    level_up, level_down = level_reach(k, at, 1.0, width), level_reach(k, at, -1.0, width)
+    if k[at + SCALE] > 0:
+        r = min(max(r, k[at + MEAN] - down), k[at + MEAN] + up)
+    k[at + LEVEL] += gain * (r - k[at + LEVEL])
+    if k[at + SCALE] > 0:
+        k[at + LEVEL] = min(max(k[at + LEVEL], k[at + MEAN] - 2 * level_down), k[at + MEAN] + 2 * level_up)
+
+
+@inlined
+def reach(k: Floats, at: int, side: float, width: float) -> float:
+    """Returns how far a reading may lie from the mean: standard deviations, or somewhat beyond all that was seen."""
+    return float(max(width * k[at + SCALE], NEWS * (k[at + HIGHEST] if side > 0 else k[at + LOWEST])))
+
+
+@inlined
+def level_reach(k: Floats, at: int, side: float, width: float) -> float:
+    """The same for the level."""
+    return float(max(width * k[at + LEVEL_SCALE], NEWS * (k[at + LEVEL_HIGHEST] if side > 0 else k[at + LEVEL_LOWEST])))
+
+
+@inlined
+def follow_onset(k: Floats, at: int, r: float, time_us: int) -> None:
+    """One-sided sums both ways: the last time that one was zero is when its side began (Hinkley 1971)."""
+    if k[at + SCALE] <= 0:
+        return
+    z = (r - k[at + MEAN]) / k[at + SCALE]
+    if k[at + ABOVE] == 0:
+        k[at + ABOVE_SINCE] = time_us
+    if k[at + BELOW] == 0:
+        k[at + BELOW_SINCE] = time_us
+    k[at + ABOVE] = min(max(k[at + ABOVE] + z - SLACK, 0.0), 1e6)
+    k[at + BELOW] = min(max(k[at + BELOW] - z - SLACK, 0.0), 1e6)
+
+
+@inlined
+def learn(k: Floats, at: int, r: float, span: float, learn_for: float, width: float) -> None:
+    """One clean reading into a view."""
+    off = r - k[at + MEAN]
+    if k[at + COUNT] >= learn_for:
+        up, down = reach(k, at, 1.0, width), reach(k, at, -1.0, width)
+        off = min(max(off, -down), up)
+    keep = 1 - 1 / HORIZON
+    k[at + HIGHEST], k[at + LOWEST] = max(k[at + HIGHEST] * keep, off), max(k[at + LOWEST] * keep, -off)
+    # How far the level went from the mean counts only once it has come back: a slow climb does not teach itself.
+    far = k[at + LEVEL] - k[at + MEAN]
+    if far * k[at + FARTHEST] < 0:
+        if k[at + FARTHEST] > 0:
+            k[at + LEVEL_HIGHEST] = max(k[at + LEVEL_HIGHEST] * keep, k[at + FARTHEST])
+        else:
+            k[at + LEVEL_LOWEST] = max(k[at + LEVEL_LOWEST] * keep, -k[at + FARTHEST])
+        k[at + FARTHEST] = far
+    elif np.abs(far) > np.abs(k[at + FARTHEST]):
+        k[at + FARTHEST] = far
+    learn_blocks(k, at + TABLE, k[at + MEAN] + off)
+    k[at + COUNT] += 1
+    k[at + MEAN] += off * max(1 / k[at + COUNT], 1 / HORIZON)
+    if int(k[at + COUNT]) % RESCALE == 0 or k[at + COUNT] == learn_for:
+        rescale(k, at, span)
+
+
+@kernel
+def choose(k: Floats, own: int, learn_for: float) -> None:
+    """The narrowest view that has learnt enough speaks; a rhythm must make the band clearly narrower."""
+    best, least = AS_IS, 0.0
+    for view in range(VIEWS):
+        at = own + OWN + view * PER_VIEW
+        if k[at + COUNT] >= learn_for and (view == AS_IS or k[at + SCALE] < NARROWER * least):
+            best, least = view, k[at + SCALE]
+    k[own + SPEAKS] = best
+
+
+@kernel
+def forget(k: Floats, own: int, profile: Singles, start: int) -> None:
+    """Begin anew at the level that the signal has now; its rhythm is kept, moved to that level."""
+    at = speaking(k, own)
+    moved = np.float32(k[at + SHOWN] - k[at + MEAN])
+    for first, slots in ((start, HOURS_A_DAY), (start + WEEK_AT, HOURS_A_WEEK)):
+        for slot in range(slots):
+            if profile[first + slots + slot] > 0:
+                profile[first + slot] += moved
+    hours = k[own + HOURS]
+    k[own : own + PER_SIGNAL] = 0.0
+    k[own + HOURS] = hours

@@ -1,0 +1,177 @@
+"""Health: a machine against what it was like while it was well; a fault that lasts stays told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field as Setting
+from pydantic import field_validator
+
+from tocsin.bases import Detector, Judgement
+from tocsin.batch import ACTIONS, TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers
+from tocsin.detect import _episode as episode
+from tocsin.detect._baseline import PER_SIGNAL, PROFILE
+from tocsin.domain.calendars import as_us
+from tocsin.settings.quantities import Duration
+from tocsin.state import Columns, Field
+
+STATES = pa.array(["warming", "normal", "abnormal"])
+
+
+class Health(Detector):
+    """Says whether a machine is as it was while it was well: ``state``, ``since`` when, how far, and ``why``.
+
+    The default for machines. It holds each reading against a baseline that what is abnormal does not teach: a jump is
+    told at once, wear that creeps is told when the level (the mean of about ``span`` readings) leaves its own band, and
+    both stay told, with a score of 75 or more, until the machine is back where it was. An `alarm` behind it rings at
+    the onset and clears then. The band is that of the past: a value that wanders by nature, or has a daily or weekly
+    rhythm (taken off once two days, or weeks, of it are known), gets its own.
+
+    ``of`` may name several columns of one machine: then the root mean square of their deviations is judged, over those
+    that vary, and ``signal`` names the one that stands out most. ``depth`` is how far its level lies from the expected,
+    in standard deviations; ``since`` is the estimated onset, often before the first score of 75.
+
+    A new level that has lasted for ``relearn`` without moving is accepted: one row with score 0 says so in ``why``, and
+    all is learnt anew (state ``warming``). People have the same by actions on ``health:KEY``: ``relearn`` (from the
+    action's time on; after a repair, say), and ``ignore`` (learn nothing until the action's ``until``).
+
+    Not for spikes in a value that wanders (`novelty`), nor for signals that are strange only together
+    (`multivariate`). Time stamps count, not rows: a reading after a gap moves the level more, a second one at the same
+    instant teaches nothing.
+
+    Clipped recursions after Huber 1964, the band after Allan 1966, onset after Page 1954 and Hinkley 1971.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.random.default_rng(1).normal(20, 1, 2000)
+    >>> values[1000:1800] += 8
+    >>> left = feed(Health(), rows({"value": values})).to_pylist()
+    >>> [row["state"] for row in left].count("abnormal") >= 800, left[900]["state"], left[1900]["state"]
+    (True, 'normal', 'normal')
+    >>> left[1500]["why"]
+    'value jumped above its usual 13.2 to 27.5 at 00:16:40 on 2026-01-01 (UTC)'
+    """
+
+    SHORTHAND: ClassVar[str | None] = "of"
+    ACCEPTS_ACTIONS: ClassVar[bool] = True
+    LASTING: ClassVar[bool] = True
+    LIMITS_ITSELF: ClassVar[bool] = True
+    FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
+    KEEPS_STATE: ClassVar[Collection[str]] = ("width", "relearn", "frozen")
+    EXTRA: ClassVar[Sequence[pa.Field]] = (
+        pa.field("state", pa.string()),
+        pa.field("since", TIME_TYPE),
+        pa.field("depth", pa.float64()),
+        pa.field("signal", pa.string()),
+        pa.field("why", pa.string()),
+    )
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {},
+        {"of": ["value", "other"], "learn": 20, "span": 5, "relearn": "10s"},
+        {"learn": 20, "direction": "above", "relearn": None},
+    )
+
+    # One column, as every detector has it, or several.
+    of: str | tuple[str, ...] = "value"  # type: ignore[assignment]
+    """The column with the reading, or several columns with signals of the machine."""
+    learn: int = Setting(500, ge=10)
+    """How many readings of a machine are learnt before one is judged."""
+    span: float = Setting(20.0, ge=1)
+    """Over about how many readings the level is averaged."""
+    width: float = Setting(5.0, gt=0)
+    """Half the width of the usual band, in standard deviations; at its edge the score is 75."""
+    frozen: bool = False
+    """Whether the baseline stays as the first ``learn`` readings made it: for machines that wear from the start."""
+    relearn: Duration | None = Setting(14 * 86_400_000_000, gt=0)
+    """After how long at a new level that level is accepted as normal; null: never."""
+
+    @field_validator("of")
+    @classmethod
+    def _named(cls, of: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not of:
+            raise ValueError("health needs at least one column to judge")
+        return of
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        return (self.of,) if isinstance(self.of, str) else self.of
+
+    def fields(self) -> Mapping[str, Field]:
+        signals = len(self.signals)
+        return {
+            "machine": Field(width=episode.PER_MACHINE),
+            "signals": Field(width=signals * PER_SIGNAL),
+            "profiles": Field(np.float32, width=signals * PROFILE),
+        }
+
+    def readings(self, rows: pa.RecordBatch) -> Floats:
+        return np.column_stack([self.usable(rows, column) for column in self.signals])
+
+    def step(self, state: Columns, batch: Batch) -> tuple[Columns, Sequence[Batch]]:
+        if batch.port != ACTIONS:
+            return super().step(state, batch)
+        for action in batch.rows.to_pylist():
+            self._act(state, action)
+        return state, ()
+
+    def _act(self, state: Columns, action: Mapping[str, Any]) -> None:
+        """Note what a person asked for one machine; of machines never seen nothing is known to act on."""
+        rule, _, key = str(action["alarm"]).partition(":")
+        slot = pc.index(state.keys.names(), key).as_py() if rule == self.name() else -1
+        if slot < 0:
+            return
+        machine, at = state["machine"][slot], as_us(action["time"])
+        if action["action"] == "relearn":
+            machine[episode.RELEARN_FROM] = at
+        elif action["action"] == "ignore" and action["until"] is not None:
+            machine[episode.MUTE_FROM], machine[episode.MUTE_UNTIL] = at, as_us(action["until"])
+
+    def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
+        out = np.empty((len(values), episode.OUTPUTS))
+        settings = np.array(
+            [
+                self.learn, self.span, self.width, self.relearn or 0, self.direction != "below",
+                self.direction != "above", self.deviation_min, self.deviation_min_percent, self.frozen,
+            ], np.float64,
+        )  # fmt: skip
+        episode.judge(
+            slots, times, values, state["machine"], state["signals"], state["profiles"], settings, out,
+        )  # fmt: skip
+        expected, lower, upper, score = np.ascontiguousarray(out[:, : episode.OUT_DEPTH].T)
+        return expected, lower, upper, score, *self._episodes(out.T)
+
+    def _episodes(self, out: Floats) -> tuple[pa.Array, ...]:
+        """The columns of `EXTRA`; sentences are made once for each episode, not for each row."""
+        known, said = out[episode.OUT_STATE] >= 0, out[episode.OUT_REASON] != episode.NOTHING
+        states = STATES.take(pa.array(out[episode.OUT_STATE].astype(np.int32), mask=~known))
+        if not said.any():
+            nothing = (pa.nulls(len(said), field.type) for field in self.EXTRA[1:])
+            return (states, *nothing)
+        since = pa.array(np.where(said, out[episode.OUT_SINCE], 0).astype(np.int64), mask=~said).view(TIME_TYPE)
+        names = np.where(said, out[episode.OUT_SIGNAL], 0).astype(np.int32)
+        signal = pa.array(self.signals).take(pa.array(names, mask=~said))
+        parts = np.stack([out[line][said] for line in episode.SENTENCE], axis=1)
+        episodes, codes = np.unique(parts, axis=0, return_inverse=True)
+        places = np.zeros(len(said), np.int32)
+        places[said] = codes.reshape(-1)
+        why = pa.array([self._why(*numbers) for numbers in episodes.tolist()], pa.string())
+        return states, since, as_numbers(out[episode.OUT_DEPTH]), signal, why.take(pa.array(places, mask=~said))
+
+    def _why(self, reason: float, signal: float, side: float, since: float, lower: float, upper: float) -> str:
+        name, where = self.signals[int(signal)], "above" if side > 0 else "below"
+        when = f"{datetime.fromtimestamp(since / 1e6, UTC):%H:%M:%S on %Y-%m-%d} (UTC)"
+        match int(reason):
+            case episode.JUMPED:
+                return f"{name} jumped {where} its usual {lower:.3g} to {upper:.3g} at {when}"
+            case episode.CLIMBED:
+                return f"{name} has crept {where} its usual mean of {lower:.3g} to {upper:.3g} since {when}"
+            case episode.SETTLED:
+                return f"{name} has stayed near {lower:.3g} since {when}: accepted as the new normal, learnt anew"
+            case _:
+                return f"all is learnt anew from {when} on, because somebody asked for it"
