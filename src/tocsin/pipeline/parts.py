@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin
@@ -12,6 +13,9 @@ from pydantic_core import PydanticCustomError
 from tocsin.contracts import Channel, Component, Operator, Sink, Source
 from tocsin.errors import ConfigError
 from tocsin.pipeline.registry import adopt, find, names
+
+_TYPE = re.compile(r"str|int|float|bool|[a-z-]+\[.*\]")
+"""What pydantic puts into the place of a mistake to say which of several types it has tried."""
 
 
 def build(kind: str, value: Any) -> Component:
@@ -43,7 +47,7 @@ def build(kind: str, value: Any) -> Component:
     try:
         return part.model_validate(settings)
     except ValidationError as error:
-        found = [((str(name), *e["loc"]), _sentence(part, e)) for e in error.errors()]
+        found = [((str(name), *place), sentence) for place, sentence in _mistakes(part, error).items()]
         raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
     except ConfigError as error:
         found = [((str(name),), str(error))]
@@ -66,6 +70,15 @@ def _is_shorthand(part: type[Component], settings: Mapping[str, Any]) -> bool:
 
 def _takes_mapping(kind: Any) -> bool:
     return (get_origin(kind) or kind) in (Mapping, dict) or any(map(_takes_mapping, get_args(kind)))
+
+
+def _mistakes(part: type[BaseModel], error: ValidationError) -> dict[tuple[Any, ...], str]:
+    """Returns a sentence for each place; where a setting may be of several types, what each of them wanted."""
+    told: dict[tuple[Any, ...], list[str]] = {}
+    for mistake in error.errors():
+        place = tuple(step for step in mistake["loc"] if not _TYPE.fullmatch(str(step)) or step in part.model_fields)
+        told.setdefault(place, []).append(_sentence(part, mistake))
+    return {place: ", or: ".join(dict.fromkeys(sentences)) for place, sentences in told.items()}
 
 
 def _sentence(part: type[BaseModel], error: Mapping[str, Any]) -> str:
