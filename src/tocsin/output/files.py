@@ -237,7 +237,9 @@ def _cells(column: pa.Array) -> pa.Array:
     if pt.is_nested(column.type) or pt.is_binary(column.type) or pt.is_large_binary(column.type):
         texts = [None if v is None else msgspec.json.encode(v).decode().strip('"') for v in column.to_pylist()]
         column = pa.array(texts, pa.string())
-    return unformula_column(column) if pt.is_string(column.type) or pt.is_large_string(column.type) else column
+    if pt.is_large_string(column.type):
+        column = column.cast(pa.string())
+    return unformula_column(column) if pt.is_string(column.type) else column
 
 
 _ENCODERS: Mapping[str, Callable[[pa.RecordBatch], bytes]] = {"ndjson": _ndjson, "csv": _csv}

@@ -48,6 +48,10 @@ class SimulatedWorld:
         self.focus = self.random.choice(("", "", "folder _delta_log", "commit point", "folder 0", "unlink"))
         """Steps at which a crash is more likely."""
         self.steps = 0
+        self.crash_at = 0
+        """The step to crash at, beside the faults by chance; 0: none."""
+        self.cuts_power = False
+        """Whether that crash is a power cut."""
         self.dead: Crash | None = None
         self.full_until = 0
         self.now_s = 0.0
@@ -79,6 +83,8 @@ class SimulatedWorld:
         self.steps += 1
         if self.steps > STEPS_MAX:
             raise Broken(f"I7: no end after {STEPS_MAX} steps")
+        if self.steps == self.crash_at:
+            self.die(PowerCut() if self.cuts_power else Crash())
         if self.steps < self.full_until and "full" in kinds:
             return "full"
         self.next_fault -= 1

@@ -1,0 +1,24 @@
+"""Every sink through every check of its kit: a sink is checked because it exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sinks import SINKS
+
+from tocsin.contracts import Sink
+from tocsin.pipeline.registry import find, names
+from tocsin.testing.sink_checks import SINK_CHECKS
+
+
+def test_every_sink_has_a_harness() -> None:
+    known = {name.partition("-")[0] for name in SINKS}
+    missing = [name for name in names("sink") if issubclass(find("sink", name), Sink) and name not in known]
+    assert not missing, f"say in tests/ends/sinks.py how to look at the tables of {missing}"
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", SINKS)
+def test_sink(name: str, check: Any) -> None:
+    check(SINKS[name]())
