@@ -177,7 +177,8 @@ def tocsin(port: int, messages: int) -> None:
     log = IngestLog(Path.cwd() / "log", SystemDisk())
     source = _source(port)
     reader = LoggedReader(log, lambda offset: read_from(source, offset), "0", None, SystemClock())
-    reader.poll(1, 0.5)
+    while reader.counters()["connects"] == 0:
+        reader.poll(1, 0.1)
 
     def settle() -> None:
         reader.settle()
@@ -191,7 +192,8 @@ def tocsin_raw(port: int, messages: int) -> None:
     from tocsin.testing import read_from
 
     reader = read_from(_source(port))
-    reader.poll(1, 0.5)
+    while reader.counters()["connects"] == 0:
+        reader.poll(1, 0.1)
 
     def poll() -> Any:
         polled = reader.poll(4000, 0.01)

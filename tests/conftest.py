@@ -58,9 +58,9 @@ def certificates(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(needs: Needs) -> Iterator[object]:
-    """A real, headless Chromium."""
+    """A real, headless Chromium; for one module, since an event loop runs in this thread as long as it does."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
         found = started.chromium.launch(

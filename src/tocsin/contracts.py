@@ -41,10 +41,13 @@ class Component(Settings):
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Settings with which the conformance kit (`testing.checks`) tries the part on its sample."""
 
+    REGISTERED: ClassVar[str] = ""
+    """The name that a plug-in registers the part under; `pipeline.registry` puts it here."""
+
     @classmethod
     def name(cls) -> str:
-        """The part's name: that of its file."""
-        return cls.__module__.rpartition(".")[2]
+        """Returns the part's name: the one it is registered under, or else that of its file."""
+        return cls.__dict__.get("REGISTERED") or cls.__module__.rpartition(".")[2]
 
 
 class Operator(Component, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from tocsin.mqtt.client import NotConnected
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.settings import BrokerSettings
 from tocsin.mqtt.topics import require_filter
+from tocsin.settings import Many
 from tocsin.settings.quantities import Duration, Size
 from tocsin.world import World
 
@@ -49,13 +50,13 @@ class Mqtt(BrokerSettings, Source):
     Examples
     --------
     >>> source = Mqtt(url="mqtt://localhost", topic="plant/+/telemetry")
-    >>> source.topics(), source.output_schema().names
+    >>> source.topic, source.output_schema().names
     (('plant/+/telemetry',), ['payload', 'topic', 'position', 'received'])
     """
 
     REPLAYABLE: ClassVar[bool] = False
 
-    topic: str | tuple[str, ...]
+    topic: Many[str]
     """What to subscribe to; one topic or several, ``+`` stands for one level, ``#`` for the rest."""
     client_id: str = ""
     """Name of our session at the broker; by default derived from url, topic and user, so that it stays the same."""
@@ -72,22 +73,18 @@ class Mqtt(BrokerSettings, Source):
     session_expiry_us: Duration = 7 * 86_400_000_000
     """How long the broker keeps our session while we are away (MQTT 5; in 3.1.1 it decides itself); 0: not at all."""
 
-    @field_validator("topic", mode="before", json_schema_input_type=str | tuple[str, ...])
+    @field_validator("topic")
     @classmethod
-    def _topic(cls, topic: Any) -> Any:
-        for one in (topic,) if isinstance(topic, str) else topic:
+    def _topic(cls, topic: tuple[str, ...]) -> tuple[str, ...]:
+        for one in topic:
             require_filter(one)
-        return topic if isinstance(topic, str) else tuple(topic)
-
-    def topics(self) -> tuple[str, ...]:
-        """The topics as a tuple."""
-        return (self.topic,) if isinstance(self.topic, str) else self.topic
+        return topic
 
     def session(self) -> str:
         """Returns the client id, as set or derived."""
         if self.client_id:
             return self.client_id
-        name = "\n".join((self.url, *self.topics(), self.user or ""))
+        name = "\n".join((self.url, *self.topic, self.user or ""))
         return f"tocsin-{hashlib.sha256(name.encode()).hexdigest()[:15]}"  # 22 characters: all brokers take 23
 
     def sampled(self) -> Mqtt:
@@ -108,7 +105,7 @@ class MqttReader:
         self._source, self._clock = source, world.clock
         self.client = source.client(
             world.given,
-            filters=source.topics(),
+            filters=source.topic,
             qos=source.qos,
             subscribe_options=0 if source.retained else _NO_RETAINED | _RETAIN_AS_PUBLISHED,
             clean=source.session_expiry_us == 0,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,12 @@ from tocsin.batch import (
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
+from tocsin.settings import Many
 from tocsin.settings.quantities import Duration, duration_text
 from tocsin.values.time_forms import advice, format_pattern
 from tocsin.values.times import END_US, parse_times
+
+ColumnName = Annotated[str, Setting(min_length=1)]
 
 
 class EventTime(Operator):
@@ -64,9 +68,9 @@ class EventTime(Operator):
         {"column": "stamp", "lateness": "2s"},
         {"column": "sequence", "unit": "s", "past": "1h"},
     )
-    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past")
+    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past", "mark")
 
-    column: str | tuple[str, ...] | None = None
+    column: Annotated[Many[ColumnName], Setting(min_length=1)] | None = None
     """The column that says when it happened, or several whose texts are put together, as ``[date, time]``; without one
     it is the arrival."""
     format: str | None = None
@@ -93,6 +97,14 @@ class EventTime(Operator):
             format_pattern(format)
         return format
 
+    @field_validator("zone")
+    @classmethod
+    def _zone(cls, zone: str | None) -> str | None:
+        try:
+            return zone and ZoneInfo(zone).key
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone '{zone}'; write it as Europe/Berlin") from error
+
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
         times = rows.column("time").cast(pa.int64()).to_numpy().copy()
@@ -116,7 +128,7 @@ class EventTime(Operator):
 
     @property
     def _columns(self) -> tuple[str, ...]:
-        return (self.column,) if isinstance(self.column, str) else self.column or ("received",)
+        return self.column or ("received",)
 
     def _parsed(self, rows: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
         """Times, and what is wrong with or odd about each."""

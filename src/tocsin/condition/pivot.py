@@ -18,7 +18,9 @@ from tocsin.errors import SchemaError
 
 
 def _named(value: Any) -> Any:
-    return value if isinstance(value, Mapping) else {str(name): str(name) for name in value}
+    """A name, or a list of names, for columns that are called as their signals are."""
+    names = [value] if isinstance(value, str) else value
+    return {str(name): str(name) for name in names} if isinstance(names, list | tuple) else value
 
 
 class Pivot(Waiting):

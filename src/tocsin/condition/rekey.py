@@ -47,7 +47,7 @@ class Rekey(Operator):
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"of": "text"}, {"of": "{text}-{sequence}", "keys_max": 20})
     KEEPS_STATE: ClassVar[Collection[str]] = ("keys_max", "length_max")
 
-    of: str
+    of: str = Setting(min_length=1)
     """The column that names the machine, or a template of columns: ``{site}/{machine}``."""
     keys_max: int = Setting(200_000, ge=1)
     """How many machines there may be; rows of further ones are set aside, so that made-up names cannot fill memory."""

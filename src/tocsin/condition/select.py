@@ -14,7 +14,7 @@ from tocsin.errors import SchemaError
 
 def _renamed(value: Any) -> Any:
     """A list of names, some of them ``{new: old}``."""
-    if isinstance(value, Mapping):
+    if not isinstance(value, str | list | tuple):
         return value
     named: dict[str, str] = {}
     for item in [value] if isinstance(value, str) else value:

@@ -11,16 +11,16 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from pydantic import BeforeValidator
 
 from tocsin.contracts import Channel, Message
 from tocsin.domain.alarms import SEVERITIES
-from tocsin.errors import DeliveryError
+from tocsin.errors import DeliveryError, SchemaError
 from tocsin.output._cloudevents import alertmanager, cloudevent
+from tocsin.settings import Many
 from tocsin.values.text import printable
 from tocsin.world import World
 
@@ -60,10 +60,7 @@ class Notify(Channel):
     SHORTHAND: ClassVar[str | None] = "to"
     URGENT: ClassVar[bool] = True
 
-    to: Annotated[
-        tuple[str, ...],
-        BeforeValidator(lambda v: (v,) if isinstance(v, str) else v, json_schema_input_type=str | tuple[str, ...]),
-    ] = ("console",)
+    to: Many[str] = ("console",)
     """Where to: ``console``, the URL of a webhook, or any URL of Apprise (``mailto://``, ``slack://``, ``mqtt://``)."""
     text: str = ""
     """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty."""
@@ -85,6 +82,13 @@ class Notify(Channel):
                 body["payload"] = (cloudevent if self.format == "cloudevents" else alertmanager)(row).decode()
             messages.append(Message(digest, json.dumps(body).encode()))
         return messages
+
+    def accepts(self, schema: pa.Schema) -> None:
+        for name in (place[1] for place in _PLACE.finditer(self.text)):
+            if name not in schema.names:
+                raise SchemaError(
+                    f"the text of notify names column '{name}'; what reaches it is [{', '.join(schema.names)}]"
+                )
 
     def _text(self, row: Mapping[str, Any]) -> str:
         if self.text:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from tocsin.batch import LATE, OUT, RAW, REJECTED
-from tocsin.contracts import Channel, Operator, Sink
-from tocsin.errors import ConfigError, SchemaError, UnknownName
-from tocsin.pipeline.parts import ADecoder, AnOperator, ASink, ASource, build
-from tocsin.pipeline.plan import Inlet, Outlet, Plan, Port, Step
+from tocsin.pipeline.parts import ADecoder, AKey, AnOperator, ASink, ASource, ATime, delta_table
+from tocsin.pipeline.plan import Plan
 from tocsin.settings import Many, Settings
 from tocsin.settings.quantities import Duration, Size
 
@@ -38,9 +33,9 @@ class Input(Settings):
     """Where rows come from."""
     decode: ADecoder | None = None
     """From bytes to rows."""
-    key: Any = None
+    key: AKey | None = None
     """Which column, or template of columns, says which machine or series it is (settings of `rekey`)."""
-    time: Any = None
+    time: ATime | None = None
     """Which column says when it happened, and how late a row may come (settings of `event_time`); else the arrival."""
     idle_timeout: Duration = 10_000_000
     """How long a partition may be silent before it no longer holds the watermark back."""
@@ -97,7 +92,7 @@ class Pipeline(Settings):
     """How much may wait between two checkpoints before one is taken early."""
     lag: Size = 4 * 2**30
     """How much may wait on disk for a sink that is away; then nothing more is read until it catches up."""
-    quarantine: ASink = Field(default_factory=lambda: _delta("quarantine"))
+    quarantine: ASink = Field(default_factory=lambda: delta_table("quarantine"))
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
     """What the live page shows."""
@@ -118,186 +113,9 @@ class Pipeline(Settings):
 
         Schemas are checked whole, before any data flows.
         """
-        return _Compiler(self).plan()
+        from tocsin.pipeline.compile import Compiler
 
-
-class _Compiler:
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self.inlets: list[Inlet] = []
-        self.steps: list[Step] = []
-        self.outlets: list[Outlet] = []
-        self.ports: dict[str, dict[str, list[tuple[Port, pa.Schema]]]] = {}
-        """By source or stream, by port: where its rows come out, and their schema."""
-
-    def plan(self) -> Plan:
-        pipeline = self.pipeline
-        for name, described in pipeline.sources.items():
-            with _at(f"sources.{name}"):
-                self._inlet(name, described)
-        for name in self._order():
-            self._stream(name, pipeline.streams[name])
-        self._set_aside()
-        return Plan(
-            name=pipeline.name,
-            inlets=tuple(self.inlets),
-            steps=tuple(self.steps),
-            outlets=tuple(self.outlets),
-            streams={
-                name: tuple(port for port, _ in self.ports[name][OUT])
-                for name in (*pipeline.sources, *pipeline.streams)
-            },
-            folder=pipeline.folder,
-            state_folder=pipeline.folder / ".state",
-            checkpoint_us=pipeline.checkpoint,
-            memory_bytes=pipeline.memory,
-            lag_bytes=pipeline.lag,
-        )
-
-    def _inlet(self, name: str, input: Input) -> None:
-        schema = input.source.output_schema()
-        chain: list[Operator] = []
-        if schema.equals(RAW):
-            if input.decode is None:
-                raise ConfigError(f"{input.source.name()} gives undecoded records; add decode, such as decode: json")
-            chain.append(input.decode)
-            schema = input.decode.output_schema(schema)
-        elif input.decode is not None:
-            raise ConfigError(f"{input.source.name()} gives decoded rows; remove decode")
-        for place, part in (("key", "rekey"), ("time", "event_time")):
-            setting = getattr(input, place)
-            if setting is None and place in schema.names:
-                continue
-            if setting is None and place == "key":
-                raise SchemaError(
-                    f"key is needed: name the column that says which machine a row is of; there are "
-                    f"[{', '.join(schema.names)}]"
-                )
-            operator = build("operator", {part: {} if setting is None else setting})
-            assert isinstance(operator, Operator)
-            chain.append(operator)
-            with _at(f"sources.{name}.{place}"):
-                schema = operator.output_schema(schema)
-        ports = {OUT: schema}
-        before = input.source.output_schema()
-        for operator in chain:
-            ports |= operator.side_schemas(before)
-            before = operator.output_schema(before)
-        self.inlets.append(Inlet(name, input.source, tuple(chain), ports, input.idle_timeout))
-        self.ports[name] = {port: [((name, port), s)] for port, s in ports.items()}
-
-    def _order(self) -> Iterator[str]:
-        """Stream names, each after those it comes from."""
-        streams, done = self.pipeline.streams, set(self.pipeline.sources)
-        path: list[str] = []
-        if clash := done & set(streams):
-            raise ConfigError(f"'{min(clash)}' names a source and a stream; rename one")
-
-        def visit(name: str) -> Iterator[str]:
-            if name in done:
-                return
-            if name not in streams:
-                raise UnknownName("source or stream", name, [*self.pipeline.sources, *streams])
-            if name in path:
-                raise ConfigError(f"streams go in a circle: {' -> '.join([*path, name])}")
-            path.append(name)
-            for reference in streams[name].from_:
-                with _at(f"streams.{name}.from"):
-                    yield from visit(reference.partition(".")[0])
-            path.pop()
-            done.add(name)
-            yield name
-
-        for name in streams:
-            yield from visit(name)
-
-    def _stream(self, name: str, stream: Stream) -> None:
-        place = f"streams.{name}"
-        with _at(f"{place}.from"):
-            inputs, schema = self._united(stream.from_)
-        ports: dict[str, list[tuple[Port, pa.Schema]]] = {}
-        for i, operator in enumerate(stream.steps):
-            step = f"{name}.{i}.{operator.name()}"
-            with _at(f"{place}.steps.{i}"):
-                out, side = operator.output_schema(schema), operator.side_schemas(schema)
-            self.steps.append(Step(step, operator, inputs, schema, {OUT: out, **side}))
-            for port, side_schema in side.items():
-                ports.setdefault(port, []).append(((step, port), side_schema))
-            inputs, schema = ((step, OUT),), out
-        self.ports[name] = {OUT: [(port, schema) for port in inputs], **ports}
-        for i, part in enumerate(stream.sinks):
-            self.outlets.append(Outlet(f"{name}.{i}.{part.name()}", inputs, part, schema))
-
-    def _united(self, references: Sequence[str]) -> tuple[tuple[Port, ...], pa.Schema]:
-        if not references:
-            if len(self.pipeline.sources) > 1:
-                raise ConfigError(f"several sources: say which, one or more of {', '.join(self.pipeline.sources)}")
-            references = tuple(self.pipeline.sources)
-        found: list[tuple[Port, pa.Schema]] = []
-        for reference in references:
-            name, _, port = reference.partition(".")
-            ports = self.ports[name]
-            if (port or OUT) not in ports:
-                raise UnknownName(f"port of {name}", port, ports)
-            found += ports[port or OUT]
-        united = found[0][1]
-        for _, schema in found[1:]:
-            if schema.names != united.names or schema.types != united.types:
-                raise SchemaError(
-                    f"streams of different columns cannot be united: [{_short(united)}] and [{_short(schema)}]; "
-                    "select and cast the columns that they share"
-                )
-            united = pa.schema([a.with_nullable(a.nullable or b.nullable) for a, b in zip(united, schema, strict=True)])
-        return tuple(port for port, _ in found), united
-
-    def _set_aside(self) -> None:
-        """Rows that nobody asked for but that must not be lost: rejected ones and late ones."""
-        taken = {port for step in self.steps for port in step.inputs}
-        taken |= {port for outlet in self.outlets for port in outlet.inputs}
-        free = [
-            (port, schema)
-            for ports in self.ports.values()
-            for found in ports.values()
-            for port, schema in found
-            if port not in taken
-        ]
-        if rejected := [(port, schema) for port, schema in free if port[1] == REJECTED]:
-            ports = tuple(port for port, _ in rejected)
-            self.outlets.append(Outlet("quarantine", ports, self.pipeline.quarantine, rejected[0][1]))
-        for port, schema in free:
-            if port[1] == LATE:
-                table = f"late_{re.sub('[^a-z0-9]+', '_', port[0])}"
-                self.outlets.append(Outlet(table, (port,), _delta(table), schema))
-
-
-def _delta(table: str) -> Sink | Channel:
-    part = build("sink", {"delta": table})
-    assert isinstance(part, Sink)
-    return part
-
-
-def _short(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Trouble with the configuration inside is told with its place (the innermost one)."""
-    try:
-        yield
-    except Misplaced:
-        raise
-    except ConfigError as error:
-        raise Misplaced(place, error) from error
-
-
-class Misplaced(ConfigError):
-    """Trouble at a place in the pipeline, as ``streams.hot.steps.0``."""
-
-    def __init__(self, place: str, error: ConfigError) -> None:
-        super().__init__(f"{place}: {error}")
-        self.place = place
-        self.sentence = str(error)
+        return Compiler(self).plan()
 
 
 __all__ = ["Input", "Page", "Pipeline", "Stream"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from difflib import get_close_matches
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tocsin.contracts import Channel, Component, Operator, Sink, Source
 from tocsin.errors import ConfigError
-from tocsin.pipeline.registry import find, names
+from tocsin.pipeline.registry import adopt, find, names
 
 
 def build(kind: str, value: Any) -> Component:
     """A part from a name, ``{name: settings}``, ``{name: shorthand}``, or a part that is built already."""
     if isinstance(value, Component):
+        adopt(value)
         return value
     if isinstance(value, str):
         value = {value: {}}
@@ -43,6 +45,9 @@ def build(kind: str, value: Any) -> Component:
     except ValidationError as error:
         found = [((str(name), *e["loc"]), _sentence(part, e)) for e in error.errors()]
         raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+    except ConfigError as error:
+        found = [((str(name),), str(error))]
+        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
 
 
 def sentences(error: PydanticCustomError) -> list[str]:
@@ -54,12 +59,20 @@ def sentences(error: PydanticCustomError) -> list[str]:
 
 def _is_shorthand(part: type[Component], settings: Mapping[str, Any]) -> bool:
     """Whether a mapping is the shorthand's value (``derive: {a: b + c}``): none of its keys is a setting."""
-    return part.SHORTHAND is not None and bool(settings) and not any(key in part.model_fields for key in settings)
+    if part.SHORTHAND is None or not settings or any(key in part.model_fields for key in settings):
+        return False
+    return _takes_mapping(part.model_fields[part.SHORTHAND].annotation)
+
+
+def _takes_mapping(kind: Any) -> bool:
+    return (get_origin(kind) or kind) in (Mapping, dict) or any(map(_takes_mapping, get_args(kind)))
 
 
 def _sentence(part: type[BaseModel], error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
-        return f"there is no such setting; there are: {', '.join(part.model_fields)}"
+        close = get_close_matches(str(error["loc"][-1]), part.model_fields, n=1) if len(error["loc"]) == 1 else ()
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"there is no such setting; {hint}there are: {', '.join(part.model_fields) or 'none'}"
     if error["type"] == "missing":
         return "this setting is needed"
     return str(error["msg"]).removeprefix("Value error, ")
@@ -78,6 +91,38 @@ def _part(kind: str) -> Any:
     )
 
 
+def _settings_of(name: str) -> Any:
+    """A step that the pipeline puts in itself: only its settings are written, or its shorthand."""
+
+    def read(value: Any) -> Component:
+        if isinstance(value, Component):
+            return value
+        try:
+            return build("operator", {name: value})
+        except PydanticCustomError as error:
+            if error.type != "parts" or error.context is None:
+                raise
+            found = [(place[1:], sentence) for place, sentence in error.context["errors"]]
+            raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+
+    shorthand = {"rekey": "of", "event_time": "column"}[name]
+    written = [{"part": f"operator.{name}"}, {"part": f"operator.{name}/properties/{shorthand}"}]
+    return (
+        BeforeValidator(read),
+        PlainSerializer(lambda part: part.model_dump(mode="json", exclude_defaults=True)),
+        WithJsonSchema({"anyOf": written}),
+    )
+
+
+def delta_table(path: str) -> Sink:
+    """Returns the sink for rows that nobody asked for but that must not be lost."""
+    part = build("sink", {"delta": path})
+    assert isinstance(part, Sink)
+    return part
+
+
+AKey = Annotated[Operator, *_settings_of("rekey")]
+ATime = Annotated[Operator, *_settings_of("event_time")]
 ASource = Annotated[Source, *_part("source")]
 ADecoder = Annotated[Operator, *_part("decoder")]
 AnOperator = Annotated[Operator, *_part("operator")]

@@ -14,7 +14,7 @@ from tocsin.contracts import Component
 from tocsin.errors import UnknownName
 from tocsin.pipeline.model import Input, Pipeline, Stream
 from tocsin.pipeline.registry import FOLDERS, find, names
-from tocsin.settings import sentences
+from tocsin.settings import OneOrMany, sentences
 from tocsin.settings.quantities import duration_text
 
 _TITLES = {"source": "Sources", "decoder": "Decoders", "operator": "Steps", "sink": "Sinks and channels"}
@@ -112,6 +112,9 @@ def _type(field: FieldInfo) -> str:
     for read, name in (("duration_us", "duration"), ("size_bytes", "size")):
         if read in told:
             return name
+    if any(isinstance(one, OneOrMany) for one in field.metadata):
+        (item, *_) = get_args(field.annotation)
+        return f"{_named(item)} or {_named(field.annotation)}"
     return _named(field.annotation)
 
 
@@ -119,6 +122,8 @@ def _named(kind: Any) -> str:
     """A type in the words of a YAML file."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        if any(isinstance(one, OneOrMany) for one in inner[1:]):
+            return f"{_named(get_args(inner[0])[0])} or {_named(inner[0])}"
         return _named(inner[0])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inner)

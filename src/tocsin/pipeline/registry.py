@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tocsin.contracts import Component
-from tocsin.errors import UnknownName
+from tocsin.errors import ConfigError, UnknownName
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "source": ("acquire",),
@@ -36,7 +36,13 @@ def names(kind: str) -> Mapping[str, str]:
         for module in pkgutil.iter_modules([str(root / folder)])
         if not module.name.startswith("_")
     }
-    found |= {point.name: point.value for point in _plugins().select(group=f"tocsin.{kind}")}
+    for point in _plugins().select(group=f"tocsin.{kind}"):
+        if point.name in found:
+            raise ConfigError(
+                f"{point.value} is registered as the {kind} '{point.name}', which there is already; uninstall its "
+                "package, or register it under another name"
+            )
+        found[point.name] = point.value
     return dict(sorted(found.items()))
 
 
@@ -52,9 +58,9 @@ def find(kind: str, name: str) -> type[Component]:
     if name not in known:
         raise UnknownName("step" if kind == "operator" else kind, name, known)
     module_name, _, attribute = known[name].partition(":")
-    module = import_module(module_name)
     if attribute:
-        return getattr(module, attribute)  # type: ignore[no-any-return]
+        return _plugged_in(kind, name, known[name])
+    module = import_module(module_name)
     classes = [
         value
         for value in vars(module).values()
@@ -66,3 +72,28 @@ def find(kind: str, name: str) -> type[Component]:
     ]
     assert len(classes) == 1, f"{module_name} must hold one component, it holds {classes}"
     return classes[0]
+
+
+def adopt(part: Component) -> None:
+    """Let a part that a plug-in's class has made go by the name that the class is registered under."""
+    cls = type(part)
+    if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        value = f"{cls.__module__}:{cls.__qualname__}"
+        for kind in FOLDERS:
+            for point in _plugins().select(group=f"tocsin.{kind}", value=value):
+                cls.REGISTERED = point.name
+
+
+def _plugged_in(kind: str, name: str, value: str) -> type[Component]:
+    """The class that an entry point names; it goes by the entry point's name from now on."""
+    (point,) = (p for p in _plugins().select(group=f"tocsin.{kind}") if (p.name, p.value) == (name, value))
+    try:
+        cls = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"the plug-in '{name}' ({value}) cannot be loaded ({error}); reinstall its package"
+        ) from error
+    if not (inspect.isclass(cls) and issubclass(cls, Component) and not inspect.isabstract(cls)):
+        raise ConfigError(f"the plug-in '{name}' ({value}) is no part; its package must name a subclass of Component")
+    cls.REGISTERED = name
+    return cls

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from tocsin.errors import ConfigError
-from tocsin.pipeline.model import Misplaced, Pipeline
+from tocsin.pipeline.compile import Misplaced
+from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.plan import Plan
 
 _VARIABLE = re.compile(r"\$\{(?:(env|file):)?([^}:]+)(?::-([^}]*))?\}")

@@ -58,7 +58,7 @@ def _under(cls: type) -> dict[str, str]:
     }
 
 
-class _OneOrMany:
+class OneOrMany:
     """Takes one value where several may be given."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -71,7 +71,7 @@ def _several(value: Any) -> Any:
     return value if value is None or isinstance(value, list | tuple) else (value,)
 
 
-Many = Annotated[tuple[T, ...], _OneOrMany()]
+Many = Annotated[tuple[T, ...], OneOrMany()]
 """One value or a list of them: ``by: machine`` as well as ``by: [site, machine]``; always a tuple in Python.
 
 Examples

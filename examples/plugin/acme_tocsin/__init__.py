@@ -1,0 +1,1 @@
+"""Parts of our own for tocsin; pyproject.toml registers them under the names that pipelines use."""
