@@ -1,4 +1,4 @@
-"""What most operators start from: `Stateless`, `Keyed`, `Detector`, `Forecaster`."""
+"""What most operators start from: `Stateless`, `Keyed`, `Detector`."""
 
 from __future__ import annotations
 
@@ -198,15 +198,10 @@ class Detector(Keyed):
         return np.where((small | wrong) & ~np.isnan(score), 0.0, score)
 
 
-class Forecaster(Keyed):
-    """Adds ``forecast``, ``lower`` and ``upper`` for a named horizon to each row."""
-
-
 __all__ = [
     "OUT",
     "VERDICT",
     "Detector",
-    "Forecaster",
     "Judgement",
     "Keyed",
     "Stateless",
