@@ -161,6 +161,28 @@ class Multivariate(Keyed):
 
 
 @kernel
+def _distances(
+    z: Floats, single: Floats, variances: Floats, directions: Floats, contributions: Floats
+) -> tuple[float, float]:
+    """T2 and SPE of smoothed signals, as multiples of their limits; adds what each signal has contributed."""
+    p, dimensions = len(z), int(single[DIMENSIONS])
+    t2 = spe = 0.0
+    for k in range(p):
+        along = 0.0
+        for j in range(p):
+            along += directions[j * p + k] * z[j]
+        weight = 1.0 / (variances[k] * single[LIMIT_T2]) if k < dimensions else 1.0
+        if k < dimensions:
+            t2 += along * along * weight
+        else:
+            weight = 1.0 / single[LIMIT_SPE]
+            spe += along * along * weight
+        for j in range(p):
+            contributions[j] += directions[j * p + k] * z[j] * along * weight
+    return t2, spe
+
+
+@kernel
 def _judge(
     row: int,
     slots: Codes,
@@ -205,20 +227,7 @@ def _judge(
             smooths[slot, j] += gain * (scaled - smooths[slot, j])
             z[j] = smooths[slot, j] - means[slot, j]
             out[row, 4 + j] = 0.0
-        dimensions = int(single[slot, DIMENSIONS])
-        t2 = spe = 0.0
-        for k in range(p):
-            along = 0.0
-            for j in range(p):
-                along += directions[slot, j * p + k] * z[j]
-            weight = 1.0 / (variances[slot, k] * single[slot, LIMIT_T2]) if k < dimensions else 1.0
-            if k < dimensions:
-                t2 += along * along * weight
-            else:
-                weight = 1.0 / single[slot, LIMIT_SPE]
-                spe += along * along * weight
-            for j in range(p):
-                out[row, 4 + j] += directions[slot, j * p + k] * z[j] * along * weight
+        t2, spe = _distances(z, single[slot], variances[slot], directions[slot], out[row, 4:])
         out[row, 0], out[row, 1] = t2, spe
         worst = max(t2, spe)
         on = worst > (0.5 * limit if single[slot, ON] > 0.0 else limit)

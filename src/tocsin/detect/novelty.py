@@ -138,6 +138,29 @@ def _learn_logarithm(key: Floats, channel: Floats, store: Singles, first: Single
 
 
 @kernel
+def _surprises(
+    key: Floats, channel: Floats, store: Singles, x: float, residual: float, rhythmic: bool, n: int
+) -> float:
+    """The weighted sum of the squared novelties of all channels; each learns its value."""
+    first = n == 1
+    score_x, score_r = _novelty(channel[0], store[0], x, n), _novelty(channel[1], store[1], residual, n)
+    total = (score_r if rhythmic else score_x) ** 2
+    for i in range(3):
+        gain = (0.5, 2.0 / 11.0, 2.0 / 41.0)[i]
+        a, b = AVERAGES + i, AVERAGES + 3 + i
+        key[a] = x if first else key[a] + gain * (x - key[a])
+        key[b] = residual if first else key[b] + gain * (residual - key[b])
+        score_x = _novelty(channel[2 + i], store[2 + i], key[a], n)
+        score_r = _novelty(channel[5 + i], store[5 + i], key[b], n)
+        total += WEIGHTS[1 + i] * (score_r if rhythmic else score_x) ** 2
+    if n > START:
+        logarithm = _logarithm(x, key[LOW], key[SCALE])
+        total += WEIGHTS[4] * _novelty(channel[8], store[8], logarithm, n) ** 2
+    total += WEIGHTS[5] * _novelty(channel[9], store[9], 0.0 if first else x - key[LAST], n) ** 2
+    return float(total)
+
+
+@kernel
 def judge(
     slots: Codes,
     times_us: Ints,
@@ -183,20 +206,7 @@ def judge(
         key[VAR_R] += off * (residual - key[MEAN_R])
         rhythmic = key[VAR_X] > 0.0 and 1.0 - key[VAR_R] / key[VAR_X] > GATE
 
-        score_x, score_r = _novelty(channel[0], store[0], x, n), _novelty(channel[1], store[1], residual, n)
-        total = (score_r if rhythmic else score_x) ** 2
-        for i in range(3):
-            gain = (0.5, 2.0 / 11.0, 2.0 / 41.0)[i]
-            a, b = AVERAGES + i, AVERAGES + 3 + i
-            key[a] = x if first else key[a] + gain * (x - key[a])
-            key[b] = residual if first else key[b] + gain * (residual - key[b])
-            score_x = _novelty(channel[2 + i], store[2 + i], key[a], n)
-            score_r = _novelty(channel[5 + i], store[5 + i], key[b], n)
-            total += WEIGHTS[1 + i] * (score_r if rhythmic else score_x) ** 2
-        if n > START:
-            logarithm = _logarithm(x, key[LOW], key[SCALE])
-            total += WEIGHTS[4] * _novelty(channel[8], store[8], logarithm, n) ** 2
-        total += WEIGHTS[5] * _novelty(channel[9], store[9], 0.0 if first else x - key[LAST], n) ** 2
+        total = _surprises(key, channel, store, x, residual, rhythmic, n)
         key[LAST] = x
         if n <= START:
             recent[slot, n - 1] = x

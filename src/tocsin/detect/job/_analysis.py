@@ -143,19 +143,9 @@ class Analysis:
         how = how or shape(part, population)
         side = detector.side if side is None else side
         known = np.flatnonzero(~np.isnan(values))
-        # What is counted over all categories together has one model for them.
-        owners = [(g[0], None) if part == "freq_rare" else g[:2] for g in entities]
-        slots = [series.slot(owners[int(i)]) for i in known]
-        actual = values[known]
-        absent: list[Group] = []
-        if part in ZERO_WHEN_ABSENT and not population:
-            present = set(slots)
-            absent = [(*entity, None) for entity, slot in series.slots.items() if slot not in present]
-            slots += [series.slots[(a[0], a[1])] for a in absent]
-            actual = np.concatenate([actual, np.zeros(len(absent))])
-        if not slots:
+        where, actual, named = _placed(series, part, entities, values, known, population)
+        if not len(where):
             return []
-        where = np.array(slots, np.int64)
         members = np.bincount(where)
         weights = 1.0 / members[where] if population else np.ones(len(where))
         fresh = where[series.models[where, model.BORN] == 0]
@@ -170,7 +160,6 @@ class Analysis:
         arguments = (series.models, where, inward, np.full(len(where), at_once, np.int64), weights)
         model.judge(*arguments, second, self.span_s, side, floor, least, out)
         typical, lower, upper = (how.outward(out[:, c]) for c in (model.TYPICAL, model.LOWER, model.UPPER))
-        named = [entities[int(i)] for i in known] + absent
         shown = np.ones(len(where), bool)
         if detector.custom_rules:
             learned = np.full(len(where), learn, np.int64)
@@ -197,19 +186,16 @@ class Analysis:
             ]
         age = (bucket.begin_s - series.models[where, model.BORN]) / self.span_s
         shown &= (surprise >= KNOTS[0]) & (age >= self.warm) & (out[:, model.SEEN] >= VALUES_MIN)
-        found = []
+        anomalies = []
         for i in np.flatnonzero(shown).tolist():
-            single, multi = -out[i, model.LOGP_SINGLE], -out[i, model.LOGP_MULTI]
-            impact = 5.0 * (multi - single) / max(multi, single, 1e-9)
             rows = np.flatnonzero(groups == known[i]) if i < len(known) else np.empty(0, np.int64)
-            found.append(
+            anomalies.append(
                 Found(
                     at, part, named[i], [float(actual[i])], [float(typical[i])], float(surprise[i]),
-                    float(probability[i]), rows, (float(lower[i]), float(upper[i]), float(typical[i])),
-                    float(min(max(impact, -5.0), 5.0)),
+                    float(probability[i]), rows, (float(lower[i]), float(upper[i]), float(typical[i])), _impact(out[i]),
                 )
             )  # fmt: skip
-        return found
+        return anomalies
 
     def _shift_one(
         self, state: JobState, at: int, part: str, group: Group, series: Series, slot: int, shift_s: float
@@ -362,6 +348,28 @@ class Analysis:
             actual, usual = spots[entities.index(one.group)]
             one.actual, one.typical, one.bounds = list(actual), list(usual), None
         return found
+
+
+def _placed(
+    series: Series, part: str, entities: Sequence[Group], values: Floats, known: Ints, population: bool
+) -> tuple[Ints, Floats, list[Group]]:
+    """Returns the slot, value and name of each series that has one, and of those that count 0 where they are absent."""
+    # What is counted over all categories together has one model for them.
+    owners = [(g[0], None) if part == "freq_rare" else g[:2] for g in entities]
+    slots = [series.slot(owners[int(i)]) for i in known]
+    absent: list[Group] = []
+    if part in ZERO_WHEN_ABSENT and not population:
+        present = set(slots)
+        absent = [(*entity, None) for entity, slot in series.slots.items() if slot not in present]
+        slots += [series.slots[(a[0], a[1])] for a in absent]
+    actual = np.concatenate([values[known], np.zeros(len(absent))])
+    return np.array(slots, np.int64), actual, [entities[int(i)] for i in known] + absent
+
+
+def _impact(out: Floats) -> float:
+    """Returns how much more several buckets say than the single one, from -5 to 5."""
+    single, multi = -out[model.LOGP_SINGLE], -out[model.LOGP_MULTI]
+    return float(min(max(5.0 * (multi - single) / max(multi, single, 1e-9), -5.0), 5.0))
 
 
 def _silence(models: Floats, actual: Floats, typical: Floats, seen: Floats) -> Floats:
