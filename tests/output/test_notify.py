@@ -6,13 +6,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from tocsin.batch import as_times
 from tocsin.contracts import Message
-from tocsin.errors import DeliveryError
+from tocsin.errors import ConfigError, DeliveryError
 from tocsin.output.notify import REFUSALS_MAX, Notify, public
 from tocsin.testing import world
 
@@ -210,3 +211,22 @@ def test_apprise_takes_the_rest(receiver: Receiver) -> None:
     delivery = Notify(to=target, allow_private=True).open(world())
     delivery.deliver([Message("x", b'{"text": "pump too hot", "row": {}}')])
     assert json.loads(receiver.got[0][2])["message"] == "pump too hot"
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("target", ["sclack://a/b/c", "consle", "mailto://"])
+def test_what_cannot_be_a_target_is_told_before_a_start(target: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="notify cannot send to"):
+        Notify(to=("console", target)).check(world(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_what_can_be_a_target_passes(tmp_path: Path) -> None:
+    Notify(to=("console", "https://example.com/hook", "mailto://user:secret@example.com")).check(world(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_a_secret_in_a_wrong_target_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        Notify(to="sclack://host/secret").check(world(tmp_path))
+    assert "secret" not in str(error.value)

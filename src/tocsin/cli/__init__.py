@@ -143,9 +143,11 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
         if file.suffix == ".json":
             click.echo(_check_json(file))
             continue
+        from tocsin.engine.recovery import Effects, check_ends
         from tocsin.pipeline.yamlfile import load_with_plan
 
         _, plan = load_with_plan(file, _settings(settings))
+        check_ends(plan, Effects())
         for inlet in plan.inlets:
             click.echo(f"{inlet.id}: {_columns(inlet.schemas['out'])}")
         for step in plan.steps:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tocsin.batch import END
-from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink
+from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink, Source
 from tocsin.engine.actions import Actions
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
@@ -20,7 +20,7 @@ from tocsin.engine.ingest_log import SEGMENT_BYTES
 from tocsin.engine.outbox import Relay
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
-from tocsin.errors import StateMismatch
+from tocsin.errors import ConfigError, StateMismatch
 from tocsin.pipeline.plan import Inlet, Plan
 from tocsin.world import Clock, Disk, SystemClock, SystemDisk, World
 
@@ -104,10 +104,28 @@ class Session:
         self.store.close()
 
 
+def check_ends(plan: Plan, effects: Effects) -> None:
+    """Ask every end whether it can work at all, before anything is opened or written.
+
+    Raises
+    ------
+    ConfigError
+        Names the end, and what it lacks: a certificate that is not there, a path that leaves the data folder.
+    """
+    ends: list[tuple[str, str, Source | Sink | Channel]] = [(inlet.id, "ingest", inlet.source) for inlet in plan.inlets]
+    ends += [(end.id, "channels" if isinstance(end.part, Channel) else "staged", end.part) for end in plan.outlets]
+    for id, kind, part in ends:
+        try:
+            part.check(effects.world(plan, kind, id))
+        except ConfigError as error:
+            raise ConfigError(f"{id}: {error}") from error
+
+
 def start(
     plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None, forget: Collection[str] | str = ()
 ) -> Session:
     """Lock, finish what was committed, load the states, seek the sources. Done twice it is the same as once."""
+    check_ends(plan, effects)
     effects.disk.make_folder(plan.state_folder)
     store = effects.open_store(plan.state_folder)
     session = Session(store, Graph(plan, counters, feed), Checkpoint(0))

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tocsin.contracts import Channel, Message
 from tocsin.domain.alarms import SEVERITIES
-from tocsin.errors import DeliveryError, SchemaError
+from tocsin.errors import ConfigError, DeliveryError, SchemaError
 from tocsin.output._cloudevents import alertmanager, cloudevent
 from tocsin.settings import Many
 from tocsin.values.text import printable
@@ -88,6 +88,19 @@ class Notify(Channel):
             if name not in schema.names:
                 raise SchemaError(
                     f"the text of notify names column '{name}'; what reaches it is [{', '.join(schema.names)}]"
+                )
+
+    def check(self, world: World) -> None:
+        for target in self.to:
+            scheme, separator, _ = target.partition("://")
+            if target == "console" or scheme in ("http", "https"):
+                continue
+            import apprise
+
+            if not separator or apprise.Apprise.instantiate(target) is None:
+                raise ConfigError(
+                    f"notify cannot send to '{_named(target) if separator else target}': write console, "
+                    "https:// and the address of a webhook, or a whole URL of Apprise (mailto://, slack:// ...)"
                 )
 
     def _text(self, row: Mapping[str, Any]) -> str:
