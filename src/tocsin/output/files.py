@@ -231,7 +231,8 @@ def _cells(column: pa.Array) -> pa.Array:
     if pt.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pt.is_timestamp(column.type):
-        return pc.strftime(column, "%Y-%m-%dT%H:%M:%SZ" if column.type.tz == "UTC" else "%Y-%m-%dT%H:%M:%S%z")
+        zone = {"UTC": "Z", None: ""}.get(column.type.tz, "%z")
+        return pc.strftime(column, f"%Y-%m-%dT%H:%M:%S{zone}")
     if pt.is_floating(column.type):
         return pc.if_else(pc.is_finite(column), column, None)
     if pt.is_nested(column.type) or pt.is_binary(column.type) or pt.is_large_binary(column.type):

@@ -1,0 +1,110 @@
+"""Each source of the project with its other side, for the kit of sources."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tocsin.acquire.files import Files
+from tocsin.acquire.host import Host
+from tocsin.acquire.mqtt import Mqtt
+from tocsin.acquire.simulate import Simulate
+from tocsin.contracts import Source
+from tocsin.mqtt.client import Client, Tls
+
+
+class FilesHarness:
+    """A file of lines."""
+
+    def __init__(self, follow: bool = False) -> None:
+        self._path = Path(tempfile.mkdtemp()) / "in.txt"
+        self._path.touch()
+        self._follow = follow
+
+    def source(self) -> Files:
+        return Files(path=str(self._path), follow=self._follow)
+
+    def send(self, count: int) -> bool:
+        with self._path.open("a") as file:
+            file.writelines(f"{i}\n" for i in range(count))
+        return True
+
+    def silent(self) -> None:
+        return None
+
+    def absent(self) -> None:
+        return None
+
+    def wrong(self) -> None:
+        return None
+
+
+class OwnReadings:
+    """A source that makes its readings itself."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def source(self) -> Source:
+        return self._source
+
+    def send(self, count: int) -> bool:
+        return False
+
+    def silent(self) -> None:
+        return None
+
+    def absent(self) -> None:
+        return None
+
+    def wrong(self) -> None:
+        return None
+
+
+class MqttHarness:
+    """A topic of a broker."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> Mqtt:
+        return Mqtt(url=self._url, topic="kit/#")
+
+    def send(self, count: int) -> bool:
+        client = Client(self._url)
+        client.publish([("kit/a", str(i).encode()) for i in range(count)])
+        client.close()
+        return True
+
+    def silent(self) -> Mqtt:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return Mqtt(url=f"mqtt://127.0.0.1:{listener.getsockname()[1]}", topic="kit/#")
+
+    def absent(self) -> Mqtt:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return Mqtt(url=f"mqtt://127.0.0.1:{free.getsockname()[1]}", topic="kit/#")
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Mqtt, str]:
+        return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
+PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
+LOCAL: dict[str, Callable[[], FilesHarness | OwnReadings]] = {
+    "files": FilesHarness,
+    "files-follow": lambda: FilesHarness(follow=True),
+    "host": lambda: OwnReadings(Host(every="50ms", key="laptop")),
+    "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),
+    "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),
+}
+BROKERS = ("mqtt-own", "mqtt-mosquitto")

@@ -1,0 +1,43 @@
+"""Every source through every check of its kit, over the real server where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from servers import Mosquitto
+from sources import BROKERS, LOCAL, MqttHarness
+
+from tocsin.mqtt.broker import Broker, Settings
+from tocsin.pipeline.registry import names
+from tocsin.testing.source_checks import SOURCE_CHECKS
+
+
+def test_every_source_has_a_harness() -> None:
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS)}
+    assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", LOCAL)
+def test_source(name: str, check: Any) -> None:
+    check(LOCAL[name]())
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto]) -> Iterator[str]:
+    if request.param == "mqtt-mosquitto":
+        yield mosquitto().url
+    else:
+        with Broker(Settings()) as own:
+            yield own.url
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_mqtt(broker: str, check: Any) -> None:
+    harness = MqttHarness(broker)
+    try:
+        check(harness)
+    finally:
+        harness.close()
