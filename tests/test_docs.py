@@ -42,3 +42,34 @@ def test_every_benchmark_is_documented(bench: str) -> None:
     doc = (ROOT / "bench" / bench).read_text().partition('"""')[2].partition('"""')[0]
     if "python bench/" in doc:
         assert f"bench/{bench}" in TEXT
+
+
+def ends_page() -> str:
+    """Returns the page on what the ends promise, as the kits' checks say it."""
+    from tocsin.testing import channel_checks, sink_checks, source_checks
+
+    parts = [
+        "# What sources, sinks and channels promise\n",
+        "Each promise is a check that every end passes because it exists, over its real server, and sinks also over a",
+        "simulated world that is crashed, and whose power is cut, at every step. A plug-in runs the same kits:",
+        "`tocsin.testing.source_checks`, `sink_checks` and `channel_checks`; a harness of some lines says how to reach",
+        "the other side. Templates to copy: `acquire/_template.py`, `output/_template.py`, `condition/_template.py`. Why",
+        "the ends are as they are: [decisions/ends.md](decisions/ends.md).",
+    ]
+    for title, checks in (
+        ("Sources", source_checks.SOURCE_CHECKS),
+        ("Sinks", sink_checks.SINK_CHECKS),
+        ("Channels", channel_checks.CHANNEL_CHECKS),
+    ):
+        parts += [f"\n## {title}\n"]
+        for check in checks:
+            parts.append(f"- **{check.__name__.replace('_', ' ')}**: {' '.join((check.__doc__ or '').split())}")
+    return "\n".join(parts) + "\n"
+
+
+def test_the_page_on_the_ends_is_made_from_their_kits() -> None:
+    assert (ROOT / "docs" / "ends.md").read_text() == ends_page(), "write it anew: python tests/test_docs.py"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "ends.md").write_text(ends_page())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tocsin.contracts import Sink
-from tocsin.ends import Spooled
+from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
 from tocsin.world import World
@@ -77,64 +78,35 @@ class FilesHarness:
         return found
 
 
-class Ledger(Sink):
-    """A table in another database, whose transaction is its own: the model of a `Spooled` sink."""
-
-    path: str
-    """The database file, which stands for a server."""
-
-    def open(self, world: World, schema: pa.Schema) -> LedgerWriter:
-        return LedgerWriter(self.path, world, schema)
-
-
-class LedgerWriter(Spooled):
-    """Rows and epoch in one transaction."""
-
-    def __init__(self, path: str, world: World, schema: pa.Schema) -> None:
-        super().__init__(world, schema)
-        self._path = path
-
-    def apply(self, epoch: int, rows: pa.Table) -> None:
-        with self._database() as db:
-            db.executemany(
-                "insert into taken values (?)", [(json.dumps(row, default=str),) for row in rows.to_pylist()]
-            )
-            db.execute("insert or replace into reached values (?, ?)", (self.world.name, epoch))
-
-    def applied(self) -> int | None:
-        with self._database() as db:
-            found = db.execute("select epoch from reached where name = ?", (self.world.name,)).fetchone()
-        return None if found is None else int(found[0])
-
-    def _database(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path)
-        db.execute("create table if not exists taken (row text)")
-        db.execute("create table if not exists reached (name text primary key, epoch integer)")
-        return db
-
-
 class LedgerHarness:
-    """A new database for each look at a new world."""
+    """The template, whose table is a database; or a writer that is broken on purpose."""
 
     simulated = False
 
-    def sink(self) -> Sink:
-        return _BesideTheWorld()
+    def __init__(self, writer: type[TemplateWriter] = TemplateWriter) -> None:
+        self._writer = writer
 
-    def leaving(self) -> None:
-        return None
+    def sink(self) -> Sink:
+        return _Written(path="t.db", writer=self._writer.__name__)
+
+    def leaving(self) -> Sink:
+        return Template(path="../t.db")
 
     def visible(self, world: World) -> Sequence[Row]:
-        with sqlite3.connect(world.folder / "ledger.db") as db:
-            db.execute("create table if not exists taken (row text)")
-            return [json.loads(row) for (row,) in db.execute("select row from taken")]
+        with closing(sqlite3.connect(world.folder / "t.db")) as db:
+            db.execute("create table if not exists rows (row text)")
+            return [json.loads(row) for (row,) in db.execute("select row from rows")]
 
 
-class _BesideTheWorld(Sink):
-    """The ledger beside the world's folder, so that each check has a database of its own."""
+class _Written(Template):
+    """The template with another writer."""
 
-    def open(self, world: World, schema: pa.Schema) -> LedgerWriter:
-        return LedgerWriter(str(world.folder / "ledger.db"), world, schema)
+    writer: str = "TemplateWriter"
+    """The class that writes."""
+
+    def open(self, world: World, schema: pa.Schema) -> TemplateWriter:
+        writers = {cls.__name__: cls for cls in (TemplateWriter, *TemplateWriter.__subclasses__())}
+        return writers[self.writer](self, world, schema)
 
 
 SINKS = {
@@ -142,6 +114,6 @@ SINKS = {
     "files-ndjson": lambda: FilesHarness("ndjson"),
     "files-csv": lambda: FilesHarness("csv"),
     "files-parquet": lambda: FilesHarness("parquet"),
-    "spooled": LedgerHarness,
+    "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.mqtt import Mqtt
@@ -23,7 +24,7 @@ class FilesHarness:
         self._path.touch()
         self._follow = follow
 
-    def source(self) -> Files:
+    def source(self) -> Source:
         return Files(path=str(self._path), follow=self._follow)
 
     def send(self, count: int) -> bool:
@@ -37,8 +38,18 @@ class FilesHarness:
     def absent(self) -> None:
         return None
 
-    def wrong(self) -> None:
+    def wrong(self) -> tuple[Source, str] | None:
         return None
+
+
+class TemplateHarness(FilesHarness):
+    """The template, which reads a file."""
+
+    def source(self) -> Source:
+        return Template(path=str(self._path))
+
+    def wrong(self) -> tuple[Template, str]:
+        return Template(path="nowhere.txt"), "nowhere.txt"
 
 
 class OwnReadings:
@@ -101,6 +112,7 @@ class MqttHarness:
 
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | OwnReadings]] = {
+    "template": TemplateHarness,
     "files": FilesHarness,
     "files-follow": lambda: FilesHarness(follow=True),
     "host": lambda: OwnReadings(Host(every="50ms", key="laptop")),
