@@ -32,7 +32,7 @@ import pyarrow as pa
 from tocsin.contracts import Channel, Message
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.model import Pipeline
-from tocsin.pipeline.plan import Outlet, Plan
+from tocsin.pipeline.plan import Plan, SinkNode
 from tocsin.testing import read_from
 from tocsin.world import World
 
@@ -119,8 +119,8 @@ def plan(folder: Path, urls: dict[str, str]) -> Plan:
     found = pipeline.plan()
     (port,) = found.streams["alerts"]
     schema = next(step for step in found.steps if step.id == port[0]).schemas[port[1]]
-    bell = Outlet("bell", (port,), Bell(path=str(folder / "bell")), schema)
-    return replace(found, outlets=(*found.outlets, bell))
+    bell = SinkNode("bell", (port,), Bell(path=str(folder / "bell")), schema)
+    return replace(found, sinks=(*found.sinks, bell))
 
 
 # What is kept alive
@@ -210,9 +210,9 @@ def kill(child: int, number: int) -> int:
 
 def subscribe(found: Plan) -> None:
     """Open each session once, so that the brokers keep what is published from now on."""
-    for inlet in found.inlets:
-        if inlet.source.name() == "mqtt":
-            reader: Any = read_from(inlet.source)
+    for origin in found.sources:
+        if origin.source.name() == "mqtt":
+            reader: Any = read_from(origin.source)
             until = time.monotonic() + 10
             while not reader.client.connected and time.monotonic() < until:
                 reader.poll(1, 0.1)

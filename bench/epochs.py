@@ -25,9 +25,9 @@ from tocsin.batch import KEY, OUT, TIME, Batch, as_times
 from tocsin.contracts import Channel, Message, Source
 from tocsin.ends import OneSplit
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.recovery import Effects, Session, start
+from tocsin.engine.recovery import Attempt, Effects, start
 from tocsin.output.delta import Delta
-from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
+from tocsin.pipeline.plan import Plan, SinkNode, SourceNode, Step
 from tocsin.state import Columns, Field
 from tocsin.world import World
 
@@ -113,9 +113,9 @@ class Timed(EmbeddedRunner):
     def measure(self, epochs: int) -> None:
         self.left, self.wall_ms, self.cpu_ms = epochs, [], []
 
-    def _epoch(self, session: Session) -> None:
+    def _epoch(self, attempt: Attempt) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
-        super()._epoch(session)
+        super()._epoch(attempt)
         self.wall_ms.append(1e3 * (time.perf_counter() - wall))
         self.cpu_ms.append(1e3 * (time.process_time() - cpu))
         self.left -= 1
@@ -127,12 +127,12 @@ class Timed(EmbeddedRunner):
 
 def plan(folder: Path, rows: int) -> Plan:
     out = (("sums", OUT),)
-    tables = [Outlet(name, out, Delta(path=name), ROWS) for name in ("one", "two", "three")]
+    tables = [SinkNode(name, out, Delta(path=name), ROWS) for name in ("one", "two", "three")]
     return Plan(
         name="epochs",
-        inlets=(Inlet("in", Readings(rows=rows), (), {OUT: ROWS}, 10**9),),
+        sources=(SourceNode("in", Readings(rows=rows), (), {OUT: ROWS}, 10**9),),
         steps=(Step("sums", Sums(), (("in", OUT),), ROWS, {OUT: ROWS}),),
-        outlets=(*tables, Outlet("bell", out, Bell(), ROWS)),
+        sinks=(*tables, SinkNode("bell", out, Bell(), ROWS)),
         streams={},
         folder=folder,
         state_folder=folder / ".state",
@@ -154,9 +154,9 @@ def main() -> None:
         runner.run()
         print(file=sys.stderr)
         began = time.perf_counter()
-        session = start(compiled, Effects(), runner.counters)
+        attempt = start(compiled, Effects(), runner.counters)
         recovery_s = time.perf_counter() - began
-        session.close()
+        attempt.close()
     tenth = max(1, settings.epochs // 10)
     figures = {
         "epochs": settings.epochs,

@@ -193,9 +193,9 @@ def stages(file: Path, folder: Path) -> None:
 
         setattr(owner, method, run)
 
-    inlet = plan.inlets[0]
+    origin = plan.sources[0]
     timed(FilesReader, "poll", "read")
-    for operator in (*inlet.chain, *(step.operator for step in plan.steps)):
+    for operator in (*origin.chain, *(step.operator for step in plan.steps)):
         timed(type(operator), "step", operator.name())
     for method, name in (
         ("_prepare", "stage Parquet, write state"), ("_commit_point", "commit point"),

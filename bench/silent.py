@@ -148,7 +148,7 @@ def away(folder: Path, away_s: float) -> dict[str, Any]:
                 "streams": {"kept": {"sinks": [{"delta": "kept"}, Ledger(port=port)]}},
             }
         ).plan()
-        runner, ledger = EmbeddedRunner(plan), plan.outlets[1].id
+        runner, ledger = EmbeddedRunner(plan), plan.sinks[1].id
         lag: list[int] = []
 
         def course() -> None:

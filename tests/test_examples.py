@@ -18,7 +18,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_is_right(path: Path) -> None:
     _, plan = load_with_plan(path)
-    assert plan.outlets
+    assert plan.sinks
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

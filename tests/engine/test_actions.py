@@ -15,7 +15,7 @@ from tocsin.batch import ACTIONS, ACTIONS_SCHEMA, OUT, Batch
 from tocsin.ends import OneSplit
 from tocsin.engine.actions import Actions, append_action
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.pipeline.plan import Outlet, Step
+from tocsin.pipeline.plan import SinkNode, Step
 from tocsin.testing import read_from
 
 
@@ -97,7 +97,7 @@ def test_each_action_passes_once(tmp_path: Path) -> None:
     plan = replace(
         plan,
         steps=(Step("deeds", Deeds(), (("in", OUT),), parts.ROWS, {OUT: ACTIONS_SCHEMA}),),
-        outlets=(Outlet("deeds", (("deeds", OUT),), parts.Kept.model_construct(table=table), ACTIONS_SCHEMA),),
+        sinks=(SinkNode("deeds", (("deeds", OUT),), parts.Kept.model_construct(table=table), ACTIONS_SCHEMA),),
         streams={},
     )
     for name in ("one", "two"):

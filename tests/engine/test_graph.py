@@ -13,7 +13,7 @@ from tocsin.batch import END, LATE, OUT, REJECTED, START, Batch, empty
 from tocsin.contracts import Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
-from tocsin.pipeline.plan import Outlet, Plan, Step
+from tocsin.pipeline.plan import Plan, SinkNode, Step
 
 
 class Seen(Operator):
@@ -46,16 +46,16 @@ def seen() -> Seen:
     return Seen.model_construct(log=[])
 
 
-def plan(folder: Path, steps: Sequence[Step], outlets: Sequence[Outlet] = (), inlets: int = 1) -> Plan:
+def plan(folder: Path, steps: Sequence[Step], sinks: Sequence[SinkNode] = (), sources: int = 1) -> Plan:
     base = parts.plan(
         folder, parts.Lines(lines={"0": (), "1": ()}), lambda _: parts.Kept(table={}), parts.Bell(rung=[])
     )
-    inlet = replace(base.inlets[0], chain=(parts.Parse(lateness_us=0),))
+    origin = replace(base.sources[0], chain=(parts.Parse(lateness_us=0),))
     return replace(
         base,
-        inlets=tuple(replace(inlet, id=f"in{i}" if i else "in") for i in range(inlets)),
+        sources=tuple(replace(origin, id=f"in{i}" if i else "in") for i in range(sources)),
         steps=tuple(steps),
-        outlets=tuple(outlets),
+        sinks=tuple(sinks),
         streams={},
     )
 
@@ -67,9 +67,9 @@ def push(graph: Graph, chain: str, *lines: bytes, watermark_us: int = START) -> 
 
 def test_least_of_the_partitions_and_idle_ones_do_not_count(tmp_path: Path) -> None:
     spy = seen()
-    late = Outlet("late", (("in", LATE),), parts.Kept(table={}), parts.ROWS)
+    late = SinkNode("late", (("in", LATE),), parts.Kept(table={}), parts.ROWS)
     graph = Graph(plan(tmp_path, [Step("spy", spy, (("in", OUT),), parts.ROWS, {OUT: parts.ROWS})], [late]), Counters())
-    first, second = (graph.add(graph.plan.inlets[0], p) for p in "01")
+    first, second = (graph.add(graph.plan.sources[0], p) for p in "01")
     push(graph, first.id, b"a,10,1")
     assert spy.log == [([1], START)]
     push(graph, second.id, b"b,7,2")
@@ -88,7 +88,7 @@ def test_least_of_the_partitions_and_idle_ones_do_not_count(tmp_path: Path) -> N
 def test_all_idle_lets_the_foremost_lead(tmp_path: Path) -> None:
     spy = seen()
     graph = Graph(plan(tmp_path, [Step("spy", spy, (("in", OUT),), parts.ROWS, {OUT: parts.ROWS})]), Counters())
-    first, second = (graph.add(graph.plan.inlets[0], p) for p in "01")
+    first, second = (graph.add(graph.plan.sources[0], p) for p in "01")
     push(graph, first.id, b"a,10,1")
     graph.fall_idle(first)
     graph.fall_idle(second)
@@ -98,8 +98,8 @@ def test_all_idle_lets_the_foremost_lead(tmp_path: Path) -> None:
 def test_union_takes_the_least_and_an_idle_input_does_not_hold_it(tmp_path: Path) -> None:
     spy = seen()
     both = (("in", OUT), ("in1", OUT))
-    graph = Graph(plan(tmp_path, [Step("spy", spy, both, parts.ROWS, {OUT: parts.ROWS})], inlets=2), Counters())
-    one, two = (graph.add(inlet, "0") for inlet in graph.plan.inlets)
+    graph = Graph(plan(tmp_path, [Step("spy", spy, both, parts.ROWS, {OUT: parts.ROWS})], sources=2), Counters())
+    one, two = (graph.add(origin, "0") for origin in graph.plan.sources)
     push(graph, one.id, b"a,10,1")
     push(graph, two.id, b"b,4,2")
     assert spy.log == [([1], START), ([2], 4)]
@@ -108,8 +108,8 @@ def test_union_takes_the_least_and_an_idle_input_does_not_hold_it(tmp_path: Path
     saved = graph.all_watermarks()
     again = Graph(graph.plan, Counters())
     again.restore({}, saved)
-    for inlet in again.plan.inlets:
-        again.add(inlet, "0")
+    for origin in again.plan.sources:
+        again.add(origin, "0")
     assert again.all_watermarks() == saved
     push(again, "in/0", b"a,30,3")
     assert spy.log[-1] == ([3], 10), "the watermark does not fall back after a restart"
@@ -122,7 +122,7 @@ def test_side_ports_follow_their_step(tmp_path: Path) -> None:
         Step("side", side, (("in", REJECTED),), parts.REJECTED_SCHEMA, {OUT: parts.REJECTED_SCHEMA}),
     ]
     graph = Graph(plan(tmp_path, steps), Counters())
-    chain = graph.add(graph.plan.inlets[0], "0")
+    chain = graph.add(graph.plan.sources[0], "0")
     push(graph, chain.id, b"bad")
     push(graph, chain.id, b"a,10,1")
     push(graph, chain.id, watermark_us=END)

@@ -43,14 +43,14 @@ def test_an_end_that_cannot_work_is_named_and_nothing_is_written(
 ) -> None:
     file = written(tmp_path, source, sink)
     _, plan = load_with_plan(file)
-    with pytest.raises(ConfigError, match=f"{plan.outlets[0].id}.*{told}"):
+    with pytest.raises(ConfigError, match=f"{plan.sinks[0].id}.*{told}"):
         check_ends(plan, Effects())
     with pytest.raises(ConfigError, match=told):
         start(plan, Effects(), Counters())
     assert not plan.state_folder.exists()
     done = CliRunner().invoke(main, ["check", str(file)])
     assert done.exit_code != 0
-    assert plan.outlets[0].id in done.output
+    assert plan.sinks[0].id in done.output
 
 
 def test_the_missing_certificate_of_a_source_is_named(tmp_path: Path) -> None:

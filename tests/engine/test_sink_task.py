@@ -161,12 +161,12 @@ class World2(World):
     def with_remote(self, table: dict[str, Any], **settings: Any) -> Any:
         from dataclasses import replace
 
-        from tocsin.pipeline.plan import Outlet
+        from tocsin.pipeline.plan import SinkNode
 
         plan = self.plan(**settings)
-        sums = next(outlet for outlet in plan.outlets if outlet.id == "sums")
-        remote = Outlet("remote", sums.inputs, Remote.model_construct(table=table), sums.schema)
-        return replace(plan, outlets=(*plan.outlets, remote))
+        sums = next(target for target in plan.sinks if target.id == "sums")
+        remote = SinkNode("remote", sums.inputs, Remote.model_construct(table=table), sums.schema)
+        return replace(plan, sinks=(*plan.sinks, remote))
 
 
 def test_a_sink_that_is_away_stops_no_other_and_a_bounded_run_says_what_is_missing(tmp_path: Path) -> None:

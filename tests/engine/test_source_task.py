@@ -155,17 +155,17 @@ def test_the_runner_lets_a_revoked_split_go_only_after_a_checkpoint(tmp_path: Pa
     revoked = World(tmp_path / "revoked")
     given = state({"0": parts.payloads(1, 40, ["a"]), "1": parts.payloads(2, 40, ["b"])}, endless={"0"}, bounded=False)
     plan = revoked.plan()
-    plan = replace(plan, inlets=(replace(plan.inlets[0], source=Shards.model_construct(state=given)),))
+    plan = replace(plan, sources=(replace(plan.sources[0], source=Shards.model_construct(state=given)),))
     seen: list[tuple[str, Any]] = []
 
     class Watching(EmbeddedRunner):
-        def _acknowledge(self, session: Any) -> None:
-            given["offsets"] = dict(session.last.offsets)
-            seen.extend(("checkpoint", dict(session.last.offsets)) for _ in [0])
-            super()._acknowledge(session)
+        def _acknowledge(self, attempt: Any) -> None:
+            given["offsets"] = dict(attempt.last.offsets)
+            seen.extend(("checkpoint", dict(attempt.last.offsets)) for _ in [0])
+            super()._acknowledge(attempt)
 
-        def _on(self, session: Any, task: Any, event: Any) -> None:
-            super()._on(session, task, event)
+        def _on(self, attempt: Any, task: Any, event: Any) -> None:
+            super()._on(attempt, task, event)
             if isinstance(event, Rows) and event.split == "0" and event.offset == 40 and "0" in given["listed"]:
                 given["listed"] = ["1"]
                 task._splits_s = 0.0
@@ -189,8 +189,8 @@ def test_a_source_that_never_answers_takes_nothing_from_the_others(tmp_path: Pat
             raise SourceError("too late")
 
     plan = World(tmp_path).plan()
-    blocked = replace(plan.inlets[0], id="blocked", source=Blocking(lines={"0": ()}))
-    plan = replace(plan, inlets=(plan.inlets[0], blocked))
+    blocked = replace(plan.sources[0], id="blocked", source=Blocking(lines={"0": ()}))
+    plan = replace(plan, sources=(plan.sources[0], blocked))
     runner = EmbeddedRunner(plan)
 
     class Look:

@@ -130,7 +130,7 @@ def test_a_source_that_is_gone_is_told(tmp_path: Path) -> None:
     from dataclasses import replace
 
     plan = world.plan()
-    plan = replace(plan, inlets=(replace(plan.inlets[0], source=Gone(lines={"0": ()})),))
+    plan = replace(plan, sources=(replace(plan.sources[0], source=Gone(lines={"0": ()})),))
     with pytest.raises(SourceError, match="refuses"):
         EmbeddedRunner(plan, Effects(FastClock())).run()
 

@@ -69,7 +69,7 @@ made = Pipeline(
 text = made.model_dump_json(by_alias=True)
 again = Pipeline.model_validate_json(text)
 assert [step.id for step in made.plan().steps] == ["readings.0.celsius"], made.plan().steps
-assert [outlet.id for outlet in again.plan().outlets] == ["readings.0.sqlite"]
+assert [sink.id for sink in again.plan().sinks] == ["readings.0.sqlite"]
 assert again.model_dump_json(by_alias=True) == text
 """,
     )

@@ -39,7 +39,12 @@ def test_a_right_file_compiles(tmp_path: Path) -> None:
     pipeline, plan = load_with_plan(written(tmp_path, RIGHT))
     assert [step.id for step in plan.steps] == ["dry.0.keep"]
     assert plan.steps[0].schemas["out"].names == ["key", "time", "humidity"]
-    assert [outlet.id for outlet in plan.outlets] == ["readings.0.delta", "dry.0.delta", "quarantine", "late_source"]
+    assert [target.id for target in plan.sinks] == [
+        "readings.0.delta",
+        "dry.0.delta",
+        "quarantine",
+        "late_source",
+    ]
     assert pipeline.plan().prints() == plan.prints()
 
 

@@ -24,7 +24,7 @@ from tocsin.contracts import (
     Token,
     Writer,
 )
-from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
+from tocsin.pipeline.plan import Plan, SinkNode, SourceNode, Step
 from tocsin.state import NO_STATE
 from tocsin.world import World
 
@@ -338,17 +338,17 @@ def plan(
     sides = {OUT: ROWS, REJECTED: REJECTED_SCHEMA}
     return Plan(
         name="simulated",
-        inlets=(Inlet("in", source, (parse,), sides, 10**12),),
+        sources=(SourceNode("in", source, (parse,), sides, 10**12),),
         steps=(
             Step("sum", total, (("in", OUT),), ROWS, {OUT: SUMS}),
             Step("every", every, (("in", OUT),), ROWS, {OUT: ROWS}),
             Step("odd", odd, (("every", OUT),), ROWS, {OUT: ROWS}),
         ),
-        outlets=(
-            Outlet("sums", (("sum", OUT),), sink("sums"), SUMS),
-            Outlet("windows", (("every", OUT),), sink("windows"), ROWS),
-            Outlet("quarantine", (("in", REJECTED),), sink("quarantine"), REJECTED_SCHEMA),
-            Outlet("bell", (("odd", OUT),), channel, ROWS),
+        sinks=(
+            SinkNode("sums", (("sum", OUT),), sink("sums"), SUMS),
+            SinkNode("windows", (("every", OUT),), sink("windows"), ROWS),
+            SinkNode("quarantine", (("in", REJECTED),), sink("quarantine"), REJECTED_SCHEMA),
+            SinkNode("bell", (("odd", OUT),), channel, ROWS),
         ),
         streams={"sums": (("sum", OUT),), "windows": (("every", OUT),)},
         folder=folder / "lake",

@@ -41,13 +41,13 @@ from tocsin.engine.checkpoint import read_states
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.ingest_log import LoggedReader
 from tocsin.engine.outbox import Relay
-from tocsin.engine.recovery import Effects, Session
+from tocsin.engine.recovery import Attempt, Effects
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
 from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError, Undelivered, Unwritten
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta
-from tocsin.pipeline.plan import Inlet, Outlet, Plan, Step
+from tocsin.pipeline.plan import Plan, SinkNode, SourceNode, Step
 from tocsin.testing.simulated import Broken, Crash, PowerCut, SimulatedDisk
 
 INPUTS = 12
@@ -79,17 +79,17 @@ def graph(topic: Any, mqtt: Any, tables: Mapping[str, Sink], bell: Any, checkpoi
     sources = (("topic", topic), ("mqtt", mqtt))
     return Plan(
         name="simulated",
-        inlets=tuple(Inlet(id, source, (parts.Parse(),), sides, 10**15) for id, source in sources),
+        sources=tuple(SourceNode(id, source, (parts.Parse(),), sides, 10**15) for id, source in sources),
         steps=(
             Step("sum", parts.Sum(), both, parts.ROWS, {OUT: parts.SUMS}),
             Step("every", parts.Every(), both, parts.ROWS, {OUT: parts.ROWS}),
             Step("odd", parts.Odd(), (("every", OUT),), parts.ROWS, {OUT: parts.ROWS}),
         ),
-        outlets=(
-            Outlet("sums", (("sum", OUT),), tables["sums"], parts.SUMS),
-            Outlet("windows", (("every", OUT),), tables["windows"], parts.ROWS),
-            Outlet("quarantine", (("topic", REJECTED), ("mqtt", REJECTED)), tables["quarantine"], REJECTED_SCHEMA),
-            Outlet("bell", (("odd", OUT),), bell, parts.ROWS),
+        sinks=(
+            SinkNode("sums", (("sum", OUT),), tables["sums"], parts.SUMS),
+            SinkNode("windows", (("every", OUT),), tables["windows"], parts.ROWS),
+            SinkNode("quarantine", (("topic", REJECTED), ("mqtt", REJECTED)), tables["quarantine"], REJECTED_SCHEMA),
+            SinkNode("bell", (("odd", OUT),), bell, parts.ROWS),
         ),
         streams={},
         folder=LAKE,
@@ -142,13 +142,13 @@ def _states(states: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
 class Watched(EmbeddedRunner):
     """The runner, with a look at the tables after each recovery (but for those that are away)."""
 
-    def _loop(self, session: Session) -> None:
-        for id, task in session.sinks.items():
-            staged = session.last.staged.get(id, ())
-            expected = staged[-1].epoch if staged else session.last.published.get(id)
+    def _loop(self, attempt: Attempt) -> None:
+        for id, task in attempt.sinks.items():
+            staged = attempt.last.staged.get(id, ())
+            expected = staged[-1].epoch if staged else attempt.last.published.get(id)
             if task.reason is None and task.published != expected:
                 raise Broken(f"I2: after recovery {id} is at {task.published}, not {expected}")
-        super()._loop(session)
+        super()._loop(attempt)
 
 
 def simulate(seed: int, mutant: str = "", tables: str = "") -> None:
@@ -308,12 +308,12 @@ def _log_acked_before_sync() -> AbstractContextManager[None]:
 def _acknowledged_before_commit() -> AbstractContextManager[None]:
     real = EmbeddedRunner._commit_point
 
-    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
-        for source in session.sources.values():
+    def commit_point(self: EmbeddedRunner, attempt: Attempt, checkpoint: Any, outbox: Any) -> None:
+        for source in attempt.sources.values():
             for name, one in source._open.items():
                 if one.offset is not None:
                     source.acknowledge({name: one.offset})
-        real(self, session, checkpoint, outbox)
+        real(self, attempt, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)
 
@@ -321,11 +321,11 @@ def _acknowledged_before_commit() -> AbstractContextManager[None]:
 def _sinks_before_checkpoint() -> AbstractContextManager[None]:
     real = EmbeddedRunner._commit_point
 
-    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
+    def commit_point(self: EmbeddedRunner, attempt: Attempt, checkpoint: Any, outbox: Any) -> None:
         for id, waiting in checkpoint.staged.items():
             if waiting:
-                session.sinks[id]._writer.publish(checkpoint.epoch, [one.token for one in waiting])
-        real(self, session, checkpoint, outbox)
+                attempt.sinks[id]._writer.publish(checkpoint.epoch, [one.token for one in waiting])
+        real(self, attempt, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)
 
@@ -333,10 +333,10 @@ def _sinks_before_checkpoint() -> AbstractContextManager[None]:
 def _offsets_before_state() -> AbstractContextManager[None]:
     real = EmbeddedRunner._commit_point
 
-    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
-        if session.last.epoch:
-            session.store.commit(replace(session.last, offsets=checkpoint.offsets), {})
-        real(self, session, checkpoint, outbox)
+    def commit_point(self: EmbeddedRunner, attempt: Attempt, checkpoint: Any, outbox: Any) -> None:
+        if attempt.last.epoch:
+            attempt.store.commit(replace(attempt.last, offsets=checkpoint.offsets), {})
+        real(self, attempt, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)
 
@@ -344,9 +344,9 @@ def _offsets_before_state() -> AbstractContextManager[None]:
 def _outbox_outside() -> AbstractContextManager[None]:
     real = EmbeddedRunner._commit_point
 
-    def commit_point(self: EmbeddedRunner, session: Session, checkpoint: Any, outbox: Any) -> None:
-        real(self, session, checkpoint, {})
-        real(self, session, checkpoint, outbox)
+    def commit_point(self: EmbeddedRunner, attempt: Attempt, checkpoint: Any, outbox: Any) -> None:
+        real(self, attempt, checkpoint, {})
+        real(self, attempt, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)
 
@@ -379,9 +379,9 @@ def _marked_before_delivery() -> AbstractContextManager[None]:
 def _old_states_deleted_early() -> AbstractContextManager[None]:
     real = EmbeddedRunner._write_states
 
-    def write_states(self: EmbeddedRunner, session: Session, epoch: int) -> Any:
+    def write_states(self: EmbeddedRunner, attempt: Attempt, epoch: int) -> Any:
         embedded.delete_states(self._effects.disk, self.plan.state_folder, ())
-        return real(self, session, epoch)
+        return real(self, attempt, epoch)
 
     return patched(EmbeddedRunner, _write_states=write_states)
 

@@ -148,8 +148,8 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
 
         _, plan = load_with_plan(file, _settings(settings))
         check_ends(plan, Effects())
-        for inlet in plan.inlets:
-            click.echo(f"{inlet.id}: {_columns(inlet.schemas['out'])}")
+        for origin in plan.sources:
+            click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
             click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
         click.echo(f"{file}: right", err=True)

@@ -63,9 +63,9 @@ def _url(broker: subprocess.Popen[str]) -> str:
 def _subscribe(plan: Plan) -> None:
     """Let the broker open the engine's session: from now on it keeps what the plant says until the engine has it."""
     effects = Effects()
-    for inlet in plan.inlets:
-        if not inlet.source.REPLAYABLE:
-            connection = inlet.source.open(effects.world(plan, "ingest", inlet.id))
+    for origin in plan.sources:
+        if not origin.source.REPLAYABLE:
+            connection = origin.source.open(effects.world(plan, "ingest", origin.id))
             for split in connection.splits():
                 reader = connection.read(split, None)
                 until = time.monotonic() + SUBSCRIBED_WITHIN_S

@@ -46,7 +46,7 @@ def launch(
 
 
 def _bounded(plan: Plan) -> bool:
-    return all(inlet.source.bounded() for inlet in plan.inlets)
+    return all(origin.source.bounded() for origin in plan.sources)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tocsin.batch import KEY_TYPE, TIME_TYPE
 from tocsin.settings import Settings
 from tocsin.values.time_forms import format_pattern
 
-TYPES: Mapping[str, pa.DataType] = {
+COLUMN_TYPES: Mapping[str, pa.DataType] = {
     "int": pa.int64(),
     "float": pa.float64(),
     "text": pa.string(),
@@ -104,7 +104,7 @@ class Column(Settings):
 
     @property
     def arrow(self) -> pa.DataType:
-        return TYPES[self.type]
+        return COLUMN_TYPES[self.type]
 
 
 def _columns(value: Any) -> Any:

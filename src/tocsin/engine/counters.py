@@ -15,13 +15,13 @@ class Counters:
 
     def __init__(self) -> None:
         self.rows_in: Counter[str] = Counter()
-        """By inlet."""
+        """By source."""
         self.rows_out: Counter[Port] = Counter()
-        """By inlet or step, and port."""
+        """By source or step, and port."""
         self.rejected: Counter[tuple[str, str]] = Counter()
-        """By inlet or step, and reason."""
+        """By source or step, and reason."""
         self.events: Counter[tuple[str, str]] = Counter()
-        """By partition or outlet, and name: what readers and channels counted that are closed now."""
+        """By partition or sink, and name: what readers and channels counted that are closed now."""
         self.epochs = 0
         self.epoch_ms = 0.0
         """Of the last epoch."""

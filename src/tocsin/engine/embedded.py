@@ -33,7 +33,7 @@ from tocsin.engine.checkpoint import delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
-from tocsin.engine.recovery import ACTIONS_SPLIT, Effects, Session, open_split, start
+from tocsin.engine.recovery import ACTIONS_SPLIT, Attempt, Effects, open_split, start
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
@@ -78,7 +78,7 @@ class EmbeddedRunner(Runner):
         self._feed = feed
         self._stopping = False
         self._failures = 0
-        self._session: Session | None = None
+        self._attempt: Attempt | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self) -> None:
@@ -88,7 +88,7 @@ class EmbeddedRunner(Runner):
                 self._pool = stack.enter_context(ThreadPoolExecutor(THREADS, "epoch"))
             while True:
                 try:
-                    self._run_session()
+                    self._run_attempt()
                     return
                 except (DurabilityError, ForeignCommit, Unwritten):
                     raise
@@ -103,66 +103,66 @@ class EmbeddedRunner(Runner):
 
     def snapshot(self) -> Mapping[str, Any]:
         """Returns what has been counted, as JSON."""
-        session = self._session
-        if session is None:
+        attempt = self._attempt
+        if attempt is None:
             return self.counters.snapshot(self.plan.streams, {}, Counter(), self._clock.now_us())
         counted = self.counters.snapshot(
-            self.plan.streams, session.graph.watermarks, session.events(), self._clock.now_us()
+            self.plan.streams, attempt.graph.watermarks, attempt.events(), self._clock.now_us()
         )
         now_s = self._clock.monotonic_s()
         silent = {
-            id: min((now_s - s.last_rows_s for s in session.splits.values() if s.chain.inlet.id == id), default=None)
-            for id in session.sources
+            id: min((now_s - s.last_rows_s for s in attempt.splits.values() if s.chain.origin.id == id), default=None)
+            for id in attempt.sources
         }
-        sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in session.sources.items()}
-        sinks = {id: task.snapshot() for id, task in session.sinks.items()}
+        sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in attempt.sources.items()}
+        sinks = {id: task.snapshot() for id, task in attempt.sinks.items()}
         return {**counted, "sources": sources, "sinks": sinks}
 
     def progress(self) -> tuple[int, int] | None:
         """Returns how much of all sources has been read, and how much there is (bytes); None where one cannot tell."""
-        told = [task.progress() for task in self._session.sources.values()] if self._session else []
+        told = [task.progress() for task in self._attempt.sources.values()] if self._attempt else []
         known = [one for one in told if one is not None]
         if not known or len(known) < len(told):
             return None
         return sum(done for done, _ in known), sum(total for _, total in known)
 
-    def _run_session(self) -> None:
-        if self._session is not None:
-            self.counters.events.update(self._session.events())
-            self._session = None
-        session = self._session = start(self.plan, self._effects, self.counters, self._feed, self._forget)
+    def _run_attempt(self) -> None:
+        if self._attempt is not None:
+            self.counters.events.update(self._attempt.events())
+            self._attempt = None
+        attempt = self._attempt = start(self.plan, self._effects, self.counters, self._feed, self._forget)
         drain_s = 0.0
         try:
             if self._effects.threads:
-                for task in session.tasks():
-                    task.start(session.news)
-                for sink in session.sinks.values():
+                for task in attempt.tasks():
+                    task.start(attempt.news)
+                for sink in attempt.sinks.values():
                     sink.start()
-                for relay in session.relays:
+                for relay in attempt.relays:
                     relay.start()
-            self._loop(session)
+            self._loop(attempt)
             drain_s = DRAIN_S
-            self._drain(session)
-            self._note_published(session)
+            self._drain(attempt)
+            self._note_published(attempt)
         finally:
-            session.close(drain_s)
+            attempt.close(drain_s)
 
-    def _loop(self, session: Session) -> None:
+    def _loop(self, attempt: Attempt) -> None:
         """Take and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
         last_epoch_s = last_feed_s = self._clock.monotonic_s()
-        spacing_s, dirty = 0.0, session.refitted
+        spacing_s, dirty = 0.0, attempt.refitted
         while True:
-            session.news.clear()
-            events, batches = (0, 0) if self._held(session) else self._take(session)
+            attempt.news.clear()
+            events, batches = (0, 0) if self._held(attempt) else self._take(attempt)
             now_s = self._clock.monotonic_s()
-            idle = self._fall_idle(session, now_s)
-            dirty |= batches > 0 or idle or bool(session.revoked)
-            last = self._stopping or all(task.finished for task in session.sources.values())
-            due_s = spacing_s if session.graph.urgent else self.plan.checkpoint_us / 1e6
-            full = session.graph.bytes >= self.plan.memory_bytes
-            if dirty and (last or session.revoked or full or now_s - last_epoch_s >= due_s):
-                first = session.before is None
-                self._epoch(session)
+            idle = self._fall_idle(attempt, now_s)
+            dirty |= batches > 0 or idle or bool(attempt.revoked)
+            last = self._stopping or all(task.finished for task in attempt.sources.values())
+            due_s = spacing_s if attempt.graph.urgent else self.plan.checkpoint_us / 1e6
+            full = attempt.graph.bytes >= self.plan.memory_bytes
+            if dirty and (last or attempt.revoked or full or now_s - last_epoch_s >= due_s):
+                first = attempt.before is None
+                self._epoch(attempt)
                 if first:
                     gc.freeze()  # all that is loaded stays: looking through it again and again took 7 % of the time
                 last_epoch_s, dirty = self._clock.monotonic_s(), False
@@ -176,65 +176,65 @@ class EmbeddedRunner(Runner):
             if last:
                 return
             if not events and not idle:
-                self._rest(session, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
+                self._rest(attempt, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
 
-    def _rest(self, session: Session, wait_s: float) -> None:
+    def _rest(self, attempt: Attempt, wait_s: float) -> None:
         """Sleep until a source has something, but no longer than until something else is due."""
         wait_s = min(max(wait_s, 0.0), IDLE_WAIT_S)
         if self._effects.threads:
-            session.news.wait(wait_s)
+            attempt.news.wait(wait_s)
         else:
-            for sink in session.sinks.values():
+            for sink in attempt.sinks.values():
                 sink.step()
             self._clock.sleep(wait_s)
 
     # 1 and 2: take and step
 
-    def _take(self, session: Session) -> tuple[int, int]:
+    def _take(self, attempt: Attempt) -> tuple[int, int]:
         """Take at most one batch of each source through all steps. Returns how many events and batches came."""
         events = batches = 0
-        for task in session.tasks():
+        for task in attempt.tasks():
             while (event := task.take()) is not None:
                 events += 1
-                self._on(session, task, event)
+                self._on(attempt, task, event)
                 if isinstance(event, Rows | Finished):
                     batches += isinstance(event, Rows)
                     break
-        self.counters.waiting_bytes = session.graph.bytes
+        self.counters.waiting_bytes = attempt.graph.bytes
         return events, batches
 
-    def _on(self, session: Session, task: SourceTask, event: Event) -> None:
-        if task is session.actions:
+    def _on(self, attempt: Attempt, task: SourceTask, event: Event) -> None:
+        if task is attempt.actions:
             if isinstance(event, Rows):
-                session.actions_offset = event.offset
-                session.graph.act(event.batch.rows)
+                attempt.actions_offset = event.offset
+                attempt.graph.act(event.batch.rows)
             return
         match event:
             case Opened(name):
-                (inlet,) = (inlet for inlet in self.plan.inlets if inlet.id == task.id)
-                open_split(session, inlet, name, None, self._clock)
+                (origin,) = (origin for origin in self.plan.sources if origin.id == task.id)
+                open_split(attempt, origin, name, None, self._clock)
             case Rows(name, batch, offset):
-                split = session.splits[f"{task.id}/{name}"]
+                split = attempt.splits[f"{task.id}/{name}"]
                 split.offset, split.last_rows_s = offset, self._clock.monotonic_s()
-                session.graph.push(split.chain, batch)
+                attempt.graph.push(split.chain, batch)
             case Revoked(name):
-                session.revoked.append(f"{task.id}/{name}")
+                attempt.revoked.append(f"{task.id}/{name}")
             case Finished():
                 pass
 
-    def _fall_idle(self, session: Session, now_s: float) -> bool:
+    def _fall_idle(self, attempt: Attempt, now_s: float) -> bool:
         moved = False
-        for split in session.splits.values():
+        for split in attempt.splits.values():
             chain, silent_us = split.chain, 1e6 * (now_s - split.last_rows_s)
-            if not chain.idle and chain.watermark_us != END and silent_us >= chain.inlet.idle_timeout_us:
-                session.graph.fall_idle(chain)
+            if not chain.idle and chain.watermark_us != END and silent_us >= chain.origin.idle_timeout_us:
+                attempt.graph.fall_idle(chain)
                 moved = True
         return moved
 
-    def _held(self, session: Session) -> bool:
+    def _held(self, attempt: Attempt) -> bool:
         """Returns whether a sink lags so far behind that nothing more is read; raises what has broken one for good."""
         held = False
-        for task in session.sinks.values():
+        for task in attempt.sinks.values():
             task.check()
             if task.bytes > self.plan.lag_bytes:
                 task.check(patient=False)
@@ -246,60 +246,60 @@ class EmbeddedRunner(Runner):
 
     # 3 to 8: the epoch
 
-    def _epoch(self, session: Session) -> None:
-        epoch = session.last.epoch + 1
-        for source in session.sources.values():
+    def _epoch(self, attempt: Attempt) -> None:
+        epoch = attempt.last.epoch + 1
+        for source in attempt.sources.values():
             source.settle()  # what cannot be read twice is durable before a checkpoint says so
-        rows = session.graph.take()
-        staged, states = self._prepare(session, epoch, rows)
-        checkpoint = self._checkpoint(session, epoch, staged, states)
-        self._commit_point(session, checkpoint, self._messages(rows))
-        session.before, session.last, self._forget = session.last, checkpoint, ()
-        self._acknowledge(session)
-        self._publish(session, staged)
-        self._deliver(session)
-        self._tidy(session)
+        rows = attempt.graph.take()
+        staged, states = self._prepare(attempt, epoch, rows)
+        checkpoint = self._checkpoint(attempt, epoch, staged, states)
+        self._commit_point(attempt, checkpoint, self._messages(rows))
+        attempt.before, attempt.last, self._forget = attempt.last, checkpoint, ()
+        self._acknowledge(attempt)
+        self._publish(attempt, staged)
+        self._deliver(attempt)
+        self._tidy(attempt)
 
     def _checkpoint(
-        self, session: Session, epoch: int, staged: Mapping[str, Staged], states: Mapping[str, StepState]
+        self, attempt: Attempt, epoch: int, staged: Mapping[str, Staged], states: Mapping[str, StepState]
     ) -> Checkpoint:
-        gone = set(session.revoked)
-        offsets = {id: split.offset for id, split in session.splits.items() if split.offset is not None}
-        if session.actions is not None:
-            offsets[ACTIONS_SPLIT] = session.actions_offset
-        offsets = {**session.last.offsets, **offsets}
-        watermarks = {**session.last.watermarks, **session.graph.all_watermarks()}
+        gone = set(attempt.revoked)
+        offsets = {id: split.offset for id, split in attempt.splits.items() if split.offset is not None}
+        if attempt.actions is not None:
+            offsets[ACTIONS_SPLIT] = attempt.actions_offset
+        offsets = {**attempt.last.offsets, **offsets}
+        watermarks = {**attempt.last.watermarks, **attempt.graph.all_watermarks()}
         return Checkpoint(
             epoch=epoch,
             watermarks={id: us for id, us in watermarks.items() if id not in gone},
             offsets={id: offset for id, offset in offsets.items() if id not in gone},
             states={id: place for id, place in states.items() if id.rpartition("/")[0] not in gone},
             staged={
-                id: (*task.staged(), *([staged[id]] if id in staged else ())) for id, task in session.sinks.items()
+                id: (*task.staged(), *([staged[id]] if id in staged else ())) for id, task in attempt.sinks.items()
             },
-            published={id: task.published for id, task in session.sinks.items() if task.published is not None},
+            published={id: task.published for id, task in attempt.sinks.items() if task.published is not None},
             tables=self._tables,
         )
 
     def _prepare(
-        self, session: Session, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
+        self, attempt: Attempt, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
     ) -> tuple[dict[str, Staged], dict[str, StepState]]:
         """Rows and states on disk, visible to nobody."""
-        ids = [id for id in session.sinks if id in rows]
+        ids = [id for id in attempt.sinks if id in rows]
         states: list[dict[str, StepState]] = []
         staged: dict[str, Staged] = {}
 
         def stage(id: str) -> None:
-            staged[id] = session.sinks[id].stage(epoch, rows[id])
+            staged[id] = attempt.sinks[id].stage(epoch, rows[id])
 
         jobs: list[Callable[[], None]] = [partial(stage, id) for id in ids]
-        self._together([*jobs, lambda: states.append(self._write_states(session, epoch))])
+        self._together([*jobs, lambda: states.append(self._write_states(attempt, epoch))])
         return {id: staged[id] for id in ids}, states[0]
 
-    def _write_states(self, session: Session, epoch: int) -> dict[str, StepState]:
-        changed = session.graph.changed_states()
+    def _write_states(self, attempt: Attempt, epoch: int) -> dict[str, StepState]:
+        changed = attempt.graph.changed_states()
         some = {id: table for id, table in changed.items() if table.num_rows}
-        same = {id: state for id, state in session.last.states.items() if id not in changed}
+        same = {id: state for id, state in attempt.last.states.items() if id not in changed}
         written = write_states(self._effects.disk, self.plan.state_folder, epoch, some)
         for id, state in written.items():
             now = self._prints[step_name(id)]
@@ -308,38 +308,38 @@ class EmbeddedRunner(Runner):
 
     def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
         return {
-            outlet.id: [message for batch in rows[outlet.id] for message in outlet.part.messages(batch)]
-            for outlet in self.plan.outlets
-            if isinstance(outlet.part, Channel) and outlet.id in rows
+            target.id: [message for batch in rows[target.id] for message in target.part.messages(batch)]
+            for target in self.plan.sinks
+            if isinstance(target.part, Channel) and target.id in rows
         }
 
-    def _commit_point(self, session: Session, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
-        session.store.commit(checkpoint, outbox)
+    def _commit_point(self, attempt: Attempt, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
+        attempt.store.commit(checkpoint, outbox)
 
-    def _acknowledge(self, session: Session) -> None:
+    def _acknowledge(self, attempt: Attempt) -> None:
         """Tell each source what is durable now, where it has moved; let go of the splits that were given away."""
-        before = session.before.offsets if session.before is not None else {}
-        for task in session.sources.values():
+        before = attempt.before.offsets if attempt.before is not None else {}
+        for task in attempt.sources.values():
             prefix = f"{task.id}/"
             moved = {
                 id.removeprefix(prefix): split.offset
-                for id, split in session.splits.items()
+                for id, split in attempt.splits.items()
                 if id.startswith(prefix) and split.offset is not None and split.offset != before.get(id)
             }
             task.acknowledge(moved)
-        for id in session.revoked:
+        for id in attempt.revoked:
             source, _, name = id.partition("/")
-            session.graph.remove(id)
-            del session.splits[id]
-            session.sources[source].release(name)
-        session.revoked.clear()
+            attempt.graph.remove(id)
+            del attempt.splits[id]
+            attempt.sources[source].release(name)
+        attempt.revoked.clear()
 
-    def _publish(self, session: Session, staged: Mapping[str, Staged]) -> None:
+    def _publish(self, attempt: Attempt, staged: Mapping[str, Staged]) -> None:
         for id, one in staged.items():
-            session.sinks[id].commit(one)
+            attempt.sinks[id].commit(one)
             if not self._effects.threads:
-                session.sinks[id].step()
-                session.sinks[id].check()
+                attempt.sinks[id].step()
+                attempt.sinks[id].check()
 
     def _together(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Do all of these; the disk works on their fsyncs at the same time. A failed fsync outranks other errors."""
@@ -352,23 +352,23 @@ class EmbeddedRunner(Runner):
         for error in sorted(errors, key=lambda error: not isinstance(error, DurabilityError)):
             raise error
 
-    def _deliver(self, session: Session) -> None:
-        for relay in session.relays:
+    def _deliver(self, attempt: Attempt) -> None:
+        for relay in attempt.relays:
             relay.wake()
 
-    def _tidy(self, session: Session) -> None:
+    def _tidy(self, attempt: Attempt) -> None:
         """Delete the states that no checkpoint needs any more."""
-        assert session.before is not None
-        keep = state_files(session.last.states) | state_files(session.before.states)
+        assert attempt.before is not None
+        keep = state_files(attempt.last.states) | state_files(attempt.before.states)
         delete_states(self._effects.disk, self.plan.state_folder, keep)
 
-    def _drain(self, session: Session) -> None:
+    def _drain(self, attempt: Attempt) -> None:
         """Wait for the tables to have all that was committed; `SinkError` where one of them is away at the end."""
-        for task in session.sinks.values():
+        for task in attempt.sinks.values():
             task.drain(DRAIN_S)
             task.check()
-        undelivered = {relay: relay.drain(DRAIN_S) for relay in session.relays}
-        left = {task.id: task for task in session.sinks.values() if task.staged()}
+        undelivered = {relay: relay.drain(DRAIN_S) for relay in attempt.relays}
+        left = {task.id: task for task in attempt.sinks.values() if task.staged()}
         for task in left.values():
             logger.warning("'%s' lacks %d epochs; they are written after the next start", task.id, len(task.staged()))
         if left and not self._stopping:
@@ -384,13 +384,13 @@ class EmbeddedRunner(Runner):
                     f"{self.plan.state_folder}, run the pipeline again to send them"
                 )
 
-    def _note_published(self, session: Session) -> None:
+    def _note_published(self, attempt: Attempt) -> None:
         """Let a last checkpoint say that every table has its rows: the next start may send further ones elsewhere."""
-        last = session.last
-        if any(last.staged.values()) and not any(task.staged() for task in session.sinks.values()):
-            published = {id: task.published for id, task in session.sinks.items() if task.published is not None}
+        last = attempt.last
+        if any(last.staged.values()) and not any(task.staged() for task in attempt.sinks.values()):
+            published = {id: task.published for id, task in attempt.sinks.items() if task.published is not None}
             noted = replace(last, epoch=last.epoch + 1, staged={}, published=published)
-            self._commit_point(session, noted, {})
+            self._commit_point(attempt, noted, {})
 
     # trouble and signals
 

@@ -164,9 +164,9 @@ class _Fitting:
     def _chain(self, id: str, state: StepState) -> None:
         """A state of one split's decoder, `rekey` or `event_time`."""
         split, _, name = id.rpartition("/")
-        inlet = next((inlet for inlet in self.plan.inlets if inlet.id == id.partition("/")[0]), None)
-        if inlet is not None and name.isdigit() and int(name) < len(inlet.chain):
-            name = inlet.chain[int(name)].name()  # a version before counted them
+        origin = next((origin for origin in self.plan.sources if origin.id == id.partition("/")[0]), None)
+        if origin is not None and name.isdigit() and int(name) < len(origin.chain):
+            name = origin.chain[int(name)].name()  # a version before counted them
         new = f"{split}/{name}"
         if step_name(new) in self.prints:
             self._settle(id, new, state)

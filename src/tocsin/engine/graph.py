@@ -1,4 +1,4 @@
-"""The pure half of the embedded runner: a batch in at a partition, rows out at the outlets; states and watermarks.
+"""The pure half of the embedded runner: a batch in at a partition, rows out at the sinks; states and watermarks.
 
 It does no I/O and sees no clock, so a redo after a crash gives the same rows.
 """
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
 from tocsin.contracts import Channel, Operator, State
 from tocsin.engine.counters import Counters
-from tocsin.pipeline.plan import Inlet, Outlet, Plan, Port, Step
+from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
 
 
 class Feed(Protocol):
@@ -28,10 +28,10 @@ class Feed(Protocol):
 class Chain:
     """One partition: its own decoder, rekey and event_time with their states, and how far its time has come."""
 
-    def __init__(self, inlet: Inlet, partition: str) -> None:
-        self.inlet = inlet
-        self.id = f"{inlet.id}/{partition}"
-        self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in inlet.chain]
+    def __init__(self, origin: SourceNode, partition: str) -> None:
+        self.origin = origin
+        self.id = f"{origin.id}/{partition}"
+        self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in origin.chain]
         self.watermark_us = START
         self.idle = False
 
@@ -64,7 +64,7 @@ class Node:
         return list(out)
 
 
-class Junction:
+class StepTask:
     """A step of the plan with what waits before it. Several inputs: the rows' union, the least of the watermarks."""
 
     def __init__(self, step: Step) -> None:
@@ -81,17 +81,17 @@ class Junction:
 
 
 class Graph:
-    """All chains and steps of a plan, and the rows that wait at its outlets for the next checkpoint."""
+    """All chains and steps of a plan, and the rows that wait at its sinks for the next checkpoint."""
 
     def __init__(self, plan: Plan, counters: Counters, feed: Feed | None = None) -> None:
         self.plan = plan
         self.counters = counters
         self.feed = feed
         self.chains: dict[str, Chain] = {}
-        self.junctions = [Junction(step) for step in plan.steps]
-        parts: list[Inlet | Step] = [*plan.inlets, *plan.steps]
+        self.step_tasks = [StepTask(step) for step in plan.steps]
+        parts: list[SourceNode | Step] = [*plan.sources, *plan.steps]
         self.watermarks: dict[str, int] = {part.id: START for part in parts}
-        """By inlet or step: of what leaves it. Rows on its side ports may be older."""
+        """By source or step: of what leaves it. Rows on its side ports may be older."""
         self.bytes = 0
         self.urgent = False
         self._states: dict[str, pa.Table] = {}
@@ -101,16 +101,16 @@ class Graph:
         self._schemas: dict[Port, pa.Schema] = {
             (part.id, port): schema for part in parts for port, schema in part.schemas.items()
         }
-        self._readers: dict[Port, list[tuple[Junction, int]]] = defaultdict(list)
-        self._ancestors: dict[str, set[str]] = {inlet.id: {inlet.id} for inlet in plan.inlets}
-        for junction in self.junctions:
-            for i, port in enumerate(junction.step.inputs):
-                self._readers[port].append((junction, i))
-            self._ancestors[junction.step.id] = {a for id, _ in junction.step.inputs for a in self._ancestors[id]}
-        self._outlets: dict[Port, list[Outlet]] = defaultdict(list)
-        for outlet in plan.outlets:
-            for port in outlet.inputs:
-                self._outlets[port].append(outlet)
+        self._readers: dict[Port, list[tuple[StepTask, int]]] = defaultdict(list)
+        self._ancestors: dict[str, set[str]] = {origin.id: {origin.id} for origin in plan.sources}
+        for step_task in self.step_tasks:
+            for i, port in enumerate(step_task.step.inputs):
+                self._readers[port].append((step_task, i))
+            self._ancestors[step_task.step.id] = {a for id, _ in step_task.step.inputs for a in self._ancestors[id]}
+        self._sinks: dict[Port, list[SinkNode]] = defaultdict(list)
+        for target in plan.sinks:
+            for port in target.inputs:
+                self._sinks[port].append(target)
         self._streams: dict[Port, list[str]] = defaultdict(list)
         for name, ports in plan.streams.items():
             for port in ports:
@@ -118,9 +118,9 @@ class Graph:
 
     # rows in
 
-    def add(self, inlet: Inlet, partition: str) -> Chain:
+    def add(self, origin: SourceNode, partition: str) -> Chain:
         """Returns the chain of a split, as the checkpoint left it; from now on it takes part in the watermark."""
-        chain = Chain(inlet, partition)
+        chain = Chain(origin, partition)
         for node in chain.nodes:
             if node.id in self._states:
                 node.state = node.operator.load(self._states.pop(node.id))
@@ -132,92 +132,92 @@ class Graph:
         """Let go of a split: time goes on without it."""
         chain = self.chains.pop(id)
         self._mark_idle()
-        self._go_on(chain.inlet)
+        self._go_on(chain.origin)
 
     def push(self, chain: Chain, batch: Batch) -> None:
         """Take one batch of a partition through its chain and all steps."""
-        self.counters.rows_in[chain.inlet.id] += len(batch)
+        self.counters.rows_in[chain.origin.id] += len(batch)
         if chain.idle:
             chain.idle = False
             self._mark_idle()
         for out in chain.through(batch):
             if out.port != OUT:
-                self._emit(chain.inlet.id, out)
+                self._emit(chain.origin.id, out)
                 continue
-            if chain.watermark_us < self.watermarks[chain.inlet.id]:
-                out = self._without_late(chain.inlet.id, out)
+            if chain.watermark_us < self.watermarks[chain.origin.id]:
+                out = self._without_late(chain.origin.id, out)
             chain.watermark_us = max(chain.watermark_us, out.watermark_us)
-            self._emit(chain.inlet.id, out.until(self._merged(chain.inlet)))
+            self._emit(chain.origin.id, out.until(self._merged(chain.origin)))
         self._flow()
 
     def fall_idle(self, chain: Chain) -> None:
         """A partition has been silent for too long: time goes on without it."""
         chain.idle = True
         self._mark_idle()
-        self._go_on(chain.inlet)
+        self._go_on(chain.origin)
 
     def act(self, actions: pa.RecordBatch) -> None:
         """Give what operators did to every step that listens."""
-        for junction in self.junctions:
-            if junction.node.operator.ACCEPTS_ACTIONS:
-                batch = Batch(actions, junction.watermark_us, ACTIONS)
-                for out in junction.node.step(batch):
-                    self._emit(junction.step.id, out)
+        for step_task in self.step_tasks:
+            if step_task.node.operator.ACCEPTS_ACTIONS:
+                batch = Batch(actions, step_task.watermark_us, ACTIONS)
+                for out in step_task.node.step(batch):
+                    self._emit(step_task.step.id, out)
                 self._flow()
 
     # rows through
 
-    def _go_on(self, inlet: Inlet) -> None:
+    def _go_on(self, origin: SourceNode) -> None:
         """Let time go on where what held it back no longer does."""
-        merged = self._merged(inlet)
-        if merged > self.watermarks[inlet.id]:
-            self._emit(inlet.id, tick(self._schemas[inlet.id, OUT], merged))
+        merged = self._merged(origin)
+        if merged > self.watermarks[origin.id]:
+            self._emit(origin.id, tick(self._schemas[origin.id, OUT], merged))
         self._flow()
 
-    def _merged(self, inlet: Inlet) -> int:
-        chains = [chain for chain in self.chains.values() if chain.inlet is inlet]
+    def _merged(self, origin: SourceNode) -> int:
+        chains = [chain for chain in self.chains.values() if chain.origin is origin]
         if not chains:
-            return self.watermarks[inlet.id]
+            return self.watermarks[origin.id]
         active = [chain.watermark_us for chain in chains if not chain.idle]
         merged = min(active) if active else max(chain.watermark_us for chain in chains)
-        return max(merged, self.watermarks[inlet.id])
+        return max(merged, self.watermarks[origin.id])
 
-    def _without_late(self, inlet: str, out: Batch) -> Batch:
+    def _without_late(self, origin: str, out: Batch) -> Batch:
         """Rows of a partition that the others have left behind while it was idle, or before it was there."""
         times: Ints = times_us(out.rows)
-        if not len(times) or times.min() >= self.watermarks[inlet]:
+        if not len(times) or times.min() >= self.watermarks[origin]:
             return out
-        late = pa.array(times < self.watermarks[inlet])
-        self._emit(inlet, Batch(out.rows.filter(late), port=LATE))
+        late = pa.array(times < self.watermarks[origin])
+        self._emit(origin, Batch(out.rows.filter(late), port=LATE))
         return out.with_rows(out.rows.filter(pc.invert(late)))
 
     def _mark_idle(self) -> None:
         silent = {
-            inlet.id
-            for inlet in self.plan.inlets
-            if all(chain.idle for chain in self.chains.values() if chain.inlet is inlet)
+            origin.id
+            for origin in self.plan.sources
+            if all(chain.idle for chain in self.chains.values() if chain.origin is origin)
         }
-        for junction in self.junctions:
-            for i, (id, _) in enumerate(junction.step.inputs):
-                junction.idle[i] = self._ancestors[id] <= silent
+        for step_task in self.step_tasks:
+            for i, (id, _) in enumerate(step_task.step.inputs):
+                step_task.idle[i] = self._ancestors[id] <= silent
 
     def _flow(self) -> None:
-        for junction in self.junctions:
-            waiting, junction.waiting = junction.waiting, []
+        for step_task in self.step_tasks:
+            waiting, step_task.waiting = step_task.waiting, []
             for i, batch in waiting:
-                junction.watermarks[i] = max(junction.watermarks[i], batch.watermark_us)
-                self._step(junction, batch)
-            if junction.merged() > junction.watermark_us:  # an input fell idle
-                self._step(junction, tick(junction.step.input_schema, START))
+                step_task.watermarks[i] = max(step_task.watermarks[i], batch.watermark_us)
+                self._step(step_task, batch)
+            if step_task.merged() > step_task.watermark_us:  # an input fell idle
+                self._step(step_task, tick(step_task.step.input_schema, START))
 
-    def _step(self, junction: Junction, batch: Batch) -> None:
-        merged = junction.merged()
-        if not len(batch) and merged <= junction.watermark_us:
+    def _step(self, step_task: StepTask, batch: Batch) -> None:
+        merged = step_task.merged()
+        if not len(batch) and merged <= step_task.watermark_us:
             return
-        junction.watermark_us = merged
-        rows = _united(batch.rows, junction.step)
-        for out in junction.node.step(Batch(rows, merged)):
-            self._emit(junction.step.id, out)
+        step_task.watermark_us = merged
+        rows = _united(batch.rows, step_task.step)
+        for out in step_task.node.step(Batch(rows, merged)):
+            self._emit(step_task.step.id, out)
 
     def _emit(self, id: str, batch: Batch) -> None:
         if batch.port == REJECTED:
@@ -225,20 +225,20 @@ class Graph:
         port = (id, batch.port)
         if len(batch):
             self.counters.rows_out[port] += len(batch)
-            for outlet in self._outlets[port]:
-                self._rows[outlet.id].append(_united(batch.rows, outlet))
+            for target in self._sinks[port]:
+                self._rows[target.id].append(_united(batch.rows, target))
                 self.bytes += batch.rows.nbytes
-                self.urgent |= isinstance(outlet.part, Channel) and outlet.part.URGENT
+                self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
         if batch.port != OUT:
-            for junction, i in self._readers[port]:
-                junction.waiting.append((i, batch.until(self.watermarks[id])))
+            for step_task, i in self._readers[port]:
+                step_task.waiting.append((i, batch.until(self.watermarks[id])))
         else:
             moved = batch.watermark_us > self.watermarks[id]
             if moved:
                 self.watermarks[id] = batch.watermark_us
             if moved or len(batch):
-                for junction, i in self._readers[port]:
-                    junction.waiting.append((i, batch))
+                for step_task, i in self._readers[port]:
+                    step_task.waiting.append((i, batch))
             if moved:
                 self._tick_side_ports(id, batch.watermark_us)
         if self.feed is not None and len(batch):
@@ -248,8 +248,8 @@ class Graph:
     def _tick_side_ports(self, id: str, watermark_us: int) -> None:
         for (source, port), readers in self._readers.items():
             if source == id and port != OUT:
-                for junction, i in readers:
-                    junction.waiting.append((i, tick(self._schemas[source, port], watermark_us)))
+                for step_task, i in readers:
+                    step_task.waiting.append((i, tick(self._schemas[source, port], watermark_us)))
 
     def _named(self, id: str, batch: Batch) -> Batch:
         """Rejected rows with the place they were rejected at, counted by reason."""
@@ -262,7 +262,7 @@ class Graph:
     # rows out
 
     def take(self) -> dict[str, list[pa.RecordBatch]]:
-        """The rows that wait at each outlet; they are the caller's now."""
+        """The rows that wait at each sink; they are the caller's now."""
         taken, self._rows = self._rows, defaultdict(list)
         self.bytes, self.urgent = 0, False
         return taken
@@ -270,7 +270,7 @@ class Graph:
     # state
 
     def _nodes(self) -> list[Node]:
-        return [node for chain in self.chains.values() for node in chain.nodes] + [j.node for j in self.junctions]
+        return [node for chain in self.chains.values() for node in chain.nodes] + [j.node for j in self.step_tasks]
 
     def changed_states(self) -> dict[str, pa.Table]:
         """The state of every step that took a batch since the last call; without rows where nothing is remembered."""
@@ -282,8 +282,8 @@ class Graph:
         return tables
 
     def all_watermarks(self) -> dict[str, int]:
-        """By partition (``inlet/partition``), by inlet and step, and by what has reached a step (``step<``)."""
-        reached = {f"{j.step.id}<": j.watermark_us for j in self.junctions}
+        """By partition (``source/partition``), by source and step, and by what has reached a step (``step<``)."""
+        reached = {f"{j.step.id}<": j.watermark_us for j in self.step_tasks}
         return self.watermarks | {chain.id: chain.watermark_us for chain in self.chains.values()} | reached
 
     def restore(self, states: Mapping[str, pa.Table], watermarks: Mapping[str, int]) -> None:
@@ -294,13 +294,13 @@ class Graph:
                 node.state = node.operator.load(self._states.pop(node.id))
         for id in self.watermarks:
             self.watermarks[id] = watermarks.get(id, START)
-        for junction in self.junctions:
+        for step_task in self.step_tasks:
             # What has left a part has reached those behind it: between checkpoints nothing is under way.
-            junction.watermarks = [watermarks.get(id, START) for id, _ in junction.step.inputs]
-            junction.watermark_us = watermarks.get(f"{junction.step.id}<", START)
+            step_task.watermarks = [watermarks.get(id, START) for id, _ in step_task.step.inputs]
+            step_task.watermark_us = watermarks.get(f"{step_task.step.id}<", START)
 
 
-def _united(rows: pa.RecordBatch, part: Step | Outlet) -> pa.RecordBatch:
+def _united(rows: pa.RecordBatch, part: Step | SinkNode) -> pa.RecordBatch:
     """Rows of one of several inputs, which may differ in what can be null."""
     if len(part.inputs) == 1:
         return rows

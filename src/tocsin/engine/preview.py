@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tocsin.batch import END, OUT, Batch, empty, tick
 from tocsin.contracts import Operator, Reader, Source
-from tocsin.pipeline.plan import Inlet, Plan, Port
+from tocsin.pipeline.plan import Plan, Port, SourceNode
 from tocsin.world import SystemClock, SystemDisk, World
 
 
@@ -23,23 +23,25 @@ def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator
     ``plant.0.json.rejected`` where rows left by them.
     """
     seen: dict[Port, list[Batch]] = {}
-    for inlet in plan.inlets:
-        yield from _inlet(inlet, seen, rows_max, wait_s)
+    for origin in plan.sources:
+        yield from _origin(origin, seen, rows_max, wait_s)
     for step in plan.steps:
         batches = [b for port in step.inputs for b in seen.get(port, ()) if len(b)]
         yield from _passed(step.id, step.id, step.operator, step.input_schema, batches, seen)
 
 
-def _inlet(inlet: Inlet, seen: dict[Port, list[Batch]], rows_max: int, wait_s: float) -> Iterator[tuple[str, pa.Table]]:
-    raw = _sample(inlet.source, rows_max, wait_s)
-    schema = inlet.source.output_schema()
-    yield f"{inlet.id}.{inlet.source.name()}", _table(schema, raw)
+def _origin(
+    origin: SourceNode, seen: dict[Port, list[Batch]], rows_max: int, wait_s: float
+) -> Iterator[tuple[str, pa.Table]]:
+    raw = _sample(origin.source, rows_max, wait_s)
+    schema = origin.source.output_schema()
+    yield f"{origin.id}.{origin.source.name()}", _table(schema, raw)
     batches = raw
-    for i, operator in enumerate(inlet.chain):
-        seen[inlet.id, OUT] = []
-        yield from _passed(f"{inlet.id}.{i}.{operator.name()}", inlet.id, operator, schema, batches, seen)
-        batches, schema = seen[inlet.id, OUT], operator.output_schema(schema)
-    seen[inlet.id, OUT] = batches
+    for i, operator in enumerate(origin.chain):
+        seen[origin.id, OUT] = []
+        yield from _passed(f"{origin.id}.{i}.{operator.name()}", origin.id, operator, schema, batches, seen)
+        batches, schema = seen[origin.id, OUT], operator.output_schema(schema)
+    seen[origin.id, OUT] = batches
 
 
 def _passed(

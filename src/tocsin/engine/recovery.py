@@ -1,4 +1,4 @@
-"""Start and recovery are one path: from whatever a crash left behind to a session that goes on exactly there."""
+"""Start and recovery are one path: from whatever a crash left behind to a attempt that goes on exactly there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tocsin.engine.outbox import Relay
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
 from tocsin.errors import ConfigError, StateMismatch
-from tocsin.pipeline.plan import Inlet, Plan
+from tocsin.pipeline.plan import Plan, SourceNode
 from tocsin.world import Clock, Disk, SystemClock, SystemDisk, World
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class SplitState:
 
 
 @dataclass(slots=True)
-class Session:
+class Attempt:
     """Everything in memory between two recoveries; after trouble all of it is dropped."""
 
     store: CheckpointStore
@@ -112,8 +112,10 @@ def check_ends(plan: Plan, effects: Effects) -> None:
     ConfigError
         Names the end, and what it lacks: a certificate that is not there, a path that leaves the data folder.
     """
-    ends: list[tuple[str, str, Source | Sink | Channel]] = [(inlet.id, "ingest", inlet.source) for inlet in plan.inlets]
-    ends += [(end.id, "channels" if isinstance(end.part, Channel) else "staged", end.part) for end in plan.outlets]
+    ends: list[tuple[str, str, Source | Sink | Channel]] = [
+        (origin.id, "ingest", origin.source) for origin in plan.sources
+    ]
+    ends += [(end.id, "channels" if isinstance(end.part, Channel) else "staged", end.part) for end in plan.sinks]
     for id, kind, part in ends:
         try:
             part.check(effects.world(plan, kind, id))
@@ -123,55 +125,55 @@ def check_ends(plan: Plan, effects: Effects) -> None:
 
 def start(
     plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None, forget: Collection[str] | str = ()
-) -> Session:
+) -> Attempt:
     """Lock, finish what was committed, load the states, seek the sources. Done twice it is the same as once."""
     check_ends(plan, effects)
     effects.disk.make_folder(plan.state_folder)
     store = effects.open_store(plan.state_folder)
-    session = Session(store, Graph(plan, counters, feed), Checkpoint(0))
+    attempt = Attempt(store, Graph(plan, counters, feed), Checkpoint(0))
     try:
         last = store.last()
         if last is not None:
-            session.last = _fitted(session, plan, last, forget)
-        _finish(session, plan, effects)
-        known = {id: state for id, state in session.last.states.items() if not is_set_aside(id)}
+            attempt.last = _fitted(attempt, plan, last, forget)
+        _finish(attempt, plan, effects)
+        known = {id: state for id, state in attempt.last.states.items() if not is_set_aside(id)}
         states = read_states(effects.disk, plan.state_folder, known)
-        session.graph.restore(states, session.last.watermarks)
-        _seek(session, plan, effects)
-        keep = state_files(session.last.states) | (state_files(last.states) if last is not None else set())
+        attempt.graph.restore(states, attempt.last.watermarks)
+        _seek(attempt, plan, effects)
+        keep = state_files(attempt.last.states) | (state_files(last.states) if last is not None else set())
         delete_states(effects.disk, plan.state_folder, keep)
-        for outlet in plan.outlets:
-            if isinstance(outlet.part, Channel):
-                session.relays.append(Relay(outlet.id, outlet.part, store, effects.world(plan, "channels", outlet.id)))
+        for target in plan.sinks:
+            if isinstance(target.part, Channel):
+                attempt.relays.append(Relay(target.id, target.part, store, effects.world(plan, "channels", target.id)))
     except BaseException:
-        session.close()
+        attempt.close()
         raise
-    return session
+    return attempt
 
 
-def _fitted(session: Session, plan: Plan, last: Checkpoint, forget: Collection[str] | str) -> Checkpoint:
+def _fitted(attempt: Attempt, plan: Plan, last: Checkpoint, forget: Collection[str] | str) -> Checkpoint:
     """Returns the last checkpoint as this plan goes on from it; `StateMismatch` where that would forget unasked."""
     fitted = fit(plan, last, forget)
     if (mismatch := fitted.mismatch(plan.state_folder)) is not None:
         raise StateMismatch(mismatch)
     for sentence in fitted.sentences():
         logger.warning("%s: %s", plan.name, sentence)
-        session.refitted = True
+        attempt.refitted = True
     return fitted.checkpoint
 
 
-def _finish(session: Session, plan: Plan, effects: Effects) -> None:
+def _finish(attempt: Attempt, plan: Plan, effects: Effects) -> None:
     """Bring each table to the last epoch, and delete what was staged for one that never came to be."""
-    last = session.last
+    last = attempt.last
     tables = plan.tables()
-    for outlet in plan.outlets:
-        if isinstance(outlet.part, Sink):
-            task = SinkTask(outlet.id, outlet.part, outlet.schema, effects.world(plan, "staged", outlet.id))
-            session.sinks[outlet.id] = task
-            moved = last.tables.get(outlet.id, tables[outlet.id]) != tables[outlet.id]
+    for target in plan.sinks:
+        if isinstance(target.part, Sink):
+            task = SinkTask(target.id, target.part, target.schema, effects.world(plan, "staged", target.id))
+            attempt.sinks[target.id] = task
+            moved = last.tables.get(target.id, tables[target.id]) != tables[target.id]
             since = last.epoch if moved else None
-            task.recover(last.staged.get(outlet.id, ()), last.published.get(outlet.id), since)
-    for id in last.staged.keys() - session.sinks.keys():
+            task.recover(last.staged.get(target.id, ()), last.published.get(target.id), since)
+    for id in last.staged.keys() - attempt.sinks.keys():
         if last.staged[id]:
             logger.warning(
                 "'%s' is no longer in the pipeline: %d epochs that were staged for it are not written",
@@ -179,28 +181,33 @@ def _finish(session: Session, plan: Plan, effects: Effects) -> None:
             )  # fmt: skip
 
 
-def _seek(session: Session, plan: Plan, effects: Effects) -> None:
+def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
     """Make each source ready to be read on from where the checkpoint is."""
-    last = session.last
-    for inlet in plan.inlets:
-        prefix = f"{inlet.id}/"
+    last = attempt.last
+    for origin in plan.sources:
+        prefix = f"{origin.id}/"
         names = [id.removeprefix(prefix) for id in last.offsets if id.startswith(prefix)]
         offsets = {name: last.offsets[prefix + name] for name in names}
         ended = {name for name in names if last.watermarks.get(prefix + name) == END}
-        session.sources[inlet.id] = SourceTask(
-            inlet.id, inlet.source, effects.world(plan, "ingest", inlet.id), offsets, ended, effects.segment_bytes
+        attempt.sources[origin.id] = SourceTask(
+            origin.id,
+            origin.source,
+            effects.world(plan, "ingest", origin.id),
+            offsets,
+            ended,
+            effects.segment_bytes,
         )
         for name in ended:
-            open_split(session, inlet, name, offsets[name], effects.clock)
+            open_split(attempt, origin, name, offsets[name], effects.clock)
     if any(step.operator.ACCEPTS_ACTIONS for step in plan.steps):
-        session.actions_offset = last.offsets.get(ACTIONS_SPLIT, 0)
+        attempt.actions_offset = last.offsets.get(ACTIONS_SPLIT, 0)
         world = effects.world(plan, "ingest", ACTIONS_SPLIT)
         actions = Actions(state_folder=plan.state_folder)
-        session.actions = SourceTask(ACTIONS_SPLIT, actions, world, {"0": session.actions_offset}, ())
+        attempt.actions = SourceTask(ACTIONS_SPLIT, actions, world, {"0": attempt.actions_offset}, ())
 
 
-def open_split(session: Session, inlet: Inlet, name: str, offset: Offset, clock: Clock) -> None:
+def open_split(attempt: Attempt, origin: SourceNode, name: str, offset: Offset, clock: Clock) -> None:
     """Let a split take part, unless it does already."""
-    if f"{inlet.id}/{name}" not in session.splits:
-        chain = session.graph.add(inlet, name)
-        session.splits[chain.id] = SplitState(chain, offset, clock.monotonic_s())
+    if f"{origin.id}/{name}" not in attempt.splits:
+        chain = attempt.graph.add(origin, name)
+        attempt.splits[chain.id] = SplitState(chain, offset, clock.monotonic_s())

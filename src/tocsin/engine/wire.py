@@ -160,7 +160,7 @@ def describe(name: str, schema: pa.Schema) -> Stream:
 
 def streams_of(plan: Plan, names: Collection[str] = ()) -> tuple[Stream, ...]:
     """Returns the streams of a plan that the page shows: all, unless some are named."""
-    schemas = {(inlet.id, port): schema for inlet in plan.inlets for port, schema in inlet.schemas.items()}
+    schemas = {(origin.id, port): schema for origin in plan.sources for port, schema in origin.schemas.items()}
     schemas |= {(step.id, port): schema for step in plan.steps for port, schema in step.schemas.items()}
     return tuple(
         describe(name, schemas[ports[0]]) for name, ports in plan.streams.items() if not names or name in names

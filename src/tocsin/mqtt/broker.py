@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tocsin.errors import ConfigError, StateError
 from tocsin.mqtt.connection import Connection, Settings
-from tocsin.mqtt.sessions import Acl, Message, Retained, Session, Subscriptions, load, read_users, save
+from tocsin.mqtt.sessions import Acl, Publication, Retained, Session, Subscriptions, load, read_users, save
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Broker:
 
     # ------------------------------------------------------------------------------------- routing
 
-    def route(self, message: Message, sender: Session | None) -> bool:
+    def route(self, message: Publication, sender: Session | None) -> bool:
         """Hand a message to all who want it; False if somebody's queue was full."""
         self.received += 1
         complete = True

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from tocsin.errors import ConfigError
 from tocsin.mqtt import codec, packets
 from tocsin.mqtt.packets import ProtocolError
-from tocsin.mqtt.sessions import Acl, Message, Retained, Session, Subscriptions, password_matches
+from tocsin.mqtt.sessions import Acl, Publication, Retained, Session, Subscriptions, password_matches
 from tocsin.mqtt.topics import valid_filter, valid_name
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Hub(Protocol):
     connections: set[Connection]
     sent: int
 
-    def route(self, message: Message, sender: Session | None) -> bool: ...
+    def route(self, message: Publication, sender: Session | None) -> bool: ...
     def forget(self, session: Session) -> None: ...
     def touch(self, connection: Connection) -> None: ...
     def flush(self) -> None: ...
@@ -104,7 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         self.broker = broker
         self.session: Session | None = None
         self.inbox = codec.Inbox(packets.V311, broker.settings.packet_bytes_max)
-        self.will: Message | None = None
+        self.will: Publication | None = None
         self.deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
         self._out: list[bytes] = []
         self._patience_s = 0.0
@@ -171,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
     def clogged(self) -> bool:
         return self._full
 
-    def send(self, message: Message, packet_id: int, dup: bool) -> None:
+    def send(self, message: Publication, packet_id: int, dup: bool) -> None:
         data = packets.publish(
             message.topic,
             message.payload,
@@ -223,7 +223,9 @@ class Connection(asyncio.BufferedProtocol):
                 if self.session is None:
                     return
             elif kind == packets.PUBLISH:
-                message = Message(bytes(data[topic:topic_end]), bytes(data[body:end]), head >> 1 & 3, bool(head & 1))
+                message = Publication(
+                    bytes(data[topic:topic_end]), bytes(data[body:end]), head >> 1 & 3, bool(head & 1)
+                )
                 if self.inbox.version == packets.V5 and body - properties > 1:
                     message = message._replace(properties=self._passed_on(bytes(data[properties:body])))
                 self._publish(message, packet_id)
@@ -243,7 +245,7 @@ class Connection(asyncio.BufferedProtocol):
             raise ProtocolError("this property is not allowed here", packets.PROTOCOL)
         return properties
 
-    def _publish(self, message: Message, packet_id: int) -> None:
+    def _publish(self, message: Publication, packet_id: int) -> None:
         session = self.session
         assert session is not None
         reason = 0
@@ -357,7 +359,7 @@ class Connection(asyncio.BufferedProtocol):
         self.deadline_s = float("inf")
         if packet.will is not None:
             found = {k: v for k, v in packet.will.properties.items() if k != "will_delay_interval"}
-            self.will = Message(
+            self.will = Publication(
                 packet.will.topic.encode(), packet.will.payload, packet.will.qos, packet.will.retain,
                 packets.properties(found),
             )  # fmt: skip

@@ -19,7 +19,7 @@ Access = Literal["read", "write", "readwrite"]
 QUEUE_BYTES_MAX = 64 << 20
 
 
-class Message(NamedTuple):
+class Publication(NamedTuple):
     """A published message on its way."""
 
     topic: bytes
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 class Link(Protocol):
     """The connection of a session."""
 
-    def send(self, message: Message, packet_id: int, dup: bool) -> None: ...
+    def send(self, message: Publication, packet_id: int, dup: bool) -> None: ...
     def clogged(self) -> bool: ...
 
 
@@ -57,13 +57,13 @@ class Session:
     """Options by filter."""
     received: set[int] = field(default_factory=set)
     """Packet ids of incoming QoS 2 messages that are not released yet."""
-    in_flight: dict[int, Message] = field(default_factory=dict)
-    queue: deque[Message] = field(default_factory=deque)
+    in_flight: dict[int, Publication] = field(default_factory=dict)
+    queue: deque[Publication] = field(default_factory=deque)
     dropped: int = 0
     _packet_id: int = 0
     _queue_bytes: int = 0
 
-    def deliver(self, message: Message) -> bool:
+    def deliver(self, message: Publication) -> bool:
         """Send a message, or keep it; False if it had to be dropped."""
         link = self.link
         if message.qos == 0:
@@ -82,7 +82,7 @@ class Session:
         self.dropped += 1
         return False
 
-    def _send(self, link: Link, message: Message) -> None:
+    def _send(self, link: Link, message: Publication) -> None:
         packet_id = self._packet_id
         while True:
             packet_id = packet_id % 65535 + 1
@@ -128,11 +128,11 @@ class Kept(msgspec.Struct):
     subscriptions: dict[str, int]
     received: set[int]
     packet_id: int
-    in_flight: dict[int, Message]
-    queue: list[Message]
+    in_flight: dict[int, Publication]
+    queue: list[Publication]
 
 
-def save(path: Path, sessions: Iterable[Session], retained: Iterable[Message], now_s: float) -> None:
+def save(path: Path, sessions: Iterable[Session], retained: Iterable[Publication], now_s: float) -> None:
     """Write what a broker remembers, durably, when it stops in good order."""
     kept = [
         Kept(
@@ -150,12 +150,12 @@ def save(path: Path, sessions: Iterable[Session], retained: Iterable[Message], n
     new.replace(path)
 
 
-def load(path: Path) -> tuple[list[Kept], list[Message]]:
+def load(path: Path) -> tuple[list[Kept], list[Publication]]:
     """What `save` wrote. The file goes: after a crash it would bring back what has long been acknowledged."""
     if not path.exists():
         return [], []
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Message]])
+        found = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Publication]])
     except msgspec.DecodeError as error:
         raise CorruptState(f"{path} is not what the broker wrote when it stopped ({error}); delete it") from error
     path.unlink()
@@ -214,9 +214,9 @@ class Retained:
 
     def __init__(self, size_max: int) -> None:
         self._size_max = size_max
-        self._messages: dict[str, Message] = {}
+        self._messages: dict[str, Publication] = {}
 
-    def keep(self, message: Message) -> bool:
+    def keep(self, message: Publication) -> bool:
         """Keep it, or clear its topic if it is empty; False if there is no room."""
         topic = message.topic.decode()
         if not message.payload:
@@ -227,10 +227,10 @@ class Retained:
             return False
         return True
 
-    def all(self) -> list[Message]:
+    def all(self) -> list[Publication]:
         return list(self._messages.values())
 
-    def find(self, pattern: str) -> Iterator[Message]:
+    def find(self, pattern: str) -> Iterator[Publication]:
         if "+" not in pattern and "#" not in pattern:
             if pattern in self._messages:
                 yield self._messages[pattern]

@@ -13,7 +13,7 @@ from tocsin.batch import LATE, OUT, RAW, REJECTED
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
-from tocsin.pipeline.plan import Inlet, Outlet, Plan, Port, Step
+from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
 
 if TYPE_CHECKING:
     from tocsin.pipeline.model import Input, Pipeline, Stream
@@ -24,9 +24,9 @@ class Compiler:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self.inlets: list[Inlet] = []
+        self.sources: list[SourceNode] = []
         self.steps: list[Step] = []
-        self.outlets: list[Outlet] = []
+        self.sinks: list[SinkNode] = []
         self.ports: dict[str, dict[str, list[tuple[Port, pa.Schema]]]] = {}
         """By source or stream, by port: where its rows come out, and their schema."""
 
@@ -34,15 +34,15 @@ class Compiler:
         pipeline = self.pipeline
         for name, described in pipeline.sources.items():
             with _at(f"sources.{name}"):
-                self._inlet(name, described)
+                self._origin(name, described)
         for name in self._order():
             self._stream(name, pipeline.streams[name])
         self._set_aside()
         return Plan(
             name=pipeline.name,
-            inlets=tuple(self.inlets),
+            sources=tuple(self.sources),
             steps=tuple(self.steps),
-            outlets=tuple(self.outlets),
+            sinks=tuple(self.sinks),
             streams={
                 name: tuple(port for port, _ in self.ports[name][OUT])
                 for name in (*pipeline.sources, *pipeline.streams)
@@ -54,7 +54,7 @@ class Compiler:
             lag_bytes=pipeline.lag,
         )
 
-    def _inlet(self, name: str, input: Input) -> None:
+    def _origin(self, name: str, input: Input) -> None:
         schema = input.source.output_schema()
         chain: list[Operator] = []
         if schema.equals(RAW):
@@ -83,7 +83,7 @@ class Compiler:
         for operator in chain:
             ports |= operator.side_schemas(before)
             before = operator.output_schema(before)
-        self.inlets.append(Inlet(name, input.source, tuple(chain), ports, input.idle_timeout))
+        self.sources.append(SourceNode(name, input.source, tuple(chain), ports, input.idle_timeout))
         self.ports[name] = {port: [((name, port), s)] for port, s in ports.items()}
 
     def _order(self) -> Iterator[str]:
@@ -128,7 +128,7 @@ class Compiler:
         for i, part in enumerate(stream.sinks):
             with _at(f"{place}.sinks.{i}"):
                 part.accepts(schema)
-            self.outlets.append(Outlet(f"{name}.{i}.{part.name()}", inputs, part, schema))
+            self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", inputs, part, schema))
 
     def _united(self, references: Sequence[str]) -> tuple[tuple[Port, ...], pa.Schema]:
         if not references:
@@ -155,7 +155,7 @@ class Compiler:
     def _set_aside(self) -> None:
         """Rows that nobody asked for but that must not be lost: rejected ones and late ones."""
         taken = {port for step in self.steps for port in step.inputs}
-        taken |= {port for outlet in self.outlets for port in outlet.inputs}
+        taken |= {port for target in self.sinks for port in target.inputs}
         free = [
             (port, schema)
             for ports in self.ports.values()
@@ -167,11 +167,11 @@ class Compiler:
             ports = tuple(port for port, _ in rejected)
             with _at("quarantine"):
                 self.pipeline.quarantine.accepts(rejected[0][1])
-            self.outlets.append(Outlet("quarantine", ports, self.pipeline.quarantine, rejected[0][1]))
+            self.sinks.append(SinkNode("quarantine", ports, self.pipeline.quarantine, rejected[0][1]))
         for port, schema in free:
             if port[1] == LATE:
                 table = f"late_{re.sub('[^a-z0-9]+', '_', port[0])}"
-                self.outlets.append(Outlet(table, (port,), delta_table(table), schema))
+                self.sinks.append(SinkNode(table, (port,), delta_table(table), schema))
 
 
 def _by_arrival() -> Operator:

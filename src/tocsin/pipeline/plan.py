@@ -14,7 +14,7 @@ import pyarrow as pa
 from tocsin.contracts import Channel, Operator, Sink, Source
 
 Port = tuple[str, str]
-"""An id (of an inlet or a step) and one of its ports."""
+"""An id (of an source or a step) and one of its ports."""
 
 
 class Print(NamedTuple):
@@ -27,7 +27,7 @@ class Print(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Inlet:
+class SourceNode:
     """A source with the chain of operators that turns what it gives into rows with key and time.
 
     The chain runs once for each partition, with a state of its own.
@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class SinkNode:
     """A sink or channel at the end of a stream."""
 
     id: str
@@ -81,10 +81,10 @@ class Plan:
     """What a runner needs to know."""
 
     name: str
-    inlets: tuple[Inlet, ...]
+    sources: tuple[SourceNode, ...]
     steps: tuple[Step, ...]
     """In topological order."""
-    outlets: tuple[Outlet, ...]
+    sinks: tuple[SinkNode, ...]
     streams: Mapping[str, tuple[Port, ...]]
     """By the stream's name: where its rows come out."""
     folder: Path
@@ -99,12 +99,12 @@ class Plan:
 
     def prints(self) -> dict[str, Print]:
         """Returns the print of everything that may remember something: by the step's id, or as ``source.rekey``."""
-        chains = {f"{inlet.id}.{name}": one for inlet in self.inlets for name, one in inlet.prints().items()}
+        chains = {f"{origin.id}.{name}": one for origin in self.sources for name, one in origin.prints().items()}
         return chains | {step.id: print_of(step.operator, step.input_schema) for step in self.steps}
 
     def tables(self) -> dict[str, str]:
         """Returns by sink what its table is known by again: another pipeline's name makes it another one."""
-        sinks = {outlet.id: outlet.part for outlet in self.outlets if isinstance(outlet.part, Sink)}
+        sinks = {target.id: target.part for target in self.sinks if isinstance(target.part, Sink)}
         return {id: _hash([self.name, sink.name(), sink.place()]) for id, sink in sinks.items()}
 
 
