@@ -58,6 +58,11 @@ def read_slowly(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+@pytest.mark.parametrize("text", ["0001-000", "2026-000", "2026-366", "9999-12-31T24:00:00", "2026-13-1", "2026-W54-1"])
+def test_a_day_that_does_not_exist_is_no_time(text: str) -> None:
+    assert one(text, zone="UTC")[0] is None
+
+
 @given(st.one_of(st.text(alphabet="0123456789-:T.Z+ a", max_size=30), st.from_regex(_LOOSE, fullmatch=True)))
 def test_what_is_accepted_is_what_a_person_reads(text: str) -> None:
     found, reason = one(text, zone="UTC")

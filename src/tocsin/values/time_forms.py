@@ -67,7 +67,7 @@ def rewritten(text: str) -> str | None:
         if match := shape.fullmatch(stripped):
             try:
                 return _rfc3339({name: value for name, value in match.groupdict().items() if value is not None})
-            except ValueError:
+            except (ValueError, OverflowError):  # no such day, or one beyond the calendar
                 return None
     return None
 
