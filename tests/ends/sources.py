@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from servers import Mosquitto
+
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
@@ -31,6 +33,9 @@ class FilesHarness:
         with self._path.open("a") as file:
             file.writelines(f"{i}\n" for i in range(count))
         return True
+
+    def restart(self) -> bool:
+        return False
 
     def silent(self) -> None:
         return None
@@ -64,6 +69,9 @@ class OwnReadings:
     def send(self, count: int) -> bool:
         return False
 
+    def restart(self) -> bool:
+        return False
+
     def silent(self) -> None:
         return None
 
@@ -77,8 +85,8 @@ class OwnReadings:
 class MqttHarness:
     """A topic of a broker."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, server: Mosquitto | None = None) -> None:
+        self._url, self._server = url, server
         self._sockets: list[socket.socket] = []
 
     def source(self) -> Mqtt:
@@ -88,6 +96,13 @@ class MqttHarness:
         client = Client(self._url)
         client.publish([("kit/a", str(i).encode()) for i in range(count)])
         client.close()
+        return True
+
+    def restart(self) -> bool:
+        if self._server is None:
+            return False
+        self._server.stop()
+        self._server.start()
         return True
 
     def silent(self) -> Mqtt:

@@ -82,6 +82,11 @@ class Harness:
         LINES.extend(b"%d" % i for i in range(count))
         return True
 
+    def restart(self) -> bool:
+        if FLAW["is"] == "restart":
+            LINES.clear()
+        return True
+
     def silent(self) -> Numbers:
         return Numbers()
 
@@ -107,6 +112,7 @@ BROKEN: Mapping[Callable[..., None], str] = {
     source_checks.poll_keeps_its_timeout: "slow",
     source_checks.a_silent_peer_holds_up_nobody: "slow",
     source_checks.an_absent_peer_holds_up_nobody: "slow",
+    source_checks.a_restart_of_the_server_is_survived: "restart",
     source_checks.splits_stay_the_same: "splits",
     source_checks.acknowledging_again_is_harmless: "acknowledge",
     source_checks.a_bounded_source_ends: "endless",

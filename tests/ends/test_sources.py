@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -26,18 +27,16 @@ def test_source(name: str, check: Any) -> None:
 
 
 @pytest.fixture(params=BROKERS)
-def broker(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto]) -> Iterator[str]:
+def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto]) -> Iterator[MqttHarness]:
     if request.param == "mqtt-mosquitto":
-        yield mosquitto().url
+        server = mosquitto()
+        with closing(MqttHarness(server.url, server)) as found:
+            yield found
     else:
-        with Broker(Settings()) as own:
-            yield own.url
+        with Broker(Settings()) as own, closing(MqttHarness(own.url)) as found:
+            yield found
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
-def test_mqtt(broker: str, check: Any) -> None:
-    harness = MqttHarness(broker)
-    try:
-        check(harness)
-    finally:
-        harness.close()
+def test_mqtt(harness: MqttHarness, check: Any) -> None:
+    check(harness)

@@ -35,6 +35,9 @@ class SourceHarness(Protocol):
     def send(self, count: int) -> bool:
         """Make records 0, 1, 2 ... at the other side. Returns False where the source makes its own."""
 
+    def restart(self) -> bool:
+        """Stop the server and start it again. Returns False where there is none, or it cannot be restarted."""
+
     def silent(self) -> Source | None:
         """Returns the source with a peer that accepts and never answers; None where it has no peer."""
 
@@ -165,6 +168,24 @@ def _keeps_its_timeout(source: Source) -> None:
     reader.close()
 
 
+def a_restart_of_the_server_is_survived(harness: SourceHarness) -> None:
+    """The source waits until the server is back, then goes on exactly: what was acknowledged does not come again."""
+    reader, count = _sent(harness, 5)
+    before = _poll(reader, count)
+    reader.acknowledge(before[-1][1])
+    connects = reader.counters().get("connects", 0)
+    if not harness.restart():
+        reader.close()
+        return
+    until_s = SystemClock().monotonic_s() + PATIENCE_S
+    while connects and reader.counters()["connects"] == connects and SystemClock().monotonic_s() < until_s:
+        assert reader.poll(1_000, 0.1) is None, "what was acknowledged came again"
+    harness.send(5)
+    after = _poll(reader, 5)
+    reader.close()
+    assert _content(after) == [{**row, "position": row["position"] + 5} for row in _content(before)]
+
+
 def splits_stay_the_same(harness: SourceHarness) -> None:
     """Asked again at once, the same names, each once."""
     connection = harness.source().open(world())
@@ -244,6 +265,7 @@ SOURCE_CHECKS: Sequence[Callable[[SourceHarness], None]] = (
     poll_keeps_its_timeout,
     a_silent_peer_holds_up_nobody,
     an_absent_peer_holds_up_nobody,
+    a_restart_of_the_server_is_survived,
     splits_stay_the_same,
     acknowledging_again_is_harmless,
     a_bounded_source_ends,
