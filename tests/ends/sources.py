@@ -18,7 +18,23 @@ from tocsin.contracts import Source
 from tocsin.mqtt.client import Client, Tls
 
 
-class FilesHarness:
+class WithoutPeer:
+    """What a source that speaks to no server cannot be tried with."""
+
+    def restart(self) -> bool:
+        return False
+
+    def silent(self) -> Source | None:
+        return None
+
+    def absent(self) -> Source | None:
+        return None
+
+    def wrong(self) -> tuple[Source, str] | None:
+        return None
+
+
+class FilesHarness(WithoutPeer):
     """A file of lines."""
 
     def __init__(self, follow: bool = False) -> None:
@@ -34,18 +50,6 @@ class FilesHarness:
             file.writelines(f"{i}\n" for i in range(count))
         return True
 
-    def restart(self) -> bool:
-        return False
-
-    def silent(self) -> None:
-        return None
-
-    def absent(self) -> None:
-        return None
-
-    def wrong(self) -> tuple[Source, str] | None:
-        return None
-
 
 class TemplateHarness(FilesHarness):
     """The template, which reads a file."""
@@ -57,7 +61,7 @@ class TemplateHarness(FilesHarness):
         return Template(path="nowhere.txt"), "nowhere.txt"
 
 
-class OwnReadings:
+class OwnReadings(WithoutPeer):
     """A source that makes its readings itself."""
 
     def __init__(self, source: Source) -> None:
@@ -68,18 +72,6 @@ class OwnReadings:
 
     def send(self, count: int) -> bool:
         return False
-
-    def restart(self) -> bool:
-        return False
-
-    def silent(self) -> None:
-        return None
-
-    def absent(self) -> None:
-        return None
-
-    def wrong(self) -> None:
-        return None
 
 
 class MqttHarness:

@@ -15,7 +15,7 @@ from tocsin.contracts import Sink, Staged, Token
 from tocsin.ends import Spooled
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.recovery import Effects
-from tocsin.engine.sink_task import EPOCHS_MAX, SinkTask
+from tocsin.engine.sink_task import EPOCHS_MAX, HOUSEKEEPING_EPOCHS, SinkTask
 from tocsin.errors import ForeignCommit, SinkError, Unavailable, Unwritten
 from tocsin.testing import rows, world
 from tocsin.world import World as PartWorld
@@ -29,6 +29,7 @@ class Remote(Sink):
     table: Any = Field(exclude=True)
 
     def open(self, world: PartWorld, schema: pa.Schema) -> RemoteWriter:
+        self.table["opened"] = self.table.get("opened", 0) + 1
         return RemoteWriter(self.table, world, schema)
 
 
@@ -36,6 +37,10 @@ class RemoteWriter(Spooled):
     def __init__(self, table: dict[str, Any], world: PartWorld, schema: pa.Schema) -> None:
         super().__init__(world, schema)
         self.table = table
+
+    def housekeep(self) -> None:
+        if trouble := self.table.pop("housekeeping", None):
+            raise trouble
 
     def applied(self) -> int | None:
         if self.table.get("trouble"):
@@ -98,6 +103,22 @@ def test_what_waits_is_published_in_order_and_in_few_transactions(tmp_path: Path
     assert list((tmp_path / ".state").rglob("*.arrow")) == []
 
 
+def test_after_trouble_in_housekeeping_the_writer_is_opened_anew(tmp_path: Path) -> None:
+    table: dict[str, Any] = {"housekeeping": OSError("disk trouble")}
+    sink, clock = task(tmp_path, table)
+    sink.recover([], None)
+    for epoch in range(1, HOUSEKEEPING_EPOCHS + 1):
+        commit(sink, epoch)
+        sink.step()
+    assert sink.snapshot()["reason"] == "disk trouble"
+    assert table["opened"] == 1
+    clock.sleep(60)
+    commit(sink, HOUSEKEEPING_EPOCHS + 1)
+    assert sink.step()
+    assert table["opened"] == 2
+    assert sum(table["transactions"]) == 2 * (HOUSEKEEPING_EPOCHS + 1)
+
+
 def test_an_answer_that_was_lost_doubles_nothing(tmp_path: Path) -> None:
     table: dict[str, Any] = {"silent after": True}
     sink, clock = task(tmp_path, table)
@@ -112,7 +133,6 @@ def test_an_answer_that_was_lost_doubles_nothing(tmp_path: Path) -> None:
 
 def test_it_waits_longer_after_each_failure_and_as_long_as_it_is_asked_to(tmp_path: Path) -> None:
     table: dict[str, Any] = {"trouble": Unavailable("busy", retry_after_s=7.0)}
-    sink, clock = task(tmp_path, {})
     sink, clock = task(tmp_path, table)
     sink.recover([], None)
     commit(sink, 1)
@@ -129,7 +149,7 @@ def test_a_start_publishes_what_the_checkpoint_left_and_forgets_what_it_did_not(
     staged = [first.stage(epoch, [ROWS]) for epoch in (1, 2, 3)]
     again, _ = task(tmp_path, table)
     again.recover(staged[:2], None)
-    assert table == {"epoch": 2, "transactions": [4]}
+    assert (table["epoch"], table["transactions"]) == (2, [4])
     assert list((tmp_path / ".state").rglob("*.arrow")) == []
 
 

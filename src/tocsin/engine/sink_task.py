@@ -41,6 +41,8 @@ class SinkTask:
         self._news = threading.Condition()
         self._waiting: list[Staged] = []
         """Committed and not published, oldest first; changed under the lock only."""
+        self._bytes = 0
+        """Of those that wait."""
         self._published: int | None = None
         self._moved_at: int | None = None
         self._verified = False
@@ -87,6 +89,7 @@ class SinkTask:
         """The epoch is committed: its rows are to be published."""
         with self._news:
             self._waiting.append(staged)
+            self._bytes += staged.bytes
             self._news.notify()
 
     def check(self, *, patient: bool = True) -> None:
@@ -108,18 +111,13 @@ class SinkTask:
 
     @property
     def bytes(self) -> int:
-        """About how much of the disk the waiting epochs take."""
-        with self._news:
-            return sum(one.bytes for one in self._waiting)
+        """About how much of the disk the waiting epochs take; the loop asks at every turn."""
+        return self._bytes
 
     def snapshot(self) -> dict[str, Any]:
         """Returns how far the sink lags behind, and why (null where it does not), as JSON."""
         with self._news:
-            return {
-                "lag_epochs": len(self._waiting),
-                "lag_bytes": sum(one.bytes for one in self._waiting),
-                "reason": self._reason,
-            }
+            return {"lag_epochs": len(self._waiting), "lag_bytes": self._bytes, "reason": self._reason}
 
     @property
     def reason(self) -> str | None:
@@ -232,6 +230,7 @@ class SinkTask:
             self._published = epoch
             if epoch is not None:
                 self._waiting = [one for one in self._waiting if one.epoch > epoch]
+            self._bytes = sum(one.bytes for one in self._waiting)
 
     def _housekeep(self) -> None:
         if self._since_housekeeping >= HOUSEKEEPING_EPOCHS:
@@ -239,6 +238,7 @@ class SinkTask:
             self._writer.housekeep()
 
     def _failed(self, error: Exception) -> None:
+        self._verified = False  # also after housekeeping: the writer may not be where its table is
         self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
         wait_s = max(self._backoff_s, error.retry_after_s if isinstance(error, Unavailable) else 0.0)
         self._retry_s = self._world.clock.monotonic_s() + wait_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tocsin.batch import END, KEY, OUT, START, TIME, Batch, Ints, as_keys, as_times, tick, times_us
 from tocsin.contracts import Offset, Operator, Reader, Source
+from tocsin.errors import ConfigError
 from tocsin.world import Disk, SystemClock, SystemDisk, World
 
 BEGIN_US = 1_767_225_600_000_000
@@ -114,4 +115,13 @@ def read_from(source: Source, offset: Offset | None = None, in_world: World | No
     return connection.read(split, offset)
 
 
-__all__ = ["BEGIN_US", "feed", "read_from", "rows", "stream", "world"]
+def refusal(call: Callable[[], object]) -> str:
+    """Returns the sentence with which a check of settings or schema refuses; empty if it does not."""
+    try:
+        call()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+__all__ = ["BEGIN_US", "feed", "read_from", "refusal", "rows", "stream", "world"]

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tocsin.contracts import Sink, Token, Writer
-from tocsin.errors import ConfigError, SchemaError, TocsinError
-from tocsin.testing import rows, world
+from tocsin.errors import TocsinError
+from tocsin.testing import refusal, rows, world
 from tocsin.testing.simulated import Crash, PowerCut, SimulatedWorld
 from tocsin.world import World
 
@@ -141,13 +141,13 @@ def two_names_do_not_touch(harness: SinkHarness) -> None:
     writer = _opened(harness, place)
     writer.publish(5, [writer.stage(5, [_rows(0)])])
     other_place = replace(place, name="two/part", scratch=place.folder / ".state" / "two_part")
-    refusal = ""
+    said = ""
     try:
         other = _opened(harness, other_place)
     except TocsinError as error:
-        refusal = str(error)
-    if refusal:
-        assert len(refusal) > 20, "the refusal does not say what to do"
+        said = str(error)
+    if said:
+        assert len(said) > 20, "the refusal does not say what to do"
         return
     assert other.published() is None, "the other name's epoch"
     other.publish(2, [other.stage(2, [_rows(100)])])
@@ -206,17 +206,17 @@ def every_type_arrives_or_is_refused_by_name(harness: SinkHarness) -> None:
     for name, column in _columns():
         batch = _rows(0, len(column)).append_column(name, column)
         place = world()
-        refusal = ""
-        try:
-            harness.sink().accepts(batch.schema)
-        except SchemaError as error:
-            refusal = str(error)
-        if refusal:
-            assert name in refusal, f"the refusal does not name '{name}': {refusal}"
+        said = _refused(harness, batch.schema)
+        if said:
+            assert name in said, f"the refusal does not name '{name}': {said}"
             continue
         writer = harness.sink().open(place, batch.schema)
         writer.publish(1, [writer.stage(1, [batch])])
         assert len(harness.visible(place)) == len(column), f"rows with a column of {column.type} were lost"
+
+
+def _refused(harness: SinkHarness, schema: pa.Schema) -> str:
+    return refusal(lambda: harness.sink().accepts(schema))
 
 
 def _columns() -> Iterator[tuple[str, pa.Array]]:
@@ -248,12 +248,7 @@ def a_path_that_leaves_is_refused(harness: SinkHarness) -> None:
     leaving = harness.leaving()
     if leaving is None:
         return
-    refusal = ""
-    try:
-        leaving.check(world())
-    except ConfigError as error:
-        refusal = str(error)
-    assert ".." in refusal, "check says nothing of a path that leaves the data folder"
+    assert ".." in refusal(lambda: leaving.check(world())), "check says nothing of a path that leaves the data folder"
 
 
 def counters_are_numbers_and_closing_twice_is_no_error(harness: SinkHarness) -> None:

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from tocsin.batch import END
 from tocsin.contracts import Offset, Reader, Source
-from tocsin.errors import ConfigError, SourceError
-from tocsin.testing import world
+from tocsin.errors import SourceError
+from tocsin.testing import refusal, world
 from tocsin.world import SystemClock, World
 
 SLACK_S = 0.3
@@ -249,11 +249,7 @@ def what_cannot_work_is_named(harness: SourceHarness) -> None:
     wrong = harness.wrong()
     if wrong is None:
         return
-    said = ""
-    try:
-        wrong[0].check(world())
-    except ConfigError as error:
-        said = str(error)
+    said = refusal(lambda: wrong[0].check(world()))
     assert wrong[1] in said, f"check says '{said}', which does not name {wrong[1]}"
 
 
