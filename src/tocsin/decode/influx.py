@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from tocsin.batch import times_us
 from tocsin.decode._base import Decoder, Records, raw
-from tocsin.decode._builder import INT_END, Builder, Decoded, utf8
+from tocsin.decode._builder import INT_END, Decoded
+from tocsin.decode._by_line import TIME, decoded_by_line
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
-from tocsin.decode._values import HUGE, NAN, from_value
+from tocsin.decode._values import HUGE, NAN
 
-MEASUREMENT, TIME = "@measurement", "@time"
+MEASUREMENT = "@measurement"
 _WORD = r"(?:[^,= \\]|\\.)+"
 _LINE = re.compile(
     rf"(?P<measurement>(?:[^, \\]|\\.)+)(?P<tags>(?:,{_WORD}={_WORD})*) +"
@@ -51,27 +52,7 @@ class Influx(Decoder):
     """Unit of the time at the end of a line."""
 
     def decode(self, state: None, records: Records, rejects: Rejects) -> Decoded:
-        columns = {
-            name: column.model_copy(update={"unit": column.unit or self.precision}) if column.path == TIME else column
-            for name, column in self.told.items()
-        }
-        builder = Builder(columns, rejects)
-        for i, payload in enumerate(records.payloads.to_pylist()):
-            row = records.row(i)
-            try:
-                lines = [line for line in utf8(payload).splitlines() if line.strip() and not line.startswith("#")]
-            except Bad as bad:
-                rejects.add(row, bad)
-                continue
-            for line in lines:
-                part = line.encode() if len(lines) > 1 else None
-                try:
-                    parts = _parts(line)
-                    values = [from_value(n, c, parts.get(c.path or n)) for n, c in columns.items()]
-                    builder.add(i, row, values, part)
-                except Bad as bad:
-                    rejects.add(row, bad, part)
-        return Decoded(*builder.finish())
+        return decoded_by_line(self.told, self.precision, records, rejects, lambda line: line.startswith("#"), _parts)
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:

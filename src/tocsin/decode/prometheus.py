@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from tocsin.batch import times_us
 from tocsin.decode._base import Decoder, Records, raw
-from tocsin.decode._builder import Builder, Decoded, utf8
+from tocsin.decode._builder import Decoded
+from tocsin.decode._by_line import TIME, decoded_by_line
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
-from tocsin.decode._values import NAN, from_value
+from tocsin.decode._values import NAN
 
-NAME, VALUE, TIME = "@name", "@value", "@time"
+NAME, VALUE = "@name", "@value"
 _LABEL = r'[a-zA-Z_]\w*\s*=\s*"(?:[^"\\]|\\.)*"'
 _SAMPLE = re.compile(
     rf"(?P<name>[a-zA-Z_:][\w:]*)\s*(?:\{{\s*(?P<labels>(?:{_LABEL}\s*(?:,\s*)?)*)\}})?\s*(?P<value>\S+)"
@@ -53,27 +54,7 @@ class Prometheus(Decoder):
     )
 
     def decode(self, state: None, records: Records, rejects: Rejects) -> Decoded:
-        columns = {
-            name: column.model_copy(update={"unit": column.unit or "ms"}) if column.path == TIME else column
-            for name, column in self.told.items()
-        }
-        builder = Builder(columns, rejects)
-        for i, payload in enumerate(records.payloads.to_pylist()):
-            row = records.row(i)
-            try:
-                lines = [line for line in utf8(payload).splitlines() if line.strip() and line.lstrip()[0] != "#"]
-            except Bad as bad:
-                rejects.add(row, bad)
-                continue
-            for line in lines:
-                part = line.encode() if len(lines) > 1 else None
-                try:
-                    parts = _parts(line)
-                    values = [from_value(n, c, parts.get(c.path or n)) for n, c in columns.items()]
-                    builder.add(i, row, values, part)
-                except Bad as bad:
-                    rejects.add(row, bad, part)
-        return Decoded(*builder.finish())
+        return decoded_by_line(self.told, "ms", records, rejects, lambda line: line.lstrip().startswith("#"), _parts)
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
