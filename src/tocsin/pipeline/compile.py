@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, OUT, RAW, REJECTED
+from tocsin.batch import LATE, OUT, REJECTED, is_undecoded
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
@@ -57,7 +57,7 @@ class Compiler:
     def _origin(self, name: str, input: Input) -> None:
         schema = input.source.output_schema()
         chain: list[Operator] = []
-        if schema.equals(RAW):
+        if is_undecoded(schema):
             if input.decode is None:
                 raise ConfigError(f"{input.source.name()} gives undecoded records; add decode, such as decode: json")
             chain.append(input.decode)
