@@ -25,18 +25,18 @@ _DEPTH_MAX = 6
 def tables(folder: Path | str = FOLDER) -> Mapping[str, Path]:
     """The Delta tables below a folder, by name: the folder's own, or its path where two have the same."""
     root = Path(folder)
-    found = []
+    places = []
     for place, folders, _ in os.walk(root):
         if "_delta_log" in folders:
-            found.append(Path(place))
+            places.append(Path(place))
             folders.clear()
         elif len(Path(place).relative_to(root).parts) >= _DEPTH_MAX:
             folders.clear()
         else:
             folders[:] = [name for name in folders if not name.startswith((".", "_"))]
-    names = [path.name for path in found]
+    names = [path.name for path in places]
     return {
-        path.name if names.count(path.name) == 1 else path.relative_to(root).as_posix(): path for path in sorted(found)
+        path.name if names.count(path.name) == 1 else path.relative_to(root).as_posix(): path for path in sorted(places)
     }
 
 
@@ -50,10 +50,10 @@ def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
         raise UnknownName("table", table, known)
     log = _open(known[table])
     try:
-        found = dataset(log).to_table()
+        content = dataset(log).to_table()
     except (OSError, pa.ArrowException) as error:
         raise CorruptState(f"table '{table}' has a file that is damaged or gone: {error}") from error
-    return found.rename_columns(list(original_names(log.snapshot.fields).values()))
+    return content.rename_columns(list(original_names(log.snapshot.fields).values()))
 
 
 def query(

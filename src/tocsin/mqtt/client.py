@@ -225,13 +225,13 @@ class Client:
         while self._connack is None:
             self._receive(self._left(deadline, "CONNACK"))
             self._digest(1)
-        found = self._connack
-        if found.reason:
-            text = REFUSALS.get(found.reason, f"reason {found.reason}")
-            raise NotConnected(f"{self.url} refuses the connection: {text}", final=found.reason not in (3, 0x88, 0x97))
-        self.session_present = found.session_present
-        self._send_max = min(found.properties.get("receive_maximum", 65535), 1000)
-        self.keep_alive_s = found.properties.get("server_keep_alive", self.keep_alive_s)
+        answer = self._connack
+        if answer.reason:
+            text = REFUSALS.get(answer.reason, f"reason {answer.reason}")
+            raise NotConnected(f"{self.url} refuses the connection: {text}", final=answer.reason not in (3, 0x88, 0x97))
+        self.session_present = answer.session_present
+        self._send_max = min(answer.properties.get("receive_maximum", 65535), 1000)
+        self.keep_alive_s = answer.properties.get("server_keep_alive", self.keep_alive_s)
         self.connects += 1
         if self.filters:
             self._subscribe(deadline)

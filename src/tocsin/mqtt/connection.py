@@ -240,8 +240,8 @@ class Connection(asyncio.BufferedProtocol):
 
     @staticmethod
     def _passed_on(properties: bytes) -> bytes:
-        found = packets.read_properties(properties)
-        if "topic_alias" in found or "subscription_identifier" in found:
+        present = packets.read_properties(properties)
+        if "topic_alias" in present or "subscription_identifier" in present:
             raise ProtocolError("this property is not allowed here", packets.PROTOCOL)
         return properties
 
@@ -358,10 +358,10 @@ class Connection(asyncio.BufferedProtocol):
         self._patience_s = 1.5 * packet.keep_alive_s
         self.deadline_s = float("inf")
         if packet.will is not None:
-            found = {k: v for k, v in packet.will.properties.items() if k != "will_delay_interval"}
+            will_properties = {k: v for k, v in packet.will.properties.items() if k != "will_delay_interval"}
             self.will = Publication(
                 packet.will.topic.encode(), packet.will.payload, packet.will.qos, packet.will.retain,
-                packets.properties(found),
+                packets.properties(will_properties),
             )  # fmt: skip
         properties: packets.Properties = {}
         if v5:

@@ -155,11 +155,11 @@ def load(path: Path) -> tuple[list[Kept], list[Publication]]:
     if not path.exists():
         return [], []
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Publication]])
+        kept = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Publication]])
     except msgspec.DecodeError as error:
         raise CorruptState(f"{path} is not what the broker wrote when it stopped ({error}); delete it") from error
     path.unlink()
-    return found
+    return kept
 
 
 class Subscriptions:
@@ -194,8 +194,8 @@ class Subscriptions:
 
     def find(self, topic: bytes) -> list[tuple[Session, int]]:
         """Each session once, with the options of its highest QoS."""
-        found = self._answers.get(topic)
-        if found is None:
+        subscribers = self._answers.get(topic)
+        if subscribers is None:
             name = topic.decode()
             best: dict[Session, int] = dict(self._plain.get(name, {}))
             for pattern, sessions in self._wild.items():
@@ -205,8 +205,8 @@ class Subscriptions:
                             best[session] = options
             if len(self._answers) >= 100_000:
                 self._answers.clear()
-            found = self._answers[topic] = list(best.items())
-        return found
+            subscribers = self._answers[topic] = list(best.items())
+        return subscribers
 
 
 class Retained:

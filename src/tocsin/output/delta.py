@@ -144,8 +144,8 @@ class DeltaWriter:
         for name in self._disk.names(self.log.folder):
             if name in kept:
                 continue
-            found = staged.fullmatch(name)
-            if (found and int(found[1]) > last) or name.startswith(self._merged_prefix):
+            match = staged.fullmatch(name)
+            if (match and int(match[1]) > last) or name.startswith(self._merged_prefix):
                 self._disk.unlink(self.log.folder / name)
 
     def counters(self) -> Mapping[str, int]:

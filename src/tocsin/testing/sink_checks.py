@@ -294,8 +294,8 @@ def _crashed(harness: SinkHarness, *, cuts_power: bool) -> None:
             return  # later steps than these there are none
         simulated.boot()
         _live(harness, place, committed)
-        found = _values(harness, place)
-        assert found == _expected(10, 20, 30), f"crashed at step {step}: {found}"
+        held = _values(harness, place)
+        assert held == _expected(10, 20, 30), f"crashed at step {step}: {held}"
 
 
 def _live(harness: SinkHarness, place: World, committed: dict[int, Token]) -> None:
