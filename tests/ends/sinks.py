@@ -6,15 +6,18 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from servers import InfluxDb
 
 from tocsin.contracts import Sink
 from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
+from tocsin.output.influxdb import Influxdb
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -98,6 +101,29 @@ class LedgerHarness:
             return [json.loads(row) for (row,) in db.execute("select row from rows")]
 
 
+class InfluxHarness:
+    """A measurement of a real InfluxDB."""
+
+    simulated = False
+
+    def __init__(self, server: InfluxDb) -> None:
+        self._server = server
+        self._measurement = f"kit {next(_NUMBERS)}"
+
+    def sink(self) -> Influxdb:
+        settings = {"url": self._server.url, "database": "plant", "user": "tocsin", "password": self._server.PASSWORD}
+        return Influxdb.model_validate({"measurement": self._measurement, **settings})
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return self._server.ask(f'SELECT * FROM "{self._measurement}"')
+
+
+_NUMBERS = count()
+
+
 class _Written(Template):
     """The template with another writer."""
 
@@ -117,3 +143,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
+ELSEWHERE = ("influxdb",)
+"""Sinks on a server, which a fixture starts."""
