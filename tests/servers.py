@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -116,6 +117,41 @@ class InfluxDb:
         results = answer.json().get("results", [{}])
         series = results[0].get("series", [])
         return [dict(zip(one["columns"], row, strict=True)) for one in series for row in one["values"]]
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(20)
+            self.process = None
+
+
+@dataclass
+class ObjectStore:
+    """Moto's S3 in a process of its own, with a bucket ``plant``; it knows conditional puts, but takes any secret."""
+
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """How delta-rs reaches it."""
+        return {
+            "aws_endpoint_url": f"http://127.0.0.1:{self.port}",
+            "aws_allow_http": "true",
+            "aws_access_key_id": "tocsin",
+            "aws_secret_access_key": "any",
+            "aws_region": "us-east-1",
+        }
+
+    def start(self) -> ObjectStore:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        listens(self.process, self.port, "moto", 60)
+        httpx.put(f"http://127.0.0.1:{self.port}/plant", timeout=30).raise_for_status()
+        return self
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:

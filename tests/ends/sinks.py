@@ -11,7 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from servers import InfluxDb
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+from servers import InfluxDb, ObjectStore
 
 from tocsin.contracts import Sink
 from tocsin.output._template import Template, TemplateWriter
@@ -119,6 +121,29 @@ class InfluxHarness:
 
     def visible(self, world: World) -> Sequence[Row]:
         return self._server.ask(f'SELECT * FROM "{self._measurement}"')
+
+
+class RemoteDeltaHarness:
+    """A Delta table in an object store, read by delta-rs."""
+
+    simulated = False
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._table = f"s3://plant/kit{next(_NUMBERS)}"
+
+    def sink(self) -> Delta:
+        return Delta.model_validate({"path": self._table, "storage": self._store.options})
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        try:
+            table = DeltaTable(self._table, storage_options=self._store.options)
+        except TableNotFoundError:
+            return []
+        return list(table.to_pyarrow_table().to_pylist())
 
 
 _NUMBERS = count()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from servers import InfluxDb
-from sinks import ELSEWHERE, SINKS, InfluxHarness
+from servers import InfluxDb, ObjectStore
+from sinks import ELSEWHERE, SINKS, InfluxHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -28,3 +28,8 @@ def test_sink(name: str, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
     check(InfluxHarness(influxdb))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
+    check(RemoteDeltaHarness(object_store))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-from pydantic import SecretStr
 
 from tocsin.contracts import Sink, Token, Writer
 from tocsin.errors import TocsinError
@@ -270,8 +269,7 @@ def settings_survive_json(harness: SinkHarness) -> None:
     """The sink comes back from its own JSON, which holds no secret."""
     sink = harness.sink()
     again = type(sink).model_validate_json(sink.model_dump_json())
-    for name, value in sink:
-        assert isinstance(value, SecretStr) or getattr(again, name) == value, f"'{name}' does not come back"
+    assert again.model_dump(mode="json") == sink.model_dump(mode="json")
 
 
 def a_crash_at_any_step_neither_loses_nor_doubles(harness: SinkHarness) -> None:
