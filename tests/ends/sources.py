@@ -12,10 +12,12 @@ from pathlib import Path
 import httpx
 from servers import Mosquitto, free_port
 
+from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
+from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
@@ -146,6 +148,34 @@ class HttpHarness(WithoutPeer):
         return Http(port=self._port, host="0.0.0.0"), "token"
 
 
+class ModbusHarness(WithoutPeer):
+    """A device that pymodbus simulates; or one that is silent, or absent."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
+
+    def source(self) -> Modbus:
+        return Modbus(
+            host="127.0.0.1", port=self._port, units={"press": 1}, registers={"n": Register(address=0)}, every="50ms"
+        )
+
+    def send(self, count: int) -> bool:
+        return False
+
+    def silent(self) -> Modbus:
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(8)
+        return self.source().model_copy(update={"port": self._listener.getsockname()[1], "timeout": 500_000})
+
+    def absent(self) -> Modbus:
+        return self.source().model_copy(update={"port": free_port()})
+
+    def close(self) -> None:
+        if hasattr(self, "_listener"):
+            self._listener.close()
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
@@ -156,4 +186,5 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),
     "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),
 }
+FIELD = ("modbus",)
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
