@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from modbus_server import ModbusServer
+from opcua_server import OpcuaServer
 from servers import Mosquitto
-from sources import BROKERS, FIELD, LOCAL, ModbusHarness, MqttHarness
+from sources import BROKERS, FIELD, LOCAL, FieldHarness, MqttHarness, modbus, opcua
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -45,5 +46,18 @@ def test_mqtt(harness: MqttHarness, check: Any) -> None:
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_modbus(check: Any) -> None:
-    with ModbusServer({1: {"holding": [7]}}) as server, closing(ModbusHarness(server.port)) as harness:
+    with ModbusServer({1: {"holding": [7]}}) as server, closing(FieldHarness(modbus, server.port)) as harness:
+        check(harness)
+
+
+@pytest.fixture(scope="module")
+def opcua_server() -> Iterator[OpcuaServer]:
+    with OpcuaServer({"n": 0}, counts="n") as server:
+        yield server
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_opcua(opcua_server: OpcuaServer, check: Any) -> None:
+    wrong = opcua(1, "temperature"), "temperature"
+    with closing(FieldHarness(opcua, opcua_server.port, wrong)) as harness:
         check(harness)
