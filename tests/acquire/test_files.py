@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -21,22 +22,6 @@ from tocsin.acquire.files import Files, FilesReader
 from tocsin.batch import END, RAW
 from tocsin.errors import SourceError
 from tocsin.testing import read_from
-
-
-class HandClock:
-    """A clock that only `sleep` moves."""
-
-    def __init__(self) -> None:
-        self.us = 1_900_000_000_000_000
-
-    def now_us(self) -> int:
-        return self.us
-
-    def monotonic_s(self) -> float:
-        return self.us / 1e6
-
-    def sleep(self, seconds: float) -> None:
-        self.us += round(seconds * 1e6) + 1
 
 
 def reader(path: Path | str, offset: Any = None, **settings: Any) -> FilesReader:
@@ -184,18 +169,6 @@ def test_a_line_longer_than_a_block_is_cut_and_the_next_one_kept(
     seen, offset = drained(reader(path), rows_max=1)
     assert [len(line) for line in seen] == [6, 64, 5, 64]
     assert drained(reader(path, offset))[0] == []
-
-
-def test_a_broken_or_exploding_archive_ends_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = b"".join(b'{"n": %d}\n' % i for i in range(10_000))
-    (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(text)[:-2000])
-    (tmp_path / "b.ndjson.gz").write_bytes(gzip.compress(b"0" * 50_000_000))
-    (tmp_path / "c.ndjson").write_bytes(b"good\n")
-    monkeypatch.setattr(_lines, "BOMB_BYTES", 2**20)
-    source = reader(tmp_path)
-    seen, _ = drained(source, rows_max=10**6)
-    assert seen[-1] == b"good\n"
-    assert {Path(name).name for name in source.skipped} == {"a.ndjson.gz", "b.ndjson.gz"}
 
 
 def test_documents_come_whole_and_once_they_are_settled(tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import hashlib
 import os
 import stat
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +23,6 @@ WHOLE_BYTES = 64 * 2**20
 """How much of a document is read at most."""
 HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
-BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 100
-"""A compressed file is given up where it has swollen to this size, and by this factor."""
 
 
 class Refused(SourceError):
@@ -111,57 +107,6 @@ class Utf16:
         count = min(len(self._kept), len(view)) if self._at == position else 0
         view[:count] = self._kept[:count]
         return count
-
-
-class Gzip(Plain):
-    """A compressed file: read in order; a position is one in the unpacked bytes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.broken = ""
-        self._file = open(self.descriptor, "rb", closefd=False)  # noqa: SIM115 (closed by close)
-        self._start()
-
-    def _start(self) -> None:
-        self._file.seek(0)
-        self._unpacked = gzip.GzipFile(fileobj=self._file)
-        self._at = 0
-        self._kept = b""  # what was read but not yet taken, from _at on
-
-    def read_into(self, view: memoryview, position: int) -> int:
-        if position < self._at:
-            self._start()
-        while self._at < position:
-            kept = self._kept or self._more(min(position - self._at, BLOCK_BYTES))
-            if not kept:
-                break
-            used = min(position - self._at, len(kept))
-            self._at, self._kept = self._at + used, kept[used:]
-        while len(self._kept) < len(view) and (more := self._more(len(view) - len(self._kept))):
-            self._kept += more
-        count = min(len(self._kept), len(view))
-        view[:count] = self._kept[:count]
-        return count
-
-    def _more(self, count: int) -> bytes:
-        unpacked = self._at + len(self._kept)
-        if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * self.size():
-            self.broken = f"swells more than {BOMB_RATIO}-fold"
-        if self.broken:
-            return b""
-        try:
-            return self._unpacked.read(count)
-        except (OSError, EOFError, zlib.error) as error:
-            self.broken = str(error)
-            return b""
-
-    def bytes_read(self, position: int) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._unpacked.close()
-        self._file.close()
-        super().close()
 
 
 def head_of(stream: Plain, length: int) -> str:

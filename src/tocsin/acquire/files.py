@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import field_validator, model_validator
 
-from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, Refused, digest, head_of
+from tocsin.acquire._gzip import Gzip
+from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, Refused, digest, head_of
 from tocsin.acquire._pace import Pace
-from tocsin.batch import END, HEADER, RAW, Batch, as_times, tick
+from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, Batch, as_times, rejected, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
@@ -32,15 +33,18 @@ HELD_MAX = 256
 """How many files that may grow are kept open."""
 SETTLED_US = 1_000_000
 """A whole document is taken from a growing folder once nothing was written to it for so long."""
+CUT_OFF_US = 60_000_000
+"""A compressed file that ends before its data do counts as cut off once nothing was written to it for so long."""
 
 
 class Files(Source):
     """Reads a file, the files that a pattern matches, or a folder; by lines, whole documents (XML), or Parquet rows.
 
-    Files are read in natural order of their names (``log2`` before ``log10``), those ending in ``.gz`` unpacked. With
-    ``follow`` it waits for more: new files, and lines added to old ones; a line counts once it is complete. A file
-    that is renamed goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are
-    passed over with a warning. Not for files that are edited in the middle.
+    Files are read in natural order of their names (``log2`` before ``log10``), those ending in ``.gz`` unpacked; of a
+    damaged one, all that can be unpacked, and the damage is a row in the quarantine. With ``follow`` it waits for
+    more: new files, and lines added to old ones; a line counts once it is complete. A file that is renamed goes on
+    where it was; one that is truncated or replaced starts again. Links, pipes and devices are passed over with a
+    warning. Not for files that are edited in the middle.
 
     Examples
     --------
@@ -112,6 +116,12 @@ class Files(Source):
         return sorted(found, key=_natural)
 
 
+def _is_cut(file: _Open) -> bool:
+    """Returns whether a compressed file is damaged inside its data, so that what is last may not be whole."""
+    damage = file.stream.cut_off if isinstance(file.stream, Gzip) else None
+    return damage is not None and damage.is_inside
+
+
 def _format(path: Path) -> str | None:
     return SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
 
@@ -130,6 +140,8 @@ class Place:
     """Bytes (unpacked); rows of a Parquet file."""
     cutting: bool = False
     """Whether this is in the middle of a line that was too long."""
+    damaged: bool = False
+    """Whether it was told that the file is damaged from here on."""
 
 
 class _Open:
@@ -175,6 +187,7 @@ class FilesReader:
     def __init__(self, source: Files, offset: Offset | None, clock: Clock) -> None:
         self.skipped: dict[str, str] = {}
         """Files passed over, and why."""
+        self._damaged = 0
         self._source, self._clock = source, clock
         self._schema = source.output_schema()
         self._places = {name: Place(*place) for name, place in (offset or {}).items()}
@@ -206,6 +219,8 @@ class FilesReader:
                 continue
             some = self._some(self._now, rows_max if self._pace is None else min(rows_max, 1_000))
             if some is None:
+                if (damage := self._damage(self._now)) is not None:
+                    return damage, self._offset()
                 self._end(self._now)
                 continue
             count = some.rows.num_rows
@@ -221,7 +236,7 @@ class FilesReader:
         """Files stay where they are."""
 
     def counters(self) -> Mapping[str, int]:
-        return {"skipped_files": len(self.skipped)}
+        return {"skipped_files": len(self.skipped), "damaged_files": self._damaged}
 
     def close(self) -> None:
         for file in {*self._held.values(), *([self._now] if self._now else [])}:
@@ -310,9 +325,6 @@ class FilesReader:
     def _end(self, file: _Open) -> None:
         """There is no more in a file for now."""
         self._now = None
-        if isinstance(file.stream, Gzip) and file.stream.broken and str(file.path) not in self.skipped:
-            self.skipped[str(file.path)] = f"{file.path} is read only in part: {file.stream.broken}"
-            log.warning("%s", self.skipped[str(file.path)])
         if file.rotated:
             self._places[f"{file.path} (before)"] = self._places.pop(str(file.path))
             file.close()
@@ -380,9 +392,38 @@ class FilesReader:
         elif not block.lines and not block.at_end:
             block.finish()
             place.cutting = True
-        elif block.at_end and self._source.bounded():
+        elif block.at_end and self._source.bounded() and not _is_cut(file):
             block.finish()
         return block
+
+    def _damage(self, file: _Open) -> Batch | None:
+        """A row to be set aside where a compressed file is damaged: the reason, the position, and the cut line."""
+        place = self._places[str(file.path)]
+        if place.damaged or not isinstance(file.stream, Gzip):
+            return None
+        # What is cut off may still be being written, where more is waited for.
+        damage = file.stream.cut_off if self._source.bounded() or self._is_settled(file) else file.stream.damage
+        if damage is None:
+            return None
+        log.warning("%s is read only in part: %s", file.path, damage.detail)
+        position, rest = place.position, b""
+        if damage.is_inside:
+            held = bytearray(QUARANTINED_BYTES)
+            while count := file.stream.read_into(memoryview(held), place.position):
+                rest = rest or bytes(held[:count])
+                place.position += count
+        self._advance(file, place.position)
+        place.damaged, place.cutting = True, False
+        self._damaged += 1
+        row = rejected(
+            pa.array([""]), as_times(np.array([self._clock.now_us()])), [damage.reason], [damage.detail], [rest],
+            pa.array([file.path.name]), pa.array([position]),
+        )  # fmt: skip
+        return Batch(row, port=REJECTED)
+
+    def _is_settled(self, file: _Open) -> bool:
+        written_us = os.fstat(file.stream.descriptor).st_mtime_ns // 1_000
+        return self._clock.now_us() - written_us >= CUT_OFF_US
 
     def _records(self, file: _Open, payloads: pa.Array, positions: Any) -> pa.RecordBatch:
         count = len(payloads)
@@ -400,7 +441,7 @@ class FilesReader:
                 return None
         data = bytearray(WHOLE_BYTES if isinstance(file.stream, Gzip) else min(file.stream.size(), WHOLE_BYTES))
         count = file.stream.read_into(memoryview(data), 0)
-        if not count:
+        if not count or _is_cut(file):
             return None
         payloads = pa.array([bytes(data[:count])], pa.binary())
         return _Some(self._records(file, payloads, np.zeros(1, np.int64)), [count])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 REASONS: Mapping[str, str] = {
     "empty": "no bytes, or nothing but blanks",
     "too_large": "more bytes than payload_max, or a compressed payload that swells more than a hundredfold",
-    "compression": "not what the declared compression makes",
+    "compression": "not what the compression makes: cut off, damaged, or followed by something else",
     "encoding": "not UTF-8, a lone surrogate, or a null character in a name",
     "topic": "the topic does not fit the template",
     "depth": "nested more than 32 deep",
