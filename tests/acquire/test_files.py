@@ -270,3 +270,51 @@ def test_a_large_file_in_utf_16(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes("".join(lines).encode("utf-16"))
     assert drained(reader(path), 100_000)[0] == [line.encode() for line in lines]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_blank_lines_give_the_loop_back_block_by_block(tmp_path: Path, packed: bool, newline: bytes) -> None:
+    blank = newline * (12 * _lines.BLOCK_BYTES // len(newline))
+    text = b"first\n" + blank + b"last\n"
+    path = tmp_path / ("a.ndjson.gz" if packed else "a.ndjson")
+    path.write_bytes(gzip.compress(text, 1) if packed else text)
+    source, offsets, lines = reader(path), [], []
+    for _ in range(20):
+        polled = source.poll(65_536, 0.0)
+        assert polled is not None
+        lines += polled[0].rows.column("payload").to_pylist()
+        offsets.append(next(iter(polled[1].values()))[2])
+        if polled[0].watermark_us == END:
+            break
+    else:
+        pytest.fail("many more polls than blocks")
+    assert lines == [b"first\n", b"last\n"]
+    assert np.diff(offsets).max() <= _lines.BLOCK_BYTES  # no poll passes over more than a block
+    assert drained(reader(path, {str(path): [0, "", offsets[7]]}))[0] == [b"last\n"]
+
+
+def test_the_rest_of_a_line_without_end_gives_the_loop_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lines, "BLOCK_BYTES", 64)
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b"x" * 64 * 10 + b"\nlast\n")
+    source, empties = reader(path), 0
+    while (polled := source.poll(100, 0.0)) is not None and polled[0].watermark_us != END:
+        empties += not len(polled[0])
+    assert empties >= 8
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_many_files_without_rows_give_the_loop_back(tmp_path: Path, follow: bool) -> None:
+    for i in range(300):
+        (tmp_path / f"{i}.ndjson").touch()
+    (tmp_path / "300.ndjson").write_bytes(b"last\n")
+    source = reader(tmp_path, follow=follow)
+    before, polls = source._clock.us, 1
+    while (polled := source.poll(100, 0.05)) is None or not len(polled[0]):
+        polls += 1
+    assert polls > 4
+    assert source._clock.us == before  # it does not rest before it has looked at all of them
+    for _ in range(polls):
+        source.poll(100, 0.05)
+    assert (source._clock.us > before) == follow

@@ -21,6 +21,7 @@ BLOCK_BYTES = 4 * 2**20
 """How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""
 WHOLE_BYTES = 64 * 2**20
 """How much of a document is read at most."""
+_BLANK = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
 
@@ -144,6 +145,18 @@ class Block:
         if self.ends[-1] < self.size:
             self.ends = np.append(self.ends, np.int32(self.size))
 
+    def blanks(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Returns which lines hold nothing but their end, or one blank, shape (last - first,)."""
+        begins, ends = self.ends[first:last], self.ends[first + 1 : last + 1]
+        blank = ends - begins <= 2
+        short = np.flatnonzero(blank)
+        blank[short] = _BLANK[self.buffer[begins[short]]] & _BLANK[self.buffer[ends[short] - 1]]
+        return np.asarray(blank)
+
+    def text_from(self, first: int) -> int:
+        """Returns the first line from here on that is not blank; behind the last one where all are."""
+        return int(first_text(self.buffer, self.ends, _BLANK, first))
+
     def payloads(self, first: int, last: int) -> tuple[pa.Array, Ints, Ints]:
         """Lines as binary values over the block itself, and the positions at which they begin and end."""
         ends = self.ends[first : last + 1]
@@ -169,3 +182,15 @@ def line_ends(data: int, size: int, ends: npt.NDArray[np.int32]) -> int:
                 ends[count] = end
             marks &= marks - np.uint64(1)
     return count
+
+
+@kernel
+def first_text(
+    data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int32], is_blank: npt.NDArray[np.bool_], first: int
+) -> int:
+    """Returns the first line from ``first`` on that is more than its end or one blank; else how many there are."""
+    lines = len(ends) - 1
+    for i in range(first, lines):
+        if ends[i + 1] - ends[i] > 2 or not is_blank[data[ends[i]]] or not is_blank[data[ends[i + 1] - 1]]:
+            return i
+    return lines

@@ -18,7 +18,7 @@ from pydantic import field_validator, model_validator
 from tocsin.acquire._gzip import Gzip
 from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, Refused, digest, head_of
 from tocsin.acquire._pace import Pace
-from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, Batch, as_times, rejected, tick
+from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, START, Batch, as_times, empty, rejected, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
@@ -29,6 +29,8 @@ SUFFIXES: Mapping[str, str] = {
     ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
     ".parquet": "parquet", ".txt": "text", ".log": "text",
 }  # fmt: skip
+FILES_MAX = 64
+"""How many files without news a poll looks at."""
 HELD_MAX = 256
 """How many files that may grow are kept open."""
 SETTLED_US = 1_000_000
@@ -200,20 +202,19 @@ class FilesReader:
             if self._places:  # files before the one that was being read are done
                 first = min(_natural(Path(name)) for name in self._places)
                 found = [path for path in found if _natural(path) >= first]
-        self._queue = iter(found)
+        self._queue, self._listed = iter(found), source.bounded()
         self._total = sum(os.lstat(path).st_size for path in source.found())
         self._done = self._total - sum(os.lstat(path).st_size for path in found)
         self._pace = None if source.replay is None else Pace(source.replay, source.time_column or "", clock)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        listed = self._source.bounded()
-        while True:
+        for _ in range(FILES_MAX):
             if self._now is None:
                 path = next(self._queue, None)
                 if path is not None:
                     self._begin(path)
-                elif not listed:
-                    self._queue, listed = iter(self._source.found()), True
+                elif not self._listed:
+                    self._queue, self._listed = iter(self._source.found()), True
                 else:
                     return self._nothing_more(timeout_s)
                 continue
@@ -224,13 +225,17 @@ class FilesReader:
                 self._end(self._now)
                 continue
             count = some.rows.num_rows
+            if count == 0:  # blank lines, or the rest of one that was too long: others may have rows meanwhile
+                self._advance(self._now, int(some.after[-1]))
+                return tick(self._schema, START), self._offset()
             if self._pace is not None:
                 count = self._pace.due(some.rows, self._now.format, self._now.stream, timeout_s)
                 if count == 0:
                     return None
             self._advance(self._now, int(some.after[count - 1]))
-            if count:
-                return Batch(some.rows.slice(0, count)), self._offset()
+            self._listed = self._source.bounded()
+            return Batch(some.rows.slice(0, count)), self._offset()
+        return None
 
     def acknowledge(self, offset: Offset) -> None:
         """Files stay where they are."""
@@ -262,6 +267,7 @@ class FilesReader:
             if self.skipped and not self._places:
                 raise SourceError(next(iter(self.skipped.values())))
             return tick(self._schema, END), self._offset()
+        self._listed = False
         self._clock.sleep(min(timeout_s, 0.1))
         return None
 
@@ -357,38 +363,35 @@ class FilesReader:
             return self._some_rows(file, place.position, rows_max)
         if file.format == "xml":
             return self._document(file, place)
-        while True:
-            if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):
-                if file.block is not None and file.block.at_end and self._source.bounded():
-                    return None
-                file.block = self._next_block(file, place)
-            block = file.block
-            first = int(np.searchsorted(block.ends, place.position - block.position))
-            last = min(first + rows_max, block.lines)
-            if last <= first:
+        if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):
+            if file.block is not None and file.block.at_end and self._source.bounded():
                 return None
-            payloads, positions, after = block.payloads(first, last)
-            sizes = after - positions
-            short = np.flatnonzero(sizes <= 2)  # blank lines
-            blank = [i for i in short.tolist() if not payloads[i].as_py().strip()]
-            if blank:
-                kept = np.delete(np.arange(last - first), blank)
-                if not len(kept):
-                    self._advance(file, int(after[-1]))
-                    continue
-                payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
-            if place.position == 0 and file.format == "csv" and self._source.header:
-                positions[0] = HEADER
-            return _Some(self._records(file, payloads, positions), after)
+            file.block = self._next_block(file, place)
+        block = file.block
+        if place.cutting and not block.lines and block.size:  # all of it the rest of a line that was too long
+            return _Some(empty(RAW), [place.position + block.size])
+        first = int(np.searchsorted(block.ends, place.position - block.position))
+        last = min(first + rows_max, block.lines)
+        if last <= first:
+            return None
+        payloads, positions, after = block.payloads(first, last)
+        blank = block.blanks(first, last)
+        if blank.any():
+            kept = np.flatnonzero(~blank)
+            if not len(kept):
+                first = block.text_from(last)
+                return _Some(empty(RAW), [block.position + int(block.ends[first])])
+            payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
+        if place.position == 0 and file.format == "csv" and self._source.header:
+            positions[0] = HEADER
+        return _Some(self._records(file, payloads, positions), after)
 
     def _next_block(self, file: _Open, place: Place) -> Block:
         """Read on; leave out the rest of a line that was too long."""
         block = Block(file.stream, place.position)
-        while place.cutting and not block.lines and block.size:
-            place.position += block.size
-            block = Block(file.stream, place.position)
-        if place.cutting and block.lines:
-            place.position, place.cutting = block.position + int(block.ends[1]), False
+        if place.cutting:
+            if block.lines:
+                place.position, place.cutting = block.position + int(block.ends[1]), False
         elif not block.lines and not block.at_end:
             block.finish()
             place.cutting = True
