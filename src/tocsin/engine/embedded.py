@@ -105,7 +105,8 @@ class EmbeddedRunner(Runner):
         """Returns what has been counted, as JSON."""
         attempt = self._attempt
         if attempt is None:
-            return self.counters.snapshot(self.plan.streams, {}, Counter(), self._clock.now_us())
+            counted = self.counters.snapshot(self.plan.streams, {}, Counter(), self._clock.now_us())
+            return {**counted, "sources": {}, "sinks": {}, "channels": {}}
         counted = self.counters.snapshot(
             self.plan.streams, attempt.graph.watermarks, attempt.events(), self._clock.now_us()
         )
@@ -116,7 +117,8 @@ class EmbeddedRunner(Runner):
         }
         sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in attempt.sources.items()}
         sinks = {id: task.snapshot() for id, task in attempt.sinks.items()}
-        return {**counted, "sources": sources, "sinks": sinks}
+        channels = {relay.id: relay.snapshot() for relay in attempt.relays}
+        return {**counted, "sources": sources, "sinks": sinks, "channels": channels}
 
     def progress(self) -> tuple[int, int] | None:
         """Returns how much of all sources has been read, and how much there is (bytes); None where one cannot tell."""

@@ -17,6 +17,9 @@ from tocsin.contracts import Channel, Operator, State
 from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
 
+RING = "ring"
+"""The column by which an alarm says that it is to ring now."""
+
 
 class Feed(Protocol):
     """Who looks on (the page); it must never block."""
@@ -111,6 +114,9 @@ class Graph:
         for target in plan.sinks:
             for port in target.inputs:
                 self._sinks[port].append(target)
+        self._ringing = {
+            (step.id, OUT) for step in plan.steps if step.operator.ACCEPTS_ACTIONS and RING in step.schemas[OUT].names
+        }
         self._streams: dict[Port, list[str]] = defaultdict(list)
         for name, ports in plan.streams.items():
             for port in ports:
@@ -225,7 +231,10 @@ class Graph:
         port = (id, batch.port)
         if len(batch):
             self.counters.rows_out[port] += len(batch)
+            if port in self._ringing:
+                self.counters.rung[id] += pc.sum(batch.rows.column(RING)).as_py() or 0
             for target in self._sinks[port]:
+                self.counters.rows_into[target.id] += len(batch)
                 self._rows[target.id].append(_united(batch.rows, target))
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
