@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import os
 import stat
@@ -35,7 +36,12 @@ def open_regular(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}; links are not followed") from error
+        remedy = {
+            errno.ELOOP: "links are not followed; name the file itself",
+            errno.EACCES: "let who runs this read it",
+        }
+        told = remedy.get(error.errno or 0, "it was moved or deleted")
+        raise Refused(f"{path} cannot be read: {error.strerror}; {told}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Refused(f"{path} is no regular file")

@@ -11,6 +11,7 @@ from typing import Any
 from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.feed import SOCKET, PageFeed
+from tocsin.engine.trouble import disk_trouble
 from tocsin.engine.wire import streams_of
 from tocsin.errors import TocsinError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
@@ -27,7 +28,10 @@ def launch(
     ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
     ``forget`` names steps that start anew, see `engine.fitting`.
     """
-    plan.state_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.state_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_trouble(error, plan.state_folder) from error
     if address is None:
         runner = EmbeddedRunner(plan, forget=forget)
         with _told_at_the_end(runner), _progress(runner):
