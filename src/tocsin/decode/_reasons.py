@@ -15,7 +15,7 @@ REASONS: Mapping[str, str] = {
     "json_syntax": "not JSON",
     "json_nonfinite": "NaN or Infinity where a value is required",
     "duplicate_key": "an object names a field twice",
-    "number_range": "a number beyond 64 bits",
+    "number_range": "a number beyond 64 bits, or not zero and nearer to it than they can say",
     "type": "a value of another type than its column",
     "missing_field": "a required field is absent, null or (as text) empty",
     "csv_shape": "not the declared number of fields, or quotes that do not fit",

@@ -155,7 +155,7 @@ class DeltaWriter:
                 self._disk.unlink(self.log.folder / name)
 
     def counters(self) -> Mapping[str, int]:
-        return {"missing_files": self._missing}
+        return {"missing_files": self._missing} if self._missing else {}
 
     def housekeep(self) -> None:
         """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""
