@@ -31,7 +31,9 @@ import pyarrow.csv
 
 from tocsin.batch import Batch, Floats, floats
 from tocsin.condition.derive import Derive
+from tocsin.condition.difference import Difference
 from tocsin.contracts import Operator
+from tocsin.detect.ewma import Ewma
 from tocsin.estimate.forecast import Forecast
 from tocsin.testing import rows
 
@@ -43,26 +45,36 @@ WEATHER = ("dew", "temperature", "pressure", "snow", "rain")
 WINDS = ("ne", "nw", "se")
 
 
-def inputs() -> tuple[Derive, tuple[str, ...]]:
-    """The step that tells for each direction whether the wind blows from there, and how much it has; all inputs."""
-    made = {name: f"wind = '{name}'" for name in WINDS}
-    made |= {f"{name}_run": f"case when wind = '{name}' then ln(1 + run) else 0.0 end" for name in WINDS}
-    return Derive(columns=made), (*WEATHER, *made)
+def ridge() -> tuple[Operator, ...]:
+    """The steps: how the wind blew this hour and how much since it turned; the mean of a day; the forecast."""
+    blows = {name: f"wind = '{name}'" for name in WINDS}
+    blows |= {f"{name}_run": f"case when wind = '{name}' then ln(1 + run) else 0.0 end" for name in WINDS}
+    return (
+        Derive(columns=blows),
+        Difference(of="run", counter=True, name_as="speed"),
+        Ewma(of="reading", span=24),
+        Forecast(
+            of="reading",
+            every="1h",
+            season=24,
+            inputs=(*WEATHER, *blows, "speed", "expected"),
+        ),
+    )
 
 
-def measured(columns: Mapping[str, pa.Array], reading: pa.Array, method: str) -> tuple[pa.Table, float]:
-    """What `forecast` says of each hour, and CPU microseconds a reading; an hour without a reading is null."""
-    derive, names = inputs()
-    settings: dict[str, Any] = {"inputs": names, "season": 24} if method == "ridge" else {}
-    step: Operator = Forecast(of="reading", method=method, every="1h", **settings)
-    given = derive.apply(rows({"reading": reading, **columns, "time": columns["hour"].to_numpy() * 3600.0}))
-    step.step(step.initial(), Batch(given.slice(0, 10)))  # the first call loads the compiled loops
-    state, left = step.initial(), []
-    begin = time.process_time()
-    for at in range(0, given.num_rows, 1000):
-        state, (batch,) = step.step(state, Batch(given.slice(at, 1000)))
-        left.append(batch.rows)
-    return pa.Table.from_batches(left), (time.process_time() - begin) / given.num_rows * 1e6
+def measured(columns: Mapping[str, pa.Array], reading: pa.Array, steps: Sequence[Operator]) -> tuple[pa.Table, float]:
+    """What leaves the steps for each hour, and CPU microseconds of the last one; an hour without a reading is null."""
+    batches = [Batch(rows({"reading": reading, **columns, "time": columns["hour"].to_numpy() * 3600.0}))]
+    for step in steps:
+        step.step(step.initial(), batches[0].with_rows(batches[0].rows.slice(0, 10)))  # loads the compiled loops
+        state = step.initial()
+        left: list[Batch] = []
+        begin = time.process_time()
+        for batch in batches:
+            state, out = step.step(state, batch)
+            left += out
+        seconds, batches = time.process_time() - begin, left
+    return pa.Table.from_batches([batch.rows for batch in batches]), seconds / len(reading) * 1e6
 
 
 def rmse(wrong: Floats) -> float:
@@ -70,7 +82,7 @@ def rmse(wrong: Floats) -> float:
 
 
 def by_month(inside: Hours, scored: Hours, year: Hours) -> list[float]:
-    """The share inside in each 30 days of a year; stretches with fewer than 100 hours to score are passed over."""
+    """The share inside in each 30 days of a year; stretches with fewer than 100 scored hours are passed over."""
     at = np.flatnonzero(year)
     begins = [*range(at[0], at[-1] + 2 - A_MONTH_H, A_MONTH_H), max(at[-1] + 1 - A_MONTH_H, at[0])]
     stretches = [slice(begin, begin + A_MONTH_H) for begin in begins]
@@ -87,8 +99,8 @@ def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any]
         for y, m, d in zip(*(table[name].to_pylist() for name in ("year", "month", "day")), strict=True)
     ]
     hours = np.array(days) + table["hour"].to_numpy()
-    table = table.take(pa.array(np.argsort(hours, kind="stable")))
-    hours = np.sort(hours)
+    hours, first = np.unique(hours, return_index=True)  # files may overlap
+    table = table.take(pa.array(first))
     names = {"dew": "DEWP", "temperature": "TEMP", "pressure": "PRES", "snow": "Is", "rain": "Ir", "run": "Iws"}
     columns = {ours: table[theirs].combine_chunks().cast(pa.float64()) for ours, theirs in names.items()}
     columns["wind"] = pa.compute.utf8_lower(table["cbwd"].combine_chunks())
@@ -97,23 +109,25 @@ def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any]
 
     years = table["year"].to_numpy()
     of = (test or int(years.max())) - validate
-    said, us = measured(columns, reading, "ridge")
-    last, _ = measured(columns, reading, "persistence")
-    y, yhat, persistence = floats(reading), said["yhat"].to_numpy(), last["yhat"].to_numpy()
+    persistence = Forecast(of="reading", every="1h", method="persistence")
+    said, us = measured(columns, reading, ridge())
+    last, _ = measured(columns, reading, (persistence,))
+    y, yhat, before = floats(reading), said["yhat"].to_numpy(), last["yhat"].to_numpy()
     year = years == of
-    scored = year & ~np.isnan(y) & ~np.isnan(persistence)
+    scored = year & ~np.isnan(y) & ~np.isnan(before)
     assert not np.isnan(yhat[scored]).any(), "an hour with a reading before it has no forecast"
+    bounded = scored & ~np.isnan(said["yhat_lower"].to_numpy())  # all, unless no year before teaches
     inside = (y >= said["yhat_lower"].to_numpy()) & (y <= said["yhat_upper"].to_numpy())
-    months = by_month(inside, scored, year)
-    ours, theirs = rmse(yhat[scored] - y[scored]), rmse(persistence[scored] - y[scored])
-    width = np.mean((said["yhat_upper"].to_numpy() - said["yhat_lower"].to_numpy())[scored])
+    months = by_month(inside, bounded, year)
+    ours, theirs = rmse(yhat[scored] - y[scored]), rmse(before[scored] - y[scored])
+    width = np.mean((said["yhat_upper"].to_numpy() - said["yhat_lower"].to_numpy())[bounded])
     print(f"pm25: {(years < of).sum():,} hours before {of}; {scored.sum():,} of its {year.sum():,} hours scored")
     print(f"  RMSE {ours:.3f}, persistence {theirs:.3f}, mean width of the 90 % interval {width:.1f} µg/m³")
     return {
         "rmse": ours,
         "persistence": theirs,
         "ratio": round(ours / theirs, 4),
-        "coverage": round(float(inside[scored].mean()), 4),
+        "coverage": round(float(inside[bounded].mean()), 4),
         "coverage_30d_min": round(min(months), 4),
         "coverage_30d_max": round(max(months), 4),
     }, us
@@ -142,10 +156,8 @@ def aws_split(path: Path, validate: bool) -> dict[str, Any]:
     columns["wind"] = pa.array(["ne", "nw", "se", "calm"]).take(table["wnd_dir"].combine_chunks().cast(pa.int64()))
     columns["hour"] = pa.array(hours)
     value = table["pollution"].to_numpy().astype(np.float64)
-    begin, end = 2 * A_YEAR_H, 4 * A_YEAR_H
-    if validate:
-        begin, end = A_YEAR_H, 2 * A_YEAR_H
-    said, _ = measured(columns, pa.array(value, mask=value == 0), "ridge")
+    begin, end = (A_YEAR_H, 2 * A_YEAR_H) if validate else (2 * A_YEAR_H, 4 * A_YEAR_H)
+    said, _ = measured(columns, pa.array(value, mask=value == 0), ridge())
     next_ = expected(value, said["ahead"].to_numpy())
     # The sample's rows are pairs of an hour and the next; its split counts pairs.
     pairs = slice(begin, min(end, len(value)) - 1)
@@ -165,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pa.set_cpu_count(1)
     folder = options.folder / "beijing_pm25"
     figures, us = pm25(folder, options.test, options.validate)
-    split = aws_split(folder / "pollution_sample.csv", options.validate)
+    sample = folder / "pollution_sample.csv"
+    split = aws_split(sample, options.validate) if sample.exists() else None
     print(json.dumps({"pm25": figures, "aws_split": split, "us_per_reading": round(us, 2)}))
 
 
