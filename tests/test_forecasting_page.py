@@ -23,9 +23,10 @@ def shown(language: str) -> list[str]:
 
 def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (data,), (pipeline,) = shown("python"), shown("yaml")
+    (data,), (pipeline, steps) = shown("python"), shown("yaml")
     exec(data, {})
     (tmp_path / "heating.yaml").write_text(pipeline)
+    (tmp_path / "heating-steps.yaml").write_text(steps)
     printed = []
     for line in "".join(shown("sh")).splitlines():
         done = CliRunner().invoke(main, shlex.split(line)[1:])
@@ -35,6 +36,9 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert told is not None
     for figure in told.groups():
         assert figure in printed[2], printed[2]
+    (verdict,) = re.findall(r"^It says: (.*)\.$", PAGE, re.MULTILINE)
+    assert verdict in printed[4]
+    assert (tmp_path / "report.html").exists()
     forecast = read("forecast").sort_by("time")
     assert forecast.num_rows == 120 * 24 - 6
     ahead, yhat, hour = forecast["ahead"].to_numpy(), forecast["yhat"].to_numpy(), forecast["time"].to_numpy()
