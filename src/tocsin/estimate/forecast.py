@@ -52,8 +52,8 @@ class Forecast(Keyed):
 
     Each row gets ``y``, the reading, beside ``yhat``, ``yhat_lower`` and ``yhat_upper``, what was forecast for it
     before it came; and ``ahead``, ``ahead_lower``, ``ahead_upper``, what is forecast now for ``ahead_time``. Between
-    the bounds lie 90 % (``coverage``) of the readings, whatever the method and in every month: the bounds follow the
-    errors. They are null until 30 errors are known.
+    the bounds lie 90 % (``coverage``) of the readings, whatever the method: the bounds follow the errors, so that it
+    holds in each month too, though less exactly far ahead. They are null until 30 errors are known.
 
     ``ridge`` learns how the next reading depends on the last ones, on the inputs, and on the time of the season; until
     it has learnt, and where its window has a gap, it says what ``persistence`` says: the last reading. Where
