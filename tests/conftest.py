@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres_server import Postgres
 from servers import Mosquitto, Needs
 
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
@@ -56,6 +57,15 @@ def certificates(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Path
     for place, devices in ((folder, ["pump-1", "pump-2", "tocsin"]), (folder / "other", ["pump-1"])):
         subprocess.run(["sh", str(script), str(place), "127.0.0.1", *devices], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, one for all tests; each has schemas of its own."""
+    pytest.importorskip("psycopg")
+    server = Postgres()
+    yield server.start()
+    server.remove()
 
 
 @pytest.fixture(scope="module")

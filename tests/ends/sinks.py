@@ -10,11 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from postgres_server import TRUSTED
+from postgres_server import Postgres as Server
 
 from tocsin.contracts import Sink
 from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
+from tocsin.output.postgres import Postgres
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -107,6 +110,26 @@ class _Written(Template):
     def open(self, world: World, schema: pa.Schema) -> TemplateWriter:
         writers = {cls.__name__: cls for cls in (TemplateWriter, *TemplateWriter.__subclasses__())}
         return writers[self.writer](self, world, schema)
+
+
+class PostgresHarness:
+    """A table of a real server, its rows read by the server as JSON."""
+
+    simulated = False
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._schema = server, server.schema()
+
+    def sink(self) -> Postgres:
+        return Postgres(url=self._server.url, user=TRUSTED, table=f"{self._schema}.t")
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        if self._server.execute("select to_regclass(%s) is null", f"{self._schema}.t")[0][0]:
+            return []
+        return [row for (row,) in self._server.execute(f"select to_jsonb(t) from {self._schema}.t t")]
 
 
 SINKS = {

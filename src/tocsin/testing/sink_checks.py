@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -67,45 +68,45 @@ def _opened(harness: SinkHarness, place: World, schema: pa.Schema = SCHEMA) -> W
 def published_rows_are_visible_and_staged_ones_are_not(harness: SinkHarness) -> None:
     """What is staged is seen by nobody before it is published, and by everybody after it."""
     place = world()
-    writer = _opened(harness, place)
-    token = writer.stage(1, [_rows(0)])
-    assert not _values(harness, place), "staged rows are visible"
-    writer.publish(1, [token])
-    assert _values(harness, place) == _expected(0)
+    with closing(_opened(harness, place)) as writer:
+        token = writer.stage(1, [_rows(0)])
+        assert not _values(harness, place), "staged rows are visible"
+        writer.publish(1, [token])
+        assert _values(harness, place) == _expected(0)
 
 
 def publishing_twice_is_once(harness: SinkHarness) -> None:
     """A second call with the same epoch changes nothing, from this writer or from one opened after a restart."""
     place = world()
-    writer = _opened(harness, place)
-    token = writer.stage(1, [_rows(0)])
-    writer.publish(1, [token])
-    writer.publish(1, [token])
-    writer.close()
-    again = _opened(harness, place)
-    assert again.published() == 1
-    again.publish(1, [token])
+    with closing(_opened(harness, place)) as writer:
+        token = writer.stage(1, [_rows(0)])
+        writer.publish(1, [token])
+        writer.publish(1, [token])
+    with closing(_opened(harness, place)) as again:
+        assert again.published() == 1
+        again.publish(1, [token])
     assert _values(harness, place) == _expected(0)
 
 
 def published_is_read_from_the_table(harness: SinkHarness) -> None:
     """None before the first epoch, then the last one made visible, also for a writer opened anew."""
     place = world()
-    writer = _opened(harness, place)
-    assert writer.published() is None
-    for epoch in (3, 7):
-        writer.publish(epoch, [writer.stage(epoch, [_rows(epoch)])])
-        assert writer.published() == epoch
-        assert _opened(harness, place).published() == epoch
+    with closing(_opened(harness, place)) as writer:
+        assert writer.published() is None
+        for epoch in (3, 7):
+            writer.publish(epoch, [writer.stage(epoch, [_rows(epoch)])])
+            assert writer.published() == epoch
+            with closing(_opened(harness, place)) as other:
+                assert other.published() == epoch
 
 
 def several_epochs_are_published_at_once(harness: SinkHarness) -> None:
     """A sink that was away takes all that waits, and then stands at the last epoch."""
     place = world()
-    writer = _opened(harness, place)
-    tokens = [writer.stage(epoch, [_rows(10 * epoch)]) for epoch in (1, 2, 3)]
-    writer.publish(3, tokens)
-    assert writer.published() == 3
+    with closing(_opened(harness, place)) as writer:
+        tokens = [writer.stage(epoch, [_rows(10 * epoch)]) for epoch in (1, 2, 3)]
+        writer.publish(3, tokens)
+        assert writer.published() == 3
     assert _values(harness, place) == _expected(10, 20, 30)
 
 
@@ -116,30 +117,30 @@ def discarding_keeps_what_it_is_told(harness: SinkHarness) -> None:
     kept = [writer.stage(epoch, [_rows(10 * epoch)]) for epoch in (1, 2)]
     writer.stage(3, [_rows(30)])
     writer.close()
-    again = _opened(harness, place)
-    again.discard(kept)
-    again.publish(2, kept)
-    assert _values(harness, place) == _expected(10, 20)
-    other = again.stage(3, [_rows(40)])
-    again.publish(3, [other])
+    with closing(_opened(harness, place)) as again:
+        again.discard(kept)
+        again.publish(2, kept)
+        assert _values(harness, place) == _expected(10, 20)
+        other = again.stage(3, [_rows(40)])
+        again.publish(3, [other])
     assert _values(harness, place) == _expected(10, 20, 40)
 
 
 def an_epoch_without_rows_is_no_error(harness: SinkHarness) -> None:
     """No batches, and batches without rows."""
     place = world()
-    writer = _opened(harness, place)
-    for epoch, batches in ((1, []), (2, [_rows(0, 0)]), (3, [_rows(0), _rows(0, 0)])):
-        writer.publish(epoch, [writer.stage(epoch, batches)])
-        assert writer.published() == epoch
+    with closing(_opened(harness, place)) as writer:
+        for epoch, batches in ((1, []), (2, [_rows(0, 0)]), (3, [_rows(0), _rows(0, 0)])):
+            writer.publish(epoch, [writer.stage(epoch, batches)])
+            assert writer.published() == epoch
     assert _values(harness, place) == _expected(0)
 
 
 def two_names_do_not_touch(harness: SinkHarness) -> None:
     """Another pipeline's writer is refused with a sentence, or has a position of its own."""
     place = world(name="one/part")
-    writer = _opened(harness, place)
-    writer.publish(5, [writer.stage(5, [_rows(0)])])
+    with closing(_opened(harness, place)) as writer:
+        writer.publish(5, [writer.stage(5, [_rows(0)])])
     other_place = replace(place, name="two/part", scratch=place.folder / ".state" / "two_part")
     said = ""
     try:
@@ -149,34 +150,36 @@ def two_names_do_not_touch(harness: SinkHarness) -> None:
     if said:
         assert len(said) > 20, "the refusal does not say what to do"
         return
-    assert other.published() is None, "the other name's epoch"
-    other.publish(2, [other.stage(2, [_rows(100)])])
-    assert _opened(harness, place).published() == 5
+    with closing(other):
+        assert other.published() is None, "the other name's epoch"
+        other.publish(2, [other.stage(2, [_rows(100)])])
+    with closing(_opened(harness, place)) as again:
+        assert again.published() == 5
     assert _values(harness, place) == _expected(0, 100)
 
 
 def a_column_more_is_taken(harness: SinkHarness) -> None:
     """A pipeline that has gained a column goes on writing; what is there stays."""
     place = world()
-    writer = _opened(harness, place)
-    writer.publish(1, [writer.stage(1, [_rows(0)])])
-    writer.close()
+    with closing(_opened(harness, place)) as writer:
+        writer.publish(1, [writer.stage(1, [_rows(0)])])
     more = _rows(10).append_column("more", pa.array(["a", None, "b"]))
-    again = _opened(harness, place, more.schema)
-    again.publish(2, [again.stage(2, [more])])
+    with closing(_opened(harness, place, more.schema)) as again:
+        again.publish(2, [again.stage(2, [more])])
     assert _values(harness, place) == _expected(0, 10)
 
 
 def housekeeping_changes_no_rows(harness: SinkHarness) -> None:
     """However often it is done."""
     place = world()
-    writer = _opened(harness, place)
-    for epoch in range(1, 41):
-        writer.publish(epoch, [writer.stage(epoch, [_rows(10 * epoch)])])
-        if epoch % 8 == 0:
-            writer.housekeep()
+    with closing(_opened(harness, place)) as writer:
+        for epoch in range(1, 41):
+            writer.publish(epoch, [writer.stage(epoch, [_rows(10 * epoch)])])
+            if epoch % 8 == 0:
+                writer.housekeep()
     assert _values(harness, place) == _expected(*range(10, 401, 10))
-    assert _opened(harness, place).published() == 40
+    with closing(_opened(harness, place)) as again:
+        assert again.published() == 40
 
 
 def rows_are_staged_while_others_are_published(harness: SinkHarness) -> None:
@@ -197,6 +200,7 @@ def rows_are_staged_while_others_are_published(harness: SinkHarness) -> None:
         thread.start()
         token = writer.stage(epoch + 1, [_rows(10 * (epoch + 1))])
         thread.join()
+    writer.close()
     assert not failed, failed[0]
     assert _values(harness, place) == _expected(*range(10, 201, 10))
 
@@ -210,8 +214,8 @@ def every_type_arrives_or_is_refused_by_name(harness: SinkHarness) -> None:
         if said:
             assert name in said, f"the refusal does not name '{name}': {said}"
             continue
-        writer = harness.sink().open(place, batch.schema)
-        writer.publish(1, [writer.stage(1, [batch])])
+        with closing(harness.sink().open(place, batch.schema)) as writer:
+            writer.publish(1, [writer.stage(1, [batch])])
         assert len(harness.visible(place)) == len(column), f"rows with a column of {column.type} were lost"
 
 
