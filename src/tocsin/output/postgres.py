@@ -126,10 +126,11 @@ def _parts(table: str) -> tuple[str, str]:
 
 def _require_name(name: str, what: str) -> None:
     is_too_long = len(name.encode("utf-8", "replace")) > _NAME_BYTES_MAX
-    if is_too_long or not name or "\0" in name or (what == "column" and name in _SYSTEM_COLUMNS):
+    forbidden = _SYSTEM_COLUMNS if what == "column" else ()
+    if is_too_long or not name or "\0" in name or name in forbidden or (what != "column" and "%" in name):
         raise SchemaError(
-            f"PostgreSQL cannot name a {what} '{name}': a name has 1 to {_NAME_BYTES_MAX} bytes, no NUL, and is none "
-            f"of the server's own ({', '.join(sorted(_SYSTEM_COLUMNS))}); rename it"
+            f"PostgreSQL cannot name a {what} '{name}'; rename it: 1 to {_NAME_BYTES_MAX} bytes, and none of the names "
+            f"that the server has for itself ({', '.join(sorted(_SYSTEM_COLUMNS))})"
         )
 
 

@@ -89,7 +89,7 @@ def _plain(value: Any, type: pa.DataType) -> Any:
     if isinstance(value, list):
         return [_plain(item, type.value_type) for item in value]
     if isinstance(value, float) and value - value != 0:  # not a number, or infinite
-        return str(value)
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
@@ -102,5 +102,5 @@ def row_text(row: pa.RecordBatch | pa.Table) -> str:
 def _readable(value: pa.Array | pa.ChunkedArray) -> Any:
     try:
         return value.to_pylist()[0]
-    except UnicodeDecodeError:
-        return str(value.cast(pa.binary()).to_pylist()[0])
+    except (ValueError, OverflowError):  # bytes that are no UTF-8, a time beyond the calendar
+        return f"{value.type} that cannot be shown"

@@ -90,6 +90,7 @@ class Table:
         """Write all rows that the server takes, in the open transaction; return the place and reason of the others."""
         import psycopg
 
+        connection.execute("set constraints all immediate")  # what is broken must not be told for all rows at the end
         refused, good = self._without_key(rows)
         waiting = [(begin, min(begin + ROWS_MAX, len(good))) for begin in range(0, len(good), ROWS_MAX)][::-1]
         is_clean = True
@@ -100,11 +101,14 @@ class Table:
                     if not is_clean:
                         connection.execute(_sql("truncate {}", STAGING))
                     self._merge(connection, rows.take(good[begin:end]) if refused else rows.slice(begin, end - begin))
-            except psycopg.Error as error:
-                if not is_of_a_row(error):
+            except (psycopg.Error, ValueError, OverflowError) as error:
+                if isinstance(error, psycopg.Error) and not is_of_a_row(error):
                     raise
                 if end - begin == 1:
-                    refused.append((int(good[begin].as_py()), reason(error)))
+                    why = (
+                        reason(error) if isinstance(error, psycopg.Error) else f"it cannot be written as text: {error}"
+                    )
+                    refused.append((int(good[begin].as_py()), why))
                 else:
                     middle = (begin + end) // 2
                     waiting += [(middle, end), (begin, middle)]
