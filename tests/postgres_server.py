@@ -33,6 +33,7 @@ _SETTINGS = (
     "shared_buffers=32MB",
     "max_connections=60",
     "fsync=off",
+    "max_prepared_transactions=5",
 )
 
 

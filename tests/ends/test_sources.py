@@ -7,8 +7,9 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from postgres_server import Postgres
 from servers import Mosquitto
-from sources import BROKERS, LOCAL, MqttHarness
+from sources import BROKERS, LOCAL, MqttHarness, PostgresHarness
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -16,7 +17,7 @@ from tocsin.testing.source_checks import SOURCE_CHECKS
 
 
 def test_every_source_has_a_harness() -> None:
-    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS)}
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, "postgres")}
     assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
 
 
@@ -40,3 +41,10 @@ def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto])
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_mqtt(harness: MqttHarness, check: Any) -> None:
     check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("follow", [False, True])
+def test_postgres(postgres: Postgres, follow: bool, check: Any) -> None:
+    with closing(PostgresHarness(postgres, follow)) as harness:
+        check(harness)

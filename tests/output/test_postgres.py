@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -384,7 +385,7 @@ def test_a_lock_that_others_hold_is_told(database: Database, monkeypatch: pytest
 def test_a_commit_is_durable_before_rows_are_let_go(database: Database) -> None:
     database.server.execute("alter role tocsin set synchronous_commit = off")
     try:
-        connection = database.sink().connect(world(), SinkError)
+        connection = database.sink().connect(Path(), SinkError)
         assert connection.execute("show synchronous_commit").fetchone() == ("on",)
         connection.close()
     finally:

@@ -110,10 +110,10 @@ class Postgres(ServerSettings, Sink):
             raise SchemaError("retention needs a column 'time' with the time of each row; keep it, or unset retention")
 
     def check(self, world: World) -> None:
-        self.require(world)
+        self.require(world.given)
 
     def open(self, world: World, schema: pa.Schema) -> PostgresWriter:
-        self.require(world)
+        self.require(world.given)
         self.accepts(schema)
         return PostgresWriter(self, world, schema)
 
@@ -213,7 +213,7 @@ class PostgresWriter(Spooled):
     def _connected(self) -> Iterator[Connection]:
         """Give the connection; what goes wrong on it is told as `Unavailable` or `SinkError`."""
         if self._connection is None:
-            self._connection, self._is_settled = self._settings.connect(self.world, SinkError), False
+            self._connection, self._is_settled = self._settings.connect(self.world.given, SinkError), False
         import psycopg
 
         try:

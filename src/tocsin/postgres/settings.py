@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -11,7 +12,6 @@ from pydantic import SecretStr, field_validator
 from tocsin.errors import ConfigError, MissingExtra, SinkError, SourceError
 from tocsin.settings import Settings
 from tocsin.settings.tls import Tls
-from tocsin.world import World
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -48,15 +48,17 @@ class ServerSettings(Settings):
         address(url)
         return url
 
-    def require(self, world: World) -> None:
+    def require(self, given: Path) -> None:
         """Raise `ConfigError` for a library that is not installed, or certificates that cannot be read."""
         if find_spec("psycopg") is None:
             raise MissingExtra("psycopg", "postgres", "postgres")
         if self.tls is not None:
-            self.tls.context(world.given)
+            self.tls.context(given)
 
-    def connect(self, world: World, refusal: type[SourceError] | type[SinkError]) -> Connection:
+    def connect(self, given: Path, refusal: type[SourceError] | type[SinkError]) -> Connection:
         """Return a connection on which each statement is a transaction, unless one is opened.
+
+        Relative certificate files start at ``given``.
 
         Raises
         ------
@@ -65,7 +67,7 @@ class ServerSettings(Settings):
         SourceError or SinkError
             It does not let us in; which of the two says ``refusal``.
         """
-        self.require(world)
+        self.require(given)
         import psycopg
 
         from tocsin.postgres.trouble import trouble
@@ -75,8 +77,8 @@ class ServerSettings(Settings):
         settings["password"] = None if self.password is None else self.password.get_secret_value()
         if self.tls is not None:
             files = {"sslcert": self.tls.cert, "sslkey": self.tls.key}
-            settings |= {name: str(world.given / file) for name, file in files.items() if file is not None}
-            settings["sslrootcert"] = "system" if self.tls.ca is None else str(world.given / self.tls.ca)
+            settings |= {name: str(given / file) for name, file in files.items() if file is not None}
+            settings["sslrootcert"] = "system" if self.tls.ca is None else str(given / self.tls.ca)
             settings |= {"sslmode": "verify-full", "ssl_min_protocol_version": "TLSv1.2"}
         settings |= _KEEPALIVE
         settings |= {"connect_timeout": CONNECT_S, "application_name": "tocsin", "client_encoding": "utf8"}
