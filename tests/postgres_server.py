@@ -22,6 +22,7 @@ USER, PASSWORD = "tocsin", "a'b c$d"
 """Asked for the password; user `TRUSTED` is not."""
 TRUSTED = "trusted"
 DATABASE = "postgres"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 START_S = 30
 _ACCESS = f"""
 host all {TRUSTED} 127.0.0.1/32 trust
@@ -110,6 +111,13 @@ class Postgres:
         name = f"t{secrets.token_hex(6)}"
         self.execute(f"create schema {name}")
         return name
+
+    def variables(self) -> dict[str, str]:
+        """Return what `examples/postgres.yaml` is told, once its table is there."""
+        self.execute("drop schema if exists plant cascade")
+        self.execute((EXAMPLES / "postgres.sql").read_text())
+        names = {"URL": self.url, "USER": USER, "PASSWORD": PASSWORD}
+        return {f"TOCSIN_POSTGRES_{name}": value for name, value in names.items()}
 
     def _answers(self) -> bool:
         import psycopg
