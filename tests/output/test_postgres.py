@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -261,12 +262,13 @@ def test_what_others_made_is_left_and_rows_that_do_not_fit_are_set_aside(databas
     assert any('"name": "nul\\u0000"' in contents for _, contents in database.rejected())
 
 
-def test_one_bad_row_among_many_costs_its_neighbours_nothing(database: Database) -> None:
-    count, bad = 150_000, {0, 70_000, 149_999}
+@pytest.mark.parametrize("settings", [{}, {"upsert": "n"}], ids=["append", "upsert"])
+def test_a_bad_row_among_many_costs_its_neighbours_nothing(database: Database, settings: Mapping[str, Any]) -> None:
+    count, bad = 150_000, {0, 70_000, 70_001, 149_999}
     names = [f"n{i}\0" if i in bad else f"n{i}" for i in range(count)]
-    database.put(rows({"n": range(count), "name": names}))
-    assert database.rows("count(*), count(distinct n)") == [(count - 3, count - 3)]
-    assert len(database.rejected()) == 3
+    database.put(rows({"n": range(count), "name": names}), **settings)
+    assert database.rows("count(*), count(distinct n)") == [(count - 4, count - 4)]
+    assert len(database.rejected()) == 4
     assert database.rows("epoch", "tocsin_epochs") == [(1,)]
 
 
@@ -313,6 +315,22 @@ def test_what_is_set_aside_comes_once(database: Database) -> None:
 
 
 # exactly once
+
+
+def test_rows_and_epoch_come_together_or_not_at_all(database: Database) -> None:
+    place = world()
+    database.put(values(1), place=place)
+    database.make(
+        f"create function {database.schema}.no() returns trigger language plpgsql as $$ begin raise 'no'; end $$; "
+        f"create trigger no before insert or update on {database.schema}.tocsin_epochs "
+        f"for each row execute function {database.schema}.no()"
+    )
+    with pytest.raises(SinkError, match="refuses: no"):
+        database.put(values(2, 3), place=place)
+    assert database.rows("value") == [(1,)]
+    database.make(f"drop trigger no on {database.schema}.tocsin_epochs")
+    database.put(values(2, 3), place=place)
+    assert database.rows("value", by="value") == [(1,), (2,), (3,)]
 
 
 def test_a_transaction_whose_connection_was_lost_may_still_get_through(database: Database) -> None:
@@ -443,7 +461,7 @@ def test_columns_that_do_not_come_are_named(settings: Mapping[str, Any]) -> None
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.postgres.settings.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     sink = Sink(url="postgresql://db/plant", table="t")
     with pytest.raises(MissingExtra, match=r"pip install 'tocsin\[postgres\]'"):
         sink.check(world())

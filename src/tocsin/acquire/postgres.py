@@ -41,7 +41,8 @@ class Postgres(ServerSettings, Source):
     '5 s'``).
 
     Columns have the types that the server gives them. A ``numeric`` without a precision is text, since no number holds
-    all of it (``select value::float8`` makes it one); arrays are JSON; times that are infinite are null.
+    all of it (``select value::float8`` makes it one); arrays are JSON; times that are infinite are null. PostgreSQL 15
+    or later.
 
     References: https://www.postgresql.org/docs/current/explicit-locking.html, view-pg-locks.html.
 

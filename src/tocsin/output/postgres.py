@@ -45,7 +45,7 @@ class Postgres(ServerSettings, Sink):
     ``rejected``; the rows beside it are kept. ``tocsin_epochs`` there holds how far the table reaches, and
     ``tocsin_history`` what was made and changed.
 
-    Lists become arrays, structs and maps ``jsonb``, in which what is no number is a text (``"NaN"``). PostgreSQL 13 or
+    Lists become arrays, structs and maps ``jsonb``, in which what is no number is a text (``"NaN"``). PostgreSQL 15 or
     later.
 
     References: https://www.postgresql.org/docs/current/sql-copy.html, sql-insert.html (ON CONFLICT).

@@ -131,6 +131,6 @@ def columns_of(connection: Connection, schema: str, table: str) -> list[tuple[st
         order by a.attnum
     """
     rows = connection.execute(query, (schema, table)).fetchall()
-    if rows and rows[0][4] not in ("r", "p", "f", "v"):
+    if rows and rows[0][4] not in ("r", "p", "f"):
         raise SinkError(f"{schema}.{table} is no table; name another in the setting table")
     return [(str(name), str(type), bool(is_enum), bool(needed)) for name, type, is_enum, needed, _ in rows]

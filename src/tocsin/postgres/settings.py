@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -50,8 +49,10 @@ class ServerSettings(Settings):
 
     def require(self, given: Path) -> None:
         """Raise `ConfigError` for a library that is not installed, or certificates that cannot be read."""
-        if find_spec("psycopg") is None:
-            raise MissingExtra("psycopg", "postgres", "postgres")
+        try:
+            import psycopg  # noqa: F401 (whether it can be)
+        except ImportError as error:
+            raise MissingExtra("psycopg", "postgres", "postgres") from error
         if self.tls is not None:
             self.tls.context(given)
 

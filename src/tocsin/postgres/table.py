@@ -1,4 +1,4 @@
-"""The table of a sink: made, given new columns, and written to by one merge from a staging table."""
+"""The table of a sink: made, given new columns, and written to, row by row where the server refuses some."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed
 
 ROWS_MAX = 65_536
-"""So many rows are sent at once: a refused row has its neighbours sent again."""
+"""So many rows are sent at once."""
+PARTS = 16
+"""Into so many parts rows are cut of which one is refused, so that the bad ones are found after four cuts."""
 STAGING = "tocsin_staging"
 PLACE = "place"
 """Column of the staging table: the row's place in what came, by which the last of several with one key is known."""
@@ -61,6 +63,9 @@ class Table:
         self._books, self._columns = books, columns
         self._key = [column.kept_as for name in key for column in columns if column.name == name]
         self._key_names = list(key)
+        self._is_staged = bool(key) or any(column.is_surrogate for column in columns)
+        self._has_staged = False
+        """Whether the staging table may hold rows of before: the server empties it only when a transaction ends."""
         self._casts: dict[str, str] = {}
         """By column: the type to convert to, where the server does not do so by itself."""
 
@@ -84,23 +89,22 @@ class Table:
             self._require_unique_key(connection)
         for column in self._surrogates():
             self._create_dimension(connection, column)
-        self._create_staging(connection)
+        if self._is_staged:
+            self._create_staging(connection)
 
     def write(self, connection: Connection, rows: pa.Table) -> list[tuple[int, str]]:
         """Write all rows that the server takes, in the open transaction; return the place and reason of the others."""
         import psycopg
 
         connection.execute("set constraints all immediate")  # what is broken must not be told for all rows at the end
+        self._has_staged = False
         refused, good = self._without_key(rows)
         waiting = [(begin, min(begin + ROWS_MAX, len(good))) for begin in range(0, len(good), ROWS_MAX)][::-1]
-        is_clean = True
         while waiting:
             begin, end = waiting.pop()
             try:
                 with connection.transaction():
-                    if not is_clean:
-                        connection.execute(_sql("truncate {}", STAGING))
-                    self._merge(connection, rows.take(good[begin:end]) if refused else rows.slice(begin, end - begin))
+                    self._put(connection, rows.take(good[begin:end]) if refused else rows.slice(begin, end - begin))
             except (psycopg.Error, ValueError, OverflowError) as error:
                 if isinstance(error, psycopg.Error) and not is_of_a_row(error):
                     raise
@@ -110,9 +114,8 @@ class Table:
                     )
                     refused.append((int(good[begin].as_py()), why))
                 else:
-                    middle = (begin + end) // 2
-                    waiting += [(middle, end), (begin, middle)]
-            is_clean = False
+                    size = -(-(end - begin) // PARTS)
+                    waiting += [(at, min(at + size, end)) for at in range(begin, end, size)][::-1]
         return sorted(refused)
 
     def delete_before(self, connection: Connection, column: str, us: int) -> int:
@@ -252,11 +255,18 @@ class Table:
 
     # how rows get there
 
-    def _merge(self, connection: Connection, rows: pa.Table) -> None:
-        """Copy rows into the staging table, and from there into the table; the staging table is empty before."""
+    def _put(self, connection: Connection, rows: pa.Table) -> None:
+        """Send rows to the table; by a staging table where they replace others, or texts become numbers."""
         columns = [_whole(rows[column.name]) for column in self._columns]
-        with connection.cursor().copy(_sql("copy {} from stdin (format csv)", STAGING)) as copy:
-            copy.write(copy_text([pa.array(range(len(rows)), pa.int64()), *columns]))
+        if not self._is_staged:
+            _copy(connection, self._identifier(), [c.kept_as for c in self._columns], copy_text(columns))
+            return
+        if self._has_staged:
+            connection.execute(_sql("truncate {}", STAGING))
+        self._has_staged = True
+        names = [PLACE, *(f"c{i}" for i in range(len(columns)))]
+        places = pa.array(range(len(rows)), pa.int64())
+        _copy(connection, _sql("{}", STAGING), names, copy_text([places, *columns]))
         for i, column in enumerate(self._columns):
             if column.is_surrogate:
                 connection.execute(self._new_values(column, i))
@@ -308,6 +318,14 @@ class Table:
         if column.name in self._casts:
             return sql.SQL("{}::{}").format(value, sql.SQL(self._casts[column.name]))
         return value
+
+
+def _copy(connection: Connection, to: Composable, names: Sequence[str], rows: bytes) -> None:
+    from psycopg import sql
+
+    statement = sql.SQL("copy {} ({}) from stdin (format csv)").format(to, _names(names))
+    with connection.cursor().copy(statement) as copy:
+        copy.write(rows)
 
 
 def _names(names: Sequence[str]) -> Composed:
