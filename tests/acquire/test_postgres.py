@@ -19,6 +19,7 @@ from tocsin.acquire.postgres import Postgres as Source
 from tocsin.batch import END, TIME_TYPE
 from tocsin.contracts import Offset, Reader
 from tocsin.errors import ConfigError, SourceError
+from tocsin.pipeline.model import Pipeline
 from tocsin.postgres import following
 from tocsin.testing import read_from
 
@@ -282,3 +283,13 @@ def test_closing_ends_what_the_server_does(database: Database) -> None:
         assert reader.poll(1, 0.0) is None
         wait_until(sleeps)
     wait_until(lambda: not sleeps())
+
+
+@pytest.mark.parametrize(("given", "says"), [({"time": "at"}, "which machine"), ({"key": "id"}, "when a row happened")])
+def test_a_pipeline_is_asked_for_the_key_and_the_time(database: Database, given: Mapping[str, Any], says: str) -> None:
+    database.make("create table {t} (id int, at timestamptz)")
+    streams = {"rows": {"sinks": [{"delta": "rows"}]}}
+    settings = {"url": database.server.url, "user": USER, "password": PASSWORD, "table": database.table, "cursor": "id"}
+    source = {"postgres": settings}
+    with pytest.raises(ConfigError, match=f"the column that says {says}"):
+        Pipeline.model_validate({"name": "x", "source": source, "streams": streams, **given}).plan()
