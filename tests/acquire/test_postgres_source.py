@@ -18,7 +18,7 @@ from postgres_server import PASSWORD, USER, Postgres
 from tocsin.acquire.postgres import Postgres as Source
 from tocsin.batch import END, TIME_TYPE
 from tocsin.contracts import Offset, Reader
-from tocsin.errors import ConfigError, SourceError
+from tocsin.errors import ConfigError, SourceError, Unavailable
 from tocsin.pipeline.model import Pipeline
 from tocsin.postgres import following
 from tocsin.testing import read_from
@@ -163,16 +163,32 @@ def test_what_is_committed_late_is_waited_for(database: Database) -> None:
         assert reader.counters() == {"overtaken": 0}
 
 
-def test_what_is_never_committed_is_overtaken_and_counted(database: Database) -> None:
+def test_whoever_writes_for_long_is_named_and_waited_for(database: Database) -> None:
     database.make("create table {t} (id bigint generated always as identity primary key, v text)")
     source = database.source(cursor="id", follow=True, patience="100ms")
-    with closing(read_from(source)) as reader, database.server.connect() as slow:
-        with slow.transaction(force_rollback=True):
-            slow.execute(f"insert into {database.table} (v) values ('slow')")
-            for word in ("one", "two"):
-                database.make(f"insert into {{t}} (v) values ('{word}')")
-                assert next(polled(reader))[0]["v"].to_pylist() == [word]
-        assert reader.counters() == {"overtaken": 1}, "it is waited for once"
+    with database.server.connect() as slow, slow.transaction():
+        slow.execute(f"insert into {database.table} (v) values ('slow')")
+        database.make("insert into {t} (v) values ('quick')")
+        for _ in range(2):
+            with closing(read_from(source)) as reader, pytest.raises(Unavailable, match=str(slow.info.backend_pid)):
+                next(polled(reader))
+    with closing(read_from(source)) as reader:
+        assert next(polled(reader))[0]["v"].to_pylist() == ["slow", "quick"]
+
+
+def test_whoever_only_sits_there_is_waited_for_once(database: Database) -> None:
+    database.make("create table {t} (id bigint generated always as identity primary key, v text)")
+    source = database.source(cursor="id", follow=True, patience="100ms")
+    with closing(read_from(source)) as reader, database.server.connect() as idle, idle.transaction():
+        idle.execute(f"select * from {database.table}")
+        for word in ("one", "two"):
+            database.make(f"insert into {{t}} (v) values ('{word}')")
+            assert next(polled(reader))[0]["v"].to_pylist() == [word]
+        assert reader.counters() == {"overtaken": 1}
+        idle.execute(f"insert into {database.table} (v) values ('at last')")
+        database.make("insert into {t} (v) values ('three')")
+        with pytest.raises(Unavailable, match="has not committed"):
+            next(polled(reader))
 
 
 def test_what_is_prepared_is_waited_for(database: Database) -> None:

@@ -35,10 +35,10 @@ class Postgres(ServerSettings, Source):
     once; a row that was changed comes again if its cursor has grown. Rows that were deleted, and rows without a value
     in the cursor, do not come. An index on the cursor makes it quick.
 
-    A transaction that is still open may hold rows that belong before others which can be seen already; its end is
-    waited for, at most for ``patience``. A replica cannot tell which transactions are open: read from the primary. If
-    the cursor is given by the writers' own clocks, leave a margin in the query (``where changed < now() - interval
-    '5 s'``).
+    A transaction that is still open may hold rows that belong before others which can be seen already, so its end is
+    waited for; one that has written nothing yet only for ``patience``. A replica cannot tell which transactions are
+    open: read from the primary. If the cursor is given by the writers' own clocks, leave a margin in the query
+    (``where changed < now() - interval '5 s'``).
 
     Columns have the types that the server gives them. A ``numeric`` without a precision is text, since no number holds
     all of it (``select value::float8`` makes it one); arrays are JSON; times that are infinite are null. PostgreSQL 15
@@ -64,7 +64,8 @@ class Postgres(ServerSettings, Source):
     every: Duration = 1_000_000
     """Time between two looks for new rows, with ``follow``."""
     patience: Duration = 60_000_000
-    """How long to wait for transactions that are open, before reading what came after theirs."""
+    """How long a transaction may be open before it is told that rows wait for it, or, if it has written nothing, before
+    it is waited for no longer."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Postgres:

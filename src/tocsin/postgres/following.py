@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.errors import SourceError, TocsinError
+from tocsin.errors import SourceError, TocsinError, Unavailable
 from tocsin.postgres.reading import ReadColumn, read_csv
 from tocsin.postgres.trouble import trouble
 
@@ -73,15 +73,21 @@ class Cursor:
         row = self._connection.execute(sql.SQL("select ") + self._texts + self._where(after, None) + order).fetchone()
         return None if row is None else [str(value) for value in row]
 
-    def running(self) -> set[str]:
-        """Return the transactions of others in this database, prepared ones too: what they wrote cannot be seen yet."""
+    def running(self) -> dict[str, bool]:
+        """Return the transactions of others in this database by name, and whether they have written yet."""
         rows = self._connection.execute("""
-            select l.virtualxid::text from pg_locks l join pg_stat_activity a using (pid)
+            select format('process %s (transaction %s)', l.pid, l.virtualxid), exists (
+                select 1 from pg_locks w
+                where w.pid = l.pid and w.locktype = 'transactionid' and w.mode = 'ExclusiveLock' and w.granted
+            )
+            from pg_locks l join pg_stat_activity a using (pid)
             where l.locktype = 'virtualxid' and l.pid <> pg_backend_pid() and a.usesysid is not null
                 and a.datname = current_database()
-            union all select 'prepared ' || gid from pg_prepared_xacts where database = current_database()
+            union all
+            select format('prepared transaction %s', gid), true from pg_prepared_xacts
+            where database = current_database()
         """).fetchall()
-        return {str(name) for (name,) in rows}
+        return {str(name): bool(has_written) for name, has_written in rows}
 
     def page(self, after: Position | None, until: Position) -> tuple[Page, bool]:
         """Return the next rows up to ``until``, and whether more may follow."""
@@ -154,9 +160,9 @@ class Follower:
         self._stopping = threading.Event()
         self._connection: Connection | None = None
         self._overtaken: set[str] = set()
-        """Transactions whose end was waited for in vain."""
+        """Transactions without a write whose end was waited for in vain."""
         self.overtaken = 0
-        """How many transactions went on for longer than there was patience: rows of theirs may be passed over."""
+        """How many transactions were left open for longer than there was patience, without having written."""
         self._thread = threading.Thread(target=self._run, name="postgres source", daemon=True)
 
     def start(self) -> None:
@@ -222,18 +228,31 @@ class Follower:
                 self._put(page)
 
     def _wait_for(self, cursor: Cursor) -> None:
-        """Wait until the transactions that are running have ended, but not longer than there is patience."""
+        """Wait until the transactions that are running have ended; where they have written nothing, for a while only.
+
+        Raises
+        ------
+        Unavailable
+            One that has written goes on for longer: whoever reads past it may lose its rows.
+        """
         waited_s = 0.0
         running = cursor.running()
-        self._overtaken &= running
-        running -= self._overtaken
-        while running and waited_s < self._patience_s and not self._stopping.wait(LOOK_S):
+        self._overtaken &= running.keys()
+        awaited = {name for name, has_written in running.items() if has_written or name not in self._overtaken}
+        while awaited and waited_s < self._patience_s and not self._stopping.wait(LOOK_S):
             waited_s += LOOK_S
-            running &= cursor.running()
-        if running and not self._stopping.is_set():
-            self._overtaken |= running
-            self.overtaken += len(running)
-            log.warning("%s: a transaction goes on and on; rows of it may be passed over", self._url)
+            running = cursor.running()
+            awaited &= running.keys()
+        if not awaited or self._stopping.is_set():
+            return
+        if writing := sorted(name for name in awaited if running[name]):
+            raise Unavailable(
+                f"{self._url}: {writing[0]} has not committed what it wrote for {self._patience_s:g} s; what came "
+                "after it is read once it ends"
+            )
+        self._overtaken |= awaited
+        self.overtaken += len(awaited)
+        log.warning("%s: %s is left open; what it still writes may be passed over", self._url, min(awaited))
 
     def _put(self, what: Page | End | TocsinError) -> None:
         while not self._stopping.is_set():
