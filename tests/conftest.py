@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres_server import Postgres
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
 from tocsin.mqtt.authority import Authority
@@ -79,6 +80,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = Authority(folder / "other")
     other.device("pump-1", 365)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, one for all tests; each has schemas of its own."""
+    pytest.importorskip("psycopg")
+    server = Postgres()
+    yield server.start()
+    server.remove()
 
 
 @pytest.fixture(scope="module")

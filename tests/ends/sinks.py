@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
+from postgres_server import TRUSTED
+from postgres_server import Postgres as Server
 from servers import InfluxDb, ObjectStore
 
 from tocsin.contracts import Sink
@@ -20,6 +22,7 @@ from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
 from tocsin.output.influxdb import Influxdb
+from tocsin.output.postgres import Postgres
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -160,6 +163,26 @@ class _Written(Template):
         return writers[self.writer](self, world, schema)
 
 
+class PostgresHarness:
+    """A table of a real server, its rows read by the server as JSON."""
+
+    simulated = False
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._schema = server, server.schema()
+
+    def sink(self) -> Postgres:
+        return Postgres(url=self._server.url, user=TRUSTED, table=f"{self._schema}.t")
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        if self._server.execute("select to_regclass(%s) is null", f"{self._schema}.t")[0][0]:
+            return []
+        return [row for (row,) in self._server.execute(f"select to_jsonb(t) from {self._schema}.t t")]
+
+
 SINKS = {
     "delta": DeltaHarness,
     "files-ndjson": lambda: FilesHarness("ndjson"),
@@ -168,5 +191,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
-ELSEWHERE = ("influxdb",)
+ELSEWHERE = ("influxdb", "postgres")
 """Sinks on a server, which a fixture starts."""

@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+from postgres_server import TRUSTED
+from postgres_server import Postgres as PostgresServer
 from servers import Mosquitto, free_port
 
 from tocsin.acquire._registers import Register
@@ -20,6 +23,7 @@ from tocsin.acquire.http import Http
 from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
+from tocsin.acquire.postgres import Postgres
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
@@ -123,6 +127,54 @@ class MqttHarness:
 
     def wrong(self) -> tuple[Mqtt, str]:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
+class PostgresHarness:
+    """A table of a real server, followed by its identity."""
+
+    def __init__(self, server: PostgresServer, follow: bool) -> None:
+        self._server, self._follow = server, follow
+        self._table = f"{server.schema()}.t"
+        identity = "bigint generated always as identity (minvalue 0 start 0) primary key"
+        server.execute(f"create table {self._table} (position {identity}, payload text)")
+        self._sockets: list[socket.socket] = []
+
+    def _at(self, port: int, **settings: Any) -> Postgres:
+        url = f"postgresql://127.0.0.1:{port}/postgres"
+        more = {"url": url, "user": TRUSTED, "table": self._table, "cursor": "position", "every": "20ms"}
+        return Postgres.model_validate({**more, "follow": self._follow, **settings})
+
+    def source(self) -> Postgres:
+        return self._at(self._server.port)
+
+    def send(self, count: int) -> bool:
+        insert = "insert into {} (payload) select n::text from generate_series(0, %s - 1) n"
+        self._server.execute(insert.replace("{}", self._table), count)
+        return True
+
+    def restart(self) -> bool:
+        if not self._follow:  # it has ended
+            return False
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> Postgres:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return self._at(listener.getsockname()[1])
+
+    def absent(self) -> Postgres:
+        return self._at(free_port())
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Postgres, str]:
+        return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
 class HttpHarness(WithoutPeer):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from postgres_server import Postgres
 from servers import InfluxDb, ObjectStore
-from sinks import ELSEWHERE, SINKS, InfluxHarness, RemoteDeltaHarness
+from sinks import ELSEWHERE, SINKS, InfluxHarness, PostgresHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -23,6 +24,11 @@ def test_every_sink_has_a_harness() -> None:
 @pytest.mark.parametrize("name", SINKS)
 def test_sink(name: str, check: Any) -> None:
     check(SINKS[name]())
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_postgres(postgres: Postgres, check: Any) -> None:
+    check(PostgresHarness(postgres))
 
 
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)

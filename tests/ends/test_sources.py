@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from modbus_server import ModbusServer
 from opcua_server import OpcuaServer
+from postgres_server import Postgres
 from servers import Mosquitto
-from sources import BROKERS, FIELD, LOCAL, FieldHarness, MqttHarness, modbus, opcua
+from sources import BROKERS, FIELD, LOCAL, FieldHarness, MqttHarness, PostgresHarness, modbus, opcua
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -18,7 +19,7 @@ from tocsin.testing.source_checks import SOURCE_CHECKS
 
 
 def test_every_source_has_a_harness() -> None:
-    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD)}
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD, "postgres")}
     assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
 
 
@@ -42,6 +43,13 @@ def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto])
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_mqtt(harness: MqttHarness, check: Any) -> None:
     check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("follow", [False, True])
+def test_postgres(postgres: Postgres, follow: bool, check: Any) -> None:
+    with closing(PostgresHarness(postgres, follow)) as harness:
+        check(harness)
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)

@@ -68,11 +68,11 @@ class Compiler:
             if operator is None:
                 if place in schema.names:
                     continue
-                if place == "key":
-                    with _at(f"sources.{name}.key"):
+                if place == "key" or "received" not in schema.names:
+                    says = {"key": "which machine a row is of", "time": "when a row happened"}[place]
+                    with _at(f"sources.{name}.{place}"):
                         raise SchemaError(
-                            f"this is needed: the column that says which machine a row is of; there are "
-                            f"[{', '.join(schema.names)}]"
+                            f"this is needed: the column that says {says}; there are [{', '.join(schema.names)}]"
                         )
                 operator = _by_arrival()
             chain.append(operator)
