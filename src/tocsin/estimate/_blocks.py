@@ -51,13 +51,21 @@ class Waveforms:
         lengths = np.where(missing, 0, lengths)
         values = floats(column.flatten())
         ends = np.cumsum(lengths)
-        bad = np.concatenate([[0], np.cumsum(~np.isfinite(values))])
-        return cls(values, ends - lengths, lengths, missing, bad[ends] == bad[ends - lengths])
+        whole = np.ones(len(lengths), bool)
+        if not np.isfinite(values).all():
+            bad = np.concatenate([[0], np.cumsum(~np.isfinite(values))])
+            whole = bad[ends] == bad[ends - lengths]
+        return cls(values, ends - lengths, lengths, missing, whole)
 
     def blocks(self, usable: Flags, rate_hz: Floats, speed_rpm: Floats) -> Iterator[Blocks]:
         """Returns the usable waveforms by length and rate."""
+        if not usable.any():
+            return
         kinds = np.column_stack([self.lengths, rate_hz])[usable]
         rows = np.flatnonzero(usable)
+        if len(rows) == len(usable) and (kinds == kinds[0]).all():  # as nearly always: nothing need be copied
+            yield Blocks(rows, self.values.reshape(len(rows), -1), float(rate_hz[0]), speed_rpm)
+            return
         for length, rate in np.unique(kinds, axis=0):
             here = rows[(kinds[:, 0] == length) & (kinds[:, 1] == rate)]
             places = self.starts[here][:, None] + np.arange(int(length))
