@@ -36,38 +36,41 @@ FLOOR_ORDERS, FLOOR_BINS_MIN = 1.5, 16
 """The noise floor is taken from lines so far to both sides, in orders of the shaft, and so many at least."""
 LOG_MEAN_OF_NOISE = 0.5772156649015329
 """Euler's constant: by how much the mean logarithm of the lines of noise lies below the logarithm of their mean."""
+IN_CACHE = 4
+"""So many blocks at once go back to time: with more, the memory that it takes is given back and asked for each time."""
 RATIO, FREQUENCY, LINES, SIDEBANDS, SCORE = range(5)
 """What `evidence` tells of each fault."""
 
 
 def kurtosis_bands(samples: int) -> list[tuple[int, int]]:
-    """Returns the bands, as lines from and up to, of which spectral kurtosis chooses: quarters and wider ones."""
+    """Returns the bands, as lines from and up to, of which spectral kurtosis chooses: halves that overlap.
+
+    Quarters beside them found no weaker impacts in trials, and no quarter holds a resonance that lies at its edge.
+    """
     quarter = samples // 8
-    quarters = [(i * quarter, (i + 1) * quarter) for i in range(4)]
-    return [*quarters, (quarter, 3 * quarter), (2 * quarter, 4 * quarter), (quarter, 4 * quarter)]
+    return [(i * quarter, (i + 2) * quarter) for i in range(3)]
 
 
 def most_impulsive(spectra: Complexes, samples: int) -> Ints:
     """Returns the number of the band of `kurtosis_bands` whose envelope is the most impulsive, shape (blocks,).
 
-    The excess kurtosis of a band's analytic signal is 0 for noise and negative for a tone. It is weighed with the
-    root of the band's width, since the one of a narrow band varies more by chance.
+    It is the kurtosis of the band's analytic signal: high for impacts, lower for noise and lowest for a tone.
     """
-    quarter, blocks = samples // 8, len(spectra)
-    four = spectra[:, : 4 * quarter].reshape(blocks, 4, quarter)
-    two = np.stack([spectra[:, quarter : 3 * quarter], spectra[:, 2 * quarter : 4 * quarter]], axis=1)
-    three = spectra[:, None, quarter : 4 * quarter]
-    scores = [_excess_kurtosis(np.fft.ifft(bands)) * np.sqrt(bands.shape[2]) for bands in (four, two, three)]
-    best: Ints = np.argmax(np.concatenate(scores, axis=1), axis=1)
+    best = np.empty(len(spectra), np.int64)
+    bands = kurtosis_bands(samples)
+    for begin in range(0, len(spectra), IN_CACHE):
+        part = slice(begin, begin + IN_CACHE)
+        best[part] = _kurtosis(np.fft.ifft(np.stack([spectra[part, low:high] for low, high in bands], axis=1))).argmax(
+            axis=1
+        )
     return best
 
 
-def _excess_kurtosis(analytic: Complexes) -> Floats:
+def _kurtosis(analytic: Complexes) -> Floats:
     squares = analytic.real**2 + analytic.imag**2
-    mean = squares.mean(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        kurtosis = np.einsum("...i,...i->...", squares, squares) / squares.shape[-1] / mean**2 - 2
-    return np.where(np.isfinite(kurtosis), kurtosis, -2.0)
+        kurtosis = np.einsum("...i,...i->...", squares, squares) / squares.sum(axis=-1) ** 2
+    return np.where(np.isfinite(kurtosis), kurtosis, 0.0)
 
 
 @lru_cache(maxsize=32)
@@ -81,13 +84,17 @@ def envelope_powers(spectra: Complexes, low: int, high: int, count: int) -> Floa
     The band is that of the lines from ``low`` up to ``high``. Only these go back to time, as an analytic signal of
     twice their number: a Hilbert transform that costs as little as the band is narrow.
     """
-    length = 1 << int(2 * (high - low) - 1).bit_length()
-    analytic = np.fft.ifft(spectra[:, low:high], length)
-    squared = analytic.real**2 + analytic.imag**2
-    squared -= squared.mean(axis=1, keepdims=True)
-    squared *= _hann(length)
-    lines = np.fft.rfft(squared)[:, : min(count, high - low)]
-    powers: Floats = lines.real**2 + lines.imag**2
+    power = 1 << int(2 * (high - low) - 1).bit_length()
+    length = power // 4 * 3 if power // 4 * 3 >= 2 * (high - low) else power  # both are fast
+    powers = np.empty((len(spectra), min(count, high - low)))
+    for begin in range(0, len(spectra), IN_CACHE):
+        part = slice(begin, begin + IN_CACHE)
+        analytic = np.fft.ifft(spectra[part, low:high], length)
+        squared = analytic.real**2 + analytic.imag**2
+        squared -= squared.mean(axis=1, keepdims=True)
+        squared *= _hann(length)
+        lines = np.fft.rfft(squared)[:, : powers.shape[1]]
+        powers[part] = lines.real**2 + lines.imag**2
     return powers
 
 

@@ -35,9 +35,10 @@ class Shape:
     kurtosis: Floats
 
 
-def centred(blocks: Floats) -> Floats:
-    """Returns the blocks without their mean, which is the sensor's offset."""
-    centred: Floats = blocks - blocks.mean(axis=1, keepdims=True)
+def centred(blocks: Floats, scale: float) -> Floats:
+    """Returns the blocks, times a scale, without their mean, which is the sensor's offset."""
+    centred: Floats = blocks * scale
+    centred -= centred.mean(axis=1, keepdims=True)
     return centred
 
 

@@ -289,7 +289,7 @@ class Spectrum(Operator):
     def _figures(self, part: Blocks) -> dict[str, Any]:
         """Returns the columns of some blocks, but for key and time; NaN, an empty text and -1 stand for null."""
         size, rate = part.samples.shape[1], part.rate_hz
-        blocks = waveform.centred(part.samples * (GRAVITY if self.unit == "g" else 1.0))
+        blocks = waveform.centred(part.samples, GRAVITY if self.unit == "g" else 1.0)
         spectra = np.fft.rfft(blocks, axis=1)
         shape = waveform.shape_of(blocks)
         shaft_hz = np.where(part.speed_rpm > 0, part.speed_rpm, np.nan) / 60
@@ -332,18 +332,19 @@ class Spectrum(Operator):
             orders, tolerance = self._struck, self.tolerance_percent / 100
             needed = envelope.lines_needed(float(shaft_hz[can_tell].max()), orders, tolerance, resolution)
             for (low, high), here in self._bands_of(spectra, size, rate, can_tell):
-                powers = envelope.envelope_powers(spectra[here], low, high, needed)
+                chosen = spectra if here.all() else spectra[here]
+                powers = envelope.envelope_powers(chosen, low, high, needed)
                 part = np.empty((int(here.sum()), *told.shape[1:]))
                 envelope.evidence(powers, resolution, shaft_hz[here], orders, tolerance, part)
                 told[here], edges[here] = part, (low * resolution, high * resolution)
         which = envelope.named(told, self.ratio_min)
-        chosen = np.where((which >= 0)[:, None], told[np.arange(count), which], np.nan)
+        proof = np.where((which >= 0)[:, None], told[np.arange(count), which], np.nan)
         return {
             "fault": np.array([*envelope.FAULTS, ""])[which],
-            "fault_frequency": chosen[:, envelope.FREQUENCY],
-            "fault_ratio": chosen[:, envelope.RATIO],
-            "fault_harmonics": np.nan_to_num(chosen[:, envelope.LINES], nan=-1).astype(np.int64),
-            "fault_sidebands": np.nan_to_num(chosen[:, envelope.SIDEBANDS], nan=-1).astype(np.int64),
+            "fault_frequency": proof[:, envelope.FREQUENCY],
+            "fault_ratio": proof[:, envelope.RATIO],
+            "fault_harmonics": np.nan_to_num(proof[:, envelope.LINES], nan=-1).astype(np.int64),
+            "fault_sidebands": np.nan_to_num(proof[:, envelope.SIDEBANDS], nan=-1).astype(np.int64),
             **{name: told[:, i, envelope.RATIO] for i, name in enumerate(FAULT_RATIOS)},
             "envelope_low": edges[:, 0],
             "envelope_high": edges[:, 1],
