@@ -8,14 +8,15 @@ itself.
 
 A record does not say how fast the motor turned, and its data sheet says 1,730 to 1,797 rpm: so fault frequencies may
 lie 2.5 % to each side of those at 1,764 rpm. The bearing is the one at the drive end; in records whose names have
-``fan`` in them it is the one at the fan end, where a fault frequency lies close to three times the speed: there the
-speed is taken from the lines of the shaft in the record. Ends with one line of JSON.
+``fan`` or ``fe`` in them it is the one at the fan end, where a fault frequency lies close to three times the speed:
+there the speed is taken from the lines of the shaft in the record. Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -49,16 +50,16 @@ def speed_of(wave: Floats) -> float:
 
 
 def step_for(name: str, wave: Floats) -> Spectrum:
-    if "fan" in name:
+    if re.search(r"fan|(^|[^a-z])fe([^a-z]|$)", name.lower()):
         return Spectrum(rate=RATE_HZ, bearing="6203", speed=speed_of(wave), tolerance_percent=1.0)
     return Spectrum(rate=RATE_HZ, bearing="6205", speed=SPEED_RPM, tolerance_percent=TOLERANCE_PERCENT)
 
 
 def named(step: Spectrum, wave: Floats) -> tuple[str | None, str]:
     """The line that a record is named after, and how many of its blocks were."""
-    _, (told,) = step.step(step.initial(), Batch(waveforms(wave, min(BLOCK, len(wave)))))
+    _, (*_, told) = step.step(step.initial(), Batch(waveforms(wave, min(BLOCK, len(wave)))))
     faults = told.rows.column("fault").to_pylist()
-    fault, count = Counter(faults).most_common(1)[0]
+    fault, count = max(Counter(faults).items(), key=lambda one: one[1], default=(None, 0))
     agreed = fault is not None and 2 * count >= len(faults)
     ratio = max((r for r in told.rows.column("fault_ratio").to_pylist() if r is not None), default=0.0)
     return (LINES[fault] if agreed else None), f"{count} of {len(faults)} blocks, ratio up to {ratio:.0f}"

@@ -179,6 +179,14 @@ def test_noise_names_nothing() -> None:
         assert max(row["bpfo_ratio"] for row in told) > 2  # they were looked at
 
 
+def test_how_much_must_stand_out_can_be_set() -> None:
+    wave = impacts(3.5848 * 30, SIZE)
+    ratio = analysed(wave, speed=1800, bearing="6205")[0]["fault_ratio"]
+    for limit, fault in ((0.99 * ratio, "outer race"), (1.01 * ratio, None)):
+        told = analysed(wave, speed=1800, bearing="6205", ratio_min=limit)[0]
+        assert (told["fault"], told["bpfo_ratio"]) == (fault, pytest.approx(ratio))
+
+
 def test_what_the_shaft_does_names_nothing() -> None:
     """Noise that comes and goes with each turn, as of a pump, has lines at all harmonics of the shaft."""
     random = np.random.default_rng(12)
@@ -194,6 +202,7 @@ def test_what_stands_or_turns_too_little_names_nothing() -> None:
     for speed in (0.0, -5.0, 1000.0):  # 1,000 rpm: less than 6 turns
         told = analysed(wave, speed=speed, bearing="6205")[0]
         assert told["fault"] is told["bpfo_ratio"] is None
+        assert all((order is None) == (speed <= 0) for order in told["orders"])
     assert analysed(wave, speed=1800.0, bearing="6205")[0]["fault"] == "outer race"
 
 
@@ -253,7 +262,8 @@ def test_samples_that_run_backwards_are_set_aside() -> None:
     table = rows({"value": np.arange(300.0), "time": time.tolist()})
     aside = feed(sampled(), table, port=REJECTED).to_pylist()
     assert [(row["reason"], row["payload"]) for row in aside] == [("sample_out_of_order", b"51.0")]
-    assert feed(sampled(), table).num_rows == 1
+    (block,) = feed(sampled(), table).to_pylist()
+    assert block["acceleration_rms"] == pytest.approx(np.delete(np.arange(257.0), 51).std())
 
 
 def test_waveforms_that_cannot_be_used_are_set_aside_and_the_others_live() -> None:

@@ -20,16 +20,13 @@ from tocsin.estimate._waveform import Complexes
 from tocsin.kernels import inlined, kernel
 
 FAULTS = ("outer race", "inner race", "rolling element", "cage")
-OUTER, INNER, ELEMENT, CAGE = range(4)
+ELEMENT, CAGE = 2, 3
 HARMONICS = 5
 """How many harmonics of a fault frequency are looked at."""
 HARMONICS_MIN = np.array([2, 2, 2, 3])
 """How many of them must be seen. A sound cage turns too: its speed shows where the load varies with it."""
 LINE_MIN = 3.0
 """What stands that much above the noise floor is a line: in noise one line of 8,000 does."""
-CAGE_SHARE = 0.8
-"""BPFO is FTF times the number of elements, so that a cage's impacts have all lines of the outer race, too: it is the
-cage if its own lines stand out by so much of what those do."""
 BINS_APART = 1.5
 """Lines less far apart cannot be told from each other."""
 FLOOR_ORDERS, FLOOR_BINS_MIN = 1.5, 16
@@ -183,7 +180,4 @@ def named(told: Floats, ratio_min: float) -> Ints:
     """Returns the place in `FAULTS` of what is damaged by `evidence`, shape (blocks,); -1 for nothing."""
     proven = (told[:, :, RATIO] >= ratio_min) & (told[:, :, LINES] >= HARMONICS_MIN)
     scores = np.where(proven, told[:, :, SCORE], -1.0)
-    best = scores.argmax(axis=1)
-    highest = scores.max(axis=1)
-    best = np.where((best == OUTER) & (scores[:, CAGE] >= CAGE_SHARE * highest), CAGE, best)
-    return np.where(highest < 0, -1, best)
+    return np.where(proven.any(axis=1), scores.argmax(axis=1), -1)

@@ -117,8 +117,7 @@ def order_rms(powers: Floats, resolution_hz: float, shaft_hz: Floats, step: floa
     """
     total = np.zeros((len(powers), powers.shape[1] + 1))
     np.cumsum(powers * _integration(resolution_hz, powers.shape[1]), axis=1, out=total[:, 1:])
-    turning = np.where(shaft_hz > 0, shaft_hz, np.nan)[:, None]
-    edges: Any = np.ceil((np.arange(count + 1) + 0.5) * step * turning / resolution_hz)
+    edges: Any = np.ceil((np.arange(count + 1) + 0.5) * step * shaft_hz[:, None] / resolution_hz)
     seen = edges <= powers.shape[1]
     below = np.take_along_axis(total, np.where(seen, edges, 0).astype(np.int64), axis=1)
     return np.where(seen[:, 1:], np.sqrt(np.maximum(np.diff(below, axis=1), 0)), np.nan)
