@@ -137,6 +137,12 @@ def test_a_dead_sensor_has_a_level_and_no_shape() -> None:
     assert told["kurtosis"] is told["crest_factor"] is told["fault"] is None
 
 
+def test_what_a_float_cannot_hold_is_null() -> None:
+    told = analysed([sine(1e300, 100.0), sine(1.0, 100.0)], speed=1800.0, bearing="6205")
+    assert {told[0][name] for name in ("velocity_rms", "zone", "acceleration_rms", "kurtosis", "fault")} == {None}
+    assert told[1]["zone"] == "A"
+
+
 # ----------------------------------------------------------------------------------------------------------- faults
 
 
@@ -204,6 +210,7 @@ def test_what_stands_or_turns_too_little_names_nothing() -> None:
         assert told["fault"] is told["bpfo_ratio"] is None
         assert all((order is None) == (speed <= 0) for order in told["orders"])
     assert analysed(wave, speed=1800.0, bearing="6205")[0]["fault"] == "outer race"
+    assert analysed(wave, speed=1e9, bearing="6205")[0]["bpfo_ratio"] is None
 
 
 def test_the_band_may_be_chosen() -> None:

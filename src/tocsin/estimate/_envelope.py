@@ -151,6 +151,9 @@ def evidence(
             logs[k] = max(0.0, (logs[k] - floor) / 2)
         for f in range(len(orders)):
             line = orders[f] * shaft
+            if line >= count:  # beyond what the envelope holds, or a speed that cannot be
+                told[b, f] = np.nan
+                continue
             steps = int(np.ceil(2 * HARMONICS * line * tolerance))
             best, best_score = line, -1.0
             for i in range(-steps, steps + 1):

@@ -275,7 +275,8 @@ class Spectrum(Operator):
         parts = [part for group in blocks for part in _in_parts(group)]
         if not parts:
             return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-        figures = [self._figures(part) for part in parts]
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond what a float holds, figures are null
+            figures = [self._figures(part) for part in parts]
         columns = {name: np.concatenate([f[name] for f in figures]) for name in figures[0]}
         at = np.concatenate([part.rows for part in parts])
         order = np.argsort(at, kind="stable")
@@ -302,7 +303,7 @@ class Spectrum(Operator):
             "peak": shape.peak,
             "crest_factor": shape.crest,
             "kurtosis": shape.kurtosis,
-            "zone": np.array(ZONES)[zone_numbers(velocity, self.machine_class)],
+            "zone": np.where(np.isfinite(velocity), np.array(ZONES)[zone_numbers(velocity, self.machine_class)], ""),
             "orders": waveform.order_rms(powers, rate / size, shaft_hz, self.order_step, self.orders),
             **self._faults(spectra, size, rate, shaft_hz),
             **{name: waveform.band_rms(powers, size, rate, *edges) for name, edges in self.bands.items()},
