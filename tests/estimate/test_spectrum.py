@@ -26,7 +26,8 @@ SIZE = 4096
 def analysed(waves: Any, **named: Any) -> list[dict[str, Any]]:
     """Rows of the step for waveforms in m/s², one a row of the array."""
     settings = {"rate": RATE, "unit": "m/s2", **named}
-    table = rows({"waveform": pa.array(np.atleast_2d(waves).tolist(), pa.list_(pa.float64()))})
+    blocks = np.atleast_2d(waves)
+    table = rows({"waveform": pa.FixedSizeListArray.from_arrays(pa.array(blocks.ravel()), blocks.shape[1])})
     told: list[dict[str, Any]] = feed(Spectrum.model_validate(settings), table).to_pylist()
     return told
 
