@@ -40,6 +40,16 @@ RAW = pa.schema(
     ]
 )
 """Undecoded records: the bytes; the topic or file they came by; where in it (byte or sequence); when they arrived."""
+RAW_WITH_METADATA = pa.schema(
+    [
+        *RAW,
+        pa.field("key", pa.binary()),
+        pa.field("sent", TIME_TYPE),
+        pa.field("attributes", pa.map_(pa.string(), pa.binary())),
+    ]
+)
+"""Undecoded records of a source whose records carry more than a payload (Kafka's key, timestamp and headers): the key
+they are partitioned by; when they were sent, by the clock of the sender or the broker; further values by name."""
 HEADER = -1
 """The position of a file's first line where that is no reading, but names the columns of the lines after it."""
 
@@ -109,6 +119,11 @@ class Batch:
 
     def until(self, watermark_us: int) -> Batch:
         return replace(self, watermark_us=watermark_us)
+
+
+def is_undecoded(schema: pa.Schema) -> bool:
+    """Returns whether the rows of a source are undecoded records, with or without metadata."""
+    return bool(schema.equals(RAW) or schema.equals(RAW_WITH_METADATA))
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:

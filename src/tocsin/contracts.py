@@ -183,7 +183,7 @@ class Source(Component, ABC):
     """Whether `Connection.read` at an old offset gives the same rows again. If not, the runner keeps an ingest log."""
 
     def output_schema(self) -> pa.Schema:
-        """Returns `RAW`, unless the source gives rows that need no decoding."""
+        """Returns `RAW`, or `RAW_WITH_METADATA`, unless the source gives rows that need no decoding."""
         from tocsin.batch import RAW
 
         return RAW

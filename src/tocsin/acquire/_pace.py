@@ -49,8 +49,8 @@ class Pace:
         return np.maximum.accumulate(times.cast(pa.int64()).fill_null(least).to_numpy(zero_copy_only=False))
 
     def _json_field(self, line: bytes) -> str | None:
-        found = self._json.search(line)
-        return (found[1] or found[2]).decode("utf-8", "replace") if found else None
+        match = self._json.search(line)
+        return (match[1] or match[2]).decode("utf-8", "replace") if match else None
 
     def _csv_field(self, stream: Plain) -> Any:
         """What picks the time out of a line, by the names in the file's first one."""

@@ -244,9 +244,11 @@ class Machine:
 
     def _severities(self, ticks: Ints) -> dict[str, Floats]:
         """How bad each fault is: it grows from its start, and is gone at its end."""
-        found: dict[str, Floats] = {}
+        severities: dict[str, Floats] = {}
         for fault in self.faults:
             since = ticks * self.every_us - fault.start
             grown = np.clip((since + self.every_us) / max(fault.growth, self.every_us), 0, 1)
-            found[fault.name] = np.maximum(found.get(fault.name, 0.0), np.where(self._active(fault, ticks), grown, 0.0))
-        return found
+            severities[fault.name] = np.maximum(
+                severities.get(fault.name, 0.0), np.where(self._active(fault, ticks), grown, 0.0)
+            )
+        return severities

@@ -98,13 +98,13 @@ def _counters() -> dict[str, Any]:
     """What only ever counts up: processor seconds as (busy, all), bytes."""
     import psutil
 
-    found: dict[str, Any] = {"cpu.total": _busy(psutil.cpu_times())}
-    found |= {f"cpu.{number}": _busy(times) for number, times in enumerate(psutil.cpu_times(percpu=True))}
+    counters: dict[str, Any] = {"cpu.total": _busy(psutil.cpu_times())}
+    counters |= {f"cpu.{number}": _busy(times) for number, times in enumerate(psutil.cpu_times(percpu=True))}
     if disk := psutil.disk_io_counters():
-        found |= {"disk.read": disk.read_bytes, "disk.written": disk.write_bytes}
+        counters |= {"disk.read": disk.read_bytes, "disk.written": disk.write_bytes}
     if net := psutil.net_io_counters():
-        found |= {"net.received": net.bytes_recv, "net.sent": net.bytes_sent}
-    return found
+        counters |= {"net.received": net.bytes_recv, "net.sent": net.bytes_sent}
+    return counters
 
 
 def _busy(times: Any) -> tuple[float, float]:
@@ -114,22 +114,22 @@ def _busy(times: Any) -> tuple[float, float]:
 
 
 def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, float]:
-    found = {}
+    rates = {}
     for name, now in after.items():
         then = before.get(name)
         if isinstance(now, tuple) and then is not None:
             busy, total = now[0] - then[0], now[1] - then[1]
-            found[name] = min(100.0, max(0.0, 100 * busy / total)) if total > 0 else 0.0
+            rates[name] = min(100.0, max(0.0, 100 * busy / total)) if total > 0 else 0.0
         elif then is not None:
-            found[f"{name}_bytes_per_s"] = max(0, now - then) / seconds
-    return found
+            rates[f"{name}_bytes_per_s"] = max(0, now - then) / seconds
+    return rates
 
 
 def _levels() -> dict[str, float]:
     import psutil
 
     memory = psutil.virtual_memory()
-    found = {
+    levels = {
         "memory.used_percent": memory.percent,
         "memory.available_bytes": float(memory.available),
         "swap.used_percent": psutil.swap_memory().percent,
@@ -137,8 +137,8 @@ def _levels() -> dict[str, float]:
         "load.1": psutil.getloadavg()[0],
         "processes": float(len(psutil.pids())),
     }
-    found.update(_temperatures())
-    return found
+    levels.update(_temperatures())
+    return levels
 
 
 def _temperatures() -> Iterator[tuple[str, float]]:

@@ -145,13 +145,13 @@ class MqttReader:
                 self._clock.sleep(min(max(0.0, deadline - self._clock.monotonic_s()), 0.01))
                 return None
             try:
-                found = self.client.poll(max(1, min(rows_max, room)), max(0.0, deadline - self._clock.monotonic_s()))
+                messages = self.client.poll(max(1, min(rows_max, room)), max(0.0, deadline - self._clock.monotonic_s()))
             except NotConnected as error:
                 raise SourceError(str(error)) from error
             if self.client.connects != self._connection:
                 self._new_connection()
             self._window.confirm(self.client.acks_confirmed)
-            if found is not None and (batch := self._batch(found)) is not None:
+            if messages is not None and (batch := self._batch(messages)) is not None:
                 self._next_s = self._clock.monotonic_s() + _PACE_S + _PACE_ENTRY_S * self._window.size
                 return batch
             if not self.client.connected and self.client.last_error != self._told:
@@ -190,46 +190,48 @@ class MqttReader:
             self._window.forget()
         self._had_session = True
 
-    def _batch(self, found: Publishes) -> tuple[Batch, Offset] | None:
-        found = self._without_retained(found)
-        if found.dup.any():
-            found = self._without_duplicates(found)
-        count = len(found)
+    def _batch(self, messages: Publishes) -> tuple[Batch, Offset] | None:
+        messages = self._without_retained(messages)
+        if messages.dup.any():
+            messages = self._without_duplicates(messages)
+        count = len(messages)
         if not count:
             return None
         positions = np.arange(self._position, self._position + count)
         self._position += count
-        in_flight = found.qos > 0
+        in_flight = messages.qos > 0
         if in_flight.all():
-            self._window.add(found.packet_ids, found.qos, found.hashes, positions)
+            self._window.add(messages.packet_ids, messages.qos, messages.hashes, positions)
         elif in_flight.any():
-            some = found.keep(in_flight)
+            some = messages.keep(in_flight)
             self._window.add(some.packet_ids, some.qos, some.hashes, positions[in_flight])
         received = as_times(np.full(count, self._clock.now_us()))
-        rows = pa.RecordBatch.from_arrays([found.payloads, found.topics, pa.array(positions), received], schema=RAW)
+        rows = pa.RecordBatch.from_arrays(
+            [messages.payloads, messages.topics, pa.array(positions), received], schema=RAW
+        )
         return Batch(rows), {"position": self._position, "seen": self._window.dump()}
 
-    def _without_retained(self, found: Publishes) -> Publishes:
+    def _without_retained(self, messages: Publishes) -> Publishes:
         """Drop retained messages: old ones, unless they are wanted, and empty ones, which only clear."""
-        if not found.retain.any():
-            return found
-        clears = found.retain & (pc.binary_length(found.payloads).to_numpy() == 0)
+        if not messages.retain.any():
+            return messages
+        clears = messages.retain & (pc.binary_length(messages.payloads).to_numpy() == 0)
         # In MQTT 5 we ask for none of the old ones, and see on new ones how they were published.
-        old = found.retain & (not self._source.retained and self.client.version == packets.V311)
+        old = messages.retain & (not self._source.retained and self.client.version == packets.V311)
         drop = clears | old
         self.retained_dropped += int(drop.sum())
-        self._acknowledge(found.packet_ids[drop & (found.qos > 0)], found.qos[drop & (found.qos > 0)])
-        return found.keep(~drop)
+        self._acknowledge(messages.packet_ids[drop & (messages.qos > 0)], messages.qos[drop & (messages.qos > 0)])
+        return messages.keep(~drop)
 
-    def _without_duplicates(self, found: Publishes) -> Publishes:
-        known = self._window.known(found.packet_ids, found.hashes) & found.dup & (found.qos > 0)
+    def _without_duplicates(self, messages: Publishes) -> Publishes:
+        known = self._window.known(messages.packet_ids, messages.hashes) & messages.dup & (messages.qos > 0)
         if not known.any():
-            return found
+            return messages
         self.duplicates += int(known.sum())
-        self._window.again(found.packet_ids[known], found.qos[known])
+        self._window.again(messages.packet_ids[known], messages.qos[known])
         packet_ids, qos = self._window.durable(self._committed)
         self._acknowledge(packet_ids, qos)
-        return found.keep(~known)
+        return messages.keep(~known)
 
     def _acknowledge(self, packet_ids: Ints, qos: Ints) -> None:
         if not len(packet_ids):

@@ -11,6 +11,7 @@ import click
 
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
+from tocsin.cli.certs import certs
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def main() -> None:
 
 
 main.add_command(alarms)
+main.add_command(certs)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
@@ -231,13 +233,16 @@ def components(name: str | None, markdown: bool) -> None:
 @main.command()
 @click.argument("sql")
 @_folder
+@click.option("--table", "elsewhere", multiple=True, metavar="NAME=ADDRESS", help="A table at s3://bucket/table ...")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def query(sql: str, folder: Path, form: str) -> None:
+def query(sql: str, folder: Path, elsewhere: tuple[str, ...], form: str) -> None:
     """Ask the tables with SQL: tocsin query "select key, count(*) from readings group by key"."""
     from tocsin.cli.tables import write
     from tocsin.lake.read import query as ask
 
-    write(ask(sql, folder), form)
+    if strange := [one for one in elsewhere if not one.partition("=")[2]]:
+        raise ConfigError(f"--table {strange[0]}: write a name and an address, as readings=s3://bucket/readings")
+    write(ask(sql, folder, elsewhere={one.partition("=")[0]: one.partition("=")[2] for one in elsewhere}), form)
 
 
 @main.command()

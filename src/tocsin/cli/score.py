@@ -116,14 +116,14 @@ def _write(table: pa.Table, path: Path) -> None:
 
 def _time_column(table: pa.Table, name: str | None) -> pa.Array:
     names = {column.lower(): column for column in table.column_names}
-    found = name or next((names[usual] for usual in TIME_NAMES if usual in names), None)
-    if found not in table.column_names:
+    time = name or next((names[usual] for usual in TIME_NAMES if usual in names), None)
+    if time not in table.column_names:
         raise ConfigError(f"say with --time which column has the time; there are [{', '.join(table.column_names)}]")
-    column = table.column(found).combine_chunks()
+    column = table.column(time).combine_chunks()
     times, _ = parse_times(column, "auto", "UTC")
     if times.null_count:
         row = times.is_null().index(True).as_py()
-        raise ConfigError(f"column '{found}' has no time in row {row + 1}: {column[row].as_py()!r}")
+        raise ConfigError(f"column '{time}' has no time in row {row + 1}: {column[row].as_py()!r}")
     return times
 
 

@@ -146,13 +146,13 @@ class Dedupe(Operator):
 
 def _hashes(columns: Sequence[pa.Array]) -> Hashes:
     """Two hashes of each row, shape (rows, 2)."""
-    found = np.zeros((len(columns[0]), 2), np.uint64)
+    hashes = np.zeros((len(columns[0]), 2), np.uint64)
     for column in columns:
         bits = _bits(column)
         for i, factor in enumerate(_FACTORS):
-            mixed = (found[:, i] ^ bits) * factor
-            found[:, i] = (mixed ^ (mixed >> np.uint64(29))) * _FACTORS[1 - i] + np.uint64(1)
-    folded: Hashes = found ^ (found >> np.uint64(32))
+            mixed = (hashes[:, i] ^ bits) * factor
+            hashes[:, i] = (mixed ^ (mixed >> np.uint64(29))) * _FACTORS[1 - i] + np.uint64(1)
+    folded: Hashes = hashes ^ (hashes >> np.uint64(32))
     return folded
 
 
@@ -176,18 +176,18 @@ def _bits(column: pa.Array) -> Hashes:
 
 
 def _word_hashes(words: pa.Array) -> Hashes:
-    found = np.empty(len(words), np.uint64)
+    hashes = np.empty(len(words), np.uint64)
     if len(words):
         _, offsets, data = words.buffers()
         ends = np.frombuffer(offsets, np.int32)[words.offset : words.offset + len(words) + 1]
-        _hash_words(np.frombuffer(data, np.uint8) if data else np.zeros(1, np.uint8), ends, found)
-    return found
+        _hash_words(np.frombuffer(data, np.uint8) if data else np.zeros(1, np.uint8), ends, hashes)
+    return hashes
 
 
 @kernel
-def _hash_words(text: npt.NDArray[np.uint8], ends: Codes, found: Hashes) -> None:
-    for i in range(len(found)):
-        found[i] = hash_bytes(text, int64(ends[i]), int64(ends[i + 1]))
+def _hash_words(text: npt.NDArray[np.uint8], ends: Codes, hashes: Hashes) -> None:
+    for i in range(len(hashes)):
+        hashes[i] = hash_bytes(text, int64(ends[i]), int64(ends[i + 1]))
 
 
 @kernel

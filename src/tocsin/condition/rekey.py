@@ -149,12 +149,12 @@ class Rekey(Operator):
         words = pc.utf8_normalize(words, form="NFC")
         faults = np.zeros(len(words) + 1, np.int8)
         faults[-1] = _MISSING
-        for fault, found in (
+        for fault, here in (
             (_LENGTH, pc.greater(pc.utf8_length(words), self.length_max)),
             (_CHARACTERS, pc.match_substring_regex(words, _UNSEEN)),
             (_MISSING, pc.equal(pc.utf8_trim_whitespace(words), "")),
         ):
-            faults[:-1][pc.fill_null(found, fault == _MISSING).to_numpy(zero_copy_only=False)] = fault
+            faults[:-1][pc.fill_null(here, fault == _MISSING).to_numpy(zero_copy_only=False)] = fault
         return words, faults
 
     def _limited(self, state: Columns, keys: pa.Array, faults: np.ndarray) -> np.ndarray:

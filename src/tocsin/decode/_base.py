@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import field_validator, model_validator
@@ -22,6 +23,7 @@ from tocsin.contracts import Operator
 from tocsin.decode._builder import Decoded
 from tocsin.decode._columns import WORDS, Column, Columns, NullWords, null_is_a_name
 from tocsin.decode._layout import offsets
+from tocsin.decode._metadata import Metadata, lacks_metadata, metadata_columns, metadata_fields
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.errors import SchemaError
@@ -53,6 +55,9 @@ class Decoder(Operator):
     """Name and type (int, float, text, category, bool, timestamp) of each column, or its type with further settings."""
     topic: str | None = None
     """Template of the topic, as ``plant/{machine}/+``; what stands at a name in braces becomes a column."""
+    metadata: Metadata = {}
+    """Columns from what a record carries beside its payload, as ``{machine: key, at: sent, unit: attributes.unit}``:
+    the record's ``key``, when it was ``sent``, and its ``attributes`` (headers) by name. Kafka's records carry all."""
     payload_max: Size = 256 * 1024
     """Larger payloads are set aside unread."""
     null: NullWords = ()
@@ -89,6 +94,10 @@ class Decoder(Operator):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for name in RAW.names:
             require(input, name, self.name())
+        if column := lacks_metadata(self.metadata, input):
+            raise SchemaError(
+                f"metadata: {column}: records of this source carry nothing beside their payload; remove it"
+            )
         return self.decoded_schema
 
     @cached_property
@@ -96,6 +105,7 @@ class Decoder(Operator):
         fields = [pa.field(name, c.arrow, nullable=c.optional) for name, c in self.columns.items()]
         if self.topic is not None:
             fields += [pa.field(name, KEY_TYPE, nullable=False) for name in _topic_pattern(self.topic).groupindex]
+        fields += metadata_fields(self.metadata)
         fields.append(RAW.field("received"))
         names = [f.name for f in fields]
         if twice := [n for n in names if names.count(n) > 1]:
@@ -139,7 +149,8 @@ class Decoder(Operator):
         if not len(batch):
             return state, (batch.with_rows(empty(schema)),), None
         rows, rejects = batch.rows, Rejects()
-        payloads, numbers = self._admitted(rows, rejects)
+        metadata, wrong = metadata_columns(self.metadata, rows, rejects)
+        payloads, numbers = self._admitted(rows, rejects, wrong)
         if self.encoding != "utf-8":
             payloads, numbers = self._as_utf8(payloads, numbers, rejects)
         decoded = self.decode(state, Records(payloads, numbers, rows), rejects)
@@ -149,7 +160,7 @@ class Decoder(Operator):
         if self._has_null_words:
             decoded = self._without_null_words(Decoded(decoded.arrays, origin), rejects)
             origin = decoded.origin
-        sources = [*self._topic_columns(rows.column("topic")), rows.column("received")]
+        sources = [*self._topic_columns(rows.column("topic")), *metadata, rows.column("received")]
         if origin is not None:
             at = pa.array(origin)
             sources = [column.take(at) for column in sources]
@@ -158,17 +169,20 @@ class Decoder(Operator):
             return state, (out,), origin
         return state, (Batch(rejects.quarantined(rows), batch.watermark_us, REJECTED), out), origin
 
-    def _admitted(self, rows: pa.RecordBatch, rejects: Rejects) -> tuple[pa.Array, Ints | None]:
-        """The payloads worth decoding, unpacked; and their rows, unless they are all."""
+    def _admitted(
+        self, rows: pa.RecordBatch, rejects: Rejects, refused: npt.NDArray[np.bool_]
+    ) -> tuple[pa.Array, Ints | None]:
+        """The payloads worth decoding, unpacked, of records that are not refused yet; and their rows, unless all."""
         payloads, topics = rows.column("payload"), rows.column("topic")
         ends = offsets(payloads)
         sizes = ends[1:] - ends[:-1]
-        wrong = (sizes == 0) | (sizes > self.payload_max)
-        if self.topic is None and self.compression is None and not np.count_nonzero(wrong):
+        wrong = ((sizes == 0) | (sizes > self.payload_max)) & ~refused
+        if self.topic is None and self.compression is None and not np.count_nonzero(wrong | refused):
             return payloads, None
         for i in np.flatnonzero(wrong).tolist():
             reason = "too_large" if sizes[i] else "empty"
             rejects.add(i, Bad(reason, f"{sizes[i]} bytes, at most {self.payload_max} are taken"))
+        wrong |= refused
         if self.topic is not None:
             pattern = _topic_pattern(self.topic)
             fits = np.array([bool(t and pattern.fullmatch(t)) for t in topics.dictionary.to_pylist()], bool)

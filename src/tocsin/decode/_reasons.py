@@ -17,7 +17,7 @@ REASONS: Mapping[str, str] = {
     "duplicate_key": "an object names a field twice",
     "number_range": "a number beyond 64 bits, or not zero and nearer to it than they can say",
     "type": "a value of another type than its column",
-    "missing_field": "a required field is absent, null or (as text) empty",
+    "missing_field": "a required field, or a record's key, is absent, null or (as text) empty",
     "csv_shape": "not the declared number of fields, or quotes that do not fit",
     "csv_header": "the file's header lacks a required column, or names one twice",
     "influx_syntax": "not Influx line protocol",

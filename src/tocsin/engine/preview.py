@@ -61,10 +61,10 @@ def _passed(
         state, given = operator.step(state, batch)
         left += given
     for port, port_schema in {OUT: operator.output_schema(schema), **operator.side_schemas(schema)}.items():
-        found = [b for b in left if b.port == port and len(b)]
-        seen.setdefault((owner, port), []).extend(found)
-        if port == OUT or found:
-            yield place if port == OUT else f"{place}.{port}", _table(port_schema, found)
+        passed = [b for b in left if b.port == port and len(b)]
+        seen.setdefault((owner, port), []).extend(passed)
+        if port == OUT or passed:
+            yield place if port == OUT else f"{place}.{port}", _table(port_schema, passed)
 
 
 def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:

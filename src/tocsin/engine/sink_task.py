@@ -223,25 +223,25 @@ class SinkTask:
 
     def _settle(self) -> None:
         """Ask the table how far it has come, and drop what it has already."""
-        found = self._writer.published()
+        stands = self._writer.published()
         epochs = [one.epoch for one in self._waiting]
-        fits = found == self._published or found in epochs
-        if not fits and self._moved_at is not None and (found is None or found <= self._moved_at):
+        fits = stands == self._published or stands in epochs
+        if not fits and self._moved_at is not None and (stands is None or stands <= self._moved_at):
             if epochs:
                 raise StateMismatch(
                     f"'{self.id}' goes to another table from now on, but rows of {len(epochs)} epochs still wait for "
                     "the one before; undo the change, run until they are written, then make the change again"
                 )
-            fits, self._published = True, found
+            fits, self._published = True, stands
         self._moved_at = None
         if not fits:
             raise ForeignCommit(
-                f"the table of '{self.id}' stands at epoch {found}, the checkpoint expects {self._published}"
+                f"the table of '{self.id}' stands at epoch {stands}, the checkpoint expects {self._published}"
                 f"{f' or {epochs[0]} to {epochs[-1]}' if epochs else ''}: one of the two was restored or removed, or "
                 "another engine writes the table; restore both from the same time, or give the pipeline another name"
             )
         self._verified = True
-        self._reach(found)
+        self._reach(stands)
 
     def _publish(self) -> None:
         some = self._waiting[:EPOCHS_MAX]

@@ -83,16 +83,16 @@ def read(log: Log, add: Mapping[str, Any]) -> pa.Table:
     schema = arrow_schema(log.snapshot.fields)
     source = pa.BufferReader(log.disk.read(log.data_path(add["path"])))
     # A third of what `read_table` costs for a small file.
-    found = pq.ParquetFile(source, page_checksum_verification=True).read(use_threads=False)
+    content = pq.ParquetFile(source, page_checksum_verification=True).read(use_threads=False)
     columns = []
     for field in schema:
         if field.name in add["partitionValues"]:
             value = partition_value(add["partitionValues"][field.name], field.type)
-            columns.append(pa.repeat(value, found.num_rows))
-        elif field.name in found.column_names:
-            columns.append(found.column(field.name).cast(field.type))
+            columns.append(pa.repeat(value, content.num_rows))
+        elif field.name in content.column_names:
+            columns.append(content.column(field.name).cast(field.type))
         else:
-            columns.append(pa.nulls(found.num_rows, field.type))
+            columns.append(pa.nulls(content.num_rows, field.type))
     return pa.table(columns, schema=schema)
 
 

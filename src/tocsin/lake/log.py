@@ -107,10 +107,10 @@ class Log:
 
     def data_path(self, path: str) -> Path:
         """Where a data file of the log lies; `SinkError` if that is outside of the table."""
-        found = self.folder / unquote(path)
-        if "://" in path or ".." in found.parts or not found.is_relative_to(self.folder):
+        file = self.folder / unquote(path)
+        if "://" in path or ".." in file.parts or not file.is_relative_to(self.folder):
             raise SinkError(f"{self.folder}: the log names a file outside of the table: {path}")
-        return found
+        return file
 
     def refresh(self) -> list[Action]:
         """Follow the log to its end; the actions that others have added since."""
@@ -219,7 +219,7 @@ class Log:
 
     def _replay(self, *, repair: bool) -> None:
         names = self.disk.names(self.path)
-        entries = sorted(int(found[1]) for name in names if (found := ENTRY.fullmatch(name)))
+        entries = sorted(int(match[1]) for name in names if (match := ENTRY.fullmatch(name)))
         if repair:
             for name in names:
                 if name.startswith(self.prefix):
@@ -306,11 +306,11 @@ def parse(data: bytes) -> list[Action] | None:
 
 def _checkpoints(names: Sequence[str]) -> list[tuple[int, list[str]]]:
     """The complete checkpoints in a log folder, newest first."""
-    found: dict[tuple[int, int], list[str]] = {}
+    parts_of: dict[tuple[int, int], list[str]] = {}
     for name in names:
         if match := CHECKPOINT.fullmatch(name):
-            found.setdefault((int(match[1]), int(match[3] or 1)), []).append(name)
-    whole = [(version, sorted(parts)) for (version, count), parts in found.items() if len(parts) == count]
+            parts_of.setdefault((int(match[1]), int(match[3] or 1)), []).append(name)
+    whole = [(version, sorted(parts)) for (version, count), parts in parts_of.items() if len(parts) == count]
     return sorted(whole, reverse=True)
 
 

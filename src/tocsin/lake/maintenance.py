@@ -204,7 +204,7 @@ def vacuum(log: Log, retention_us: int) -> int:
 def clean_log(log: Log, retention_us: int, limit: int = 10_000) -> int:
     """Delete entries and checkpoints older than the retention that a later checkpoint makes superfluous; how many."""
     names = log.disk.names(log.path)
-    checkpoints = sorted({int(found[1]) for name in names if (found := CHECKPOINT.fullmatch(name))})
+    checkpoints = sorted({int(match[1]) for name in names if (match := CHECKPOINT.fullmatch(name))})
     keep_from = max((v for v in checkpoints if _older(log, v, retention_us)), default=-1)
     old = [n for n in names if (f := ENTRY.fullmatch(n) or CHECKPOINT.fullmatch(n)) and int(f[1]) < keep_from]
     for name in old[:limit]:

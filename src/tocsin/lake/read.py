@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,6 +15,7 @@ from tocsin.errors import ConfigError, CorruptState, SinkError, UnknownName
 from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
 from tocsin.lake.maintenance import forget_missing
+from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import original_names
 from tocsin.world import SystemDisk
 
@@ -26,32 +28,35 @@ _DEPTH_MAX = 6
 def tables(folder: Path | str = FOLDER) -> Mapping[str, Path]:
     """The Delta tables below a folder, by name: the folder's own, or its path where two have the same."""
     root = Path(folder)
-    found = []
+    places = []
     for place, folders, _ in os.walk(root):
         if "_delta_log" in folders:
-            found.append(Path(place))
+            places.append(Path(place))
             folders.clear()
         elif len(Path(place).relative_to(root).parts) >= _DEPTH_MAX:
             folders.clear()
         else:
             folders[:] = [name for name in folders if not name.startswith((".", "_"))]
-    names = [path.name for path in found]
+    names = [path.name for path in places]
     return {
-        path.name if names.count(path.name) == 1 else path.relative_to(root).as_posix(): path for path in sorted(found)
+        path.name if names.count(path.name) == 1 else path.relative_to(root).as_posix(): path for path in sorted(places)
     }
 
 
 def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
-    """A table by its name, under the column names that its rows came with.
+    """Returns a table by its name, or by its address (``s3://bucket/readings``), under its original column names.
 
-    It goes on to others as ``read("anomalies").to_pandas()`` or ``polars.from_arrow(read("anomalies"))``.
+    An address is reached with what the environment says (``AWS_ACCESS_KEY_ID`` ...). The table goes on to others as
+    ``read("anomalies").to_pandas()`` or ``polars.from_arrow(read("anomalies"))``.
     """
+    if is_remote(table):
+        return RemoteTable(table, {}).read()
     log = _open(_known(table, folder))
     try:
-        found = dataset(log).to_table()
+        content = dataset(log).to_table()
     except (OSError, pa.ArrowException) as error:
         raise CorruptState(log.lacks() or _damaged(log, error)) from error
-    return found.rename_columns(list(original_names(log.snapshot.fields).values()))
+    return content.rename_columns(list(original_names(log.snapshot.fields).values()))
 
 
 def repair(table: str, folder: Path | str = FOLDER) -> Mapping[str, int]:
@@ -74,9 +79,15 @@ def _damaged(log: Log, error: Exception) -> str:
 
 
 def query(
-    sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 60, memory: str = "1GB", threads: int = 2
+    sql: str,
+    folder: Path | str = FOLDER,
+    *,
+    elsewhere: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+    memory: str = "1GB",
+    threads: int = 2,
 ) -> pa.Table:
-    """Ask all tables of a folder with DuckDB's SQL; a table's name is its folder's.
+    """Returns what DuckDB answers; a table's name is its folder's, or that of ``elsewhere``, which gives addresses.
 
     The query sees the tables and nothing else: no files, no network, no settings.
     """
@@ -101,12 +112,11 @@ def query(
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        for number, name in enumerate(wanted):
+        for name in wanted:
             logs.append(log := _open(known[name]))
-            connection.register(f"__{number}", dataset(log))
-            originals = original_names(log.snapshot.fields)
-            columns = ", ".join(f"{_quoted(held)} AS {_quoted(name)}" for held, name in originals.items())
-            connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM __{number}")  # noqa: S608
+            _show(connection, name, dataset(log), original_names(log.snapshot.fields))
+        for name, address in (elsewhere or {}).items():
+            _show(connection, name, *RemoteTable(address, {}).dataset())
         timer.start()
         answer = connection.sql(sql)
         return pa.table({}) if answer is None else answer.to_arrow_table()
@@ -122,6 +132,14 @@ def query(
     finally:
         timer.cancel()
         connection.close()
+
+
+def _show(connection: Any, name: str, rows: Any, originals: Mapping[str, str]) -> None:
+    """Make a view of a dataset, with the columns under their original names."""
+    held = _quoted(f"rows of {name}")
+    connection.register(f"rows of {name}", rows)
+    columns = ", ".join(f"{_quoted(column)} AS {_quoted(original)}" for column, original in originals.items())
+    connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM {held}")  # noqa: S608
 
 
 def _open(path: Path) -> Log:

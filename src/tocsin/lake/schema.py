@@ -78,8 +78,8 @@ def arrow_type(type: Any) -> pa.DataType:
     if isinstance(type, str):
         if type in _TO_ARROW:
             return _TO_ARROW[type]
-        if found := re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", type):
-            return pa.decimal128(int(found[1]), int(found[2]))
+        if match := re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", type):
+            return pa.decimal128(int(match[1]), int(match[2]))
     elif type["type"] == "array":
         return pa.list_(arrow_type(type["elementType"]))
     elif type["type"] == "map":
@@ -105,7 +105,7 @@ def physical_names(names: Iterable[str], fields: Sequence[Mapping[str, Any]] = (
     """
     known = {f["metadata"].get(ORIGINAL, f["name"]): str(f["name"]) for f in fields}
     taken = {name.lower() for name in known.values()}
-    found = {}
+    physical = {}
     for name in names:
         if name not in known:
             slug = base = _FORBIDDEN.sub("_", name) or "column"
@@ -114,8 +114,8 @@ def physical_names(names: Iterable[str], fields: Sequence[Mapping[str, Any]] = (
                 slug, number = f"{base}_{number}", number + 1
             known[name] = slug
             taken.add(slug.lower())
-        found[name] = known[name]
-    return found
+        physical[name] = known[name]
+    return physical
 
 
 def original_names(fields: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -123,14 +123,14 @@ def original_names(fields: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     Where two would only differ in case, which SQL does not tell apart, the later one goes by its name in the table.
     """
-    found: dict[str, str] = {}
+    originals: dict[str, str] = {}
     taken: set[str] = {f["name"].lower() for f in fields}
     for field in fields:
         held = str(field["name"])
         original = str(field["metadata"].get(ORIGINAL) or held)
-        found[held] = held if original.lower() in taken - {held.lower()} else original
-        taken.add(found[held].lower())
-    return found
+        originals[held] = held if original.lower() in taken - {held.lower()} else original
+        taken.add(originals[held].lower())
+    return originals
 
 
 def new_fields(schema: pa.Schema, fields: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
@@ -189,8 +189,8 @@ def partition_value(text: str | None, type: pa.DataType) -> pa.Scalar:
     if text is None or text == "":
         return pa.scalar(None, type)
     if pt.is_timestamp(type):
-        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        return pa.scalar(found, type) if found.tzinfo else pa.scalar(found, pa.timestamp("us")).cast(type)
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return pa.scalar(time, type) if time.tzinfo else pa.scalar(time, pa.timestamp("us")).cast(type)
     return pa.scalar(text, pa.string()).cast(type)
 
 

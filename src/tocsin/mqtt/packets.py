@@ -226,23 +226,23 @@ def decode(head: int, body: bytes, version: int) -> Packet:
         reason = take.byte() if v5 and take.more() else 0
         packet = Ack(kind, packet_id, reason, take.properties() if v5 and take.more() else {})
     elif kind == SUBSCRIBE:
-        packet_id, found = take.packet_id(), take.properties() if v5 else {}
+        packet_id, properties = take.packet_id(), take.properties() if v5 else {}
         filters: list[tuple[str, int]] = []
         while take.more() or not filters:
             filters.append((take.text(), take.byte()))
             options = filters[-1][1]
             if options & 3 == 3 or options >> 6 or (options >> 4 & 3) == 3 or (not v5 and options > 2):
                 raise ProtocolError("reserved bits in the options of a SUBSCRIBE")
-        packet = Subscribe(packet_id, tuple(filters), found)
+        packet = Subscribe(packet_id, tuple(filters), properties)
     elif kind == UNSUBSCRIBE:
-        packet_id, found = take.packet_id(), take.properties() if v5 else {}
+        packet_id, properties = take.packet_id(), take.properties() if v5 else {}
         names = [take.text()]
         while take.more():
             names.append(take.text())
-        packet = Unsubscribe(packet_id, tuple(names), found)
+        packet = Unsubscribe(packet_id, tuple(names), properties)
     elif kind in (SUBACK, UNSUBACK):
-        packet_id, found = take.packet_id(), take.properties() if v5 else {}
-        packet = Granted(kind, packet_id, tuple(take.rest()), found)
+        packet_id, properties = take.packet_id(), take.properties() if v5 else {}
+        packet = Granted(kind, packet_id, tuple(take.rest()), properties)
     elif kind in (PINGREQ, PINGRESP):
         packet = Ping(kind)
     elif kind == DISCONNECT:
@@ -264,7 +264,7 @@ def _take_connect(take: _Taker) -> Connect:
     if flags & 1 or (flags >> 3 & 3) == 3 or (not flags & 4 and flags & 0x38):
         raise ProtocolError("reserved flags in a CONNECT")
     keep_alive_s = take.u16()
-    found = take.properties() if version == V5 else {}
+    properties = take.properties() if version == V5 else {}
     client_id = take.text()
     will = None
     if flags & 4:
@@ -272,7 +272,7 @@ def _take_connect(take: _Taker) -> Connect:
         will = Will(take.text(), take.binary(), flags >> 3 & 3, bool(flags & 32), will_properties)
     user = take.text() if flags & 0x80 else None
     password = take.binary() if flags & 0x40 else None
-    return Connect(client_id, version, bool(flags & 2), keep_alive_s, user, password, will, found)
+    return Connect(client_id, version, bool(flags & 2), keep_alive_s, user, password, will, properties)
 
 
 class _Taker:
@@ -301,10 +301,10 @@ class _Taker:
         return int.from_bytes(self.take(2), "big")
 
     def packet_id(self) -> int:
-        found = self.u16()
-        if not found:
+        packet_id = self.u16()
+        if not packet_id:
             raise ProtocolError("a packet id is 0")
-        return found
+        return packet_id
 
     def binary(self) -> bytes:
         return self.take(self.u16())
@@ -329,7 +329,7 @@ class _Taker:
 
     def properties(self) -> Properties:
         take = _Taker(self.take(self.varint()))
-        found: Properties = {}
+        properties: Properties = {}
         while take.more():
             number = take.varint()
             if number not in _PROPERTIES:
@@ -349,12 +349,12 @@ class _Taker:
             elif kind == _BINARY:
                 value = take.binary()
             else:
-                found.setdefault(name, []).append((take.text(), take.text()))
+                properties.setdefault(name, []).append((take.text(), take.text()))
                 continue
-            if name in found and name != "subscription_identifier":
+            if name in properties and name != "subscription_identifier":
                 raise ProtocolError(f"property {name} comes twice", PROTOCOL)
-            found[name] = value
-        return found
+            properties[name] = value
+        return properties
 
 
 def read_properties(data: bytes) -> Properties:

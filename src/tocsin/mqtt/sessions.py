@@ -163,11 +163,11 @@ def load(path: Path) -> tuple[list[Kept], list[Publication]]:
     if not path.exists():
         return [], []
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Publication]])
+        kept = msgspec.msgpack.decode(path.read_bytes(), type=tuple[list[Kept], list[Publication]])
     except msgspec.DecodeError as error:
         raise CorruptState(f"{path} is not what the broker wrote when it stopped ({error}); delete it") from error
     path.unlink()
-    return found
+    return kept
 
 
 class Subscriptions:
@@ -208,8 +208,8 @@ class Subscriptions:
 
     def find(self, topic: bytes) -> list[tuple[Session, int]]:
         """Each session once, with the options of its highest QoS."""
-        found = self._answers.get(topic)
-        if found is None:
+        subscribers = self._answers.get(topic)
+        if subscribers is None:
             name = topic.decode()
             best: dict[Session, int] = dict(self._plain.get(name, {}))
             for pattern, sessions in self._wild.items():
@@ -217,14 +217,14 @@ class Subscriptions:
                     for session, options in sessions.items():
                         if session not in best or options & 3 > best[session] & 3:
                             best[session] = options
-            found = list(best.items())
-            size = len(topic) + OVERHEAD * (1 + len(found))
+            subscribers = list(best.items())
+            size = len(topic) + OVERHEAD * (1 + len(subscribers))
             if not self._answers or self._answers_bytes + size > _REMEMBERED_BYTES:
                 self._answers.clear()
                 self._answers_bytes = 0
-            self._answers[topic] = found
+            self._answers[topic] = subscribers
             self._answers_bytes += size
-        return found
+        return subscribers
 
 
 class Retained:

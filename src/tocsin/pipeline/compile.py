@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, OUT, RAW, REJECTED
+from tocsin.batch import LATE, OUT, REJECTED, is_undecoded
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
@@ -57,7 +57,7 @@ class Compiler:
     def _origin(self, name: str, input: Input) -> None:
         schema = input.source.output_schema()
         chain: list[Operator] = []
-        if schema.equals(RAW):
+        if is_undecoded(schema):
             if input.decode is None:
                 raise ConfigError(f"{input.source.name()} gives undecoded records; add decode, such as decode: json")
             chain.append(input.decode)
@@ -135,22 +135,22 @@ class Compiler:
             if len(self.pipeline.sources) > 1:
                 raise ConfigError(f"several sources: say which, one or more of {', '.join(self.pipeline.sources)}")
             references = tuple(self.pipeline.sources)
-        found: list[tuple[Port, pa.Schema]] = []
+        outlets: list[tuple[Port, pa.Schema]] = []
         for reference in references:
             name, _, port = reference.partition(".")
             ports = self.ports[name]
             if (port or OUT) not in ports:
                 raise UnknownName(f"port of {name}", port, ports)
-            found += ports[port or OUT]
-        united = found[0][1]
-        for _, schema in found[1:]:
+            outlets += ports[port or OUT]
+        united = outlets[0][1]
+        for _, schema in outlets[1:]:
             if schema.names != united.names or schema.types != united.types:
                 raise SchemaError(
                     f"streams of different columns cannot be united: [{_short(united)}] and [{_short(schema)}]; "
                     "select and cast the columns that they share"
                 )
             united = pa.schema([a.with_nullable(a.nullable or b.nullable) for a, b in zip(united, schema, strict=True)])
-        return tuple(port for port, _ in found), united
+        return tuple(port for port, _ in outlets), united
 
     def _set_aside(self) -> None:
         """Rows that nobody asked for but that must not be lost: rejected ones and late ones."""
@@ -159,8 +159,8 @@ class Compiler:
         free = [
             (port, schema)
             for ports in self.ports.values()
-            for found in ports.values()
-            for port, schema in found
+            for outlets in ports.values()
+            for port, schema in outlets
             if port not in taken
         ]
         if rejected := [(port, schema) for port, schema in free if port[1] == REJECTED]:

@@ -47,11 +47,11 @@ def build(kind: str, value: Any) -> Component:
     try:
         return part.model_validate(settings)
     except ValidationError as error:
-        found = [((str(name), *place), sentence) for place, sentence in _mistakes(part, error).items()]
-        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+        mistakes = [((str(name), *place), sentence) for place, sentence in _mistakes(part, error).items()]
+        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": mistakes}) from error
     except ConfigError as error:
-        found = [((str(name),), str(error))]
-        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+        mistakes = [((str(name),), str(error))]
+        raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": mistakes}) from error
 
 
 def sentences(error: PydanticCustomError) -> list[str]:
@@ -115,8 +115,8 @@ def _settings_of(name: str) -> Any:
         except PydanticCustomError as error:
             if error.type != "parts" or error.context is None:
                 raise
-            found = [(place[1:], sentence) for place, sentence in error.context["errors"]]
-            raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": found}) from error
+            mistakes = [(place[1:], sentence) for place, sentence in error.context["errors"]]
+            raise PydanticCustomError("parts", "{name} is not set right", {"name": name, "errors": mistakes}) from error
 
     shorthand = {"rekey": "of", "event_time": "column"}[name]
     written = [{"part": f"operator.{name}"}, {"part": f"operator.{name}/properties/{shorthand}"}]

@@ -30,7 +30,7 @@ def overview() -> str:
 
 def page(name: str) -> str:
     """One part: what it does, an example, its settings with their defaults."""
-    return "\n\n".join(_page(kind, found) for kind, found in _called(name))
+    return "\n\n".join(_page(kind, part) for kind, part in _called(name))
 
 
 def markdown() -> str:
@@ -69,8 +69,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def _refer(tree: Any) -> None:
-    """Where a part stands (`parts`), refer to the parts of its kind."""
+    """Where a part stands (`parts`), refer to the parts of its kind; any value may come from the environment."""
     if isinstance(tree, dict):
+        if tree.get("type") in ("integer", "number", "boolean"):
+            value = {name: tree.pop(name) for name in tuple(tree) if name not in ("title", "description", "default")}
+            tree["anyOf"] = [value, {"type": "string", "pattern": r"^\$\{.+\}$"}]
+            return
         if isinstance(tree.get("part"), str):
             tree["$ref"] = f"#/$defs/{tree.pop('part')}"
         tree = list(tree.values())
@@ -80,10 +84,10 @@ def _refer(tree: Any) -> None:
 
 
 def _called(name: str) -> list[tuple[str, type[Component]]]:
-    found = [(kind, find(kind, name)) for kind in FOLDERS if name in names(kind)]
-    if not found:
+    parts = [(kind, find(kind, name)) for kind in FOLDERS if name in names(kind)]
+    if not parts:
         raise UnknownName("component", name, {n for kind in FOLDERS for n in names(kind)})
-    return found
+    return parts
 
 
 def _summary(part: type[Component]) -> str:

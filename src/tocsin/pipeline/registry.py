@@ -30,20 +30,20 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
 def names(kind: str) -> Mapping[str, str]:
     """The parts of a kind: name to module. Imports none of them."""
     root = Path(__file__).parent.parent
-    found = {
+    parts = {
         module.name: f"tocsin.{folder}.{module.name}"
         for folder in FOLDERS[kind]
         for module in pkgutil.iter_modules([str(root / folder)])
         if not module.name.startswith("_")
     }
     for point in _plugins().select(group=f"tocsin.{kind}"):
-        if point.name in found:
+        if point.name in parts:
             raise ConfigError(
                 f"{point.value} is registered as the {kind} '{point.name}', which there is already; uninstall its "
                 "package, or register it under another name"
             )
-        found[point.name] = point.value
-    return dict(sorted(found.items()))
+        parts[point.name] = point.value
+    return dict(sorted(parts.items()))
 
 
 @cache

@@ -60,17 +60,17 @@ def load_with_plan(path: Path | str, settings: Mapping[str, str] | None = None) 
 
 
 def _mistakes(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    for found in error.errors():
-        place = _as_written(found["loc"], tree)
-        if found["type"] == "parts":
-            for inner, sentence in found["ctx"]["errors"]:
+    for mistake in error.errors():
+        place = _as_written(mistake["loc"], tree)
+        if mistake["type"] == "parts":
+            for inner, sentence in mistake["ctx"]["errors"]:
                 yield (*place, *inner), sentence
-        elif found["type"] == "missing":
+        elif mistake["type"] == "missing":
             yield place, "this is needed"
-        elif found["type"] == "extra_forbidden":
+        elif mistake["type"] == "extra_forbidden":
             yield place, "there is no such setting here"
         else:
-            yield place, found["msg"].removeprefix("Value error, ")
+            yield place, mistake["msg"].removeprefix("Value error, ")
 
 
 def _as_written(place: Place, tree: Mapping[str, Any]) -> Place:
@@ -110,8 +110,8 @@ def _plain(value: Any, place: Place, mistakes: list[tuple[Place, str]]) -> Any:
         return {key: _plain(inner, (*place, key), mistakes) for key, inner in value.items()}
     if isinstance(value, str):
 
-        def put_in(found: re.Match[str]) -> str:
-            where, name, default = found.groups()
+        def put_in(reference: re.Match[str]) -> str:
+            where, name, default = reference.groups()
             if where == "file":
                 try:
                     return Path(name).read_text(encoding="utf-8").strip()

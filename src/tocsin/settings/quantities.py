@@ -73,10 +73,10 @@ def size_bytes(value: Any) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
-        unit = found[2].lower()
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        unit = match[2].lower()
         if unit in _SIZES:
-            return round(float(found[1]) * _SIZES[unit])
+            return round(float(match[1]) * _SIZES[unit])
     raise ValueError(f"{value!r} is not a size; write it as 512, 64kB or 10MiB")
 
 

@@ -77,10 +77,10 @@ def _run(
 
 
 def _by_port(batches: Sequence[Batch]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    rows: dict[str, list[Row]] = {}
     for batch in batches:
-        found.setdefault(batch.port, []).extend(batch.rows.to_pylist())
-    return {port: _grouped(left) for port, left in found.items() if left}
+        rows.setdefault(batch.port, []).extend(batch.rows.to_pylist())
+    return {port: _grouped(left) for port, left in rows.items() if left}
 
 
 def _grouped(left: list[Row]) -> list[Row]:
@@ -106,11 +106,11 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _expect_same(found: Mapping[str, list[Row]], wanted: Mapping[str, list[Row]], after: str) -> None:
-    assert found.keys() == wanted.keys(), f"{after}: ports {sorted(found)} instead of {sorted(wanted)}"
+def _expect_same(given: Mapping[str, list[Row]], wanted: Mapping[str, list[Row]], after: str) -> None:
+    assert given.keys() == wanted.keys(), f"{after}: ports {sorted(given)} instead of {sorted(wanted)}"
     for port, left in wanted.items():
-        assert len(found[port]) == len(left), f"{after}: {len(found[port])} rows on {port} instead of {len(left)}"
-        for i, (a, b) in enumerate(zip(found[port], left, strict=True)):
+        assert len(given[port]) == len(left), f"{after}: {len(given[port])} rows on {port} instead of {len(left)}"
+        for i, (a, b) in enumerate(zip(given[port], left, strict=True)):
             assert _same(a, b), f"{after}: row {i} on {port} is {a} instead of {b}"
 
 
@@ -141,8 +141,10 @@ def schema_promised_is_delivered(operator: Operator, sample: pa.RecordBatch) -> 
     promised = {OUT: operator.output_schema(sample.schema), **operator.side_schemas(sample.schema)}
     for batch in _run(operator, stream(sample, 40))[1]:
         assert batch.port in promised, f"port {batch.port} was not promised, only {sorted(promised)}"
-        found = batch.schema
-        assert found.equals(promised[batch.port]), f"on {batch.port}: {found}\ninstead of\n{promised[batch.port]}"
+        delivered = batch.schema
+        assert delivered.equals(promised[batch.port]), (
+            f"on {batch.port}: {delivered}\ninstead of\n{promised[batch.port]}"
+        )
         batch.rows.validate(full=True)
 
 
@@ -362,11 +364,11 @@ def missing_readings_change_nothing(operator: Detector, sample: pa.RecordBatch) 
         base[operator.when], more[operator.when] = np.ones(len(values), bool), np.ones(len(gaps), bool)
     cls = type(operator)
     wanted = feed(operator, cls.sample(rows(base)), chop=100).to_pydict()
-    found = feed(operator, cls.sample(rows(more)), chop=100).to_pydict()
+    scored_columns = feed(operator, cls.sample(rows(more)), chop=100).to_pydict()
     for name in [field.name for field in VERDICT]:
-        kept = [v for v, here in zip(found[name], present, strict=True) if here]
+        kept = [v for v, here in zip(scored_columns[name], present, strict=True) if here]
         assert _same(kept, wanted[name]), f"'{name}' changes after readings without a number"
-    scored = [v for v, here in zip(found["score"], present, strict=True) if not here and v is not None]
+    scored = [v for v, here in zip(scored_columns["score"], present, strict=True) if not here and v is not None]
     assert not scored, f"readings without a number score {scored}"
 
 

@@ -217,10 +217,10 @@ class SimulatedDisk:
             self.durable.setdefault(folder, {})
 
     def _inode(self, path: Path) -> Inode:
-        found = self.folders.get(path.parent, {}).get(path.name)
-        if found is None:
+        inode = self.folders.get(path.parent, {}).get(path.name)
+        if inode is None:
             raise FileNotFoundError(path)
-        return found
+        return inode
 
     def power_cut(self) -> None:
         random = self.world.random

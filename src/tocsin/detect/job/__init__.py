@@ -104,8 +104,10 @@ class Job(Operator):
     def _understood(self) -> Job:
         try:
             tree = {**self.definition, "events": [*_listed(self.definition.get("events")), *self.events]}
-            found = parse(tree, self.which)
-            self._definition = Definition(found.job, found.datafeed, {**found.filters, **self.filters}, found.events)
+            understood = parse(tree, self.which)
+            self._definition = Definition(
+                understood.job, understood.datafeed, {**understood.filters, **self.filters}, understood.events
+            )
             _ = self.chosen, self.sources, self.analysis
         except ConfigError as error:
             raise ValueError(str(error)) from error
@@ -167,17 +169,17 @@ class Job(Operator):
                 state.memory["raw"] = self.sources.raw(taken.schema)
                 state.pending.append(self._kept(state, taken))
         latency_us = round(self._definition.job.analysis_config.latency * 1e6)
-        found: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         if batch.watermark_us == END:
-            found = self._close(state, END)
+            records = self._close(state, END)
             state.closed = END
         elif batch.watermark_us > START + latency_us:
             until = (batch.watermark_us - latency_us) // self.span_us
-            found = self._close(state, until)
+            records = self._close(state, until)
             state.closed = max(state.closed, until * self.span_us)
-        if not found:
+        if not records:
             return state, (tick(SCHEMA, state.closed),)
-        left = [Batch(as_rows(found), state.closed)]
+        left = [Batch(as_rows(records), state.closed)]
         if state.revised:
             left.insert(0, Batch(as_rows(state.revised), state.closed, RENORMALISED))
             state.revised = []
@@ -224,7 +226,7 @@ class Job(Operator):
             state.next = int(numbers.min())
         if state.next >= until:
             return []
-        found: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         order = np.argsort(numbers, kind="stable") if numbers is not None else np.empty(0, np.int64)
         ordered = waiting.take(pa.array(order)) if waiting is not None else self._nothing()
         sorted_numbers = numbers[order] if numbers is not None else order
@@ -244,14 +246,14 @@ class Job(Operator):
             rows = self.sources.summarised(rows, bool(state.memory.get("raw")))
             last = at_end and state.next == until - 1
             bucket = Bucket(rows, state.next * self.span_us, self.span_us, last)
-            found += self.analysis.bucket(state, bucket)
+            records += self.analysis.bucket(state, bucket)
             state.revised += renormalised(self._definition, state, bucket.begin_us)
             begins = ends
             state.next += 1
         state.memory["silent"] = silent
         left = ordered.slice(begins)
         state.pending = [left] if left.num_rows else []
-        return [{**one, "timestamp": one["time"]} for one in found]
+        return [{**one, "timestamp": one["time"]} for one in records]
 
     def _waiting(self, state: JobState) -> pa.RecordBatch | None:
         if not state.pending:

@@ -13,7 +13,7 @@ from tocsin.batch import Floats, Ints
 from tocsin.detect.job import _model as model
 from tocsin.detect.job._bucket import Bucket, Group
 from tocsin.detect.job._definition import Definition, Detector
-from tocsin.detect.job._found import Found, fields
+from tocsin.detect.job._found import Finding, fields
 from tocsin.detect.job._frequent import without_frequent
 from tocsin.detect.job._memory import Categories, Clock, Members, Places
 from tocsin.detect.job._population import by_member
@@ -60,17 +60,17 @@ class Analysis:
         events = during(self.definition.events, bucket.begin_s, bucket.begin_s + self.span_s)
         learn = not any(event.skip_model_update for event in events)
         self._shift(state, events)
-        found: list[Found] = []
+        findings: list[Finding] = []
         plots: list[dict[str, Any]] = []
         for at, detector in enumerate(self.config.detectors):
-            found += self._detector(state, bucket, at, detector, learn, plots)
+            findings += self._detector(state, bucket, at, detector, learn, plots)
         state.buckets += 1
         if state.next is not None and state.buckets % 64 == 0:
             window_s = self.config.model_prune_window or max(PRUNE_S, 20 * self.span_s)
             state.forget(state.next * self.span_s - window_s, self.span_s)
         if any(event.skip_result for event in events):
-            found = []
-        return [*self.records.of(state, bucket, found), *plots]
+            findings = []
+        return [*self.records.of(state, bucket, findings), *plots]
 
     def _shift(self, state: JobState, events: Sequence[Any]) -> None:
         """Summer time and the like: move the clock of every model once, as an event begins."""
@@ -86,27 +86,27 @@ class Analysis:
 
     def _detector(
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, learn: bool, plots: list[dict[str, Any]]
-    ) -> list[Found]:
+    ) -> list[Finding]:
         groups, entities = bucket.groups(detector)
         match detector.base:
             case "rare" if not detector.over_field_name:
-                found = self._rare(state, bucket, at, detector, groups, entities, learn)
+                findings = self._rare(state, bucket, at, detector, groups, entities, learn)
             case "rare":
-                found = self._rare_members(state, bucket, at, detector, groups, entities, learn)
+                findings = self._rare_members(state, bucket, at, detector, groups, entities, learn)
             case "time_of_day" | "time_of_week":
-                found = self._times(state, bucket, at, detector, groups, entities, learn)
+                findings = self._times(state, bucket, at, detector, groups, entities, learn)
             case "lat_long":
-                found = self._places(state, bucket, at, detector, groups, entities, learn)
+                findings = self._places(state, bucket, at, detector, groups, entities, learn)
             case _:
-                found = []
+                findings = []
                 for part in PARTS.get(detector.base, (detector.base,)):
                     values = self._values(state, bucket, at, detector, part, groups, entities)
-                    found += self._judged(
+                    findings += self._judged(
                         state, bucket, at, detector, part, groups, entities, values, learn, plots
                     )  # fmt: skip
         if detector.exclude_frequent != "none":
-            found = without_frequent(state, at, detector, entities, found, self.warm)
-        return by_member(detector, found) if detector.over_field_name else found
+            findings = without_frequent(state, at, detector, entities, findings, self.warm)
+        return by_member(detector, findings) if detector.over_field_name else findings
 
     def _values(
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, part: str, groups: Ints,
@@ -136,7 +136,7 @@ class Analysis:
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, part: str, groups: Ints,
         entities: Sequence[Group], values: Floats, learn: bool, plots: list[dict[str, Any]],
         how: Shape | None = None, side: int | None = None,
-    ) -> list[Found]:  # fmt: skip
+    ) -> list[Finding]:  # fmt: skip
         """Values judged by the model of their series, or of their population."""
         series = state.of(at, part)
         population = detector.over_field_name is not None
@@ -190,7 +190,7 @@ class Analysis:
         for i in np.flatnonzero(shown).tolist():
             rows = np.flatnonzero(groups == known[i]) if i < len(known) else np.empty(0, np.int64)
             anomalies.append(
-                Found(
+                Finding(
                     at, part, named[i], [float(actual[i])], [float(typical[i])], float(surprise[i]),
                     float(probability[i]), rows, (float(lower[i]), float(upper[i]), float(typical[i])), _impact(out[i]),
                 )
@@ -222,8 +222,8 @@ class Analysis:
     def _rare(
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
         learn: bool,
-    ) -> list[Found]:  # fmt: skip
-        found = []
+    ) -> list[Finding]:  # fmt: skip
+        findings = []
         partitions: dict[str | None, Categories] = {}
         for partition in dict.fromkeys(e[0] for e in entities):
             partitions[partition] = Categories(state.remembered("rare", at, partition))
@@ -233,8 +233,8 @@ class Analysis:
             surprise, rate = kept.surprise(str(group[1]))
             hidden, skipped = self._skips(state, bucket, detector, group, 1.0, rate)
             if surprise >= KNOTS[0] and not hidden:
-                found.append(
-                    Found(at, "rare", group, [1.0], [rate], surprise, min(rate, 1.0), np.flatnonzero(groups == i))
+                findings.append(
+                    Finding(at, "rare", group, [1.0], [rate], surprise, min(rate, 1.0), np.flatnonzero(groups == i))
                 )
             if learn and not skipped:
                 learned.append((kept, str(group[1])))
@@ -243,13 +243,13 @@ class Analysis:
         if learn:
             for kept in partitions.values():
                 kept.end()
-        return found
+        return findings
 
     def _rare_members(
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
         learn: bool,
-    ) -> list[Found]:  # fmt: skip
-        found = []
+    ) -> list[Finding]:  # fmt: skip
+        findings = []
         partitions = {p: Members(state.remembered("members", at, p)) for p in dict.fromkeys(e[0] for e in entities)}
         learned = []
         for i, group in enumerate(entities):
@@ -257,7 +257,7 @@ class Analysis:
             surprise, rate = kept.surprise(str(group[1]), str(group[2]))
             hidden, skipped = self._skips(state, bucket, detector, group, 1.0, rate)
             if surprise >= KNOTS[0] and not hidden:
-                found.append(Found(at, "rare", group, [1.0], [rate], surprise, rate, np.flatnonzero(groups == i)))
+                findings.append(Finding(at, "rare", group, [1.0], [rate], surprise, rate, np.flatnonzero(groups == i)))
             if learn and not skipped:
                 learned.append((kept, str(group[1]), str(group[2])))
         for kept, category, member in learned:
@@ -265,7 +265,7 @@ class Analysis:
         if learn:
             for kept in partitions.values():
                 kept.end()
-        return found
+        return findings
 
     def _rare_events(self, state: JobState, at: int, entities: Sequence[Group], events: Floats) -> Floats:
         """For freq_rare: how many events a member has of categories that few members have; learns them as well."""
@@ -299,11 +299,11 @@ class Analysis:
     def _times(
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
         learn: bool,
-    ) -> list[Found]:  # fmt: skip
+    ) -> list[Finding]:  # fmt: skip
         week = detector.base == "time_of_week"
         period = 604_800 if week else 86_400
         seconds = (bucket.seconds() - (345_600 if week else 0)) % period
-        found = []
+        findings = []
         for i, group in enumerate(entities):
             rows = np.flatnonzero(groups == i)
             entity = (group[0], None) if detector.over_field_name else group[:2]
@@ -312,15 +312,15 @@ class Analysis:
             surprise, rate, usual = clock.surprise(middle)
             hidden, skipped = self._skips(state, bucket, detector, group, middle, usual)
             if surprise >= KNOTS[0] and not hidden:
-                found.append(Found(at, detector.base, group, [middle], [usual], surprise, rate, rows))
+                findings.append(Finding(at, detector.base, group, [middle], [usual], surprise, rate, rows))
             if learn and not skipped:
                 clock.learn(middle)
-        return found
+        return findings
 
     def _places(
         self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
         learn: bool,
-    ) -> list[Found]:  # fmt: skip
+    ) -> list[Finding]:  # fmt: skip
         """How far the place lies from the usual ones, judged like any value."""
         assert detector.field_name is not None
         codes, words = bucket.codes(detector.field_name)
@@ -337,17 +337,17 @@ class Analysis:
                 far[i], actual, usual = max(known)
                 spots[i] = (actual, usual)
             learned += [(kept, p) for p in here]
-        found = self._judged(
+        findings = self._judged(
             state, bucket, at, detector, "lat_long", groups, entities, far, learn, [],
             how=shape("lat_long", False), side=1,
         )  # fmt: skip
         if learn:
             for kept, p in learned:
                 kept.learn(p)
-        for one in found:
+        for one in findings:
             actual, usual = spots[entities.index(one.group)]
             one.actual, one.typical, one.bounds = list(actual), list(usual), None
-        return found
+        return findings
 
 
 def _placed(

@@ -97,12 +97,12 @@ class Bucket:
             tables.append(words)
             split = split * sizes[-1] + np.maximum(codes, 0)
         groups = np.full(len(self), -1, np.int64)
-        found, groups[valid] = np.unique(split[valid], return_inverse=True)
+        present, groups[valid] = np.unique(split[valid], return_inverse=True)
         values: list[Sequence[str | None]] = []
-        rest = found
+        rest = present
         for size, words in zip(reversed(sizes), reversed(tables), strict=True):
             values.insert(0, [str(w) for w in words[rest % size]])
             rest = rest // size
         columns = iter(values)
-        nothing: Sequence[str | None] = [None] * len(found)
+        nothing: Sequence[str | None] = [None] * len(present)
         return groups, list(zip(*(nothing if name is None else next(columns) for name in roles), strict=True))

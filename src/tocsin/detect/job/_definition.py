@@ -29,10 +29,10 @@ _SPAN = re.compile(r"(-?\d+(?:\.\d+)?)\s*(nanos|micros|ms|s|m|h|d|w)?")
 
 def seconds(value: Any) -> float:
     """A time as Elastic writes it: ``15m``, ``900000ms``, or a bare number of seconds."""
-    found = _SPAN.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
-    if not found:
+    match = _SPAN.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+    if not match:
         raise ValueError(f"{value!r} is not a length of time; write it as 15m, 1h or 900s")
-    return float(found[1]) * UNIT_S[found[2] or "s"]
+    return float(match[1]) * UNIT_S[match[2] or "s"]
 
 
 def _instant(value: Any) -> float:

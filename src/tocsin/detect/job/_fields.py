@@ -63,11 +63,11 @@ def _inside(column: pa.Array, path: list[str]) -> pa.Array | None:
         said = column.to_pylist()
         if said and not any(text and text[0] == "{" for text in said):
             return None
-        found = [_dig(text, path) for text in said]
+        values = [_dig(text, path) for text in said]
         try:
-            return pa.array(found)
+            return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return pa.array([None if v is None else str(v) for v in found], pa.string())
+            return pa.array([None if v is None else str(v) for v in values], pa.string())
     return None
 
 

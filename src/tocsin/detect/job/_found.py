@@ -11,7 +11,7 @@ from tocsin.detect.job._definition import Detector
 
 
 @dataclass(slots=True)
-class Found:
+class Finding:
     """Something improbable, before it has a score."""
 
     detector: int

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tocsin.detect.job._bucket import Group
 from tocsin.detect.job._definition import Detector
-from tocsin.detect.job._found import Found, role
+from tocsin.detect.job._found import Finding, role
 from tocsin.detect.job._state import JobState
 
 FREQUENT = 0.1
@@ -14,8 +14,8 @@ FREQUENT = 0.1
 
 
 def without_frequent(
-    state: JobState, at: int, detector: Detector, entities: Sequence[Group], found: list[Found], warm: int
-) -> list[Found]:
+    state: JobState, at: int, detector: Detector, entities: Sequence[Group], findings: list[Finding], warm: int
+) -> list[Finding]:
     """What was found of other entities; counts this bucket's. Nothing is frequent before ``warm`` buckets."""
     roles = [r for r, n in (("by", 1), ("over", 2)) if detector.exclude_frequent in (r, "all") and role(detector, n)]
     for excluded in roles:
@@ -24,13 +24,13 @@ def without_frequent(
         memory.setdefault("n", 0)
         seen: dict[str, int] = memory.setdefault("seen", {})
         often = {
-            v for v in {str(f.group[at_value]) for f in found}
+            v for v in {str(f.group[at_value]) for f in findings}
             if memory["n"] >= warm and seen.get(v, 0) >= FREQUENT * memory["n"]
         }  # fmt: skip
-        found = [f for f in found if str(f.group[at_value]) not in often]
+        findings = [f for f in findings if str(f.group[at_value]) not in often]
         for value in dict.fromkeys(str(e[at_value]) for e in entities):
             seen[value] = seen.get(value, 0) + 1
         memory["n"] += 1
         if len(seen) > 50_000:
             memory["seen"] = {v: n for v, n in seen.items() if n > 1}
-    return found
+    return findings

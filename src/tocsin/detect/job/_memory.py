@@ -155,8 +155,8 @@ class Places:
         return (self.centres[at][0], self.centres[at][1]), far
 
     def learn(self, here: tuple[float, float]) -> None:
-        found = self.nearest(here)
-        if found is None or (found[1] > 20.0 and len(self.centres) < PLACES_MAX):
+        place = self.nearest(here)
+        if place is None or (place[1] > 20.0 and len(self.centres) < PLACES_MAX):
             self.centres.append([*here, 1.0])
             return
         centre = min(self.centres, key=lambda c: distance_km(here, (c[0], c[1])))

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from tocsin.detect.job._definition import Detector
-from tocsin.detect.job._found import Found, names
+from tocsin.detect.job._found import Finding, names
 from tocsin.detect.job._score import together
 
 CAUSES_MAX = 10
 
 
-def by_member(detector: Detector, found: Sequence[Found]) -> list[Found]:
+def by_member(detector: Detector, findings: Sequence[Finding]) -> list[Finding]:
     """One record for each member: its most improbable cause speaks, the others stand under ``causes``."""
-    members: dict[tuple[str, str | None, str | None], list[Found]] = {}
-    for one in found:
+    members: dict[tuple[str, str | None, str | None], list[Finding]] = {}
+    for one in findings:
         members.setdefault((one.function, one.group[0], one.group[2]), []).append(one)
     out = []
     for listed in members.values():

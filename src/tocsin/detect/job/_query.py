@@ -311,10 +311,10 @@ def _bool(body: Mapping[str, Any], place: str) -> Predicate:
 
 
 def _least(said: Any, count: int, place: str) -> int:
-    found = re.fullmatch(r"(-?\d+)(%?)", str(said).strip())
-    if not found:
+    match = re.fullmatch(r"(-?\d+)(%?)", str(said).strip())
+    if not match:
         raise ConfigError(f"{place}.minimum_should_match: {said!r} is no number and no percentage such as 75%")
-    least = int(int(found[1]) * count / 100) if found[2] else int(found[1])
+    least = int(int(match[1]) * count / 100) if match[2] else int(match[1])
     return count + least if least < 0 else least
 
 

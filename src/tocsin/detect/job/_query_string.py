@@ -23,16 +23,16 @@ def parse_query_string(text: str, fields: Sequence[str], every: bool, place: str
     tokens: list[tuple[str, str]] = []
     at = 0
     while text[at:].strip():
-        found = _TOKEN.match(text, at)
-        if not found or found.end() == at:
+        token = _TOKEN.match(text, at)
+        if not token or token.end() == at:
             raise ConfigError(f"{place}: cannot be read from {text[at : at + 20]!r} on")
-        at = found.end()
-        if found["compare"]:
-            tokens.append(("compare", found["compare"] + " " + found["bound"]))
+        at = token.end()
+        if token["compare"]:
+            tokens.append(("compare", token["compare"] + " " + token["bound"]))
         else:
-            kind = found.lastgroup or ""
+            kind = token.lastgroup or ""
             kind = "op" if kind == "close" else kind
-            tokens.append((kind, found[found.lastgroup or 0]))
+            tokens.append((kind, token[token.lastgroup or 0]))
     parser = _Parser(tokens, list(fields), every, place)
     tree = parser.either()
     if parser.at < len(tokens):

@@ -8,7 +8,7 @@ from typing import Any
 
 from tocsin.detect.job._bucket import Bucket, Group
 from tocsin.detect.job._definition import Definition, Detector
-from tocsin.detect.job._found import Found, names
+from tocsin.detect.job._found import Finding, names
 from tocsin.detect.job._influencers import influencers
 from tocsin.detect.job._renormalise import follow
 from tocsin.detect.job._score import together
@@ -24,27 +24,27 @@ class Records:
         self.config = definition.job.analysis_config
         self.span_s = self.config.bucket_span
 
-    def of(self, state: JobState, bucket: Bucket, found: list[Found]) -> list[dict[str, Any]]:
+    def of(self, state: JobState, bucket: Bucket, findings: list[Finding]) -> list[dict[str, Any]]:
         """All results of a bucket; its surprises count from now on."""
         base = {
             "time": bucket.begin_us, "timestamp": bucket.begin_us, "job_id": self.definition.job.job_id,
             "bucket_span": self.span_s, "is_interim": False,
         }  # fmt: skip
-        found.sort(key=lambda f: -f.surprise)
-        worst = found[0].surprise if found else 0.0
-        for one in found:
+        findings.sort(key=lambda f: -f.surprise)
+        worst = findings[0].surprise if findings else 0.0
+        for one in findings:
             one.influencers = influencers(self.config, bucket, one)
         blamed: dict[tuple[str, str], list[float]] = {}
-        for one in found:
+        for one in findings:
             for name, values in one.influencers.items():
                 for value in values:
                     blamed.setdefault((name, value), []).append(one.surprise)
-        whole = together([f.surprise for f in found])
+        whole = together([f.surprise for f in findings])
         state.scores["record"].observe(worst)
         state.scores["bucket"].observe(whole)
         state.scores["influencer"].observe(max(map(together, blamed.values()), default=0.0))
-        rows = [self._record(state, base, one) for one in found]
-        follow(state, found, rows)
+        rows = [self._record(state, base, one) for one in findings]
+        follow(state, findings, rows)
         for (name, value), surprises in sorted(blamed.items(), key=lambda b: -together(b[1])):
             score = round(state.scores["influencer"].score(together(surprises)), 6)
             rows.append(
@@ -79,7 +79,7 @@ class Records:
             "model_median": float(typical),
         }  # fmt: skip
 
-    def _record(self, state: JobState, base: Mapping[str, Any], one: Found) -> dict[str, Any]:
+    def _record(self, state: JobState, base: Mapping[str, Any], one: Finding) -> dict[str, Any]:
         detector = self.config.detectors[one.detector]
         score = round(state.scores["record"].score(one.surprise), 6)
         lower, upper, median = one.bounds or (None, None, None)

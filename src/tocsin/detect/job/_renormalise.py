@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tocsin.detect.job._definition import Definition
-from tocsin.detect.job._found import Found
+from tocsin.detect.job._found import Finding
 from tocsin.detect.job._state import JobState
 from tocsin.domain.alarms import severity
 
@@ -14,11 +14,11 @@ REVISED_FROM, REVISED_BY, REVISED_MAX = 10.0, 1.0, 200
 """Smallest score to be followed, smallest change to be told, and how many records are followed."""
 
 
-def follow(state: JobState, found: Sequence[Found], records: Sequence[dict[str, Any]]) -> None:
+def follow(state: JobState, findings: Sequence[Finding], records: Sequence[dict[str, Any]]) -> None:
     """Remember the records worth revising, with how improbable each was."""
     recent: list[list[Any]] = state.memory.setdefault("recent", [])
     recent += [
-        [f.surprise, dict(row)] for f, row in zip(found, records, strict=True) if row["record_score"] >= REVISED_FROM
+        [f.surprise, dict(row)] for f, row in zip(findings, records, strict=True) if row["record_score"] >= REVISED_FROM
     ]
 
 

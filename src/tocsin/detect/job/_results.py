@@ -43,11 +43,11 @@ SCHEMA = pa.schema(
 """One schema for all kinds of result; ``result_type`` says which columns a row fills."""
 
 
-def as_rows(found: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+def as_rows(results: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """Results as a batch; a column that a result does not name is null."""
     columns = []
     for field in SCHEMA:
-        values = [one.get(field.name) for one in found]
+        values = [one.get(field.name) for one in results]
         if field.name == "key":
             columns.append(pa.array(values, pa.string()).dictionary_encode().cast(KEY.type))
         else:

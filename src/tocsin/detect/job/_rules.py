@@ -59,12 +59,12 @@ def in_filter(value: str | None, items: Sequence[str]) -> bool:
         begins, ends = item.startswith("*"), item.endswith("*") and len(item) > 1
         plain = item[1 if begins else 0 : -1 if ends else None]
         if begins and ends:
-            found = plain in value
+            matches = plain in value
         elif begins:
-            found = value.endswith(plain)
+            matches = value.endswith(plain)
         else:
-            found = value.startswith(plain) if ends else value == item
-        if found:
+            matches = value.startswith(plain) if ends else value == item
+        if matches:
             return True
     return False
 

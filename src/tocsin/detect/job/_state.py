@@ -36,13 +36,13 @@ class Series:
 
     def slot(self, entity: Entity) -> int:
         """The row of an entity; of one never seen a fresh row."""
-        found = self.slots.get(entity)
-        if found is None:
-            found = self.slots[entity] = len(self.slots)
-            if found == len(self.models):
+        slot = self.slots.get(entity)
+        if slot is None:
+            slot = self.slots[entity] = len(self.slots)
+            if slot == len(self.models):
                 self.models = np.concatenate([self.models, np.empty_like(self.models)])
-            start(self.models[found])
-        return found
+            start(self.models[slot])
+        return slot
 
     def keep(self, entities: list[Entity]) -> None:
         """Forget all other entities."""

@@ -105,9 +105,9 @@ def distinct(groups: Ints, count: int, codes: Ints) -> Floats:
     """Different values in each group; a code below 0 is no value."""
     here = codes >= 0
     pairs = np.unique(np.stack([groups[here], codes[here]]), axis=1)
-    found = np.bincount(pairs[0], minlength=count).astype(np.float64)
-    found[np.bincount(groups[here], minlength=count) == 0] = np.nan
-    return found
+    counts = np.bincount(pairs[0], minlength=count).astype(np.float64)
+    counts[np.bincount(groups[here], minlength=count) == 0] = np.nan
+    return counts
 
 
 def information(groups: Ints, count: int, codes: Ints, words: npt.NDArray[np.object_]) -> Floats:

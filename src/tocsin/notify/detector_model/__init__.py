@@ -193,8 +193,8 @@ class DetectorModel(Operator):
                 state.mapped = (batch.schema, self._mapped(state.machine, batch.schema))
             messages = state.mapped[1].messages(batch.rows)
             # A row costs 6 to 16 us with the exported models, nearly all of it in their conditions and payloads.
-            for key, time_us, found in zip(keys, times, messages, strict=True):
-                for input, message in found:
+            for key, time_us, sent in zip(keys, times, messages, strict=True):
+                for input, message in sent:
                     if isinstance(message, BadMessage):
                         rejects.append((key, time_us, message.reason, message.detail, message.payload))
                     else:

@@ -284,15 +284,15 @@ def _nothing(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
 
 def _set_variable(name: str, value: Expression) -> Action:
     def act(instance: Instance, event: ModelEvent, rows: list[Row]) -> None:
-        found = value.evaluate(instance)
-        if found is UNEQUAL:
-            found = True
-        if found is None or found is UNDEFINED:
-            what = "null" if found is None else "undefined data"
+        result = value.evaluate(instance)
+        if result is UNEQUAL:
+            result = True
+        if result is None or result is UNDEFINED:
+            what = "null" if result is None else "undefined data"
             raise EvaluationError(f"variable {name} cannot be set to {what}, in: {value.text[:200]}")
-        if isinstance(found, list | dict):
+        if isinstance(result, list | dict):
             raise EvaluationError(f"variable {name} cannot be set to a JSON list or object, in: {value.text[:200]}")
-        instance.variables[name] = found
+        instance.variables[name] = result
 
     return act
 

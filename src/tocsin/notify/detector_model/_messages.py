@@ -33,7 +33,7 @@ class BadMessage:
     payload: bytes
 
 
-Found = Sequence[tuple[str, Message | BadMessage]]
+Finding = Sequence[tuple[str, Message | BadMessage]]
 """The messages in a row: usually one."""
 
 
@@ -57,7 +57,7 @@ class Mapped:
     identity: frozenset[str]
     """Columns that say nothing of which input a row belongs to."""
 
-    def messages(self, rows: pa.RecordBatch) -> Sequence[Found]:
+    def messages(self, rows: pa.RecordBatch) -> Sequence[Finding]:
         """Returns the messages of every row."""
         by_row: list[list[tuple[str, Message | BadMessage]]] = [[] for _ in range(rows.num_rows)]
         texts = None if self.message is None else _texts(rows.column(self.message))
@@ -231,7 +231,7 @@ _NOTHING = object()
 
 def _once(row: list[tuple[str, Message | BadMessage]]) -> list[tuple[str, Message | BadMessage]]:
     """Returns a row's messages; a row that is no JSON is set aside once, not once for each input."""
-    bad = [found for found in row if isinstance(found[1], BadMessage)]
+    bad = [message for message in row if isinstance(message[1], BadMessage)]
     return bad[:1] or row
 
 
