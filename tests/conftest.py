@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from kafka_server import Kafka, jars
 from servers import Mosquitto, Needs
 
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
@@ -56,6 +57,15 @@ def certificates(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Path
     for place, devices in ((folder, ["pump-1", "pump-2", "tocsin"]), (folder / "other", ["pump-1"])):
         subprocess.run(["sh", str(script), str(place), "127.0.0.1", *devices], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def kafka(needs: Needs, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real broker, one for all tests; each has topics of its own."""
+    pytest.importorskip("confluent_kafka")
+    broker = Kafka(needs("java"), jars(needs), tmp_path_factory.mktemp("kafka"), certificates)
+    yield broker.start()
+    broker.stop()
 
 
 @pytest.fixture(scope="module")
