@@ -7,15 +7,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from servers import Mosquitto
+from kafka_server import Kafka
+from servers import Mosquitto, free_port
 
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
+from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
-from tocsin.mqtt.client import Client, Tls
+from tocsin.mqtt.client import Client
+from tocsin.settings.tls import Tls
 
 
 class WithoutPeer:
@@ -117,6 +120,44 @@ class MqttHarness:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
+class KafkaHarness:
+    """A topic of a broker, read in a group of its own each time."""
+
+    def __init__(self, server: Kafka) -> None:
+        self._server, self._topic, self._opened = server, server.topic(), 0
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> KafkaSource:
+        self._opened += 1
+        return KafkaSource(brokers=self._server.address, topics=self._topic, group=f"{self._topic}-{self._opened}")
+
+    def send(self, count: int) -> bool:
+        self._server.send(self._topic, [str(i).encode() for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> KafkaSource:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return KafkaSource(brokers=f"127.0.0.1:{listener.getsockname()[1]}", topics=self._topic)
+
+    def absent(self) -> KafkaSource:
+        return KafkaSource(brokers=f"127.0.0.1:{free_port()}", topics=self._topic)
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[KafkaSource, str]:
+        return KafkaSource(brokers="127.0.0.1:9092", topics="t", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | OwnReadings]] = {
     "template": TemplateHarness,
@@ -126,4 +167,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | OwnReadings]] = {
     "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),
     "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),
 }
-BROKERS = ("mqtt-own", "mqtt-mosquitto")
+BROKERS = ("mqtt-own", "mqtt-mosquitto", "kafka")

@@ -7,8 +7,9 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from kafka_server import Kafka
 from servers import Mosquitto
-from sources import BROKERS, LOCAL, MqttHarness
+from sources import BROKERS, LOCAL, KafkaHarness, MqttHarness
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -26,17 +27,23 @@ def test_source(name: str, check: Any) -> None:
     check(LOCAL[name]())
 
 
-@pytest.fixture(params=BROKERS)
+@pytest.fixture(params=("mqtt-own", "mqtt-mosquitto"))
 def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto]) -> Iterator[MqttHarness]:
     if request.param == "mqtt-mosquitto":
         server = mosquitto()
-        with closing(MqttHarness(server.url, server)) as found:
-            yield found
+        with closing(MqttHarness(server.url, server)) as harness:
+            yield harness
     else:
-        with Broker(Settings()) as own, closing(MqttHarness(own.url)) as found:
-            yield found
+        with Broker(Settings()) as own, closing(MqttHarness(own.url)) as harness:
+            yield harness
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_mqtt(harness: MqttHarness, check: Any) -> None:
     check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_kafka(kafka: Kafka, check: Any) -> None:
+    with closing(KafkaHarness(kafka)) as harness:
+        check(harness)
