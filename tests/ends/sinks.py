@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from kafka_server import Kafka as KafkaServer
 
 from tocsin.contracts import Sink
 from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
+from tocsin.output.kafka import Kafka
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -96,6 +98,24 @@ class LedgerHarness:
         with closing(sqlite3.connect(world.folder / "t.db")) as db:
             db.execute("create table if not exists rows (row text)")
             return [json.loads(row) for (row,) in db.execute("select row from rows")]
+
+
+class KafkaHarness:
+    """A topic, read as a reader of committed records sees it."""
+
+    simulated = False
+
+    def __init__(self, server: KafkaServer) -> None:
+        self._server, self._topic = server, server.topic(2)
+
+    def sink(self) -> Kafka:
+        return Kafka(brokers=self._server.address, topic=self._topic)
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return [json.loads(record.value()) for record in self._server.records(self._topic)]
 
 
 class _Written(Template):
