@@ -169,6 +169,7 @@ class Kafka:
                 "isolation.level": isolation,
                 "enable.partition.eof": True,
                 "enable.auto.commit": False,
+                "fetch.wait.max.ms": 20,
                 "log_level": 0,
             }
         )
@@ -188,10 +189,13 @@ class Kafka:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Returns the offsets that a group has committed, by partition."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
+        from confluent_kafka import Consumer, TopicPartition
 
-        future = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
-        return {at.partition: at.offset for at in future.result(30).topic_partitions if at.topic == topic}
+        consumer = Consumer({"bootstrap.servers": self.address, "group.id": group, "log_level": 0})
+        partitions = consumer.list_topics(topic, 30).topics[topic].partitions
+        offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], 30)
+        consumer.close()
+        return {at.partition: at.offset for at in offsets if at.offset >= 0}
 
     def _format(self) -> None:
         listeners = ",".join(f"{name}://{self.at(name)}" for name in LISTENERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from string import Formatter
@@ -21,15 +22,19 @@ from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_sink
 from tocsin.world import World
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError, Message, Producer
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 log = logging.getLogger(__name__)
 
 ASK_S = 5.0
 """How long one question to the cluster may take."""
+STABLE_S = 2.0
+"""How long the last transaction may take to come to its end."""
 COMMIT_S = 30.0
 """How long a transaction may take to be committed, all of its records sent."""
+
+_SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS", "_WAIT_COORD")
+"""What passes by itself, soon after a broker has started."""
 
 
 class Kafka(ClusterSettings, Sink):
@@ -90,6 +95,14 @@ class Kafka(ClusterSettings, Sink):
         return KafkaWriter(self, world, schema)
 
 
+def _patterns(topic: str) -> Iterator[str]:
+    """A topic with columns in it, as a regular expression, in parts."""
+    for text, name, _, _ in Formatter().parse(topic):
+        yield re.escape(text)
+        if name is not None:
+            yield ".+"
+
+
 class Record(NamedTuple):
     """What is sent for one row."""
 
@@ -108,8 +121,6 @@ class KafkaWriter(Spooled):
         self._cluster = dict(settings.client(world.given))
         self._note_path = world.scratch / "position.json"
         self._producer: Producer | None = None
-        self._group: Any = None
-        """What the client needs to know of a group to put an offset of it into a transaction."""
         self._at: int | None = None
         """The epoch that was published last."""
         self._refusal: SinkError | None = None
@@ -162,6 +173,8 @@ class KafkaWriter(Spooled):
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
+        if (group := self.__dict__.pop("_group", None)) is not None:
+            group.close()
 
     # one transaction
 
@@ -176,7 +189,7 @@ class KafkaWriter(Spooled):
 
     def _opened(self) -> Producer:
         """Return a new producer; what a process before us has left open has ended then, and it can write no more."""
-        from confluent_kafka import Consumer, Producer
+        from confluent_kafka import KafkaException, Producer
 
         settings = {
             "transactional.id": self._name,
@@ -185,10 +198,10 @@ class KafkaWriter(Spooled):
             "topic.metadata.propagation.max.ms": int(1e3 * ASK_S),
         }
         producer = Producer(self._cluster | settings | {"error_cb": self._on_error})
-        producer.init_transactions(COMMIT_S)
-        group = Consumer(self._cluster | {"group.id": self._name})
-        self._group = group.consumer_group_metadata()
-        group.close()
+        try:
+            producer.init_transactions(COMMIT_S)
+        except KafkaException as error:
+            raise self._told(error.args[0]) from error
         return producer
 
     def _send(self, producer: Producer, rows: pa.Table) -> list[str]:
@@ -240,7 +253,7 @@ class KafkaWriter(Spooled):
         fixed = [] if self._settings.places() else [self._settings.topic]
         offsets = [TopicPartition(topic, 0, epoch, self._name) for topic in topics or fixed]
         if offsets:  # an epoch without rows may go nowhere
-            producer.send_offsets_to_transaction(offsets, self._group, COMMIT_S)
+            producer.send_offsets_to_transaction(offsets, self._group.consumer_group_metadata(), COMMIT_S)
 
     def _give_up(self) -> None:
         """Let readers go on at once; what cannot be aborted now is when the writer is opened anew."""
@@ -261,34 +274,52 @@ class KafkaWriter(Spooled):
         """Return the last epoch that the cluster knows of, after all transactions of ours have ended."""
         from confluent_kafka import KafkaException
 
-        try:
+        until_s, opened = self.world.clock.monotonic_s() + COMMIT_S, False
+        while True:
             try:
                 return self._asked()
             except KafkaException as error:
-                if name_of(error.args[0]) != "UNSTABLE_OFFSET_COMMIT":
-                    raise
-                self._opened().purge()
-                return self._asked()
-        except KafkaException as error:
-            raise self._told(error.args[0]) from error
+                name, late = name_of(error.args[0]), self.world.clock.monotonic_s() > until_s
+                if late or name not in (*_SOON, "_TIMED_OUT"):
+                    raise self._told(error.args[0]) from error
+                if name == "_TIMED_OUT" and not opened and self._answers():
+                    opened = True  # no offset is told while a process before us has a transaction open: this ends it
+                    self._opened().purge()
+                elif name == "_TIMED_OUT":
+                    raise self._told(error.args[0]) from error
+            self.world.clock.sleep(0.1)
+
+    def _answers(self) -> bool:
+        from confluent_kafka import KafkaException
+
+        try:
+            self._group.list_topics(self._settings.topic, timeout=STABLE_S)
+        except KafkaException:
+            return False
+        return True
 
     def _asked(self) -> int | None:
-        from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+        from confluent_kafka import KafkaException, TopicPartition
 
-        group = ConsumerGroupTopicPartitions(self._name)
-        asked = self._admin.list_consumer_group_offsets([group], require_stable=True, request_timeout=ASK_S)
-        positions = asked[self._name].result(2 * ASK_S).topic_partitions
+        topics = [self._settings.topic]
+        if self._settings.places():
+            pattern = re.compile("".join(_patterns(self._settings.topic)))
+            topics = [topic for topic in self._group.list_topics(timeout=ASK_S).topics if pattern.fullmatch(topic)]
+        positions = self._group.committed([TopicPartition(topic, 0) for topic in topics], STABLE_S) if topics else []
         for at in positions:
             if at.error is not None:
                 raise KafkaException(at.error)
-        topic = None if self._settings.places() else self._settings.topic  # another topic is another table
-        return max((at.offset for at in positions if at.offset >= 0 and topic in (None, at.topic)), default=None)
+        return max((at.offset for at in positions if at.offset >= 0), default=None)
 
     @cached_property
-    def _admin(self) -> AdminClient:
-        from confluent_kafka.admin import AdminClient
+    def _group(self) -> Consumer:
+        """The group whose offsets hold our epochs; it has no members. (The library's `AdminClient`, which could be
+        asked for all of its offsets, crashes where a broker has just started: librdkafka 2.16.0.)
+        """
+        from confluent_kafka import Consumer
 
-        return AdminClient(self._cluster | {"error_cb": self._on_error})
+        own = {"group.id": self._name, "isolation.level": "read_committed", "enable.auto.commit": False}
+        return Consumer(self._cluster | own | {"error_cb": self._on_error})
 
     def _note(self) -> dict[str, Any]:
         try:
@@ -307,6 +338,7 @@ class KafkaWriter(Spooled):
 
     def _told(self, error: KafkaError) -> SinkError:
         name = name_of(error)
+        self._group.poll(0)  # to be told why it does not answer
         if is_refusal(error):
             return refusal_of_sink(self._settings, error, self._name)
         if self._refusal is not None:
