@@ -19,7 +19,8 @@ from tocsin.acquire.http import Http
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
-from tocsin.mqtt.client import Client, Tls
+from tocsin.mqtt.client import Client
+from tocsin.settings.tls import Tls
 
 
 class WithoutPeer:

@@ -16,9 +16,10 @@ import pytest
 
 from tocsin.errors import ConfigError
 from tocsin.mqtt.broker import Broker, Settings
-from tocsin.mqtt.client import Client, NotConnected, Tls, address
+from tocsin.mqtt.client import Client, NotConnected, address
 from tocsin.mqtt.packets import V5, V311
 from tocsin.mqtt.sessions import Acl
+from tocsin.settings.tls import Tls
 
 Start = Callable[..., Any]
 

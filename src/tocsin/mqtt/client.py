@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,7 +20,7 @@ from tocsin.errors import ConfigError, TocsinError
 from tocsin.mqtt import codec, packets
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.packets import ProtocolError
-from tocsin.settings import Settings
+from tocsin.settings.tls import Tls
 
 CONNECT_TIMEOUT_S = 10.0
 BACKOFF_S = (0.2, 30.0)
@@ -48,32 +47,6 @@ REFUSALS = {
     0x95: "the packet is too large",
     0x97: "the quota is exceeded",
 }
-
-
-class Tls(Settings):
-    """How to know the broker, and how it knows us; TLS 1.2 or newer."""
-
-    ca: str | None = None
-    """File with the certificates to trust (PEM); else those of the operating system."""
-    cert: str | None = None
-    """File with this client's certificate (PEM), where the broker asks for one."""
-    key: str | None = None
-    """File with the certificate's key (PEM)."""
-
-    def context(self, folder: Path | None = None) -> ssl.SSLContext:
-        """A context that verifies the broker's certificate and name; relative files start at ``folder``."""
-
-        def path(name: str | None) -> str | None:
-            return None if name is None else str((folder or Path()) / name)
-
-        try:
-            context = ssl.create_default_context(cafile=path(self.ca))
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if self.cert is not None:
-                context.load_cert_chain(path(self.cert) or "", path(self.key))
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"the TLS files ca={self.ca} cert={self.cert} key={self.key}: {error}") from error
-        return context
 
 
 class NotConnected(TocsinError):
