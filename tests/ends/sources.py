@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 from kafka_server import Kafka
 from servers import Mosquitto, free_port
 
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
+from tocsin.acquire.http import Http
 from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.simulate import Simulate
@@ -158,11 +162,36 @@ class KafkaHarness:
         return KafkaSource(brokers="127.0.0.1:9092", topics="t", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
+class HttpHarness(WithoutPeer):
+    """Our own server, and a program that posts to it; its answer comes once the runner has acknowledged."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._sender: threading.Thread | None = None
+
+    def source(self) -> Http:
+        return Http(port=self._port)
+
+    def send(self, count: int) -> bool:
+        body = "".join(f"{i}\n" for i in range(count)).encode()
+        self._sender = threading.Thread(target=self._post, args=(body,), daemon=True)
+        self._sender.start()
+        return True
+
+    def _post(self, body: bytes) -> None:
+        with suppress(httpx.HTTPError):  # the kit closes the source before it has acknowledged
+            httpx.post(f"http://127.0.0.1:{self._port}/ingest/kit", content=body, timeout=30)
+
+    def wrong(self) -> tuple[Http, str]:
+        return Http(port=self._port, host="0.0.0.0"), "token"
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
-LOCAL: dict[str, Callable[[], FilesHarness | OwnReadings]] = {
+LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
     "files": FilesHarness,
     "files-follow": lambda: FilesHarness(follow=True),
+    "http": HttpHarness,
     "host": lambda: OwnReadings(Host(every="50ms", key="laptop")),
     "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),
     "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),

@@ -44,8 +44,9 @@ class SinkHarness(Protocol):
 
 
 def _rows(first: int, count: int = 3) -> pa.RecordBatch:
-    values = pa.array([float(first + i) for i in range(count)], pa.float64())
-    return rows({"key": ["pump"] * count, "value": values})
+    """No two with the same key and time: a sink may tell rows apart by these."""
+    numbers = [float(first + i) for i in range(count)]
+    return rows({"key": ["pump"] * count, "time": numbers, "value": pa.array(numbers, pa.float64())})
 
 
 SCHEMA = _rows(0).schema
