@@ -360,11 +360,18 @@ class GroupConnection:
 
     def _on_lost(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Others have had these partitions for a while: what came since the last checkpoint is theirs."""
+        there = self._asked(lambda: consumer.list_topics(timeout=ASK_S)).topics
+        for at in given:
+            if at.topic not in there:  # the library calls that lost, too
+                raise self._no_topic(at.topic)
         names = ", ".join(f"{at.topic}-{at.partition}" for at in given)
         raise SourceError(
             f"the group '{self._settings['group.id']}' has given {names} to others, because we were not heard for "
             f"{self._settings['session.timeout.ms'] / 1000:g} s"
         )
+
+    def _no_topic(self, topic: str) -> Unavailable:
+        return Unavailable(f"there is no topic '{topic}' at {self._cluster.cluster}; make it, or correct its name")
 
     def _drop_waiting(self, one: Partition) -> None:
         self._rows -= sum(len(records.payloads) for records in one.waiting)
@@ -460,9 +467,7 @@ class GroupConnection:
         if is_refusal(error):
             self._fail(refusal_of_source(self._cluster, error, str(self._member.path)))
         elif name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
-            self._fail(
-                Unavailable(f"there is no topic '{topic}' at {self._cluster.cluster}; make it, or correct its name")
-            )
+            self._fail(self._no_topic(topic))
         elif name == "_AUTO_OFFSET_RESET" and (one := self._partitions.get(f"{topic}-{message.partition()}")):
             at = TopicPartition(one.topic, one.number)
             one.edges = self._asked(lambda: consumer.get_watermark_offsets(at, ASK_S))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tocsin.errors import ForeignCommit, SinkError, SourceError, Unavailable
@@ -20,6 +21,8 @@ _REFUSED = {
     "_FATAL": "has ended our session ({text})",
 }
 """What does not pass by waiting, by the error's name."""
+_ALERT = re.compile(r"SSL alert number (40|42|43|44|45|46|48|49|116)\b")
+"""Of RFC 8446, section 6.2: those that are about a certificate."""
 _FENCED = {"FENCED_INSTANCE_ID", "_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED", "UNRELEASED_INSTANCE_ID"}
 
 
@@ -30,12 +33,17 @@ def name_of(error: Any) -> str:
 
 def is_fenced(error: Any) -> bool:
     """Return whether somebody else has taken our name at the cluster."""
-    return name_of(error) in _FENCED
+    return name_of(error) in _FENCED or (bool(error.fatal()) and "fenced" in str(error.str()))
 
 
 def is_refusal(error: Any) -> bool:
     """Return whether waiting will not help."""
-    return is_fenced(error) or name_of(error) in _REFUSED or bool(error.fatal())
+    return is_fenced(error) or name_of(error) in _REFUSED or bool(error.fatal() or _is_alert(error))
+
+
+def _is_alert(error: Any) -> bool:
+    """Return whether the other side has ended TLS because of our certificate: that is told as a lost connection."""
+    return _ALERT.search(str(error.str())) is not None
 
 
 def refusal_of_source(settings: ClusterSettings, error: Any, member: str) -> SourceError:
@@ -64,6 +72,6 @@ def away(settings: ClusterSettings, reason: str) -> Unavailable:
 
 
 def _sentence(settings: ClusterSettings, error: Any) -> str:
-    told = _REFUSED.get(name_of(error), "refuses ({text})")
+    told = _REFUSED["_SSL"] if _is_alert(error) else _REFUSED.get(name_of(error), "refuses ({text})")
     text = str(error.str()).removesuffix(".")
     return f"{settings.cluster} " + told.format(user=settings.user or "", mechanism=settings.mechanism, text=text)
