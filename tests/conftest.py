@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from kafka_server import Kafka, jars
-from servers import Mosquitto, Needs
+from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
 settings.load_profile("tocsin")
@@ -45,6 +45,22 @@ def mosquitto(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield start
     for broker in started:
         broker.stop()
+
+
+@pytest.fixture(scope="session")
+def influxdb(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxDb]:
+    """A real InfluxDB for the whole session; each test writes a measurement of its own."""
+    server = InfluxDb(needs("influxd"), tmp_path_factory.mktemp("influxdb")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server for the whole session; each test writes a table of its own."""
+    server = ObjectStore().start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

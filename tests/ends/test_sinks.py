@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from kafka_server import Kafka
-from sinks import SINKS, KafkaHarness
+from servers import InfluxDb, ObjectStore
+from sinks import ELSEWHERE, SINKS, InfluxHarness, KafkaHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -14,7 +15,7 @@ from tocsin.testing.sink_checks import SINK_CHECKS
 
 
 def test_every_sink_has_a_harness() -> None:
-    known = {name.partition("-")[0] for name in SINKS} | {"kafka"}
+    known = {name.partition("-")[0] for name in (*SINKS, *ELSEWHERE)}
     missing = [name for name in names("sink") if issubclass(find("sink", name), Sink) and name not in known]
     assert not missing, f"say in tests/ends/sinks.py how to look at the tables of {missing}"
 
@@ -28,3 +29,13 @@ def test_sink(name: str, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_kafka(kafka: Kafka, check: Any) -> None:
     check(KafkaHarness(kafka))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
+    check(InfluxHarness(influxdb))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
+    check(RemoteDeltaHarness(object_store))

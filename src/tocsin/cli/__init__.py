@@ -228,13 +228,16 @@ def components(name: str | None, markdown: bool) -> None:
 @main.command()
 @click.argument("sql")
 @_folder
+@click.option("--table", "elsewhere", multiple=True, metavar="NAME=ADDRESS", help="A table at s3://bucket/table ...")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def query(sql: str, folder: Path, form: str) -> None:
+def query(sql: str, folder: Path, elsewhere: tuple[str, ...], form: str) -> None:
     """Ask the tables with SQL: tocsin query "select key, count(*) from readings group by key"."""
     from tocsin.cli.tables import write
     from tocsin.lake.read import query as ask
 
-    write(ask(sql, folder), form)
+    if strange := [one for one in elsewhere if not one.partition("=")[2]]:
+        raise ConfigError(f"--table {strange[0]}: write a name and an address, as readings=s3://bucket/readings")
+    write(ask(sql, folder, elsewhere={one.partition("=")[0]: one.partition("=")[2] for one in elsewhere}), form)
 
 
 @main.command()

@@ -33,7 +33,7 @@ def name_of(error: Any) -> str:
 
 def is_fenced(error: Any) -> bool:
     """Return whether somebody else has taken our name at the cluster."""
-    return name_of(error) in _FENCED or (bool(error.fatal()) and "fenced" in str(error.str()))
+    return name_of(error) in _FENCED or "fenced by other" in str(error.str())
 
 
 def is_refusal(error: Any) -> bool:

@@ -7,12 +7,14 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from tocsin.errors import ConfigError, CorruptState, SinkError, UnknownName
 from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
+from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import original_names
 from tocsin.world import SystemDisk
 
@@ -41,10 +43,13 @@ def tables(folder: Path | str = FOLDER) -> Mapping[str, Path]:
 
 
 def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
-    """A table by its name, under the column names that its rows came with.
+    """Returns a table by its name, or by its address (``s3://bucket/readings``), under its original column names.
 
-    It goes on to others as ``read("anomalies").to_pandas()`` or ``polars.from_arrow(read("anomalies"))``.
+    An address is reached with what the environment says (``AWS_ACCESS_KEY_ID`` ...). The table goes on to others as
+    ``read("anomalies").to_pandas()`` or ``polars.from_arrow(read("anomalies"))``.
     """
+    if is_remote(table):
+        return RemoteTable(table, {}).read()
     known = tables(folder)
     if table not in known:
         raise UnknownName("table", table, known)
@@ -57,9 +62,15 @@ def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
 
 
 def query(
-    sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 60, memory: str = "1GB", threads: int = 2
+    sql: str,
+    folder: Path | str = FOLDER,
+    *,
+    elsewhere: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+    memory: str = "1GB",
+    threads: int = 2,
 ) -> pa.Table:
-    """Ask all tables of a folder with DuckDB's SQL; a table's name is its folder's.
+    """Returns what DuckDB answers; a table's name is its folder's, or that of ``elsewhere``, which gives addresses.
 
     The query sees the tables and nothing else: no files, no network, no settings.
     """
@@ -83,12 +94,11 @@ def query(
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        for number, name in enumerate(wanted):
+        for name in wanted:
             log = _open(known[name])
-            connection.register(f"__{number}", dataset(log))
-            originals = original_names(log.snapshot.fields)
-            columns = ", ".join(f"{_quoted(held)} AS {_quoted(name)}" for held, name in originals.items())
-            connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM __{number}")  # noqa: S608
+            _show(connection, name, dataset(log), original_names(log.snapshot.fields))
+        for name, address in (elsewhere or {}).items():
+            _show(connection, name, *RemoteTable(address, {}).dataset())
         timer.start()
         answer = connection.sql(sql)
         return pa.table({}) if answer is None else answer.to_arrow_table()
@@ -102,6 +112,14 @@ def query(
     finally:
         timer.cancel()
         connection.close()
+
+
+def _show(connection: Any, name: str, rows: Any, originals: Mapping[str, str]) -> None:
+    """Make a view of a dataset, with the columns under their original names."""
+    held = _quoted(f"rows of {name}")
+    connection.register(f"rows of {name}", rows)
+    columns = ", ".join(f"{_quoted(column)} AS {_quoted(original)}" for column, original in originals.items())
+    connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM {held}")  # noqa: S608
 
 
 def _open(path: Path) -> Log:

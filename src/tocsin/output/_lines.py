@@ -61,7 +61,8 @@ def to_lines(rows: pa.Table, measurement: str, tags: Sequence[str]) -> list[str]
         if name != _TIME and name not in tags:
             text = _field_values(batch.column(name))
             fields.append(pc.binary_join_element_wise(f"{_escaped_word(name)}=", text, "", null_handling="emit_null"))
-    values = pc.binary_join_element_wise(*fields, ",", null_handling="skip")
+    # Arrow drops nulls where it is to join a single array.
+    values = fields[0] if len(fields) == 1 else pc.binary_join_element_wise(*fields, ",", null_handling="skip")
     times = pc.cast(pc.multiply(pa.array(times_us(batch)), 1000), pa.string())
     lines = pc.binary_join_element_wise(series, values, times, " ")
     return list(lines.filter(pc.greater(pc.binary_length(values), 0)).to_pylist())
