@@ -133,6 +133,8 @@ class KafkaWriter(Spooled):
 
         try:
             producer = self._ready()
+            if self._at is None and not self._note():
+                self._begin(rows)
             self._keep(published=self._at, trying=epoch)
             producer.begin_transaction()
             topics = self._send(producer, rows)
@@ -152,10 +154,10 @@ class KafkaWriter(Spooled):
         """
         if self._producer is not None:
             return self._at  # whoever else wrote under our name would have shut us out
-        self._at = self._known()
-        if self._at is not None:
+        known, note = self._known(), self._note()
+        self._at = known or None
+        if known is not None:
             return self._at
-        note = self._note()
         if (trying := note.get("trying")) is not None:
             before = note["published"] or "null"
             raise SinkError(
@@ -204,6 +206,16 @@ class KafkaWriter(Spooled):
             raise self._told(error.args[0]) from error
         return producer
 
+    def _begin(self, rows: pa.Table) -> None:
+        """Let the cluster know of us before the first transaction: whom it does not know, it has forgotten then."""
+        from confluent_kafka import TopicPartition
+
+        topics = {self._settings.topic}
+        if self._settings.places():
+            topics = {topic for batch in rows.to_batches() for row in batch.to_pylist() if (topic := self._topic(row))}
+        if topics:
+            self._group.commit(offsets=[TopicPartition(topic, 0, 0) for topic in topics], asynchronous=False)
+
     def _send(self, producer: Producer, rows: pa.Table) -> list[str]:
         """Hand the rows to the client; returns the topics that they go to."""
         from confluent_kafka import KafkaException
@@ -234,9 +246,9 @@ class KafkaWriter(Spooled):
         encode = msgspec.json.Encoder().encode
         for batch in rows.to_batches():
             for row in batch.to_pylist():
-                topic = settings.topic.format_map({name: row[name] for name in places}) if places else settings.topic
-                if places and not (TOPIC_NAME.fullmatch(topic) and all(row[name] not in (None, "") for name in places)):
-                    self._refuse(f"{topic[:100]!r} is not the name of a topic")
+                topic = self._topic(row) if places else settings.topic
+                if topic is None:
+                    self._refuse(f"{[row[name] for name in places]} make no name of a topic in '{settings.topic}'")
                     continue
                 key = None if settings.key is None or row[settings.key] is None else str(row[settings.key]).encode()
                 headers: list[tuple[str, str | bytes | None]] = [
@@ -245,6 +257,14 @@ class KafkaWriter(Spooled):
                     if row[column] is not None
                 ]
                 yield Record(topic, key, encode({name: row[name] for name in wanted}), headers)
+
+    def _topic(self, row: Mapping[str, Any]) -> str | None:
+        """Return where a row goes; None if its values make no name of a topic."""
+        named = {name: row[name] for name in self._settings.places()}
+        topic = self._settings.topic.format_map(named)
+        return (
+            topic if TOPIC_NAME.fullmatch(topic) and None not in named.values() and "" not in named.values() else None
+        )
 
     def _position(self, producer: Producer, epoch: int, topics: list[str]) -> None:
         """Put the epoch into the transaction, as an offset of every topic that it writes to."""
