@@ -297,7 +297,7 @@ def test_from_kafka_to_kafka_exactly_once_through_kill_9(kafka: Kafka, tmp_path:
         some = lines[begin : begin + 1_000]
         kafka.send("plant.telemetry", some[:500], partition=0, key=b"pump", headers={"unit": b"C"})
         until(lambda begin=begin: len(kafka.records("plant.readings")) > begin)  # type: ignore[misc]
-        kafka.send("plant.telemetry", some[500:], partition=0, key=b"pump", headers={"unit": b"C"})
+        kafka.send("plant.telemetry", some[500:], partition=1, key=b"pump", headers={"unit": b"C"})
         time.sleep(dice.random())  # anywhere in the life of an epoch
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pyarrow as pa
+
 from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kafka.member import Member
-from tocsin.kafka.records import Records, by_partition, taken, to_rows
 from tocsin.kafka.settings import ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_source
 from tocsin.world import World
@@ -67,7 +68,7 @@ class Partition:
     open: bool = False
     revoked: bool = False
     expired: int = 0
-    waiting: deque[Records] = field(default_factory=deque)
+    waiting: deque[pa.RecordBatch] = field(default_factory=deque)
 
     @property
     def name(self) -> str:
@@ -146,6 +147,8 @@ class GroupConnection:
     def take(self, one: Partition, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         """Return the next rows of a partition, and the position after them."""
         until_s = self._clock.monotonic_s() + timeout_s
+        from tocsin.kafka.records import taken
+
         with self._changed:
             while True:
                 self._raise_trouble(waiting=bool(one.waiting))
@@ -155,13 +158,13 @@ class GroupConnection:
                 self._changed.wait(left_s)
             if not one.waiting:
                 return None
-            some = taken(one.waiting, rows_max)
-            self._rows -= sum(len(records.payloads) for records in some)
-            self._bytes -= sum(records.bytes for records in some)
-            one.next = some[-1].positions[-1] + 1
+            rows = taken(one.waiting, rows_max)
+            self._rows -= len(rows)
+            self._bytes -= rows.nbytes
+            one.next = rows.column("position")[-1].as_py() + 1
             offset = {"next": one.next, "topic": one.topic_id}
             self._changed.notify_all()
-        return Batch(to_rows(one.topic, some, self._clock.now_us())), offset
+        return Batch(rows), offset
 
     def acknowledge(self, one: Partition, offset: Offset) -> None:
         """Everything before is durable: the group is told soon."""
@@ -245,24 +248,27 @@ class GroupConnection:
         if first is None:
             return
         messages = [first, *consumer.consume(self._ask - 1, 0)] if self._ask > 1 else [first]
-        for message in messages:
-            if message.error() is not None:
-                self._on_message_error(consumer, message)
-        good = [message for message in messages if message.error() is None]
-        if good:
-            self._hand_over(good)
+        bad = [message for message in messages if message.error() is not None]
+        if bad:
+            messages = [message for message in messages if message.error() is None]
+        if messages:
+            self._hand_over(messages)
+        for message in bad:
+            self._on_message_error(consumer, message)
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
-        runs = list(by_partition(messages, one_topic=len(self._topics) == 1))
-        size = sum(records.bytes for _, _, records in runs)
+        from tocsin.kafka.records import by_partition
+
+        runs = list(by_partition(messages, self._clock.now_us(), one_topic=len(self._topics) == 1))
+        size = sum(rows.nbytes for _, _, rows in runs)
         self._ask = max(1, min(CONSUME_MAX, CONSUME_BYTES * len(messages) // max(size, 1)))
         with self._changed:
-            for topic, number, records in runs:
+            for topic, number, rows in runs:
                 one = self._partitions.get(f"{topic}-{number}")
                 if one is not None and not one.revoked:
-                    one.waiting.append(records)
-                    self._rows += len(records.payloads)
-                    self._bytes += records.bytes
+                    one.waiting.append(rows)
+                    self._rows += len(rows)
+                    self._bytes += rows.nbytes
             self._changed.notify_all()
 
     def _wait_for_room(self, consumer: Consumer) -> None:
@@ -374,8 +380,8 @@ class GroupConnection:
         return Unavailable(f"there is no topic '{topic}' at {self._cluster.cluster}; make it, or correct its name")
 
     def _drop_waiting(self, one: Partition) -> None:
-        self._rows -= sum(len(records.payloads) for records in one.waiting)
-        self._bytes -= sum(records.bytes for records in one.waiting)
+        self._rows -= sum(map(len, one.waiting))
+        self._bytes -= sum(rows.nbytes for rows in one.waiting)
         one.waiting.clear()
 
     # what the group is told
@@ -471,7 +477,7 @@ class GroupConnection:
         elif name == "_AUTO_OFFSET_RESET" and (one := self._partitions.get(f"{topic}-{message.partition()}")):
             at = TopicPartition(one.topic, one.number)
             one.edges = self._asked(lambda: consumer.get_watermark_offsets(at, ASK_S))
-            last = one.waiting[-1].positions[-1] + 1 if one.waiting else one.next
+            last = one.waiting[-1].column("position")[-1].as_py() + 1 if one.waiting else one.next
             begin = self._begin(one, {"next": last, "topic": one.topic_id})
             consumer.incremental_unassign([at])
             consumer.incremental_assign([TopicPartition(one.topic, one.number, begin)])
