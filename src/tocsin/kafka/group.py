@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import pyarrow as pa
 
 from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kafka.member import Member
+from tocsin.kafka.partition import Begins, Partition
 from tocsin.kafka.settings import ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_source
 from tocsin.world import World
@@ -47,34 +44,6 @@ FETCH_BACKOFF_MS = 5
 """The library waits for 1 s once its queue is full, which made it eight times slower."""
 
 
-@dataclass(eq=False, slots=True)
-class Partition:
-    """A partition that is ours."""
-
-    topic: str
-    number: int
-    topic_id: str
-    """Another one where the topic was deleted and made again."""
-    group_next: int | None
-    """Where the group stands, as it was when the partition became ours; None if nobody has read it."""
-    edges: tuple[int, int]
-    """The first record that is there, and the one after the last."""
-    next: int | None = None
-    """After what was handed over; None until it is read."""
-    durable: int = 0
-    """After what was acknowledged."""
-    noted: int | None = None
-    """What the group was told last."""
-    open: bool = False
-    revoked: bool = False
-    expired: int = 0
-    waiting: deque[pa.RecordBatch] = field(default_factory=deque)
-
-    @property
-    def name(self) -> str:
-        return f"{self.topic}-{self.number}"
-
-
 class GroupConnection:
     """A `contracts.Connection` whose splits are the partitions that the group gives us.
 
@@ -93,7 +62,7 @@ class GroupConnection:
         session_timeout_us: int,
     ) -> None:
         self._cluster, self._clock = cluster, world.clock
-        self._topics, self._from_latest, self._skips_expired = tuple(topics), from_latest, skips_expired
+        self._topics, self._begins = tuple(topics), Begins(from_latest, skips_expired)
         self._member = Member(world)
         self._settings = {
             **cluster.client(world.given),
@@ -133,8 +102,7 @@ class GroupConnection:
     def read(self, split: Split, offset: Offset | None) -> GroupReader:
         with self._changed:
             one = self._partitions[split.name]
-            one.next = one.durable = self._begin(one, offset)
-            one.open = True
+            one.read_from(self._begins.at(one, offset, new=self._member.started))
             self._changed.notify_all()
         return GroupReader(self, one)
 
@@ -187,34 +155,6 @@ class GroupConnection:
 
     def _is_settled(self) -> bool:
         return all(one.next is None or one.durable >= one.next for one in self._partitions.values())
-
-    def _begin(self, one: Partition, offset: Offset | None) -> int:
-        """Where a partition is read on: at the later of our checkpoint and where the group stands."""
-        low, high = one.edges
-        known = [one.group_next] if one.group_next is not None else []
-        if offset is not None:
-            if offset["topic"] == one.topic_id:
-                known.append(int(offset["next"]))
-            elif not known:
-                self._expired(one, f"topic '{one.topic}' was deleted and made again since it was read")
-                return low
-        if not known:
-            return high if self._from_latest and not self._member.started else low
-        begin = max(known)
-        if low <= begin <= high:
-            return begin
-        one.expired += max(0, low - begin)
-        if begin < low:
-            why = f"record {begin} is no longer there, {low} is the oldest: records were deleted before they were read"
-        else:
-            why = f"records up to {begin} were read before, but now it ends at {high}: the cluster has lost some"
-        self._expired(one, f"{one.name}: {why}")
-        return low
-
-    def _expired(self, one: Partition, sentence: str) -> None:
-        if not self._skips_expired:
-            raise SourceError(f"{sentence}; set 'expired: skip' to go on with the oldest that is there")
-        log.warning("%s; going on with the oldest that is there", sentence)
 
     # the thread's side
 
@@ -478,7 +418,7 @@ class GroupConnection:
             at = TopicPartition(one.topic, one.number)
             one.edges = self._asked(lambda: consumer.get_watermark_offsets(at, ASK_S))
             last = one.waiting[-1].column("position")[-1].as_py() + 1 if one.waiting else one.next
-            begin = self._begin(one, {"next": last, "topic": one.topic_id})
+            begin = self._begins.at(one, {"next": last, "topic": one.topic_id}, new=True)
             consumer.incremental_unassign([at])
             consumer.incremental_assign([TopicPartition(one.topic, one.number, begin)])
         else:
@@ -507,4 +447,4 @@ class GroupReader:
         self._group.let_go(self._partition)
 
 
-__all__ = ["GroupConnection", "GroupReader", "Partition"]
+__all__ = ["GroupConnection", "GroupReader"]

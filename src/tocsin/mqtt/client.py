@@ -66,15 +66,15 @@ def address(url: str) -> tuple[str, int, bool]:
     >>> address("mqtts://broker.example")
     ('broker.example', 8883, True)
     """
-    parts = urlsplit(url)
+    if "@" in url:  # first of all: what else is said of it must not say the password
+        raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
     try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        port = -1
+        parts, port = urlsplit(""), -1
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or parts.path.strip("/"):
         raise ConfigError(f"{url!r} is not an MQTT address; write mqtt://host:1883 or mqtts://host:8883")
-    if parts.username or parts.password:
-        raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
     secure = parts.scheme == "mqtts"
     return parts.hostname, port or (8883 if secure else 1883), secure
 
