@@ -145,7 +145,7 @@ def test_a_split_begins_at_the_later_of_checkpoint_and_group(
 ) -> None:
     topic = kafka.topic()
     kafka.send(topic, numbered(*range(100)))
-    source = Source(brokers=kafka.address, topics=topic, group=topic, session_timeout_us=1_000_000)
+    source = Source(brokers=kafka.address, topics=topic, group=topic, session_timeout=1_000_000)
     split = f"{topic}-0"
     with reading(source) as first:
         first.until(lambda: len(first.rows) == 100)
@@ -201,7 +201,7 @@ def running(kafka: Kafka, topic: str, folder: Path, checkpoint: str = "100ms") -
         {
             "name": "shared",
             "source": {
-                "kafka": {"brokers": kafka.address, "topics": topic, "group": topic, "session_timeout_us": "3s"},
+                "kafka": {"brokers": kafka.address, "topics": topic, "group": topic, "session_timeout": "3s"},
             },
             "decode": {"json": {"columns": {"n": "int"}, "metadata": {"key": "key", "time": "sent"}}},
             "folder": str(folder),
@@ -423,6 +423,11 @@ def test_every_listener_lets_us_in(
     [
         ("SASL_PLAINTEXT", {"password": "wrong"}, "refuses user 'alice' .*; correct user, password and mechanism"),
         ("SASL_SSL", {"tls": {"ca": "other/ca.pem"}}, "cannot be spoken to by TLS .*; correct the certificates in tls"),
+        (
+            "PLAINTEXT",
+            {"user": None, "password": None, "session_timeout": "3h"},
+            "does not take our session_timeout",
+        ),
         ("SSL", {"user": None, "password": None, "tls": {"ca": "ca.pem"}}, "cannot be spoken to by TLS .*certificate"),
     ],
 )

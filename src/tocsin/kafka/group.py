@@ -38,6 +38,8 @@ CONSUME_MAX = 1_000
 CONSUME_BYTES = 16 * 2**20
 ROWS_MAX, BYTES_MAX = 200_000, 64 * 2**20
 """So much waits for those who poll, in all partitions together."""
+MAX_POLL_MS = 300_000
+"""So long may a checkpoint take that others wait for, before they get our partitions all the same."""
 METADATA_MS = 5_000
 """How often new partitions are looked for."""
 FETCH_BACKOFF_MS = 5
@@ -69,7 +71,8 @@ class GroupConnection:
             "group.id": group,
             "group.instance.id": self._member.name,
             "session.timeout.ms": session_timeout_us // 1_000,
-            "heartbeat.interval.ms": max(session_timeout_us // 1_000 // 10, 100),
+            "max.poll.interval.ms": max(session_timeout_us // 1_000, MAX_POLL_MS),
+            "heartbeat.interval.ms": min(max(session_timeout_us // 10_000, 100), 3_000),
             "partition.assignment.strategy": "cooperative-sticky",
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
@@ -161,8 +164,9 @@ class GroupConnection:
     def _run(self) -> None:
         from confluent_kafka import Consumer, KafkaException
 
-        consumer = Consumer(self._settings | {"error_cb": self._on_error, "on_commit": self._on_commit})
+        consumer: Consumer | None = None
         try:
+            consumer = Consumer(self._settings | {"error_cb": self._on_error, "on_commit": self._on_commit})
             consumer.subscribe(
                 list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -178,7 +182,8 @@ class GroupConnection:
         except BaseException as error:
             self._fail(error)
         finally:
-            self._leave(consumer)
+            if consumer is not None:
+                self._leave(consumer)
 
     def _serve(self, consumer: Consumer) -> None:
         """Take what has come, and answer the group."""
@@ -269,7 +274,18 @@ class GroupConnection:
         }
 
     def _cluster_settings(self) -> Mapping[str, Any]:
-        own = ("group.", "session.", "heartbeat.", "partition.", "isolation.", "auto.", "enable.", "topic.", "fetch.")
+        own = (
+            "group.",
+            "session.",
+            "max.poll.",
+            "heartbeat.",
+            "partition.",
+            "isolation.",
+            "auto.",
+            "enable.",
+            "topic.",
+            "fetch.",
+        )
         return {name: value for name, value in self._settings.items() if not name.startswith(own)}
 
     def _asked(self, question: Callable[[], T]) -> T:

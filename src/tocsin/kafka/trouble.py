@@ -18,6 +18,7 @@ _REFUSED = {
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "does not let user '{user}' write in transactions ({text}); give it the "
     "right to",
     "CLUSTER_AUTHORIZATION_FAILED": "does not let user '{user}' do this ({text}); give it the right to",
+    "INVALID_SESSION_TIMEOUT": "does not take our session_timeout ({text}); set one from 6 s to 30 min",
     "_FATAL": "has ended our session ({text})",
 }
 """What does not pass by waiting, by the error's name."""
