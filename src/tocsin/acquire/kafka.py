@@ -49,7 +49,7 @@ class Kafka(ClusterSettings, Source):
     """Where to begin when nothing has been read yet: at the oldest record, or with those that come from now on."""
     expired: Literal["stop", "skip"] = "stop"
     """Where records are gone before they were read: stop with an error, or go on with the oldest; logged, counted."""
-    session_timeout: Duration = Field(45_000_000, ge=1_000_000)
+    session_timeout: Duration = Field(45_000_000, ge=1_000_000, le=3_600_000_000)
     """How long partitions are kept for a process that is not heard, before others get them."""
 
     @field_validator("topics")

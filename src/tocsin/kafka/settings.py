@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +53,10 @@ class ClusterSettings(Settings):
 
     def require(self, world: World) -> None:
         """Raise `ConfigError` for a library that is not installed, or certificates that cannot be read."""
-        if find_spec("confluent_kafka") is None:
-            raise MissingExtra("confluent-kafka", "kafka", "kafka")
+        try:
+            import confluent_kafka  # noqa: F401 (to see whether it is there)
+        except ImportError:
+            raise MissingExtra("confluent-kafka", "kafka", "kafka") from None
         if self.tls is not None:
             self.tls.context(world.given)
 
