@@ -339,18 +339,17 @@ def test_records_deleted_before_they_were_read_stop_it(kafka: Kafka) -> None:
 
 @pytest.mark.parametrize("expired", ["stop", "skip"])
 def test_records_deleted_while_they_are_read(kafka: Kafka, expired: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_group, "ROWS_MAX", 10)
     topic = kafka.topic()
     kafka.send(topic, numbered(*range(50)))
     source = Source(brokers=kafka.address, topics=topic, group=topic, expired=expired)
     with reading(source) as got:
         got.until(lambda: len(got.rows) == 50)
         connection: Any = got.connection
-        connection._rows = 10**6  # as if nobody took anything: the client is told to fetch no more
+        monkeypatch.setattr(kafka_group, "ROWS_MAX", 0)  # as if nobody took anything
         until(lambda: connection._paused, "the client fetches no more")
         kafka.send(topic, numbered(*range(50, 200)))
         kafka.admin.delete_records([TopicPartition(topic, 0, 150)])[TopicPartition(topic, 0)].result(30)
-        connection._rows = 0
+        monkeypatch.setattr(kafka_group, "ROWS_MAX", 200_000)
         if expired == "stop":
             with pytest.raises(SourceError, match="record 50 is no longer there, 150 is the oldest"):
                 got.until(lambda: False)
@@ -472,7 +471,8 @@ def test_nothing_is_fetched_without_end(kafka: Kafka, monkeypatch: pytest.Monkey
         got.until(lambda: len(got.readers) == 1)
         connection: Any = got.connection
         until(lambda: connection._paused, "the client fetches no more")
-        assert connection._rows <= 5_000 + kafka_group.CONSUME_MAX
+        (partition,) = connection._partitions.values()
+        assert 5_000 <= partition.waiting.rows <= 5_000 + kafka_group.CONSUME_MAX
         got.until(lambda: len(got.rows) == 60_000)
         assert got.numbers() == list(range(60_000))
 

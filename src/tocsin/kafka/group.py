@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kafka.member import Member
 from tocsin.kafka.partition import Begins, Partition
+from tocsin.kafka.records import by_partition, end_of
 from tocsin.kafka.settings import ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_source
 from tocsin.world import World
@@ -31,6 +32,9 @@ ASK_S = 5.0
 """How long one question to the cluster may take; it is asked again."""
 AWAY_S = 15.0
 """A cluster that is away for less is waited for where we are: a broker that restarts takes so long."""
+GATHER_S, GATHER_ROWS = 0.03, 16_384
+"""Least time between two batches of a partition, unless so much waits: under load a batch is worth its cost, and the
+first after a pause does not wait."""
 FULL_S = 1.0
 """After so long without room the client is told to fetch no more, and then only kept in the group."""
 CONSUME_MAX = 1_000
@@ -44,6 +48,9 @@ METADATA_MS = 5_000
 """How often new partitions are looked for."""
 FETCH_BACKOFF_MS = 5
 """The library waits for 1 s once its queue is full, which made it eight times slower."""
+
+_EXPELLED = ("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH", "STALE_MEMBER_EPOCH")
+"""We are no longer a member: others have our partitions, or will soon."""
 
 
 class GroupConnection:
@@ -66,8 +73,9 @@ class GroupConnection:
         self._cluster, self._clock = cluster, world.clock
         self._topics, self._begins = tuple(topics), Begins(from_latest, skips_expired)
         self._member = Member(world)
+        self._reaching = dict(cluster.client(world.given))
         self._settings = {
-            **cluster.client(world.given),
+            **self._reaching,
             "group.id": group,
             "group.instance.id": self._member.name,
             "session.timeout.ms": session_timeout_us // 1_000,
@@ -90,7 +98,6 @@ class GroupConnection:
         self._reason = ""
         """What the library said last of a connection."""
         self._ask = CONSUME_MAX
-        self._rows = self._bytes = 0
         self._paused = False
         self._thread = threading.Thread(target=self._run, name=f"kafka {group}", daemon=True)
         self._thread.start()
@@ -118,24 +125,19 @@ class GroupConnection:
     def take(self, one: Partition, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         """Return the next rows of a partition, and the position after them."""
         until_s = self._clock.monotonic_s() + timeout_s
-        from tocsin.kafka.records import taken
-
         with self._changed:
             while True:
-                self._raise_trouble(waiting=bool(one.waiting))
-                left_s = until_s - self._clock.monotonic_s()
-                if one.waiting or left_s <= 0:
+                self._raise_trouble(waiting=one.waiting.rows > 0)
+                now_s = self._clock.monotonic_s()
+                if one.waiting.rows >= GATHER_ROWS or (one.waiting.rows and now_s >= one.ready_s):
                     break
-                self._changed.wait(left_s)
-            if not one.waiting:
-                return None
-            rows = taken(one.waiting, rows_max)
-            self._rows -= len(rows)
-            self._bytes -= rows.nbytes
-            one.next = rows.column("position")[-1].as_py() + 1
-            offset = {"next": one.next, "topic": one.topic_id}
+                if now_s >= until_s:
+                    return None
+                self._changed.wait(min(until_s, one.ready_s if one.waiting.rows else until_s) - now_s)
+            rows = one.waiting.take(rows_max)
+            one.next, one.ready_s = end_of(rows), now_s + GATHER_S
             self._changed.notify_all()
-        return Batch(rows), offset
+        return Batch(rows), {"next": one.next, "topic": one.topic_id}
 
     def acknowledge(self, one: Partition, offset: Offset) -> None:
         """Everything before is durable: the group is told soon."""
@@ -202,8 +204,6 @@ class GroupConnection:
             self._on_message_error(consumer, message)
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
-        from tocsin.kafka.records import by_partition
-
         runs = list(by_partition(messages, self._clock.now_us(), one_topic=len(self._topics) == 1))
         size = sum(rows.nbytes for _, _, rows in runs)
         self._ask = max(1, min(CONSUME_MAX, CONSUME_BYTES * len(messages) // max(size, 1)))
@@ -211,9 +211,7 @@ class GroupConnection:
             for topic, number, rows in runs:
                 one = self._partitions.get(f"{topic}-{number}")
                 if one is not None and not one.revoked:
-                    one.waiting.append(rows)
-                    self._rows += len(rows)
-                    self._bytes += rows.nbytes
+                    one.waiting.put(rows)
             self._changed.notify_all()
 
     def _wait_for_room(self, consumer: Consumer) -> None:
@@ -230,7 +228,9 @@ class GroupConnection:
             self._paused = False
 
     def _is_full(self, part: float) -> bool:
-        return self._rows >= part * ROWS_MAX or self._bytes >= part * BYTES_MAX
+        waiting = [one.waiting for one in self._partitions.values()]
+        too_many = sum(one.rows for one in waiting) >= part * ROWS_MAX
+        return too_many or sum(one.bytes for one in waiting) >= part * BYTES_MAX
 
     # partitions come and go
 
@@ -266,27 +266,13 @@ class GroupConnection:
         from confluent_kafka import TopicCollection
         from confluent_kafka.admin import AdminClient
 
-        admin = AdminClient(dict(self._cluster_settings()))
-        futures = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=ASK_S)
-        return {
-            topic: str(self._asked(lambda topic=topic: futures[topic].result(ASK_S)).topic_id)  # type: ignore[misc]
-            for topic in topics
-        }
+        admin = AdminClient(self._reaching)
 
-    def _cluster_settings(self) -> Mapping[str, Any]:
-        own = (
-            "group.",
-            "session.",
-            "max.poll.",
-            "heartbeat.",
-            "partition.",
-            "isolation.",
-            "auto.",
-            "enable.",
-            "topic.",
-            "fetch.",
-        )
-        return {name: value for name, value in self._settings.items() if not name.startswith(own)}
+        def described() -> dict[str, str]:
+            futures = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=ASK_S)
+            return {topic: str(future.result(ASK_S).topic_id) for topic, future in futures.items()}
+
+        return self._asked(described)
 
     def _asked(self, question: Callable[[], T]) -> T:
         """Return the answer, asked for until it comes; raises what does not pass by waiting."""
@@ -296,7 +282,8 @@ class GroupConnection:
             try:
                 return question()
             except KafkaException as error:
-                if self._closing or is_refusal(error.args[0]) or "TOPIC" in name_of(error.args[0]):
+                name = name_of(error.args[0])
+                if self._closing or is_refusal(error.args[0]) or "TOPIC" in name or name in _EXPELLED:
                     raise
                 log.info("%s: %s; asking again", self._cluster.cluster, error.args[0].str())
                 with self._changed:
@@ -309,7 +296,7 @@ class GroupConnection:
             some = [self._partitions[name] for name in names if name in self._partitions]
             for one in some:
                 one.revoked = True
-                self._drop_waiting(one)
+                one.waiting.clear()
             self._changed.notify_all()
             self._changed.wait_for(
                 lambda: self._closing or self._trouble is not None or not any(one.open for one in some)
@@ -335,11 +322,6 @@ class GroupConnection:
     def _no_topic(self, topic: str) -> Unavailable:
         return Unavailable(f"there is no topic '{topic}' at {self._cluster.cluster}; make it, or correct its name")
 
-    def _drop_waiting(self, one: Partition) -> None:
-        self._rows -= sum(map(len, one.waiting))
-        self._bytes -= sum(rows.nbytes for rows in one.waiting)
-        one.waiting.clear()
-
     # what the group is told
 
     def _note(self, consumer: Consumer, *, wait: bool = False) -> None:
@@ -347,7 +329,8 @@ class GroupConnection:
         from confluent_kafka import KafkaException, TopicPartition
 
         with self._changed:
-            moved = [one for one in self._partitions.values() if one.next is not None and one.durable != one.noted]
+            read = [one for one in self._partitions.values() if one.next is not None]
+            moved = [one for one in read if wait or one.durable != one.noted]  # what was told last may not be heard yet
             offsets = [TopicPartition(one.topic, one.number, one.durable, one.topic_id) for one in moved]
             for one in moved:
                 one.noted = one.durable
@@ -355,7 +338,7 @@ class GroupConnection:
             return
         try:
             if wait:
-                consumer.commit(offsets=offsets, asynchronous=False)
+                self._asked(lambda: consumer.commit(offsets=offsets, asynchronous=False))
             else:
                 consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
@@ -433,7 +416,7 @@ class GroupConnection:
         elif name == "_AUTO_OFFSET_RESET" and (one := self._partitions.get(f"{topic}-{message.partition()}")):
             at = TopicPartition(one.topic, one.number)
             one.edges = self._asked(lambda: consumer.get_watermark_offsets(at, ASK_S))
-            last = one.waiting[-1].column("position")[-1].as_py() + 1 if one.waiting else one.next
+            last = one.waiting.end or one.next
             begin = self._begins.at(one, {"next": last, "topic": one.topic_id}, new=True)
             consumer.incremental_unassign([at])
             consumer.incremental_assign([TopicPartition(one.topic, one.number, begin)])

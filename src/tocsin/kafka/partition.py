@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import dataclass, field
-
-import pyarrow as pa
 
 from tocsin.contracts import Offset
 from tocsin.errors import SourceError
+from tocsin.kafka.records import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +30,13 @@ class Partition:
     """After what was acknowledged."""
     noted: int | None = None
     """What the group was told last."""
+    ready_s: float = 0.0
+    """When the next batch may be handed over."""
     open: bool = False
     revoked: bool = False
     expired: int = 0
     """How many records were gone before they were read."""
-    waiting: deque[pa.RecordBatch] = field(default_factory=deque)
+    waiting: Waiting = field(default_factory=Waiting)
     """What has come and was not handed over yet."""
 
     @property
