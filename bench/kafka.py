@@ -189,10 +189,12 @@ def main() -> None:
     from confluent_kafka.admin import NewTopic
     from kafka_server import Kafka, jars
 
+    from tocsin.mqtt.authority import Authority
+
     with tempfile.TemporaryDirectory() as folder:
         certificates = Path(folder) / "certificates"
-        script = ROOT / "examples" / "certificates.sh"
-        subprocess.run(["sh", str(script), str(certificates), "127.0.0.1", "x"], check=True, capture_output=True)
+        certificates.mkdir()
+        Authority(certificates).server("127.0.0.1", 1)
         broker = Kafka(needs("java"), jars(needs), Path(folder), certificates).start()
         try:
             broker.admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(30)

@@ -199,6 +199,7 @@ def mutual(request: pytest.FixtureRequest, certificates: Path) -> Iterator[str]:
             ca=certificates / "ca.pem",
             cert=certificates / "server.pem",
             key=certificates / "server.key",
+            crl=certificates / "crl.pem",
             acl=Acl.read(examples / "acl"),
         )
         with Broker(settings) as broker:
@@ -243,12 +244,16 @@ def test_a_device_cannot_listen_to_another(mutual: str, certificates: Path) -> N
         client.close()
 
 
-@pytest.mark.parametrize("wrong", ["no certificate", "another CA's certificate", "another CA", "no CA"])
+@pytest.mark.parametrize(
+    "wrong", ["no certificate", "another CA's certificate", "another CA", "no CA", "revoked", "expired"]
+)
 def test_who_is_not_known_is_refused(mutual: str, certificates: Path, wrong: str) -> None:
     other = certificates / "other"
     context = {
         "no certificate": tls(certificates, None),
         "another CA's certificate": tls(other, "pump-1", certificates / "ca.pem"),
+        "revoked": tls(certificates, "revoked"),
+        "expired": tls(certificates, "old"),
         "another CA": tls(certificates, "pump-1", other / "ca.pem"),
         "no CA": Tls(cert=str(certificates / "pump-1.pem"), key=str(certificates / "pump-1.key")),
     }[wrong].context()

@@ -11,6 +11,7 @@ import click
 
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
+from tocsin.cli.certs import certs
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def main() -> None:
 
 
 main.add_command(alarms)
+main.add_command(certs)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:

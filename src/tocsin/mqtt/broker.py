@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1883)
     parser.add_argument("--ca", type=Path, help="clients must show a certificate signed by this CA")
+    parser.add_argument("--crl", type=Path, help="certificates that the CA has revoked")
     parser.add_argument("--cert", type=Path, help="the broker's own certificate: speak TLS")
     parser.add_argument("--key", type=Path)
     parser.add_argument("--users", type=Path, help="file of lines name:password")
@@ -222,7 +223,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = Settings(
-            given.host, given.port, given.ca, given.cert, given.key,
+            given.host, given.port, given.ca, given.cert, given.key, given.crl,
             read_users(given.users) if given.users else None,
             Acl.read(given.acl) if given.acl else None,
             queue_max=given.queue_max,

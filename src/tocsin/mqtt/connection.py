@@ -45,6 +45,8 @@ class Settings:
     """With it every client must show a certificate that this CA has signed; its common name is the user's name."""
     cert: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
+    """Which certificates the CA has revoked (PEM)."""
     users: Mapping[str, str] | None = None
     """Passwords by user name; None: no password is asked for."""
     acl: Acl | None = None
@@ -81,8 +83,12 @@ class Settings:
             if self.ca is not None:
                 context.load_verify_locations(self.ca)
                 context.verify_mode = ssl.CERT_REQUIRED
+            if self.crl is not None:
+                context.load_verify_locations(self.crl)
+                context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"the TLS files ca={self.ca} cert={self.cert} key={self.key}: {error}") from error
+            names = f"ca={self.ca} crl={self.crl} cert={self.cert} key={self.key}"
+            raise ConfigError(f"the TLS files {names}: {error}") from error
         return context
 
 
