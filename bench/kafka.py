@@ -108,24 +108,18 @@ def client(address: str, rows: int, folder: Path) -> Meter:
 
 
 def tocsin(address: str, rows: int, folder: Path) -> Meter:
-    from tocsin.contracts import Reader
-    from tocsin.engine.source_task import ROWS_MAX
+    from tocsin.engine.source_task import Rows, SourceTask
     from tocsin.testing import world
 
-    connection = source(address, "tocsin").open(world())
-    readers: dict[str, Reader] = {}
-    meter = Meter(rows)
+    task, news, meter = SourceTask("kafka", source(address, "tocsin"), world(), {}, ()), threading.Event(), Meter(rows)
+    task.start(news)
     while not meter.ended:
-        if len(readers) < PARTITIONS:
-            readers |= {s.name: connection.read(s, None) for s in connection.splits() if s.name not in readers}
-            time.sleep(0.01)
-        for reader in readers.values():
-            polled = reader.poll(ROWS_MAX, 0.001)
-            if polled is not None:
-                meter.add(len(polled[0]))
-    for reader in readers.values():
-        reader.close()
-    connection.close()
+        news.wait(0.05)
+        news.clear()
+        while (event := task.take()) is not None:
+            if isinstance(event, Rows):
+                meter.add(len(event.batch))
+    task.close(clean=True)
     return meter
 
 

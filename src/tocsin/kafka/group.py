@@ -40,6 +40,8 @@ FULL_S = 1.0
 CONSUME_MAX = 1_000
 """Messages in one call: more were no faster."""
 CONSUME_BYTES = 16 * 2**20
+CONSUME_FEW, FILL_S = 100, 0.01
+"""Where no fewer came than that, the next call waits so long for all that it asks for."""
 ROWS_MAX, BYTES_MAX = 200_000, 64 * 2**20
 """So much waits for those who poll, in all partitions together."""
 MAX_POLL_MS = 300_000
@@ -97,7 +99,7 @@ class GroupConnection:
         """Since when no broker answers, and why."""
         self._reason = ""
         """What the library said last of a connection."""
-        self._ask = CONSUME_MAX
+        self._ask, self._fill_s = CONSUME_MAX, 0.0
         self._paused = False
         self._thread = threading.Thread(target=self._run, name=f"kafka {group}", daemon=True)
         self._thread.start()
@@ -194,7 +196,9 @@ class GroupConnection:
         first = consumer.poll(POLL_S)
         if first is None:
             return
-        messages = [first, *consumer.consume(self._ask - 1, 0)] if self._ask > 1 else [first]
+        more = consumer.consume(self._ask - 1, self._fill_s) if self._ask > 1 else []
+        messages = [first, *more]
+        self._fill_s = FILL_S if len(more) >= CONSUME_FEW else 0.0
         bad = [message for message in messages if message.error() is not None]
         if bad:
             messages = [message for message in messages if message.error() is None]
