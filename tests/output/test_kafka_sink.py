@@ -289,6 +289,16 @@ def test_columns_that_are_not_there_are_named() -> None:
             Sink.model_validate({"brokers": "a:9092", "topic": "t", **settings}).accepts(schema)
 
 
+def test_another_password_is_no_other_table() -> None:
+    def place(**settings: Any) -> Mapping[str, Any]:
+        return Sink.model_validate(
+            {"brokers": "a:9092", "topic": "t", "user": "me", "password": "x", **settings}
+        ).place()
+
+    assert place() == place(password="y") == place(columns=["time"])
+    assert place() != place(topic="u")
+
+
 # from Kafka to Kafka
 
 

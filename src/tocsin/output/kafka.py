@@ -77,18 +77,21 @@ class Kafka(ClusterSettings, Sink):
             raise ConfigError(f"{topic!r} is not a topic to write to; write it as plant.{{key}}.state")
         return topic
 
-    def places(self) -> list[str]:
+    def topic_columns(self) -> list[str]:
         """Return the columns that stand in the topic."""
         return [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
 
     def accepts(self, schema: pa.Schema) -> None:
         key = [] if self.key is None else [self.key]
-        for name in (*(self.columns or ()), *self.places(), *key, *self.headers.values()):
+        for name in (*(self.columns or ()), *self.topic_columns(), *key, *self.headers.values()):
             if name not in schema.names:
                 raise SchemaError(f"kafka needs column '{name}'; what reaches it is [{', '.join(schema.names)}]")
 
     def check(self, world: World) -> None:
         self.require(world)
+
+    def place(self) -> Mapping[str, Any]:
+        return {"brokers": self.brokers, "topic": self.topic}
 
     def open(self, world: World, schema: pa.Schema) -> KafkaWriter:
         self.require(world)
@@ -121,6 +124,8 @@ class KafkaWriter(Spooled):
         self._cluster = dict(settings.client(world.given))
         self._note_path = world.scratch / "position.json"
         self._producer: Producer | None = None
+        self._metadata: Any = None
+        """Of the group, for transactions; asked for once, since without a coordinator the library waits without end."""
         self._at: int | None = None
         """The epoch that was published last."""
         self._refusal: SinkError | None = None
@@ -202,6 +207,7 @@ class KafkaWriter(Spooled):
         producer = Producer(self._cluster | settings | {"error_cb": self._on_error})
         try:
             producer.init_transactions(COMMIT_S)
+            self._metadata = self._group.consumer_group_metadata()
         except KafkaException as error:
             raise self._told(error.args[0]) from error
         return producer
@@ -211,7 +217,7 @@ class KafkaWriter(Spooled):
         from confluent_kafka import TopicPartition
 
         topics = {self._settings.topic}
-        if self._settings.places():
+        if self._settings.topic_columns():
             topics = {topic for batch in rows.to_batches() for row in batch.to_pylist() if (topic := self._topic(row))}
         if topics:
             self._group.commit(offsets=[TopicPartition(topic, 0, 0) for topic in topics], asynchronous=False)
@@ -241,7 +247,7 @@ class KafkaWriter(Spooled):
 
     def _records(self, rows: pa.Table) -> Iterator[Record]:
         """Rows as records: Python objects, then JSON, 3 to 10 µs a row."""
-        settings, places = self._settings, self._settings.places()
+        settings, places = self._settings, self._settings.topic_columns()
         wanted = rows.column_names if settings.columns is None else settings.columns
         encode = msgspec.json.Encoder().encode
         for batch in rows.to_batches():
@@ -260,7 +266,7 @@ class KafkaWriter(Spooled):
 
     def _topic(self, row: Mapping[str, Any]) -> str | None:
         """Return where a row goes; None if its values make no name of a topic."""
-        named = {name: row[name] for name in self._settings.places()}
+        named = {name: row[name] for name in self._settings.topic_columns()}
         topic = self._settings.topic.format_map(named)
         return (
             topic if TOPIC_NAME.fullmatch(topic) and None not in named.values() and "" not in named.values() else None
@@ -270,10 +276,10 @@ class KafkaWriter(Spooled):
         """Put the epoch into the transaction, as an offset of every topic that it writes to."""
         from confluent_kafka import TopicPartition
 
-        fixed = [] if self._settings.places() else [self._settings.topic]
+        fixed = [] if self._settings.topic_columns() else [self._settings.topic]
         offsets = [TopicPartition(topic, 0, epoch, self._name) for topic in topics or fixed]
         if offsets:  # an epoch without rows may go nowhere
-            producer.send_offsets_to_transaction(offsets, self._group.consumer_group_metadata(), COMMIT_S)
+            producer.send_offsets_to_transaction(offsets, self._metadata, COMMIT_S)
 
     def _give_up(self) -> None:
         """Let readers go on at once; what cannot be aborted now is when the writer is opened anew."""
@@ -322,7 +328,7 @@ class KafkaWriter(Spooled):
         from confluent_kafka import KafkaException, TopicPartition
 
         topics = [self._settings.topic]
-        if self._settings.places():
+        if self._settings.topic_columns():
             pattern = re.compile("".join(_patterns(self._settings.topic)))
             topics = [topic for topic in self._group.list_topics(timeout=ASK_S).topics if pattern.fullmatch(topic)]
         positions = self._group.committed([TopicPartition(topic, 0) for topic in topics], STABLE_S) if topics else []
