@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from kafka_server import Kafka, jars
 from postgres_server import Postgres
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
@@ -89,6 +90,15 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres()
     yield server.start()
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def kafka(needs: Needs, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real broker, one for all tests; each has topics of its own."""
+    pytest.importorskip("confluent_kafka")
+    broker = Kafka(needs("java"), jars(needs), tmp_path_factory.mktemp("kafka"), certificates)
+    yield broker.start()
+    broker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from tocsin.pipeline.reference import json_schema
 from tocsin.pipeline.yamlfile import load_with_plan
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("kafka/*.yaml")])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

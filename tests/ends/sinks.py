@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
+from kafka_server import Kafka as KafkaServer
 from postgres_server import TRUSTED
 from postgres_server import Postgres as Server
 from servers import InfluxDb, ObjectStore
@@ -22,6 +23,7 @@ from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
 from tocsin.output.influxdb import Influxdb
+from tocsin.output.kafka import Kafka
 from tocsin.output.postgres import Postgres
 from tocsin.world import World
 
@@ -149,6 +151,24 @@ class RemoteDeltaHarness:
         return list(table.to_pyarrow_table().to_pylist())
 
 
+class KafkaHarness:
+    """A topic, read as a reader of committed records sees it."""
+
+    simulated = False
+
+    def __init__(self, server: KafkaServer) -> None:
+        self._server, self._topic = server, server.topic(2)
+
+    def sink(self) -> Kafka:
+        return Kafka(brokers=self._server.address, topic=self._topic)
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return [json.loads(record.value()) for record in self._server.records(self._topic)]
+
+
 _NUMBERS = count()
 
 
@@ -191,5 +211,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
-ELSEWHERE = ("influxdb", "postgres")
+ELSEWHERE = ("influxdb", "kafka", "postgres")
 """Sinks on a server, which a fixture starts."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from kafka_server import Kafka
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
 from servers import Mosquitto, free_port
@@ -20,6 +21,7 @@ from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
+from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
@@ -236,6 +238,44 @@ def opcua(port: int, node: str = "ns=2;s=n") -> Opcua:
     return Opcua(url=f"opc.tcp://127.0.0.1:{port}", nodes={"press": {"n": node}}, every="50ms", timeout="2s")
 
 
+class KafkaHarness:
+    """A topic of a broker, read in a group of its own each time."""
+
+    def __init__(self, server: Kafka) -> None:
+        self._server, self._topic, self._opened = server, server.topic(), 0
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> KafkaSource:
+        self._opened += 1
+        return KafkaSource(brokers=self._server.address, topics=self._topic, group=f"{self._topic}-{self._opened}")
+
+    def send(self, count: int) -> bool:
+        self._server.send(self._topic, [str(i).encode() for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> KafkaSource:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return KafkaSource(brokers=f"127.0.0.1:{listener.getsockname()[1]}", topics=self._topic)
+
+    def absent(self) -> KafkaSource:
+        return KafkaSource(brokers=f"127.0.0.1:{free_port()}", topics=self._topic)
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[KafkaSource, str]:
+        return KafkaSource(brokers="127.0.0.1:9092", topics="t", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
@@ -248,3 +288,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
+ELSEWHERE = ("kafka", "postgres")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kafka_server import Kafka
 from postgres_server import Postgres
 from servers import InfluxDb, ObjectStore
-from sinks import ELSEWHERE, SINKS, InfluxHarness, PostgresHarness, RemoteDeltaHarness
+from sinks import ELSEWHERE, SINKS, InfluxHarness, KafkaHarness, PostgresHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -39,3 +40,8 @@ def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
     check(RemoteDeltaHarness(object_store))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_kafka(kafka: Kafka, check: Any) -> None:
+    check(KafkaHarness(kafka))

@@ -7,11 +7,23 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from kafka_server import Kafka
 from modbus_server import ModbusServer
 from opcua_server import OpcuaServer
 from postgres_server import Postgres
 from servers import Mosquitto
-from sources import BROKERS, FIELD, LOCAL, FieldHarness, MqttHarness, PostgresHarness, modbus, opcua
+from sources import (
+    BROKERS,
+    ELSEWHERE,
+    FIELD,
+    LOCAL,
+    FieldHarness,
+    KafkaHarness,
+    MqttHarness,
+    PostgresHarness,
+    modbus,
+    opcua,
+)
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -19,7 +31,7 @@ from tocsin.testing.source_checks import SOURCE_CHECKS
 
 
 def test_every_source_has_a_harness() -> None:
-    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD, "postgres")}
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD, *ELSEWHERE)}
     assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
 
 
@@ -68,4 +80,10 @@ def opcua_server() -> Iterator[OpcuaServer]:
 def test_opcua(opcua_server: OpcuaServer, check: Any) -> None:
     wrong = opcua(1, "temperature"), "temperature"
     with closing(FieldHarness(opcua, opcua_server.port, wrong)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_kafka(kafka: Kafka, check: Any) -> None:
+    with closing(KafkaHarness(kafka)) as harness:
         check(harness)
