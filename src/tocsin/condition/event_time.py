@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -25,6 +26,7 @@ from tocsin.batch import (
     TIME_TYPE,
     Batch,
     Ints,
+    Lane,
     as_times,
     empty,
     times_us,
@@ -38,13 +40,46 @@ from tocsin.values.time_forms import advice, format_pattern
 from tocsin.values.times import END_US, parse_times
 
 ColumnName = Annotated[str, Setting(min_length=1)]
+_PASSED, _LANE = "passed", "/"
+
+
+@dataclass(slots=True)
+class Newest:
+    """How far time has come, in microseconds."""
+
+    overall: int = START
+    """The newest time of all."""
+    passed: int = START
+    """The watermark that was given out last: rows before it are late."""
+    lanes: dict[str, int] = field(default_factory=dict)
+    """The newest time of each lane that has begun and not ended (`batch.Lane`)."""
+
+    def begin(self, lane: Lane | None) -> None:
+        if lane is None:
+            return
+        before, self.lanes = self.lanes, {} if lane.only else self.lanes
+        for name, us in lane.begun.items():
+            self.lanes[name] = max(us, before.get(name, START))
+
+    def newest(self, lane: Lane | None) -> int:
+        """Returns what rows of a lane are measured against; of a lane that was not begun, nothing."""
+        return self.overall if lane is None else self.lanes.get(lane.name, START)
+
+    def reach(self, us: int, lane: Lane | None) -> None:
+        self.overall = max(self.overall, us)
+        if lane is not None:
+            self.lanes[lane.name] = us
+
+    def end(self, lane: Lane | None) -> None:
+        for name in lane.ended if lane is not None else ():
+            self.lanes.pop(name, None)
 
 
 class EventTime(Operator):
     """Make the column ``time``: when a row happened, from one of its columns, or else when it arrived.
 
     Rows may come in any order within ``lateness`` of the newest one before them; older ones leave by port ``late``,
-    whatever the batches are. A time that is missing, cannot be read, lies outside 1970 to 2199, or further in the
+    whatever the batches are. Files of one source are judged each by itself: time goes on with the one that is behind. A time that is missing, cannot be read, lies outside 1970 to 2199, or further in the
     future than ``slack`` after the arrival is ``rejected`` (``ts_missing``, ``ts_syntax``, ``ts_zone``, ``ts_range``,
     ``ts_future``, ``ts_past``) and never moves the watermark. The column ``received`` is not passed on.
 
@@ -145,17 +180,22 @@ class EventTime(Operator):
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {LATE: self.output_schema(input), REJECTED: REJECTED_SCHEMA}
 
-    def initial(self) -> int:
-        """The newest time so far."""
-        return START
+    def initial(self) -> Newest:
+        return Newest()
 
-    def dump(self, state: int) -> pa.Table:
-        return pa.table({"key": [""], "newest_us": pa.array([state], pa.int64())})
+    def dump(self, state: Newest) -> pa.Table:
+        """Whole, left behind, and lanes (their names after a ``/``); a version before knew the first only."""
+        keys = ["", _PASSED, *(_LANE + name for name in state.lanes)]
+        times = [state.overall, state.passed, *state.lanes.values()]
+        return pa.table({"key": pa.array(keys, pa.string()), "newest_us": pa.array(times, pa.int64())})
 
-    def load(self, table: pa.Table) -> int:
-        return max(table["newest_us"].to_pylist(), default=START)
+    def load(self, table: pa.Table) -> Newest:
+        held = dict(zip(table["key"].to_pylist(), table["newest_us"].to_pylist(), strict=True))
+        overall = held.pop("", START)
+        passed = held.pop(_PASSED, START if overall == START else overall - self.lateness)
+        return Newest(overall, passed, {key.removeprefix(_LANE): us for key, us in held.items()})
 
-    def step(self, state: int, batch: Batch) -> tuple[int, Sequence[Batch]]:
+    def step(self, state: Newest, batch: Batch) -> tuple[Newest, Sequence[Batch]]:
         rows = batch.rows
         schema = promised(self, rows.schema)
         left: list[Batch] = []
@@ -169,14 +209,19 @@ class EventTime(Operator):
             rows, times = rows.filter(pa.array(good)), times[good]
             marks = None if marks is None else marks.filter(pa.array(good))
         late = None
+        lane = batch.lane if self.column is not None else None
+        state.begin(lane)
         if len(times):
-            newest = np.maximum(np.maximum.accumulate(times), state)
+            newest = np.maximum(np.maximum.accumulate(times), state.newest(lane))
             if self.column is None:
                 times = newest
             else:
                 behind = times < newest - self.lateness
+                if lane is not None:
+                    behind |= times < state.passed
                 late = behind if behind.any() else None
-            state = int(newest[-1])
+            state.reach(int(newest[-1]), lane)
+        state.end(lane)
         made = {"time": as_times(times)}
         if self.mark is not None:
             made[self.mark] = pa.nulls(len(times), pa.string()) if marks is None else marks
@@ -189,10 +234,13 @@ class EventTime(Operator):
         left = [b.until(watermark) for b in left]
         return state, (*left, Batch(out, watermark))
 
-    def _watermark(self, newest: int, given: int) -> int:
-        if given == END or newest == START:
-            return given if given == END else START
-        return newest if self.column is None else newest - self.lateness
+    def _watermark(self, state: Newest, given: int) -> int:
+        if given == END:
+            return END
+        newest = min(state.lanes.values(), default=state.overall)
+        if newest != START:
+            state.passed = max(state.passed, newest if self.column is None else newest - self.lateness)
+        return state.passed
 
     def _times(self, rows: pa.RecordBatch) -> tuple[Ints, npt.NDArray[np.object_] | None, pa.Array | None]:
         """Times, what is wrong with each (empty text: nothing), and what is odd; None if nothing is with any."""

@@ -6,16 +6,19 @@ It does no I/O and sees no clock, so a redo after a crash gives the same rows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
+from tocsin.batch import ACTIONS, END, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
+from tocsin.condition.event_time import EventTime
 from tocsin.contracts import Channel, Operator, State
 from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
+from tocsin.world import FirstTime
 
 
 class Feed(Protocol):
@@ -39,7 +42,10 @@ class Chain:
         """What leaves the chain; rows on side ports leave it at once."""
         if at == len(self.nodes) or batch.port != OUT:
             return [batch]
-        return [passed for out in self.nodes[at].step(batch) for passed in self.through(out, at + 1)]
+        left = self.nodes[at].step(batch)
+        if batch.lane is not None:
+            left = [replace(out, lane=batch.lane) if out.port == OUT else out for out in left]
+        return [passed for out in left for passed in self.through(out, at + 1)]
 
     def counters(self) -> Counter[str]:
         """Returns what its operators count."""
@@ -47,6 +53,24 @@ class Chain:
         for node in self.nodes:
             counted.update(node.operator.counters(node.state))
         return counted
+
+
+def first_time(origin: SourceNode) -> FirstTime | None:
+    """Returns what tells a source the time of its rows before it hands them over; None if they do not say it.
+
+    A source that reads several files in turn can so begin with the oldest.
+    """
+    if not any(isinstance(operator, EventTime) and operator.column is not None for operator in origin.chain):
+        return None
+
+    def first(parts: Sequence[pa.RecordBatch]) -> int:
+        chain, least = Chain(origin, "ahead"), END
+        for rows in parts:
+            passed = [out for out in chain.through(Batch(rows)) if out.port in (OUT, LATE) and len(out)]
+            least = min((int(times_us(out.rows).min()) for out in passed), default=END)
+        return START if least == END else least
+
+    return first
 
 
 class Node:
