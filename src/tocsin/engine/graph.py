@@ -250,7 +250,7 @@ class Graph:
         if len(batch):
             self.counters.rows_out[port] += len(batch)
             for target in self._sinks[port]:
-                self._rows[target.id].append(_united(batch.rows, target))
+                self._rows[target.id].append(_united(batch.rows, target, batch.port))
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
         if batch.port != OUT:
@@ -324,10 +324,13 @@ class Graph:
             step_task.watermark_us = watermarks.get(f"{step_task.step.id}<", START)
 
 
-def _united(rows: pa.RecordBatch, part: Step | SinkNode) -> pa.RecordBatch:
-    """Rows of one of several inputs, which may differ in what can be null."""
+def _united(rows: pa.RecordBatch, part: Step | SinkNode, port: str = OUT) -> pa.RecordBatch:
+    """Rows of one of several inputs, which may differ in what can be null; late ones are marked for an archive."""
     if len(part.inputs) == 1:
         return rows
+    if isinstance(part, SinkNode) and part.marks_late:
+        marks = pa.repeat(pa.scalar(port == LATE), len(rows))
+        return pa.RecordBatch.from_arrays([*rows.columns, marks], schema=part.schema)
     return pa.RecordBatch.from_arrays(rows.columns, schema=part.input_schema if isinstance(part, Step) else part.schema)
 
 
