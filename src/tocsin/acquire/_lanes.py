@@ -75,7 +75,7 @@ class Finished:
 
     def add(self, path: Path) -> None:
         number = self._number.get(str(path))
-        if number is None:
+        if number is None or number < self._first:
             return
         self._is_done[number] = True
         self._beyond.add(str(path))

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import field_validator, model_validator
 
 from tocsin.acquire._lanes import DONE, Finished, Lanes, Line, natural
-from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, Refused, digest, head_of
+from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, Refused, digest, head_of, is_document
 from tocsin.acquire._pace import Pace
 from tocsin.batch import END, HEADER, RAW, START, Batch, as_times, empty, tick
 from tocsin.contracts import Offset, Source
@@ -25,7 +25,7 @@ from tocsin.world import Clock, FirstTime, World
 
 log = logging.getLogger(__name__)
 SUFFIXES: Mapping[str, str] = {
-    ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
+    ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json?", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
     ".parquet": "parquet", ".txt": "text", ".log": "text",
 }  # fmt: skip
 HELD_MAX = 256
@@ -41,12 +41,13 @@ SETTLED_US = 1_000_000
 class Files(Source):
     """Reads a file, the files that a pattern matches, or a folder; by lines, whole documents (XML), or Parquet rows.
 
-    Where rows say when they happened, several files are read in the order of their rows' times, each judged by itself:
-    one file for each machine loses nothing to ``late``, and time goes on with the file that is behind. Otherwise, and
-    at the same time, they are read in natural order of their names (``log2`` before ``log10``). Those ending in ``.gz``
-    are unpacked. The topic of a file is its path below the folder that is read. With ``follow`` it waits for more: new files, and lines added to old ones; a line counts once it is complete. A file
-    that is renamed goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are
-    passed over with a warning. Not for files that are edited in the middle.
+    Where rows say when they happened, several files are read in the order of their rows' times, each judged by
+    itself: one file for each machine loses nothing to ``late``, and time goes on with the file that is behind.
+    Otherwise, and at the same time, they are read in natural order of their names (``log2`` before ``log10``). Those
+    ending in ``.gz`` are unpacked. The topic of a file is its path below the folder that is read. With ``follow`` it
+    waits for more: new files, and lines added to old ones; a line counts once it is complete. A file that is renamed
+    goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are passed over
+    with a warning. Not for files that are edited in the middle.
 
     Examples
     --------
@@ -62,8 +63,9 @@ class Files(Source):
     path: str
     """A file, a pattern (``data/**/*.csv``) or a folder; in a folder, files of known endings that do not start with
     ``.`` or ``_``."""
-    format: Literal["ndjson", "csv", "xml", "parquet", "text"] | None = None
-    """What the files hold, if their endings do not say it."""
+    format: Literal["ndjson", "json", "csv", "xml", "parquet", "text"] | None = None
+    """What the files hold, if their endings do not say it: ``ndjson`` has a document in each line, ``json`` one that
+    is the whole file. A file ``.json`` shows by its first lines which it is."""
     header: bool = True
     """Whether CSV files begin with a line of names, by which `csv` finds its columns; ``none`` if they have none."""
     follow: bool = False
@@ -341,7 +343,7 @@ class FilesReader:
         place, file = self._places.get(str(path)), self._held.get(str(path))
         if place is None or file is None or not file.is_still(path):
             return True
-        return not type(file.stream) is Plain or file.stream.size() != place.position
+        return type(file.stream) is not Plain or file.stream.size() != place.position
 
     def _time_of(self, file: _Open, rows: pa.RecordBatch) -> int:
         assert self._first_time is not None
@@ -388,6 +390,8 @@ class FilesReader:
                 self.skipped[name] = str(refused)
                 self._finish(path)
                 return
+            if format == "json?":
+                file.format = format = "json" if is_document(file.stream) else "ndjson"
             if (format == "parquet") != (not self._schema.equals(RAW)):
                 file.close()
                 raise SourceError(
@@ -478,7 +482,7 @@ class FilesReader:
         place = self._places[str(file.path)]
         if file.format == "parquet":
             return self._some_rows(file, place.position, rows_max)
-        if file.format == "xml":
+        if file.format in ("xml", "json"):
             return self._document(file, place)
         while True:
             if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):

@@ -58,7 +58,8 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
         if marked:
             where = f"kept in '{marked[0]}' with late: true"
         else:
-            where = f"kept in '{ends[0].id.partition('.')[0]}'" if ends else "handed on to the streams that ask for them"
+            table = ends[0].id.partition(".")[0] if ends else ""
+            where = f"kept in '{table}'" if table else "handed on to the streams that ask for them"
         print(
             f"{plan.name}: {count:,} rows of '{id}' came too late for windows and alarms; they are {where}. "
             "A longer lateness under time: waits for such rows",
