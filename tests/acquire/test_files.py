@@ -297,3 +297,21 @@ def test_a_large_file_in_utf_16(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes("".join(lines).encode("utf-16"))
     assert drained(reader(path), 100_000)[0] == [line.encode() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("text", "records"),
+    [
+        (b'[\n {"v": 1},\n {"v": 2}\n]\n', 1),
+        (b'{\n "a": [\n  1\n ]\n}', 1),
+        (b'{"a": [\n 1]}\n', 1),
+        (b'{"v": 1}\n{"v": 2}\n', 2),
+        (b'{"v": 1, "cut\n{"v": 2}\n', 2),
+        (b"[1, 2]\n", 1),
+    ],
+)
+def test_a_json_file_shows_whether_it_is_one_document(tmp_path: Path, text: bytes, records: int) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    assert len(drained(reader(tmp_path))[0]) == records
+    (tmp_path / "a.json").rename(tmp_path / "a.ndjson")
+    assert len(drained(reader(tmp_path))[0]) == len([line for line in text.split(b"\n") if line.strip()])
