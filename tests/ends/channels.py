@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from tocsin.contracts import Channel
-from tocsin.mqtt.client import Client, Tls
+from tocsin.mqtt.client import Client
 from tocsin.output.mqtt import Mqtt
 from tocsin.output.notify import Notify
+from tocsin.settings.tls import Tls
 
 
 def _free_port() -> int:

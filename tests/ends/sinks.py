@@ -6,15 +6,20 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+from servers import InfluxDb, ObjectStore
 
 from tocsin.contracts import Sink
 from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
+from tocsin.output.influxdb import Influxdb
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -98,6 +103,52 @@ class LedgerHarness:
             return [json.loads(row) for (row,) in db.execute("select row from rows")]
 
 
+class InfluxHarness:
+    """A measurement of a real InfluxDB."""
+
+    simulated = False
+
+    def __init__(self, server: InfluxDb) -> None:
+        self._server = server
+        self._measurement = f"kit {next(_NUMBERS)}"
+
+    def sink(self) -> Influxdb:
+        settings = {"url": self._server.url, "database": "plant", "user": "tocsin", "password": self._server.PASSWORD}
+        return Influxdb.model_validate({"measurement": self._measurement, **settings})
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return self._server.ask(f'SELECT * FROM "{self._measurement}"')
+
+
+class RemoteDeltaHarness:
+    """A Delta table in an object store, read by delta-rs."""
+
+    simulated = False
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._table = f"s3://plant/kit{next(_NUMBERS)}"
+
+    def sink(self) -> Delta:
+        return Delta.model_validate({"path": self._table, "storage": self._store.options})
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        try:
+            table = DeltaTable(self._table, storage_options=self._store.options)
+        except TableNotFoundError:
+            return []
+        return list(table.to_pyarrow_table().to_pylist())
+
+
+_NUMBERS = count()
+
+
 class _Written(Template):
     """The template with another writer."""
 
@@ -117,3 +168,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
+ELSEWHERE = ("influxdb",)
+"""Sinks on a server, which a fixture starts."""

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from servers import Mosquitto
+import httpx
+from servers import Mosquitto, free_port
 
+from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
+from tocsin.acquire.http import Http
+from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
+from tocsin.acquire.opcua import Opcua
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
-from tocsin.mqtt.client import Client, Tls
+from tocsin.mqtt.client import Client
+from tocsin.settings.tls import Tls
 
 
 class WithoutPeer:
@@ -117,13 +125,74 @@ class MqttHarness:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
+class HttpHarness(WithoutPeer):
+    """Our own server, and a program that posts to it; its answer comes once the runner has acknowledged."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._sender: threading.Thread | None = None
+
+    def source(self) -> Http:
+        return Http(port=self._port)
+
+    def send(self, count: int) -> bool:
+        body = "".join(f"{i}\n" for i in range(count)).encode()
+        self._sender = threading.Thread(target=self._post, args=(body,), daemon=True)
+        self._sender.start()
+        return True
+
+    def _post(self, body: bytes) -> None:
+        with suppress(httpx.HTTPError):  # the kit closes the source before it has acknowledged
+            httpx.post(f"http://127.0.0.1:{self._port}/ingest/kit", content=body, timeout=30)
+
+    def wrong(self) -> tuple[Http, str]:
+        return Http(port=self._port, host="0.0.0.0"), "token"
+
+
+class FieldHarness(WithoutPeer):
+    """A device that is asked; or one that is silent, or absent."""
+
+    def __init__(self, at: Callable[[int], Source], port: int, wrong: tuple[Source, str] | None = None) -> None:
+        self._at, self._port, self._wrong = at, port, wrong
+        self._silent = socket.create_server(("127.0.0.1", 0))
+
+    def source(self) -> Source:
+        return self._at(self._port)
+
+    def send(self, count: int) -> bool:
+        return False
+
+    def silent(self) -> Source:
+        return self._at(self._silent.getsockname()[1])
+
+    def absent(self) -> Source:
+        return self._at(free_port())
+
+    def wrong(self) -> tuple[Source, str] | None:
+        return self._wrong
+
+    def close(self) -> None:
+        self._silent.close()
+
+
+def modbus(port: int) -> Modbus:
+    registers = {"n": Register(address=0)}
+    return Modbus(host="127.0.0.1", port=port, units={"press": 1}, registers=registers, every="50ms", timeout="2s")
+
+
+def opcua(port: int, node: str = "ns=2;s=n") -> Opcua:
+    return Opcua(url=f"opc.tcp://127.0.0.1:{port}", nodes={"press": {"n": node}}, every="50ms", timeout="2s")
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
-LOCAL: dict[str, Callable[[], FilesHarness | OwnReadings]] = {
+LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
     "files": FilesHarness,
     "files-follow": lambda: FilesHarness(follow=True),
+    "http": HttpHarness,
     "host": lambda: OwnReadings(Host(every="50ms", key="laptop")),
     "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),
     "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),
 }
+FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")

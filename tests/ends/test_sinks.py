@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sinks import SINKS
+from servers import InfluxDb, ObjectStore
+from sinks import ELSEWHERE, SINKS, InfluxHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -13,7 +14,7 @@ from tocsin.testing.sink_checks import SINK_CHECKS
 
 
 def test_every_sink_has_a_harness() -> None:
-    known = {name.partition("-")[0] for name in SINKS}
+    known = {name.partition("-")[0] for name in (*SINKS, *ELSEWHERE)}
     missing = [name for name in names("sink") if issubclass(find("sink", name), Sink) and name not in known]
     assert not missing, f"say in tests/ends/sinks.py how to look at the tables of {missing}"
 
@@ -22,3 +23,13 @@ def test_every_sink_has_a_harness() -> None:
 @pytest.mark.parametrize("name", SINKS)
 def test_sink(name: str, check: Any) -> None:
     check(SINKS[name]())
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
+    check(InfluxHarness(influxdb))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
+    check(RemoteDeltaHarness(object_store))

@@ -9,22 +9,16 @@ import pyarrow as pa
 
 from tocsin.batch import times_us
 from tocsin.decode._base import Decoder, Records, raw
-from tocsin.decode._builder import INT_END, Decoded
+from tocsin.decode._builder import INT_END, Decoded, float_of
 from tocsin.decode._by_line import TIME, decoded_by_line
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.decode._values import HUGE, NAN
+from tocsin.values.line_protocol import LINE, WORD
 
 MEASUREMENT = "@measurement"
-_WORD = r"(?:[^,= \\]|\\.)+"
-_LINE = re.compile(
-    rf"(?P<measurement>(?:[^, \\]|\\.)+)(?P<tags>(?:,{_WORD}={_WORD})*) +"
-    rf'(?P<fields>{_WORD}=(?:"(?:[^"\\]|\\.)*"|[^, "]+)(?:,{_WORD}=(?:"(?:[^"\\]|\\.)*"|[^, "]+))*)'
-    r"(?: +(?P<time>-?\d+))? *",
-    re.DOTALL,
-)
-_TAG = re.compile(rf",({_WORD})=({_WORD})", re.DOTALL)
-_FIELD = re.compile(rf',?({_WORD})=("(?:[^"\\]|\\.)*"|[^, "]+)', re.DOTALL)
+_TAG = re.compile(rf",({WORD})=({WORD})", re.DOTALL)
+_FIELD = re.compile(rf',?({WORD})=("(?:[^"\\]|\\.)*"|[^, "]+)', re.DOTALL)
 _BOOLS = {word: word[0] in "tT" for word in ("t", "T", "true", "True", "TRUE", "f", "F", "false", "False", "FALSE")}
 
 
@@ -64,7 +58,7 @@ class Influx(Decoder):
 
 def _parts(line: str) -> dict[str, Any]:
     """What stands in a line, by name; a field hides a tag of its name."""
-    match = _LINE.fullmatch(line.strip("\r\n"))
+    match = LINE.fullmatch(line.strip("\r\n"))
     if match is None:
         raise Bad("influx_syntax", "not measurement,tag=text field=value time")
     parts: dict[str, Any] = {MEASUREMENT: _plain(match["measurement"])}
@@ -94,7 +88,7 @@ def _value(text: str) -> Any:
     if re.fullmatch(r"[+-]?\d+[iu]", text):
         return _integer(text[:-1])
     try:
-        number = float(text)
+        number = float_of(text)
     except ValueError:
         raise Bad("influx_syntax", f"{text[:100]!r} is no value") from None
     return number if number - number == 0 else NAN

@@ -7,12 +7,15 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from tocsin.errors import ConfigError, CorruptState, SinkError, UnknownName
 from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
+from tocsin.lake.maintenance import forget_missing
+from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import original_names
 from tocsin.world import SystemDisk
 
@@ -41,25 +44,50 @@ def tables(folder: Path | str = FOLDER) -> Mapping[str, Path]:
 
 
 def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
-    """A table by its name, under the column names that its rows came with.
+    """Returns a table by its name, or by its address (``s3://bucket/readings``), under its original column names.
 
-    It goes on to others as ``read("anomalies").to_pandas()`` or ``polars.from_arrow(read("anomalies"))``.
+    An address is reached with what the environment says (``AWS_ACCESS_KEY_ID`` ...). The table goes on to others as
+    ``read("anomalies").to_pandas()`` or ``polars.from_arrow(read("anomalies"))``.
     """
-    known = tables(folder)
-    if table not in known:
-        raise UnknownName("table", table, known)
-    log = _open(known[table])
+    if is_remote(table):
+        return RemoteTable(table, {}).read()
+    log = _open(_known(table, folder))
     try:
         content = dataset(log).to_table()
     except (OSError, pa.ArrowException) as error:
-        raise CorruptState(f"table '{table}' has a file that is damaged or gone: {error}") from error
+        raise CorruptState(log.lacks() or _damaged(log, error)) from error
     return content.rename_columns(list(original_names(log.snapshot.fields).values()))
 
 
+def repair(table: str, folder: Path | str = FOLDER) -> Mapping[str, int]:
+    """Let a table go on without the data files that are gone; returns how many rows each of them had."""
+    return forget_missing(Log(_known(table, folder).absolute(), SystemDisk(), "tocsin repair"))
+
+
+def _known(table: str, folder: Path | str) -> Path:
+    known = tables(folder)
+    if table not in known:
+        raise UnknownName("table", table, known)
+    return known[table]
+
+
+def _damaged(log: Log, error: Exception) -> str:
+    return (
+        f"table '{log.folder.name}' has a data file that is damaged: {error}; bring it back from a backup, or delete "
+        f"it and go on without its rows: tocsin repair {log.folder.name} --folder {log.folder.parent}"
+    )
+
+
 def query(
-    sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 60, memory: str = "1GB", threads: int = 2
+    sql: str,
+    folder: Path | str = FOLDER,
+    *,
+    elsewhere: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+    memory: str = "1GB",
+    threads: int = 2,
 ) -> pa.Table:
-    """Ask all tables of a folder with DuckDB's SQL; a table's name is its folder's.
+    """Returns what DuckDB answers; a table's name is its folder's, or that of ``elsewhere``, which gives addresses.
 
     The query sees the tables and nothing else: no files, no network, no settings.
     """
@@ -79,16 +107,16 @@ def query(
         },
     )
     timer = threading.Timer(timeout_s, connection.interrupt)
+    logs = []
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        for number, name in enumerate(wanted):
-            log = _open(known[name])
-            connection.register(f"__{number}", dataset(log))
-            originals = original_names(log.snapshot.fields)
-            columns = ", ".join(f"{_quoted(held)} AS {_quoted(name)}" for held, name in originals.items())
-            connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM __{number}")  # noqa: S608
+        for name in wanted:
+            logs.append(log := _open(known[name]))
+            _show(connection, name, dataset(log), original_names(log.snapshot.fields))
+        for name, address in (elsewhere or {}).items():
+            _show(connection, name, *RemoteTable(address, {}).dataset())
         timer.start()
         answer = connection.sql(sql)
         return pa.table({}) if answer is None else answer.to_arrow_table()
@@ -97,11 +125,21 @@ def query(
     except duckdb.OutOfMemoryException as error:
         raise ConfigError(f"the query needs more than {memory} of memory; ask for less, or allow more") from error
     except duckdb.Error as error:
+        if lacking := [sentence for log in logs if (sentence := log.lacks())]:
+            raise CorruptState("; ".join(lacking)) from error
         hint = f"\nthere are these tables: {', '.join(known) or f'none in {folder}'}"
         raise ConfigError(f"{error}{hint if isinstance(error, duckdb.CatalogException) else ''}") from error
     finally:
         timer.cancel()
         connection.close()
+
+
+def _show(connection: Any, name: str, rows: Any, originals: Mapping[str, str]) -> None:
+    """Make a view of a dataset, with the columns under their original names."""
+    held = _quoted(f"rows of {name}")
+    connection.register(f"rows of {name}", rows)
+    columns = ", ".join(f"{_quoted(column)} AS {_quoted(original)}" for column, original in originals.items())
+    connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM {held}")  # noqa: S608
 
 
 def _open(path: Path) -> Log:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import SecretStr, field_validator
 
 from tocsin.mqtt import packets
-from tocsin.mqtt.client import Client, Tls, address
+from tocsin.mqtt.client import Client, address
 from tocsin.settings import Settings
+from tocsin.settings.tls import Tls
 
 
 class BrokerSettings(Settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,20 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.types as pt
+from pydantic import SecretStr
 
-from tocsin.contracts import Sink, Token
+from tocsin.contracts import Sink, Token, Writer
 from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.lake import maintenance
 from tocsin.lake.files import partitions, write
 from tocsin.lake.log import Action, Log
+from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_string
+from tocsin.output._remote_delta import RemoteDeltaWriter
 from tocsin.settings.quantities import Duration, Size
 from tocsin.world import World
+
+logger = logging.getLogger(__name__)
 
 _DAY_US = 86_400_000_000
 _PARTITION_TYPES = (pt.is_string, pt.is_integer, pt.is_boolean, pt.is_date)
@@ -31,7 +37,8 @@ class Delta(Sink):
     open by hand, `files` is simpler. Columns that the table does not have yet are added to it; a column whose type
     has changed is refused. Names that Delta cannot hold (blanks, ``,;{}()=``) are written with ``_`` instead, and the
     original is kept beside the column. Small files are merged, the log is checkpointed, and what has been replaced
-    is deleted after the retention.
+    is deleted after the retention. A table at an address is written through delta-rs, its rows and the epoch that
+    they reach to in one commit; while the address cannot be reached, rows wait on the local disk.
 
     The Delta Lake protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (reader 1, writer 2).
 
@@ -48,7 +55,11 @@ class Delta(Sink):
     SHORTHAND: ClassVar[str | None] = "path"
 
     path: str
-    """Folder of the table; a relative one starts at the pipeline's data folder."""
+    """Folder of the table; a relative one starts at the pipeline's data folder. Or its address: ``s3://bucket/table``,
+    ``gs://``, ``abfss://``, ``hdfs://host:port/table`` (``pip install 'tocsin[remote]'``)."""
+    storage: Mapping[str, SecretStr] = {}
+    """How to reach an address, by the names of delta-rs (``aws_endpoint_url``, ``aws_region`` ...), secrets as
+    ``${env:NAME}``; what is not said here comes from the environment (``AWS_ACCESS_KEY_ID`` ...)."""
     partition_by: tuple[str, ...] = ()
     """Columns to keep apart, each value in a file of its own at each commit, so take few; ``date`` is the day (UTC)."""
     file_size: Size = 32 * 2**20
@@ -72,10 +83,16 @@ class Delta(Sink):
                 raise SchemaError(f"delta cannot partition by '{column}', which is {type}")
 
     def check(self, world: World) -> None:
-        world.inside(self.path)
+        if is_remote(self.path):
+            RemoteTable(self.path, {})  # needs a library
+        else:
+            world.inside(self.path)
 
-    def open(self, world: World, schema: pa.Schema) -> DeltaWriter:
+    def open(self, world: World, schema: pa.Schema) -> Writer:
         self.accepts(schema)
+        if is_remote(self.path):
+            table = RemoteTable(self.path, {name: value.get_secret_value() for name, value in self.storage.items()})
+            return RemoteDeltaWriter(world, schema, table, self.partition_by, self.file_size, self.retention)
         return DeltaWriter(self, world, schema)
 
 
@@ -97,6 +114,9 @@ class DeltaWriter:
         self._lock = threading.RLock()
         """Rows are staged while the log is written."""
         self.log = Log(world.inside(sink.path), world.disk, self.app_id, world.clock)
+        self._missing = len(self.log.missing())
+        if self._missing:
+            logger.warning("%s", self.log.lacks())
         self._settle_schema()
         self._names = physical_names(self._schema.names, self.log.snapshot.fields)
         types = arrow_schema(self.log.snapshot.fields)
@@ -149,7 +169,7 @@ class DeltaWriter:
                 self._disk.unlink(self.log.folder / name)
 
     def counters(self) -> Mapping[str, int]:
-        return {}
+        return {"missing_files": self._missing} if self._missing else {}
 
     def housekeep(self) -> None:
         """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""

@@ -69,8 +69,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def _refer(tree: Any) -> None:
-    """Where a part stands (`parts`), refer to the parts of its kind."""
+    """Where a part stands (`parts`), refer to the parts of its kind; any value may come from the environment."""
     if isinstance(tree, dict):
+        if tree.get("type") in ("integer", "number", "boolean"):
+            value = {name: tree.pop(name) for name in tuple(tree) if name not in ("title", "description", "default")}
+            tree["anyOf"] = [value, {"type": "string", "pattern": r"^\$\{.+\}$"}]
+            return
         if isinstance(tree.get("part"), str):
             tree["$ref"] = f"#/$defs/{tree.pop('part')}"
         tree = list(tree.values())

@@ -1,0 +1,170 @@
+"""Delta tables in an object store or in HDFS, through delta-rs: local ones keep the project's own fsynced log.
+
+The Delta Lake protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.md; a commit is a conditional put.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from tocsin.errors import ConfigError, ForeignCommit, MissingExtra, SchemaError, SinkError, Unavailable
+from tocsin.lake.schema import ORIGINAL, arrow_type, new_fields, original_names, physical_names, schema_string
+
+SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "hdfs")
+_PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "3", "retry_timeout": "20s"}
+"""A server that is away is asked again by whoever waits for it, not in here."""
+_AWAY = re.compile(
+    r"error sending|connect|timed? ?out|dns|refused|reset|unreachable|5\d\d |429|SlowDown|ServiceUnavailable", re.I
+)
+_DENIED = re.compile(r"403|401|AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|Forbidden|credential", re.I)
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|↳")
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path is the address of a table elsewhere.
+
+    Examples
+    --------
+    >>> is_remote("s3://plant/readings"), is_remote("readings")
+    (True, False)
+    """
+    scheme, mark, _ = path.partition("://")
+    if mark and scheme not in SCHEMES:
+        raise ConfigError(f"'{path}': {scheme}:// is no place for a table; there are {', '.join(SCHEMES)}, and folders")
+    return bool(mark)
+
+
+class RemoteTable:
+    """A table at an address; nothing is asked of the other side before it is needed."""
+
+    def __init__(self, address: str, storage: Mapping[str, str]) -> None:
+        try:
+            import deltalake
+        except ImportError:
+            raise MissingExtra("deltalake", "remote", f"the table {address}") from None
+        self.address = address
+        self._deltalake: Any = deltalake
+        self._storage = {**_PATIENCE, **storage}
+        self._opened: Any = None
+
+    def position(self, name: str) -> int | None:
+        """Returns the transaction version of an application, read anew; None if it has never committed."""
+        with self._told():
+            table = self._fresh()
+            version = None if table is None else table.transaction_version(name)
+        return None if version is None else int(version)
+
+    def append(self, rows: pa.Table, partition_by: Sequence[str], name: str, version: int) -> None:
+        """Add the rows, and that ``name`` has come to ``version``, in one commit; columns that are new are added.
+
+        Raises
+        ------
+        Unavailable
+            The other side is away.
+        SinkError
+            It refuses, or the columns do not fit the table.
+        """
+        with self._told():
+            table = self._opened or self._fresh()
+            fields = new_fields(rows.schema, [] if table is None else self._fields(table))
+            if table is None:
+                schema = self._deltalake.Schema.from_json(schema_string(fields))
+                table = self._deltalake.DeltaTable.create(
+                    self.address, schema=schema, partition_by=list(partition_by), storage_options=self._storage
+                )
+            elif (there := table.metadata().partition_columns) != list(partition_by):
+                raise SinkError(f"{self.address} is partitioned by {there}, not by {list(partition_by)}")
+            written = self._deltalake.CommitProperties(
+                app_transactions=[self._deltalake.Transaction(name, version)], max_commit_retries=20
+            )
+            self._deltalake.write_deltalake(
+                table, _named(rows, fields), mode="append", schema_mode="merge", commit_properties=written
+            )
+            self._opened = table
+
+    def housekeep(self, file_bytes: int, retention_us: int) -> None:
+        """Merge small files, write a checkpoint, delete what was replaced before the retention."""
+        with self._told():
+            table = self._fresh()
+            if table is None:
+                return
+            table.optimize.compact(target_size=file_bytes)
+            table.create_checkpoint()
+            hours = max(1, retention_us // 3_600_000_000)
+            table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+            self._opened = None
+
+    def read(self) -> pa.Table:
+        """Returns all rows, under the names that they came with."""
+        with self._told():
+            rows, names = self.dataset()
+            return rows.to_table().rename_columns(list(names.values()))
+
+    def dataset(self) -> tuple[Any, Mapping[str, str]]:
+        """Returns the rows as a pyarrow dataset, read when they are asked for; and each column's original name."""
+        with self._told():
+            table = self._fresh()
+            if table is None:
+                raise ConfigError(f"there is no table at {self.address}")
+            names = original_names(self._fields(table))
+            rows = table.to_pyarrow_dataset()
+            return rows, {name: names[name] for name in rows.schema.names}
+
+    def _fresh(self) -> Any:
+        """The table as it is now; None if there is none."""
+        try:
+            self._opened = self._deltalake.DeltaTable(self.address, storage_options=self._storage)
+        except self._deltalake.exceptions.TableNotFoundError:
+            self._opened = None
+        return self._opened
+
+    def _fields(self, table: Any) -> list[dict[str, Any]]:
+        return list(json.loads(table.schema().to_json())["fields"])
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what went wrong in a sentence of ours."""
+        errors = self._deltalake.exceptions
+        try:
+            yield
+        except errors.CommitFailedError as error:
+            self._opened = None
+            if "transaction" in str(error).lower():
+                raise ForeignCommit(
+                    f"{self.address}: another engine writes this table under our name; stop it, or give one of the "
+                    "pipelines another name"
+                ) from error
+            raise Unavailable(f"{self.address}: {_plain(error)}") from error
+        except SchemaError as error:
+            raise SinkError(f"{self.address}: {error}") from error
+        except (OSError, errors.DeltaError) as error:
+            self._opened = None
+            said = _plain(error)
+            if _DENIED.search(said):
+                raise SinkError(f"{self.address} may not be used ({said}); check the credentials") from error
+            if _AWAY.search(said):
+                raise Unavailable(f"{self.address}: {said}") from error
+            raise SinkError(f"{self.address}: {said}") from error
+
+
+def _named(rows: pa.Table, fields: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows under the names and types of the table."""
+    names, there = physical_names(rows.column_names, fields), {f["name"]: f for f in fields}
+    columns, schema = [], []
+    for name in rows.column_names:
+        field = there[names[name]]
+        metadata = {ORIGINAL: name} if field["name"] != name else None
+        schema.append(pa.field(field["name"], arrow_type(field["type"]), metadata=metadata))
+        columns.append(rows.column(name).cast(schema[-1].type))
+    return pa.table(columns, schema=pa.schema(schema))
+
+
+def _plain(error: BaseException) -> str:
+    """An error of delta-rs in one line."""
+    return " ".join(_DECORATION.sub(" ", str(error)).split())[:400]
