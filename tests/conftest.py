@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from kinesis_server import CREDENTIALS, Gate, Kinesis, program
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
@@ -52,6 +53,30 @@ def influxdb(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server = InfluxDb(needs("influxd"), tmp_path_factory.mktemp("influxdb")).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def kinesis_server(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinesis]:
+    """A stand-in for Kinesis for the whole session; each test has streams of its own."""
+    server = Kinesis(needs("node"), program(needs), tmp_path_factory.mktemp("kinesis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def kinesis(kinesis_server: Kinesis, monkeypatch: pytest.MonkeyPatch) -> Kinesis:
+    """The stand-in, and credentials in the environment."""
+    for name, value in {**CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    return kinesis_server
+
+
+@pytest.fixture
+def gate(kinesis: Kinesis) -> Iterator[Gate]:
+    """A server before the stand-in, which refuses what a test wants refused."""
+    before = Gate(kinesis)
+    yield before
+    before.close()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ LAYERS = (
     "bases ends pipeline",
     "testing",
     "domain",
-    "mqtt lake",
+    "mqtt kinesis lake",
     "acquire decode condition detect estimate notify output",
     "engine",
     "serve",

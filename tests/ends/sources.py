@@ -10,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+from kinesis_server import REGION
+from kinesis_server import Kinesis as KinesisServer
 from servers import Mosquitto, free_port
 
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
+from tocsin.acquire.kinesis import Kinesis
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
@@ -122,6 +125,46 @@ class MqttHarness:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
+class KinesisHarness:
+    """A stream of one shard."""
+
+    def __init__(self, server: KinesisServer) -> None:
+        self._server, self._stream = server, server.stream()
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> Kinesis:
+        return self._at(self._server.url)
+
+    def _at(self, url: str) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=url)
+
+    def send(self, count: int) -> bool:
+        self._server.send(self._stream, [str(i).encode() for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> Kinesis:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return self._at(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+    def absent(self) -> Kinesis:
+        return self._at(f"http://127.0.0.1:{free_port()}")
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Kinesis, str]:
+        return Kinesis(stream=self._stream, profile="nobody"), "nobody"
+
+
 class HttpHarness(WithoutPeer):
     """Our own server, and a program that posts to it; its answer comes once the runner has acknowledged."""
 
@@ -157,3 +200,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),
 }
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
+STREAMS = ("kinesis",)

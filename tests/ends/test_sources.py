@@ -7,8 +7,9 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from kinesis_server import Kinesis
 from servers import Mosquitto
-from sources import BROKERS, LOCAL, MqttHarness
+from sources import BROKERS, LOCAL, STREAMS, KinesisHarness, MqttHarness
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -16,7 +17,7 @@ from tocsin.testing.source_checks import SOURCE_CHECKS
 
 
 def test_every_source_has_a_harness() -> None:
-    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS)}
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *STREAMS)}
     assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
 
 
@@ -40,3 +41,9 @@ def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto])
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_mqtt(harness: MqttHarness, check: Any) -> None:
     check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_kinesis(kinesis: Kinesis, check: Any) -> None:
+    with closing(KinesisHarness(kinesis)) as harness:
+        check(harness)
