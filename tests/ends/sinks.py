@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
+from kinesis_server import REGION
+from kinesis_server import Kinesis as KinesisServer
 from servers import InfluxDb, ObjectStore
 
 from tocsin.contracts import Sink
@@ -20,6 +22,7 @@ from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
 from tocsin.output.influxdb import Influxdb
+from tocsin.output.kinesis import Kinesis
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -123,6 +126,24 @@ class InfluxHarness:
         return self._server.ask(f'SELECT * FROM "{self._measurement}"')
 
 
+class KinesisHarness:
+    """A stream of two shards."""
+
+    simulated = False
+
+    def __init__(self, server: KinesisServer) -> None:
+        self._server, self._stream = server, server.stream(2)
+
+    def sink(self) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=self._server.url)
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return [json.loads(record["Data"]) for record in self._server.records(self._stream)]
+
+
 class RemoteDeltaHarness:
     """A Delta table in an object store, read by delta-rs."""
 
@@ -168,5 +189,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
-ELSEWHERE = ("influxdb",)
+ELSEWHERE = ("influxdb", "kinesis")
 """Sinks on a server, which a fixture starts."""

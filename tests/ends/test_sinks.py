@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kinesis_server import Kinesis
 from servers import InfluxDb, ObjectStore
-from sinks import ELSEWHERE, SINKS, InfluxHarness, RemoteDeltaHarness
+from sinks import ELSEWHERE, SINKS, InfluxHarness, KinesisHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -33,3 +34,8 @@ def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
     check(RemoteDeltaHarness(object_store))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_kinesis(kinesis: Kinesis, check: Any) -> None:
+    check(KinesisHarness(kinesis))

@@ -32,7 +32,7 @@ class StreamSettings(Settings):
     @classmethod
     def _stream(cls, stream: str) -> str:
         if not _STREAM.fullmatch(stream):
-            raise ConfigError(f"{stream!r} is not the name of a stream; use letters, digits, '.', '_' and '-'")
+            raise ValueError("this is not the name of a stream; use letters, digits, '.', '_' and '-'")
         return stream
 
     @field_validator("endpoint")
@@ -42,7 +42,7 @@ class StreamSettings(Settings):
             return None
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise ConfigError(f"{endpoint!r} is not the address of a server; write https://host or https://host:port")
+            raise ValueError("this is not the address of a server; write https://host or https://host:port")
         return endpoint
 
     def require(self) -> None:
@@ -76,7 +76,7 @@ class StreamSettings(Settings):
         return session
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """The stream and where it is, as a sentence names them."""
         where = self.endpoint or self.region or "its region"
         return f"stream '{self.stream}' ({where})"

@@ -197,7 +197,7 @@ class ShardReader:
             log.warning(
                 "%s no longer knows our position in %s: it was made anew, or keeps its records for too short a time; "
                 "going on with the oldest record (%s)",
-                self._settings.place, self._shard, meant.sentence,
+                self._settings.address, self._shard, meant.sentence,
             )  # fmt: skip
             self._fetched_sequence = None
             oldest = {"ShardIteratorType": "TRIM_HORIZON"}
@@ -218,7 +218,7 @@ class ShardReader:
             log.warning(
                 "%s keeps records for %d h, and %s was last read to its end before that: what came to it in %d s is "
                 "gone; going on with the oldest record; raise the stream's retention period if pauses may be so long",
-                self._settings.place, self._connection.keeps_us // 3_600_000_000, self._shard, lost_s,
+                self._settings.address, self._connection.keeps_us // 3_600_000_000, self._shard, lost_s,
             )  # fmt: skip
 
     # trouble

@@ -119,7 +119,7 @@ class StreamConnection:
         """What to say when shards are asked for; None where it is too early to say anything."""
         meant = trouble(self.settings, error)
         if meant is None:
-            return SourceError(f"{self.settings.place}: {error!r}")
+            return SourceError(f"{self.settings.address}: {error!r}")
         if meant.kind is Kind.BUSY:
             return None
         return Unavailable(meant.sentence) if meant.kind is Kind.AWAY else SourceError(meant.sentence)

@@ -65,7 +65,7 @@ def trouble(settings: StreamSettings, error: Exception) -> Trouble | None:
     """Return what an error of the client library means; None for one that is not the library's."""
     from botocore import exceptions as known
 
-    place = settings.place
+    place = settings.address
     if isinstance(error, known.ClientError):
         return _answered(place, error)
     if isinstance(error, known.SSLError):

@@ -210,16 +210,18 @@ def rows_are_staged_while_others_are_published(harness: SinkHarness) -> None:
 
 def every_type_arrives_or_is_refused_by_name(harness: SinkHarness) -> None:
     """Each Arrow type is kept, nulls too, or `accepts` refuses the schema and names the column."""
-    for name, column in _columns():
-        batch = _rows(0, len(column)).append_column(name, column)
+    for number, (name, column) in enumerate(_columns(), 1):
+        batch = _rows(10 * number, len(column)).append_column(name, column)
         place = world()
         said = _refused(harness, batch.schema)
         if said:
             assert name in said, f"the refusal does not name '{name}': {said}"
             continue
+        before = len(harness.visible(place))  # of the columns before, where the table is not in the place
         with closing(harness.sink().open(place, batch.schema)) as writer:
-            writer.publish(1, [writer.stage(1, [batch])])
-        assert len(harness.visible(place)) == len(column), f"rows with a column of {column.type} were lost"
+            writer.publish(number, [writer.stage(number, [batch])])
+        arrived = len(harness.visible(place)) - before
+        assert arrived == len(column), f"rows with a column of {column.type} were lost"
 
 
 def _refused(harness: SinkHarness, schema: pa.Schema) -> str:
