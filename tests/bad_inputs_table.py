@@ -90,7 +90,7 @@ PROVEN: Mapping[int, Sequence[str]] = {
     60: (_PAYLOAD, _DOCUMENTS),
     61: (_PAYLOAD, _DOCUMENTS),
     62: (_PAYLOAD, _DOCUMENTS, "decode/test_xml.py::test_attributes_nesting_namespaces_and_other_encodings"),
-    63: (_PAYLOAD, _MESSAGES, "acquire/test_files.py::test_a_broken_or_exploding_archive_ends_with_a_warning"),
+    63: (_PAYLOAD, _MESSAGES, "acquire/test_damaged_files.py::test_what_is_no_gzip_file_and_what_swells_is_told"),
     69: (
         _REFUSED,
         _FOLDERS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 from hypothesis import settings
 from kinesis_server import CREDENTIALS, Gate, Kinesis, program
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
+
+from tocsin.mqtt.authority import Authority
 
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
 settings.load_profile("tocsin")
@@ -88,14 +89,20 @@ def object_store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def certificates(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that ``examples/certificates.sh`` makes, for devices pump-1, pump-2 and tocsin; in ``other``, a second
-    CA with a device of the same name."""
-    needs("openssl")
-    script = Path(__file__).parent.parent / "examples" / "certificates.sh"
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``tocsin certs`` makes, for devices pump-1, pump-2, tocsin, and gone, which is revoked; old has expired; in
+    ``other``, a second CA with a device of the same name."""
     folder = tmp_path_factory.mktemp("certificates")
-    for place, devices in ((folder, ["pump-1", "pump-2", "tocsin"]), (folder / "other", ["pump-1"])):
-        subprocess.run(["sh", str(script), str(place), "127.0.0.1", *devices], check=True, capture_output=True)
+    authority = Authority(folder)
+    authority.server("127.0.0.1", 365)
+    for device in ("pump-1", "pump-2", "tocsin", "gone"):
+        authority.device(device, 365)
+    authority.device("old", -1)
+    for suffix in ("pem", "key"):
+        shutil.copy(folder / f"gone.{suffix}", folder / f"revoked.{suffix}")
+    authority.revoke("gone")
+    other = Authority(folder / "other")
+    other.device("pump-1", 365)
     return folder
 
 

@@ -528,7 +528,7 @@ def test_unknown_fields_and_types_that_change(tmp_path: Path) -> None:
     assert table.column_names == ["key", "time", "n", "value"]
     assert sorted(table["n"].to_pylist()) == [0, 1, 2, 3, 4, 5, 7, 8]
     assert rejected(counted) == {"type": 1}
-    assert events(counted) == {"skipped_files": 0, "unknown_fields": 2}
+    assert events(counted) == {"skipped_files": 0, "damaged_files": 0, "unknown_fields": 2}
 
 
 # MQTT's own

@@ -53,6 +53,10 @@ they are partitioned by; when they were sent, by the clock of the sender or the 
 HEADER = -1
 """The position of a file's first line where that is no reading, but names the columns of the lines after it."""
 
+RECORD = "\0record"
+"""Hidden column beside rows on their way through a source's chain: the number of the record that each came from, so
+that the bytes of a row that is set aside there can be kept."""
+
 REJECTED_SCHEMA = pa.schema(
     [
         KEY,
@@ -68,7 +72,8 @@ REJECTED_SCHEMA = pa.schema(
 )
 """Rows set aside: time is the arrival, key the device where it is known, else empty; see `rejected`."""
 QUARANTINED_BYTES = 64 * 1024
-"""How much of a payload that is set aside is kept; its sha256 is of all of it."""
+"""How much of a payload that is set aside is kept; its sha256 is of all of it. Of several rows of one record that are
+set aside for their key or their time, the first has the payload; the others have its sha256, and no bytes."""
 
 ACTIONS_SCHEMA = pa.schema(
     [
@@ -131,11 +136,20 @@ def tick(schema: pa.Schema, watermark_us: int) -> Batch:
     return Batch(empty(schema), watermark_us)
 
 
+def with_records(rows: pa.RecordBatch, origin: Ints | None) -> pa.RecordBatch:
+    """Returns rows with the column `RECORD`; None: each came from a record of its own."""
+    numbers = np.arange(rows.num_rows) if origin is None else origin
+    return rows.append_column(RECORD, pa.array(numbers, pa.int64()))
+
+
 def rejected(
     keys: pa.Array, times: pa.Array, reasons: Sequence[str], details: Sequence[str], payloads: Sequence[bytes],
-    topics: pa.Array | None = None, positions: pa.Array | None = None,
+    topics: pa.Array | None = None, positions: pa.Array | None = None, digests: Sequence[str] | None = None,
 ) -> pa.RecordBatch:  # fmt: skip
-    """Returns rows set aside as `REJECTED_SCHEMA`; ``keys`` is a column of keys, or of text."""
+    """Returns rows set aside as `REJECTED_SCHEMA`; ``keys`` is a column of keys, or of text.
+
+    ``digests`` are the sha256 of the payloads, where a payload is left out because another row has it.
+    """
     count = len(payloads)
     return pa.RecordBatch.from_arrays(
         [
@@ -147,7 +161,7 @@ def rejected(
             pa.array(reasons, pa.string()),
             pa.array([detail.encode("utf-8", "replace").decode() for detail in details], pa.string()),
             pa.array([payload[:QUARANTINED_BYTES] for payload in payloads], pa.binary()),
-            pa.array([hashlib.sha256(payload).hexdigest() for payload in payloads], pa.string()),
+            pa.array(digests or [hashlib.sha256(payload).hexdigest() for payload in payloads], pa.string()),
         ],
         schema=REJECTED_SCHEMA,
     )

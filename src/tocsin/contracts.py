@@ -135,7 +135,8 @@ class Reader(Protocol):
         """Returns at most about ``rows_max`` rows and the position after them; None if there is nothing yet.
 
         Never takes longer than ``timeout_s``, however silent the other side is. A split ends with a batch (often
-        empty) whose watermark is `END`; `poll` is not called after it.
+        empty) whose watermark is `END`; `poll` is not called after it. What cannot be given as rows (the rest of a
+        damaged file) is a batch of `REJECTED_SCHEMA` on port ``rejected``: it is set aside, and counted by its reason.
 
         Raises
         ------

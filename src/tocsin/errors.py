@@ -16,6 +16,7 @@ TocsinError
     ├── AlreadyRunning   another process holds it
     ├── CorruptState     a checksum does not match
     ├── StateMismatch    a step or a sink was changed, and would forget what it knows
+    ├── DiskTrouble      a folder cannot be written: not allowed, read-only, no folder at all, a disk that fails
     └── DurabilityError  fsync failed: nothing written since the last checkpoint can be trusted
 """
 
@@ -112,6 +113,10 @@ class CorruptState(StateError):
 
 class StateMismatch(StateError):
     """A change would make a step or a sink forget what it knows; says which, and how to agree."""
+
+
+class DiskTrouble(StateError):
+    """What is to be written cannot be; says where, why, and what to do about it."""
 
 
 class DurabilityError(StateError):

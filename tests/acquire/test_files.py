@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -21,22 +22,6 @@ from tocsin.acquire.files import Files, FilesReader
 from tocsin.batch import END, RAW
 from tocsin.errors import SourceError
 from tocsin.testing import read_from
-
-
-class HandClock:
-    """A clock that only `sleep` moves."""
-
-    def __init__(self) -> None:
-        self.us = 1_900_000_000_000_000
-
-    def now_us(self) -> int:
-        return self.us
-
-    def monotonic_s(self) -> float:
-        return self.us / 1e6
-
-    def sleep(self, seconds: float) -> None:
-        self.us += round(seconds * 1e6) + 1
 
 
 def reader(path: Path | str, offset: Any = None, **settings: Any) -> FilesReader:
@@ -186,18 +171,6 @@ def test_a_line_longer_than_a_block_is_cut_and_the_next_one_kept(
     assert drained(reader(path, offset))[0] == []
 
 
-def test_a_broken_or_exploding_archive_ends_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = b"".join(b'{"n": %d}\n' % i for i in range(10_000))
-    (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(text)[:-2000])
-    (tmp_path / "b.ndjson.gz").write_bytes(gzip.compress(b"0" * 50_000_000))
-    (tmp_path / "c.ndjson").write_bytes(b"good\n")
-    monkeypatch.setattr(_lines, "BOMB_BYTES", 2**20)
-    source = reader(tmp_path)
-    seen, _ = drained(source, rows_max=10**6)
-    assert seen[-1] == b"good\n"
-    assert {Path(name).name for name in source.skipped} == {"a.ndjson.gz", "b.ndjson.gz"}
-
-
 def test_documents_come_whole_and_once_they_are_settled(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(b"<a>\n</a>\n")
@@ -297,3 +270,51 @@ def test_a_large_file_in_utf_16(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes("".join(lines).encode("utf-16"))
     assert drained(reader(path), 100_000)[0] == [line.encode() for line in lines]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_blank_lines_give_the_loop_back_block_by_block(tmp_path: Path, packed: bool, newline: bytes) -> None:
+    blank = newline * (12 * _lines.BLOCK_BYTES // len(newline))
+    text = b"first\n" + blank + b"last\n"
+    path = tmp_path / ("a.ndjson.gz" if packed else "a.ndjson")
+    path.write_bytes(gzip.compress(text, 1) if packed else text)
+    source, offsets, lines = reader(path), [], []
+    for _ in range(20):
+        polled = source.poll(65_536, 0.0)
+        assert polled is not None
+        lines += polled[0].rows.column("payload").to_pylist()
+        offsets.append(next(iter(polled[1].values()))[2])
+        if polled[0].watermark_us == END:
+            break
+    else:
+        pytest.fail("many more polls than blocks")
+    assert lines == [b"first\n", b"last\n"]
+    assert np.diff(offsets).max() <= _lines.BLOCK_BYTES  # no poll passes over more than a block
+    assert drained(reader(path, {str(path): [0, "", offsets[7]]}))[0] == [b"last\n"]
+
+
+def test_the_rest_of_a_line_without_end_gives_the_loop_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lines, "BLOCK_BYTES", 64)
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b"x" * 64 * 10 + b"\nlast\n")
+    source, empties = reader(path), 0
+    while (polled := source.poll(100, 0.0)) is not None and polled[0].watermark_us != END:
+        empties += not len(polled[0])
+    assert empties >= 8
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_many_files_without_rows_give_the_loop_back(tmp_path: Path, follow: bool) -> None:
+    for i in range(300):
+        (tmp_path / f"{i}.ndjson").touch()
+    (tmp_path / "300.ndjson").write_bytes(b"last\n")
+    source = reader(tmp_path, follow=follow)
+    before, polls = source._clock.us, 1
+    while (polled := source.poll(100, 0.05)) is None or not len(polled[0]):
+        polls += 1
+    assert polls > 4
+    assert source._clock.us == before  # it does not rest before it has looked at all of them
+    for _ in range(polls):
+        source.poll(100, 0.05)
+    assert (source._clock.us > before) == follow

@@ -108,12 +108,15 @@ def test_no_answer_before_it_is_durable(server: Listening) -> None:
 
 
 def test_who_was_never_answered_is_asked_to_come_back() -> None:
-    with listening(patience_us="100ms") as server:
+    with listening(patience_us="2s") as server:
         server.acknowledges = False
         answer = server.post("/ingest/a", b"1")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(server.post, "/ingest/a", b"2")
+            until = time.monotonic() + PATIENCE_S
+            while len(server.rows) < 2 and time.monotonic() < until:
+                time.sleep(0.01)
             server.close()
             assert waiting.result(PATIENCE_S).status_code == 503
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,9 @@ from pydantic import ValidationError
 
 from tocsin.acquire._redelivery import RedeliveryWindow
 from tocsin.acquire.mqtt import Mqtt
-from tocsin.batch import RAW
+from tocsin.batch import RAW, Batch
+from tocsin.decode._base import raw
+from tocsin.decode.json import Json
 from tocsin.errors import ConfigError, SourceError
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
@@ -463,3 +466,47 @@ def test_the_window_never_drops_what_is_new_nor_keeps_what_is_old(steps: list[tu
             acknowledge()
             saved, saved_received = window.dump(), received
     assert log == list(range(given_out))
+
+
+def test_a_shared_subscription_gives_each_message_to_one(mosquitto: Brokers) -> None:
+    url = mosquitto().url
+    logs = [Log(Mqtt(url=url, topic="$share/plant/plant/#", client_id=f"tocsin-{i}")) for i in range(2)]
+    for log in logs:
+        log.connected()
+    publish(url, sent(2000))
+    deadline = time.monotonic() + 15
+    while sum(len(log.rows) for log in logs) < 2000 and time.monotonic() < deadline:
+        for log in logs:
+            log.poll()
+    for log in logs:
+        log.quiet()
+        log.reader.close()
+    assert sorted([*logs[0].rows, *logs[1].rows]) == sorted(sent(2000))
+    assert all(len(log.rows) > 200 for log in logs)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_last_will_says_that_a_machine_is_down(mosquitto: Brokers, clean: bool) -> None:
+    url = mosquitto().url
+    log = Log(Mqtt(url=url, topic="plant/+/status"))
+    log.connected()
+    device = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="press-1", protocol=paho.MQTTv5)
+    device.will_set("plant/press-1/status", '{"state": "down"}', qos=1)
+    device.connect("127.0.0.1", int(url.rpartition(":")[2]), keepalive=60)
+    device.loop_start()
+    device.publish("plant/press-1/status", '{"state": "running"}', qos=1).wait_for_publish(10)
+    log.until(1)
+    if clean:
+        device.disconnect()
+        log.quiet(0.5)
+    else:
+        device.loop_stop()
+        device.socket().close()
+        log.until(2)
+    decoder = Json(topic="plant/{machine}/status", columns={"state": "category"})
+    _, batches = decoder.step(
+        decoder.initial(), Batch(raw([payload for _, payload in log.rows], "plant/press-1/status"))
+    )
+    told = [(row["machine"], row["state"]) for row in batches[0].rows.to_pylist()]
+    assert told == [("press-1", "running"), ("press-1", "down")][: 1 if clean else 2]
+    log.reader.close()

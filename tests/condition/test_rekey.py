@@ -19,6 +19,24 @@ def test_names_are_composed_and_what_is_no_name_is_set_aside() -> None:
     assert b'"a\\u0000b"' in aside["payload"][2].as_py()
 
 
+@pytest.mark.parametrize("word", ["  ", " ", "\u00a0\u2003", "\t"])
+def test_nothing_but_blanks_is_no_name(word: str) -> None:
+    given = rows({"machine": ["pump", word, "pump 1", "\u00e9"]})
+    assert feed(Rekey(of="machine"), given)["key"].to_pylist() == ["pump", "pump 1", "\u00e9"]
+    reason = feed(Rekey(of="machine"), given, port="rejected")["reason"].to_pylist()
+    assert reason == ["missing_key"]
+    only = rows({"machine": ["pump", word]})
+    assert feed(Rekey(of="machine"), only)["key"].to_pylist() == ["pump"]
+    assert feed(Rekey(of="{machine}/x"), only)["key"].to_pylist() == ["pump/x"]
+
+
+@pytest.mark.parametrize("sign", [0x202E, 0x202A, 0x2066, 0x2069, 0x200F, 0x61C, 0x200B, 0xFEFF, 0x2028, 0xAD])
+def test_signs_that_nobody_sees_or_that_turn_the_text_are_in_no_name(sign: int) -> None:
+    given = rows({"machine": ["pump", f"pu{chr(sign)}mp", "\u067e\u0645\u067e"]})
+    assert feed(Rekey(of="machine"), given)["key"].to_pylist() == ["pump", "\u067e\u0645\u067e"]
+    assert feed(Rekey(of="machine"), given, port="rejected")["reason"].to_pylist() == ["key_characters"]
+
+
 def test_a_template_needs_all_its_parts() -> None:
     given = rows({"site": ["n", "", None], "machine": [1, 2, 3]})
     assert feed(Rekey(of="{site}/{machine}"), given)["key"].to_pylist() == ["n/1"]

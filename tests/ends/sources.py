@@ -14,12 +14,15 @@ from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
 from servers import Mosquitto, free_port
 
+from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
 from tocsin.acquire.kinesis import Kinesis
+from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
+from tocsin.acquire.opcua import Opcua
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
@@ -189,6 +192,41 @@ class HttpHarness(WithoutPeer):
         return Http(port=self._port, host="0.0.0.0"), "token"
 
 
+class FieldHarness(WithoutPeer):
+    """A device that is asked; or one that is silent, or absent."""
+
+    def __init__(self, at: Callable[[int], Source], port: int, wrong: tuple[Source, str] | None = None) -> None:
+        self._at, self._port, self._wrong = at, port, wrong
+        self._silent = socket.create_server(("127.0.0.1", 0))
+
+    def source(self) -> Source:
+        return self._at(self._port)
+
+    def send(self, count: int) -> bool:
+        return False
+
+    def silent(self) -> Source:
+        return self._at(self._silent.getsockname()[1])
+
+    def absent(self) -> Source:
+        return self._at(free_port())
+
+    def wrong(self) -> tuple[Source, str] | None:
+        return self._wrong
+
+    def close(self) -> None:
+        self._silent.close()
+
+
+def modbus(port: int) -> Modbus:
+    registers = {"n": Register(address=0)}
+    return Modbus(host="127.0.0.1", port=port, units={"press": 1}, registers=registers, every="50ms", timeout="2s")
+
+
+def opcua(port: int, node: str = "ns=2;s=n") -> Opcua:
+    return Opcua(url=f"opc.tcp://127.0.0.1:{port}", nodes={"press": {"n": node}}, every="50ms", timeout="2s")
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
@@ -199,5 +237,6 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),
     "simulate-live": lambda: OwnReadings(Simulate.model_validate({**PLANT, "every": "50ms"})),
 }
+FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
 STREAMS = ("kinesis",)

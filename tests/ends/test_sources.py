@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from kinesis_server import Kinesis
+from modbus_server import ModbusServer
+from opcua_server import OpcuaServer
 from servers import Mosquitto
-from sources import BROKERS, LOCAL, STREAMS, KinesisHarness, MqttHarness
+from sources import BROKERS, FIELD, LOCAL, STREAMS, FieldHarness, KinesisHarness, MqttHarness, modbus, opcua
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -17,7 +19,7 @@ from tocsin.testing.source_checks import SOURCE_CHECKS
 
 
 def test_every_source_has_a_harness() -> None:
-    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *STREAMS)}
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD, *STREAMS)}
     assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
 
 
@@ -46,4 +48,23 @@ def test_mqtt(harness: MqttHarness, check: Any) -> None:
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_kinesis(kinesis: Kinesis, check: Any) -> None:
     with closing(KinesisHarness(kinesis)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_modbus(check: Any) -> None:
+    with ModbusServer({1: {"holding": [7]}}) as server, closing(FieldHarness(modbus, server.port)) as harness:
+        check(harness)
+
+
+@pytest.fixture(scope="module")
+def opcua_server() -> Iterator[OpcuaServer]:
+    with OpcuaServer({"n": 0}, counts="n") as server:
+        yield server
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_opcua(opcua_server: OpcuaServer, check: Any) -> None:
+    wrong = opcua(1, "temperature"), "temperature"
+    with closing(FieldHarness(opcua, opcua_server.port, wrong)) as harness:
         check(harness)

@@ -30,7 +30,9 @@ class StubbornDelivery:
 
     def deliver(self, messages: Sequence[Message]) -> None:
         if self.script["failures"]:
-            raise self.script["failures"].pop(0)
+            error = self.script["failures"].pop(0)
+            self.script["delivered"] += getattr(error, "delivered", ())
+            raise error
         self.script["delivered"] += [m.id for m in messages]
         if len(self.script["delivered"]) == 250:
             self.script["done"].set()
@@ -57,6 +59,19 @@ def test_tries_again_until_all_is_delivered_in_order(tmp_path: Path) -> None:
     assert script["delivered"] == [f"{i:03d}" for i in range(250)]
     assert store.pending("bell", 1) == []
     assert script["closed"]
+    store.close()
+
+
+def test_waits_longer_after_each_failure_and_is_quick_again_after_a_success(tmp_path: Path) -> None:
+    no = DeliveryError("no")
+    some = DeliveryError("not all", ["000"])
+    bell, script, store = relay(tmp_path, [no, no, no, no, some, no, no])
+    waited: list[float] = []
+    bell._stop.wait = waited.append  # type: ignore[method-assign, assignment]
+    bell.start()
+    assert script["done"].wait(20)
+    bell.stop(5.0)
+    assert waited == [0.05, 0.1, 0.2, 0.4, 0.05, 0.1, 0.2]
     store.close()
 
 

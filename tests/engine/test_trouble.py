@@ -13,7 +13,7 @@ from world import World
 
 from tocsin.engine.embedded import RETRIES, EmbeddedRunner
 from tocsin.engine.recovery import Effects
-from tocsin.errors import CorruptState, DurabilityError, SourceError
+from tocsin.errors import CorruptState, DiskTrouble, DurabilityError, SourceError
 from tocsin.world import SystemDisk
 
 
@@ -77,7 +77,7 @@ def test_a_few_errors_are_survived(tmp_path: Path, whole: World) -> None:
 
 def test_many_errors_are_told(tmp_path: Path) -> None:
     world = World(tmp_path)
-    with pytest.raises(OSError, match="simulated"):
+    with pytest.raises(DiskTrouble, match="simulated; nothing committed is lost"):
         run(world, Failing(RETRIES + 1, errno.EIO))
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+from click.testing import CliRunner
 
+from tocsin.cli import main
 from tocsin.errors import ConfigError
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client, NotConnected, address
@@ -197,6 +199,7 @@ def mutual(request: pytest.FixtureRequest, certificates: Path) -> Iterator[str]:
             ca=certificates / "ca.pem",
             cert=certificates / "server.pem",
             key=certificates / "server.key",
+            crl=certificates / "crl.pem",
             acl=Acl.read(examples / "acl"),
         )
         with Broker(settings) as broker:
@@ -241,12 +244,16 @@ def test_a_device_cannot_listen_to_another(mutual: str, certificates: Path) -> N
         client.close()
 
 
-@pytest.mark.parametrize("wrong", ["no certificate", "another CA's certificate", "another CA", "no CA"])
+@pytest.mark.parametrize(
+    "wrong", ["no certificate", "another CA's certificate", "another CA", "no CA", "revoked", "expired"]
+)
 def test_who_is_not_known_is_refused(mutual: str, certificates: Path, wrong: str) -> None:
     other = certificates / "other"
     context = {
         "no certificate": tls(certificates, None),
         "another CA's certificate": tls(other, "pump-1", certificates / "ca.pem"),
+        "revoked": tls(certificates, "revoked"),
+        "expired": tls(certificates, "old"),
         "another CA": tls(certificates, "pump-1", other / "ca.pem"),
         "no CA": Tls(cert=str(certificates / "pump-1.pem"), key=str(certificates / "pump-1.key")),
     }[wrong].context()
@@ -334,3 +341,23 @@ def test_a_message_of_a_megabyte_arrives_cut_where_the_limit_is_lower(url: str) 
     assert np.frombuffer(got[0][1], np.uint8).min() == ord("x")
     sender.close()
     receiver.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mqtt://anna:canary@host:1883", "mqtt://anna:canary@host:port", "mqtt:/anna:canary@host",
+        "anna:canary@host:1883",
+        "mqtt://anna:canary@[host:1883", "http://anna:canary@host/path", "mqtts://anna:can@ary@host:99999",
+    ],
+)  # fmt: skip
+def test_a_password_in_a_wrong_url_is_never_shown(url: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        f"name: t\nsource: {{mqtt: {{url: '{url}', topic: a}}}}\ndecode: {{json: {{columns: {{m: text}}}}}}\nkey: m\n"
+        "streams: {a: {sinks: [delta: a]}}\n"
+    )
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "p.yaml")])
+    assert done.exit_code == 2
+    assert "give them as the settings user and password" in done.output
+    assert "canary" not in done.output
+    assert "can@ary" not in done.output

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pytest
 from tocsin.batch import as_times
 from tocsin.contracts import Message
 from tocsin.errors import ConfigError, DeliveryError
+from tocsin.output._lanes import AT_ONCE, FAILURES_MAX
 from tocsin.output.notify import REFUSALS_MAX, Notify, public
 from tocsin.testing import world
 
@@ -30,16 +31,20 @@ def texts(channel: Notify, batch: pa.RecordBatch) -> list[str]:
 class Receiver:
     """A web server that keeps what it gets, and answers as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: type[HTTPServer] = HTTPServer) -> None:
+        self.wait: Callable[[], object] = lambda: None
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: list[int] = []
+        self.unwanted: set[str] = set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.wait()
                 receiver.got.append((self.path, dict(self.headers), body))
-                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+                usual = 422 if self.headers["Idempotency-Key"] in receiver.unwanted else 200
+                self.send_response(receiver.answers.pop(0) if receiver.answers else usual)
                 self.send_header("Location", "http://127.0.0.1:1/")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -47,7 +52,7 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook?token=s3cret"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -157,6 +162,88 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
     delivery.deliver([again])
     delivery.close()
     assert delivery.counters() == {"refused": 2}
+
+
+def alarms(count: int, machines: int) -> list[Message]:
+    """Messages of some machines in turn, numbered."""
+    return list(
+        Notify().messages(
+            pa.record_batch(
+                {
+                    "key": [f"pump {i % machines}" for i in range(count)],
+                    "time": as_times([1_000_000 * i for i in range(count)]),
+                    "rule": ["hot"] * count,
+                    "number": list(range(count)),
+                }
+            )
+        )
+    )
+
+
+def numbers(receiver: Receiver) -> list[int]:
+    return [json.loads(body)["row"]["number"] for _, _, body in receiver.got]
+
+
+def test_a_few_messages_are_on_their_way_at_a_time_and_no_more() -> None:
+    receiver = Receiver(ThreadingHTTPServer)
+    meeting = threading.Barrier(AT_ONCE, timeout=10)  # breaks unless so many come at the same time
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def wait() -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        meeting.wait()
+        with lock:
+            inside -= 1
+
+    receiver.wait = wait
+    delivery = Notify(to=receiver.url, allow_private=True).open(world())
+    delivery.deliver(alarms(4 * AT_ONCE, 4 * AT_ONCE))
+    delivery.close()
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    assert (len(receiver.got), most) == (4 * AT_ONCE, AT_ONCE)
+
+
+def test_one_that_fails_holds_up_its_own_alarm_only(receiver: Receiver) -> None:
+    messages = alarms(12, 3)
+    delivery = Notify(to=receiver.url, allow_private=True).open(world())
+    receiver.answers = [503]
+    with pytest.raises(DeliveryError, match="answered 503") as caught:
+        delivery.deliver(messages)
+    first = receiver.got[0][2]
+    held = json.loads(first)["row"]["number"]
+    assert set(caught.value.delivered) == {m.id for i, m in enumerate(messages) if i % 3 != held}
+    delivery.deliver(messages)
+    delivery.close()
+    came = numbers(receiver)[1:]
+    assert sorted(came) == list(range(12))
+    for machine in range(3):
+        assert [n for n in came if n % 3 == machine] == list(range(machine, 12, 3))
+
+
+def test_a_target_that_takes_nothing_is_left_alone_until_the_next_round(receiver: Receiver) -> None:
+    delivery = Notify(to=receiver.url, allow_private=True).open(world())
+    receiver.answers = [503] * 1_000
+    with pytest.raises(DeliveryError, match="answered 503"):
+        delivery.deliver(alarms(100, 100))
+    assert FAILURES_MAX <= len(receiver.got) < FAILURES_MAX + AT_ONCE
+    delivery.close()
+
+
+def test_a_message_that_alone_is_refused_is_dropped_in_the_end(receiver: Receiver) -> None:
+    messages = alarms(3 * REFUSALS_MAX, 3)
+    delivery = Notify(to=receiver.url, allow_private=True).open(world())
+    receiver.unwanted = {messages[0].id}
+    for i in range(REFUSALS_MAX - 1):
+        with pytest.raises(DeliveryError, match="answered 422") as caught:
+            delivery.deliver([messages[0], messages[3 * i + 1]])
+        assert caught.value.delivered == [messages[3 * i + 1].id]
+    delivery.deliver([messages[0], messages[-1]])
+    assert delivery.counters() == {"refused": 1}
+    delivery.close()
 
 
 @pytest.mark.parametrize(

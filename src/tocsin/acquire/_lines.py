@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import gzip
+import errno
 import hashlib
 import os
 import stat
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,9 @@ BLOCK_BYTES = 4 * 2**20
 """How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""
 WHOLE_BYTES = 64 * 2**20
 """How much of a document is read at most."""
+_BLANK = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
-BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 100
-"""A compressed file is given up where it has swollen to this size, and by this factor."""
 
 
 class Refused(SourceError):
@@ -38,7 +36,12 @@ def open_regular(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}; links are not followed") from error
+        remedy = {
+            errno.ELOOP: "links are not followed; name the file itself",
+            errno.EACCES: "let who runs this read it",
+        }
+        told = remedy.get(error.errno or 0, "it was moved or deleted")
+        raise Refused(f"{path} cannot be read: {error.strerror}; {told}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Refused(f"{path} is no regular file")
@@ -113,57 +116,6 @@ class Utf16:
         return count
 
 
-class Gzip(Plain):
-    """A compressed file: read in order; a position is one in the unpacked bytes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.broken = ""
-        self._file = open(self.descriptor, "rb", closefd=False)  # noqa: SIM115 (closed by close)
-        self._start()
-
-    def _start(self) -> None:
-        self._file.seek(0)
-        self._unpacked = gzip.GzipFile(fileobj=self._file)
-        self._at = 0
-        self._kept = b""  # what was read but not yet taken, from _at on
-
-    def read_into(self, view: memoryview, position: int) -> int:
-        if position < self._at:
-            self._start()
-        while self._at < position:
-            kept = self._kept or self._more(min(position - self._at, BLOCK_BYTES))
-            if not kept:
-                break
-            used = min(position - self._at, len(kept))
-            self._at, self._kept = self._at + used, kept[used:]
-        while len(self._kept) < len(view) and (more := self._more(len(view) - len(self._kept))):
-            self._kept += more
-        count = min(len(self._kept), len(view))
-        view[:count] = self._kept[:count]
-        return count
-
-    def _more(self, count: int) -> bytes:
-        unpacked = self._at + len(self._kept)
-        if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * self.size():
-            self.broken = f"swells more than {BOMB_RATIO}-fold"
-        if self.broken:
-            return b""
-        try:
-            return self._unpacked.read(count)
-        except (OSError, EOFError, zlib.error) as error:
-            self.broken = str(error)
-            return b""
-
-    def bytes_read(self, position: int) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._unpacked.close()
-        self._file.close()
-        super().close()
-
-
 def head_of(stream: Plain, length: int) -> str:
     """Hash of a file's first bytes; empty if there are fewer."""
     head = bytearray(length)
@@ -199,6 +151,18 @@ class Block:
         if self.ends[-1] < self.size:
             self.ends = np.append(self.ends, np.int32(self.size))
 
+    def blanks(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Returns which lines hold nothing but their end, or one blank, shape (last - first,)."""
+        begins, ends = self.ends[first:last], self.ends[first + 1 : last + 1]
+        blank = ends - begins <= 2
+        short = np.flatnonzero(blank)
+        blank[short] = _BLANK[self.buffer[begins[short]]] & _BLANK[self.buffer[ends[short] - 1]]
+        return np.asarray(blank)
+
+    def text_from(self, first: int) -> int:
+        """Returns the first line from here on that is not blank; behind the last one where all are."""
+        return int(first_text(self.buffer, self.ends, _BLANK, first))
+
     def payloads(self, first: int, last: int) -> tuple[pa.Array, Ints, Ints]:
         """Lines as binary values over the block itself, and the positions at which they begin and end."""
         ends = self.ends[first : last + 1]
@@ -224,3 +188,15 @@ def line_ends(data: int, size: int, ends: npt.NDArray[np.int32]) -> int:
                 ends[count] = end
             marks &= marks - np.uint64(1)
     return count
+
+
+@kernel
+def first_text(
+    data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int32], is_blank: npt.NDArray[np.bool_], first: int
+) -> int:
+    """Returns the first line from ``first`` on that is more than its end or one blank; else how many there are."""
+    lines = len(ends) - 1
+    for i in range(first, lines):
+        if ends[i + 1] - ends[i] > 2 or not is_blank[data[ends[i]]] or not is_blank[data[ends[i + 1] - 1]]:
+            return i
+    return lines

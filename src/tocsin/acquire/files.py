@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import field_validator, model_validator
 
-from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Gzip, Plain, Refused, digest, head_of
+from tocsin.acquire._gzip import Gzip
+from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, Refused, digest, head_of
 from tocsin.acquire._pace import Pace
-from tocsin.batch import END, HEADER, RAW, Batch, as_times, tick
+from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, START, Batch, as_times, empty, rejected, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
@@ -28,19 +29,24 @@ SUFFIXES: Mapping[str, str] = {
     ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
     ".parquet": "parquet", ".txt": "text", ".log": "text",
 }  # fmt: skip
+FILES_MAX = 64
+"""How many files without news a poll looks at."""
 HELD_MAX = 256
 """How many files that may grow are kept open."""
 SETTLED_US = 1_000_000
 """A whole document is taken from a growing folder once nothing was written to it for so long."""
+CUT_OFF_US = 60_000_000
+"""A compressed file that ends before its data do counts as cut off once nothing was written to it for so long."""
 
 
 class Files(Source):
     """Reads a file, the files that a pattern matches, or a folder; by lines, whole documents (XML), or Parquet rows.
 
-    Files are read in natural order of their names (``log2`` before ``log10``), those ending in ``.gz`` unpacked. With
-    ``follow`` it waits for more: new files, and lines added to old ones; a line counts once it is complete. A file
-    that is renamed goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are
-    passed over with a warning. Not for files that are edited in the middle.
+    Files are read in natural order of their names (``log2`` before ``log10``), those ending in ``.gz`` unpacked; of a
+    damaged one, all that can be unpacked, and the damage is a row in the quarantine. With ``follow`` it waits for
+    more: new files, and lines added to old ones; a line counts once it is complete. A file that is renamed goes on
+    where it was; one that is truncated or replaced starts again. Links, pipes and devices are passed over with a
+    warning. Not for files that are edited in the middle.
 
     Examples
     --------
@@ -112,6 +118,12 @@ class Files(Source):
         return sorted(found, key=_natural)
 
 
+def _is_cut(file: _Open) -> bool:
+    """Returns whether a compressed file is damaged inside its data, so that what is last may not be whole."""
+    damage = file.stream.cut_off if isinstance(file.stream, Gzip) else None
+    return damage is not None and damage.is_inside
+
+
 def _format(path: Path) -> str | None:
     return SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
 
@@ -130,6 +142,8 @@ class Place:
     """Bytes (unpacked); rows of a Parquet file."""
     cutting: bool = False
     """Whether this is in the middle of a line that was too long."""
+    damaged: bool = False
+    """Whether it was told that the file is damaged from here on."""
 
 
 class _Open:
@@ -175,6 +189,7 @@ class FilesReader:
     def __init__(self, source: Files, offset: Offset | None, clock: Clock) -> None:
         self.skipped: dict[str, str] = {}
         """Files passed over, and why."""
+        self._damaged = 0
         self._source, self._clock = source, clock
         self._schema = source.output_schema()
         self._places = {name: Place(*place) for name, place in (offset or {}).items()}
@@ -187,41 +202,46 @@ class FilesReader:
             if self._places:  # files before the one that was being read are done
                 first = min(_natural(Path(name)) for name in self._places)
                 found = [path for path in found if _natural(path) >= first]
-        self._queue = iter(found)
+        self._queue, self._listed = iter(found), source.bounded()
         self._total = sum(os.lstat(path).st_size for path in source.found())
         self._done = self._total - sum(os.lstat(path).st_size for path in found)
         self._pace = None if source.replay is None else Pace(source.replay, source.time_column or "", clock)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        listed = self._source.bounded()
-        while True:
+        for _ in range(FILES_MAX):
             if self._now is None:
                 path = next(self._queue, None)
                 if path is not None:
                     self._begin(path)
-                elif not listed:
-                    self._queue, listed = iter(self._source.found()), True
+                elif not self._listed:
+                    self._queue, self._listed = iter(self._source.found()), True
                 else:
                     return self._nothing_more(timeout_s)
                 continue
             some = self._some(self._now, rows_max if self._pace is None else min(rows_max, 1_000))
             if some is None:
+                if (damage := self._damage(self._now)) is not None:
+                    return damage, self._offset()
                 self._end(self._now)
                 continue
             count = some.rows.num_rows
+            if count == 0:  # blank lines, or the rest of one that was too long: others may have rows meanwhile
+                self._advance(self._now, int(some.after[-1]))
+                return tick(self._schema, START), self._offset()
             if self._pace is not None:
                 count = self._pace.due(some.rows, self._now.format, self._now.stream, timeout_s)
                 if count == 0:
                     return None
             self._advance(self._now, int(some.after[count - 1]))
-            if count:
-                return Batch(some.rows.slice(0, count)), self._offset()
+            self._listed = self._source.bounded()
+            return Batch(some.rows.slice(0, count)), self._offset()
+        return None
 
     def acknowledge(self, offset: Offset) -> None:
         """Files stay where they are."""
 
     def counters(self) -> Mapping[str, int]:
-        return {"skipped_files": len(self.skipped)}
+        return {"skipped_files": len(self.skipped), "damaged_files": self._damaged}
 
     def close(self) -> None:
         for file in {*self._held.values(), *([self._now] if self._now else [])}:
@@ -247,6 +267,7 @@ class FilesReader:
             if self.skipped and not self._places:
                 raise SourceError(next(iter(self.skipped.values())))
             return tick(self._schema, END), self._offset()
+        self._listed = False
         self._clock.sleep(min(timeout_s, 0.1))
         return None
 
@@ -310,9 +331,6 @@ class FilesReader:
     def _end(self, file: _Open) -> None:
         """There is no more in a file for now."""
         self._now = None
-        if isinstance(file.stream, Gzip) and file.stream.broken and str(file.path) not in self.skipped:
-            self.skipped[str(file.path)] = f"{file.path} is read only in part: {file.stream.broken}"
-            log.warning("%s", self.skipped[str(file.path)])
         if file.rotated:
             self._places[f"{file.path} (before)"] = self._places.pop(str(file.path))
             file.close()
@@ -345,44 +363,70 @@ class FilesReader:
             return self._some_rows(file, place.position, rows_max)
         if file.format == "xml":
             return self._document(file, place)
-        while True:
-            if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):
-                if file.block is not None and file.block.at_end and self._source.bounded():
-                    return None
-                file.block = self._next_block(file, place)
-            block = file.block
-            first = int(np.searchsorted(block.ends, place.position - block.position))
-            last = min(first + rows_max, block.lines)
-            if last <= first:
+        if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):
+            if file.block is not None and file.block.at_end and self._source.bounded():
                 return None
-            payloads, positions, after = block.payloads(first, last)
-            sizes = after - positions
-            short = np.flatnonzero(sizes <= 2)  # blank lines
-            blank = [i for i in short.tolist() if not payloads[i].as_py().strip()]
-            if blank:
-                kept = np.delete(np.arange(last - first), blank)
-                if not len(kept):
-                    self._advance(file, int(after[-1]))
-                    continue
-                payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
-            if place.position == 0 and file.format == "csv" and self._source.header:
-                positions[0] = HEADER
-            return _Some(self._records(file, payloads, positions), after)
+            file.block = self._next_block(file, place)
+        block = file.block
+        if place.cutting and not block.lines and block.size:  # all of it the rest of a line that was too long
+            return _Some(empty(RAW), [place.position + block.size])
+        first = int(np.searchsorted(block.ends, place.position - block.position))
+        last = min(first + rows_max, block.lines)
+        if last <= first:
+            return None
+        payloads, positions, after = block.payloads(first, last)
+        blank = block.blanks(first, last)
+        if blank.any():
+            kept = np.flatnonzero(~blank)
+            if not len(kept):
+                first = block.text_from(last)
+                return _Some(empty(RAW), [block.position + int(block.ends[first])])
+            payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
+        if place.position == 0 and file.format == "csv" and self._source.header:
+            positions[0] = HEADER
+        return _Some(self._records(file, payloads, positions), after)
 
     def _next_block(self, file: _Open, place: Place) -> Block:
         """Read on; leave out the rest of a line that was too long."""
         block = Block(file.stream, place.position)
-        while place.cutting and not block.lines and block.size:
-            place.position += block.size
-            block = Block(file.stream, place.position)
-        if place.cutting and block.lines:
-            place.position, place.cutting = block.position + int(block.ends[1]), False
+        if place.cutting:
+            if block.lines:
+                place.position, place.cutting = block.position + int(block.ends[1]), False
         elif not block.lines and not block.at_end:
             block.finish()
             place.cutting = True
-        elif block.at_end and self._source.bounded():
+        elif block.at_end and self._source.bounded() and not _is_cut(file):
             block.finish()
         return block
+
+    def _damage(self, file: _Open) -> Batch | None:
+        """A row to be set aside where a compressed file is damaged: the reason, the position, and the cut line."""
+        place = self._places[str(file.path)]
+        if place.damaged or not isinstance(file.stream, Gzip):
+            return None
+        # What is cut off may still be being written, where more is waited for.
+        damage = file.stream.cut_off if self._source.bounded() or self._is_settled(file) else file.stream.damage
+        if damage is None:
+            return None
+        log.warning("%s is read only in part: %s", file.path, damage.detail)
+        position, rest = place.position, b""
+        if damage.is_inside:
+            held = bytearray(QUARANTINED_BYTES)
+            while count := file.stream.read_into(memoryview(held), place.position):
+                rest = rest or bytes(held[:count])
+                place.position += count
+        self._advance(file, place.position)
+        place.damaged, place.cutting = True, False
+        self._damaged += 1
+        row = rejected(
+            pa.array([""]), as_times(np.array([self._clock.now_us()])), [damage.reason], [damage.detail], [rest],
+            pa.array([file.path.name]), pa.array([position]),
+        )  # fmt: skip
+        return Batch(row, port=REJECTED)
+
+    def _is_settled(self, file: _Open) -> bool:
+        written_us = os.fstat(file.stream.descriptor).st_mtime_ns // 1_000
+        return self._clock.now_us() - written_us >= CUT_OFF_US
 
     def _records(self, file: _Open, payloads: pa.Array, positions: Any) -> pa.RecordBatch:
         count = len(payloads)
@@ -400,7 +444,7 @@ class FilesReader:
                 return None
         data = bytearray(WHOLE_BYTES if isinstance(file.stream, Gzip) else min(file.stream.size(), WHOLE_BYTES))
         count = file.stream.read_into(memoryview(data), 0)
-        if not count:
+        if not count or _is_cut(file):
             return None
         payloads = pa.array([bytes(data[:count])], pa.binary())
         return _Some(self._records(file, payloads, np.zeros(1, np.int64)), [count])

@@ -11,6 +11,7 @@ import click
 
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
+from tocsin.cli.certs import certs
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class _Commands(click.Group):
             # The reader of our output has gone (`| head`): nothing is left to say.
             sys.stderr.close()
             ctx.exit(0)
+        except OSError as error:
+            click.echo(f"tocsin: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
@@ -44,6 +48,7 @@ def main() -> None:
 
 
 main.add_command(alarms)
+main.add_command(certs)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
@@ -238,6 +243,19 @@ def query(sql: str, folder: Path, elsewhere: tuple[str, ...], form: str) -> None
     if strange := [one for one in elsewhere if not one.partition("=")[2]]:
         raise ConfigError(f"--table {strange[0]}: write a name and an address, as readings=s3://bucket/readings")
     write(ask(sql, folder, elsewhere={one.partition("=")[0]: one.partition("=")[2] for one in elsewhere}), form)
+
+
+@main.command()
+@click.argument("table")
+@_folder
+def repair(table: str, folder: Path) -> None:
+    """Let a table go on without data files that were deleted: what it lists and does not have, it lists no longer."""
+    from tocsin.lake.read import repair as repair_table
+
+    rows = repair_table(table, folder)
+    for path, count in rows.items():
+        click.echo(f"{path}: gone, with {count:,} rows", err=True)
+    click.echo(f"{table}: {f'goes on without {len(rows)} files' if rows else 'no file is gone'}", err=True)
 
 
 @main.command()

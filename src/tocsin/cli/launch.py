@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.feed import SOCKET, PageFeed
+from tocsin.engine.trouble import disk_trouble
 from tocsin.engine.wire import streams_of
-from tocsin.errors import TocsinError
+from tocsin.errors import TocsinError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
 from tocsin.serve.access import Address
 
@@ -26,19 +28,19 @@ def launch(
     ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
     ``forget`` names steps that start anew, see `engine.fitting`.
     """
-    plan.state_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.state_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_trouble(error, plan.state_folder) from error
     if address is None:
         runner = EmbeddedRunner(plan, forget=forget)
-        with _progress(runner):
+        with _told_at_the_end(runner), _progress(runner):
             runner.run()
-        if _bounded(plan) and not runner.counters.rows_in:
-            told = "all that its sources hold was read before; for files that come later write follow: true"
-            print(f"{plan.name}: {told}", file=sys.stderr, flush=True)
         return runner.snapshot()
     feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
         runner = EmbeddedRunner(plan, feed=feed, forget=forget)
-        with _page(plan, streams, address, runner):
+        with _told_at_the_end(runner), _page(plan, streams, address, runner):
             runner.run()
         return runner.snapshot()
     finally:
@@ -47,6 +49,18 @@ def launch(
 
 def _bounded(plan: Plan) -> bool:
     return all(origin.source.bounded() for origin in plan.sources)
+
+
+@contextmanager
+def _told_at_the_end(runner: EmbeddedRunner) -> Iterator[None]:
+    """Say what a run has done whose sources have an end, also where rows or messages wait at the end."""
+    try:
+        yield
+    except (Unwritten, Undelivered):
+        print(summary(runner.plan, runner.snapshot()), file=sys.stderr, flush=True)
+        raise
+    if _bounded(runner.plan):
+        print(summary(runner.plan, runner.snapshot()), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, SchemaError
 from tocsin.state import Columns
 
-_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
+_UNSEEN = r"[\x00-\x1f\x7f-\x9f\x{ad}\x{61c}\x{200b}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2060}\x{2066}-\x{2069}\x{feff}]"
+"""Control characters, and those that are not seen or turn the text around them (Unicode's bidirectional controls)."""
 _FINE, _MISSING, _CHARACTERS, _LENGTH, _LIMIT = range(5)
 _REASONS = ("", "missing_key", "key_characters", "key_length", "key_limit")
 
@@ -29,8 +30,9 @@ class Rekey(Operator):
 
     One column becomes the key (and is no longer there under its old name); a template such as ``{site}/{machine}``
     puts it together from several, which stay. Keys are brought into Unicode's composed form (NFC), so that one name
-    is one machine. Rows without a key, or with one that is no name, go to ``rejected``: ``missing_key``,
-    ``key_characters`` (control characters), ``key_length``, ``key_limit`` (more machines than were allowed for).
+    is one machine. Rows without a key, or with one that is no name, go to ``rejected``: ``missing_key`` (nothing but
+    blanks, too), ``key_characters`` (control characters, and those that nobody sees or that turn the text around
+    them), ``key_length``, ``key_limit`` (more machines than were allowed for).
 
     Not needed after a source that knows its machines (`host`, `simulate`).
 
@@ -107,7 +109,7 @@ class Rekey(Operator):
                 return column.cast(pa.string()).dictionary_encode()
             return column if column.type == KEY_TYPE else column.cast(KEY_TYPE)
         pieces = [
-            pc.if_else(pc.equal(text, ""), None, text) if i % 2 else text
+            pc.if_else(pc.equal(pc.utf8_trim_whitespace(text), ""), None, text) if i % 2 else text
             for i, text in enumerate(rows.column(p).cast(pa.string()) if i % 2 else p for i, p in enumerate(parts))
         ]
         return pc.binary_join_element_wise(*pieces, "").dictionary_encode()
@@ -138,7 +140,9 @@ class Rekey(Operator):
         if not 0 < sizes.min() <= sizes.max() <= self.length_max:
             return False
         text = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-        return bool(text.min() >= 0x20 and text.max() < 0x7F)
+        if text.min() < 0x20 or text.max() >= 0x7F:
+            return False
+        return not (text[ends[:-1] - ends[0]] == 0x20).any()  # may be nothing but blanks
 
     def _faults(self, words: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Words in composed form, and what is wrong with each; the last stands for rows without a word."""
@@ -147,8 +151,8 @@ class Rekey(Operator):
         faults[-1] = _MISSING
         for fault, here in (
             (_LENGTH, pc.greater(pc.utf8_length(words), self.length_max)),
-            (_CHARACTERS, pc.match_substring_regex(words, _CONTROL)),
-            (_MISSING, pc.equal(words, "")),
+            (_CHARACTERS, pc.match_substring_regex(words, _UNSEEN)),
+            (_MISSING, pc.equal(pc.utf8_trim_whitespace(words), "")),
         ):
             faults[:-1][pc.fill_null(here, fault == _MISSING).to_numpy(zero_copy_only=False)] = fault
         return words, faults

@@ -141,9 +141,13 @@ class Decoder(Operator):
         return None
 
     def step(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch]]:
+        return self.traced(state, batch)[:2]
+
+    def traced(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch], Ints | None]:
+        """Returns what `step` does, and the record of each row on port ``out``, shape (rows,); None: one each."""
         schema = self.decoded_schema
         if not len(batch):
-            return state, (batch.with_rows(empty(schema)),)
+            return state, (batch.with_rows(empty(schema)),), None
         rows, rejects = batch.rows, Rejects()
         metadata, wrong = metadata_columns(self.metadata, rows, rejects)
         payloads, numbers = self._admitted(rows, rejects, wrong)
@@ -162,8 +166,8 @@ class Decoder(Operator):
             sources = [column.take(at) for column in sources]
         out = Batch(pa.RecordBatch.from_arrays([*decoded.arrays, *sources], schema=schema), batch.watermark_us)
         if not rejects.rows:
-            return state, (out,)
-        return state, (Batch(rejects.quarantined(rows), batch.watermark_us, REJECTED), out)
+            return state, (out,), origin
+        return state, (Batch(rejects.quarantined(rows), batch.watermark_us, REJECTED), out), origin
 
     def _admitted(
         self, rows: pa.RecordBatch, rejects: Rejects, refused: npt.NDArray[np.bool_]

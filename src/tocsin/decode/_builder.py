@@ -120,7 +120,7 @@ def from_text(name: str, column: Column, text: str, decimal: str = ".", thousand
                 plain = plain.replace(".", "x").replace(decimal, ".")
             if not _FLOAT.fullmatch(plain):
                 raise Bad("type", f"{name}: {text[:100]!r} is no number{_hint(text, decimal, thousands)}")
-            return finite(name, float(plain))
+            return finite(name, float_of(plain))
         case "bool":
             if text.lower() not in _BOOLS:
                 raise Bad("type", f"{name}: {text[:100]!r} is neither true nor false")
@@ -149,15 +149,39 @@ def _hint(text: str, decimal: str, thousands: str) -> str:
     return ""
 
 
+_DIGIT = re.compile(r"^[^eE]*[1-9]")
 _INT = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
+class Tiny(float):
+    """Zero, in place of a number that is not zero, but too small for a float."""
+
+
+def float_of(text: str) -> float:
+    """Returns the number that a text says, or `Tiny`.
+
+    Examples
+    --------
+    >>> [isinstance(float_of(text), Tiny) for text in ("0e-400", "1e-400", "5e-324")]
+    [False, True, False]
+    """
+    number = float(text)
+    return Tiny() if number == 0 and vanishes(text) else number
+
+
+def vanishes(text: str) -> bool:
+    """Returns whether a number that has come out as zero has digits that say otherwise."""
+    return _DIGIT.search(text) is not None
+
+
 def finite(name: str, number: float) -> float:
-    """The number, -0.0 as 0.0; `Bad` if it overflowed."""
+    """The number, -0.0 as 0.0; `Bad` if it overflowed, or vanished."""
     if number in (np.inf, -np.inf):
         raise Bad("number_range", f"{name} does not fit a 64-bit float")
+    if isinstance(number, Tiny):
+        raise Bad("number_range", f"{name} is not zero, but too small for a 64-bit float")
     return number + 0.0
 
 

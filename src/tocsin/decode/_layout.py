@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tocsin.batch import TIME_TYPE, Codes, Ints
+from tocsin.decode._builder import vanishes
 from tocsin.decode._scan import BOOL, CATEGORY, END, FLOAT, INT, SKIP, TEXT, TIME, ZONE_NAMED, ZONE_NONE, ZONE_UTC, scan
 from tocsin.decode._spans import FEW, LENGTH, Mask, Words, bitmap, names, texts
 from tocsin.values.bytes import padded
@@ -93,9 +94,10 @@ class Scan:
         """Floats of too many digits for the exact short cut, by Python's own parser."""
         floats = self.values.view(np.float64)
         for column, row, begin, end in self.hard[:more].tolist():  # 0.3 us a number
-            number = float(self.data.slice(begin, end - begin).to_pybytes().replace(b",", b"."))
-            if number - number != 0:
-                self.matched[row] = False  # overflow: the decoder's parser gives the reason
+            text = self.data.slice(begin, end - begin).to_pybytes().replace(b",", b".").decode()
+            number = float(text)
+            if number - number != 0 or (number == 0 and vanishes(text)):
+                self.matched[row] = False  # too large or too small: the decoder's parser gives the reason
             floats[column, row] = number + 0.0
 
     def arrays(self, zones: list[str | None]) -> list[pa.Array]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 REASONS: Mapping[str, str] = {
     "empty": "no bytes, or nothing but blanks",
     "too_large": "more bytes than payload_max, or a compressed payload that swells more than a hundredfold",
-    "compression": "not what the declared compression makes",
+    "compression": "not what the compression makes: cut off, damaged, or followed by something else",
     "encoding": "not UTF-8, a lone surrogate, or a null character in a name",
     "topic": "the topic does not fit the template",
     "depth": "nested more than 32 deep",
@@ -15,7 +15,7 @@ REASONS: Mapping[str, str] = {
     "json_syntax": "not JSON",
     "json_nonfinite": "NaN or Infinity where a value is required",
     "duplicate_key": "an object names a field twice",
-    "number_range": "a number beyond 64 bits",
+    "number_range": "a number beyond 64 bits, or not zero and nearer to it than they can say",
     "type": "a value of another type than its column",
     "missing_field": "a required field, or a record's key, is absent, null or (as text) empty",
     "csv_shape": "not the declared number of fields, or quotes that do not fit",

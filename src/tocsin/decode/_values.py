@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tocsin.decode._builder import finite, without_null
+from tocsin.decode._builder import Tiny, finite, without_null
 from tocsin.decode._columns import WORDS, Column
 from tocsin.decode._reasons import Bad
 
@@ -32,6 +32,8 @@ def from_value(name: str, column: Column, value: Any) -> Any:
         raise Bad("missing_field", f"{name} is required")
     if value is HUGE and column.type in ("int", "float", "timestamp"):
         raise Bad("number_range", f"{name} does not fit 64 bits")
+    if isinstance(value, Tiny) and column.type in ("int", "float", "timestamp"):
+        finite(name, value)
     if value is NAN and not column.optional:
         raise Bad("json_nonfinite", f"{name} is NaN or infinite; if it may be missing, say optional: true")
     number = isinstance(value, int | float) and not isinstance(value, bool)

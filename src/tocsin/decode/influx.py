@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tocsin.batch import times_us
 from tocsin.decode._base import Decoder, Records, raw
-from tocsin.decode._builder import INT_END, Decoded
+from tocsin.decode._builder import INT_END, Decoded, float_of
 from tocsin.decode._by_line import TIME, decoded_by_line
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
@@ -88,7 +88,7 @@ def _value(text: str) -> Any:
     if re.fullmatch(r"[+-]?\d+[iu]", text):
         return _integer(text[:-1])
     try:
-        number = float(text)
+        number = float_of(text)
     except ValueError:
         raise Bad("influx_syntax", f"{text[:100]!r} is no value") from None
     return number if number - number == 0 else NAN

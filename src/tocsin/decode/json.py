@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tocsin.batch import times_us
 from tocsin.decode._base import DEPTH_MAX, Decoder, Records, raw
-from tocsin.decode._builder import INT_END, Builder, Decoded, merged, utf8
+from tocsin.decode._builder import INT_END, Builder, Decoded, float_of, merged, utf8
 from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
@@ -204,7 +204,9 @@ def _constant(text: str) -> Any:
     return NAN
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=float_of, parse_constant=_constant
+)
 
 
 NAME, ELEMENT = "@key", "@value"

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tocsin.batch import times_us
 from tocsin.decode._base import Decoder, Records, raw
-from tocsin.decode._builder import Decoded
+from tocsin.decode._builder import Decoded, float_of
 from tocsin.decode._by_line import TIME, decoded_by_line
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
@@ -71,7 +71,7 @@ def _parts(line: str) -> dict[str, Any]:
     if match is None:
         raise Bad("prometheus_syntax", 'not name{label="text"} value time')
     try:
-        number = float(match["value"])
+        number = float_of(match["value"])
     except ValueError:
         raise Bad("prometheus_syntax", f"{match['value'][:100]!r} is no value") from None
     labels = {key: _plain(text) for key, text in _PAIR.findall(match["labels"] or "")}

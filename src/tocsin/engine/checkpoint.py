@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -46,7 +47,7 @@ class SqliteStore:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _lock(folder)
+        self._locks = _lock(folder)
         self._lock = threading.Lock()
         path = folder / "checkpoints.db"
         try:
@@ -55,7 +56,7 @@ class SqliteStore:
             self._db.execute("pragma synchronous = full")
             self._db.executescript(_TABLES)
         except sqlite3.DatabaseError as error:
-            os.close(self._lock_file)
+            _unlock(self._locks)
             if isinstance(error, sqlite3.OperationalError):
                 raise
             raise CorruptState(f"{path} is damaged ({error}); restore the state folder from a backup") from error
@@ -108,7 +109,7 @@ class SqliteStore:
     def close(self) -> None:
         with self._lock:
             self._db.close()
-            os.close(self._lock_file)
+            _unlock(self._locks)
 
 
 def peek(folder: Path) -> Checkpoint | None:
@@ -132,20 +133,37 @@ def _last(db: sqlite3.Connection, path: Path) -> Checkpoint | None:
     return decoded(row[0])
 
 
-def _lock(folder: Path) -> int:
-    """The state folder for this process alone; the system gives it back when the process dies, however it dies."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _lock(folder: Path) -> list[int]:
+    """The state folder for this process alone; the system gives it back when the process dies, however it dies.
+
+    Both the file ``lock``, which says who holds it, and the folder itself are locked: a file can be deleted by someone
+    who means well, and then the next process would lock another one of the same name.
+    """
+    locked = [os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)]
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(locked[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fcntl.flock(locked[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip()
-        os.close(descriptor)
+        holder = os.read(locked[0], 32).decode(errors="replace").strip()
+        who = f"process {holder}" if holder else "another process, whose lock file was deleted"
+        _unlock(locked)
         raise AlreadyRunning(
-            f"{folder} is in use by process {holder or 'unknown'}; stop that one, or give this pipeline another folder"
+            f"{folder} is in use by {who}; stop that one, or give this pipeline another folder: --set folder=PATH"
         ) from None
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
+    except OSError as error:
+        if len(locked) < 2 or error.errno not in (errno.EBADF, errno.EOPNOTSUPP):
+            _unlock(locked)
+            raise
+        # Some network file systems lock no folders.
+    os.truncate(locked[0], 0)
+    os.write(locked[0], f"{os.getpid()}\n".encode())
+    return locked
+
+
+def _unlock(locked: Sequence[int]) -> None:
+    for descriptor in locked:
+        os.close(descriptor)
 
 
 def encoded(checkpoint: Checkpoint) -> str:

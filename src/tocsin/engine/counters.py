@@ -18,6 +18,10 @@ class Counters:
         """By source."""
         self.rows_out: Counter[Port] = Counter()
         """By source or step, and port."""
+        self.rows_into: Counter[str] = Counter()
+        """By sink or channel."""
+        self.rung: Counter[str] = Counter()
+        """By step that makes alarms: how often one of them rang."""
         self.rejected: Counter[tuple[str, str]] = Counter()
         """By source or step, and reason."""
         self.events: Counter[tuple[str, str]] = Counter()
@@ -49,6 +53,8 @@ class Counters:
         return {
             "rows_in": dict(self.rows_in),
             "rows_out": {name: sum(self.rows_out[port] for port in ports) for name, ports in streams.items()},
+            "rows_into": dict(self.rows_into),
+            "rung": dict(self.rung),
             "late": {id: n for (id, port), n in self.rows_out.items() if port == LATE},
             "rejected": [
                 {"source": source, "reason": reason, "rows": n} for (source, reason), n in self.rejected.items()

@@ -35,6 +35,7 @@ from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import ACTIONS_SPLIT, Attempt, Effects, open_split, start
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
+from tocsin.engine.trouble import disk_trouble, waiting_is_vain
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
 
@@ -105,7 +106,8 @@ class EmbeddedRunner(Runner):
         """Returns what has been counted, as JSON."""
         attempt = self._attempt
         if attempt is None:
-            return self.counters.snapshot(self.plan.streams, {}, Counter(), self._clock.now_us())
+            counted = self.counters.snapshot(self.plan.streams, {}, Counter(), self._clock.now_us())
+            return {**counted, "sources": {}, "sinks": {}, "channels": {}}
         counted = self.counters.snapshot(
             self.plan.streams, attempt.graph.watermarks, attempt.events(), self._clock.now_us()
         )
@@ -116,7 +118,8 @@ class EmbeddedRunner(Runner):
         }
         sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in attempt.sources.items()}
         sinks = {id: task.snapshot() for id, task in attempt.sinks.items()}
-        return {**counted, "sources": sources, "sinks": sinks}
+        channels = {relay.id: relay.snapshot() for relay in attempt.relays}
+        return {**counted, "sources": sources, "sinks": sinks, "channels": channels}
 
     def progress(self) -> tuple[int, int] | None:
         """Returns how much of all sources has been read, and how much there is (bytes); None where one cannot tell."""
@@ -399,7 +402,9 @@ class EmbeddedRunner(Runner):
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         full |= isinstance(error, sqlite3.OperationalError) and "full" in str(error)
         if not full:
-            if self._failures == RETRIES:
+            if self._failures == RETRIES or waiting_is_vain(error):
+                if isinstance(error, OSError | sqlite3.Error):
+                    raise disk_trouble(error, self.plan.state_folder) from error
                 raise error
             self._failures += 1
         wait_s = DISK_FULL_RETRY_S if full else RETRY_AFTER_S[self._failures - 1]

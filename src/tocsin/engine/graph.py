@@ -5,17 +5,36 @@ It does no I/O and sees no clock, so a redo after a crash gives the same rows.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
+from tocsin.batch import (
+    ACTIONS,
+    LATE,
+    OUT,
+    RECORD,
+    REJECTED,
+    START,
+    Batch,
+    Ints,
+    rejected,
+    tick,
+    times_us,
+    with_records,
+)  # fmt: skip
 from tocsin.contracts import Channel, Operator, State
+from tocsin.decode._base import Decoder
 from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
+
+RING = "ring"
+"""The column by which an alarm says that it is to ring now."""
 
 
 class Feed(Protocol):
@@ -35,11 +54,32 @@ class Chain:
         self.watermark_us = START
         self.idle = False
 
-    def through(self, batch: Batch, at: int = 0) -> list[Batch]:
+    def through(self, batch: Batch) -> list[Batch]:
         """What leaves the chain; rows on side ports leave it at once."""
+        if not self.nodes or batch.port != OUT:
+            return [batch]
+        first = self.nodes[0]
+        if not isinstance(first.operator, Decoder):
+            return self._from(batch, 0)
+        first.changed = True
+        first.state, decoded, origin = first.operator.traced(first.state, batch)
+        left: list[Batch] = []
+        for out in decoded:
+            if out.port != OUT:
+                left.append(out)
+                continue
+            for passed in self._from(out.with_rows(with_records(out.rows, origin)), 1):
+                rows = passed.rows
+                if passed.port == REJECTED:
+                    left.append(passed.with_rows(_with_bytes(rows, batch.rows)))
+                else:
+                    left.append(passed.with_rows(rows.drop_columns([RECORD])))
+        return left
+
+    def _from(self, batch: Batch, at: int) -> list[Batch]:
         if at == len(self.nodes) or batch.port != OUT:
             return [batch]
-        return [passed for out in self.nodes[at].step(batch) for passed in self.through(out, at + 1)]
+        return [passed for out in self.nodes[at].step(batch) for passed in self._from(out, at + 1)]
 
     def counters(self) -> Counter[str]:
         """Returns what its operators count."""
@@ -111,6 +151,9 @@ class Graph:
         for target in plan.sinks:
             for port in target.inputs:
                 self._sinks[port].append(target)
+        self._ringing = {
+            (step.id, OUT) for step in plan.steps if step.operator.ACCEPTS_ACTIONS and RING in step.schemas[OUT].names
+        }
         self._streams: dict[Port, list[str]] = defaultdict(list)
         for name, ports in plan.streams.items():
             for port in ports:
@@ -225,7 +268,10 @@ class Graph:
         port = (id, batch.port)
         if len(batch):
             self.counters.rows_out[port] += len(batch)
+            if port in self._ringing:
+                self.counters.rung[id] += pc.sum(batch.rows.column(RING)).as_py() or 0
             for target in self._sinks[port]:
+                self.counters.rows_into[target.id] += len(batch)
                 self._rows[target.id].append(_united(batch.rows, target))
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
@@ -298,6 +344,28 @@ class Graph:
             # What has left a part has reached those behind it: between checkpoints nothing is under way.
             step_task.watermarks = [watermarks.get(id, START) for id, _ in step_task.step.inputs]
             step_task.watermark_us = watermarks.get(f"{step_task.step.id}<", START)
+
+
+def _with_bytes(aside: pa.RecordBatch, records: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows set aside behind the decoder, with the bytes, topic and position of the record that each came from.
+
+    Of a record with many rows the first one has the bytes, or a record of a megabyte might be kept a thousand times.
+    """
+    numbers = aside.column("position").to_numpy()
+    some, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+    payloads = records.column("payload").take(pa.array(some)).to_pylist()
+    came = records.select(["topic", "position"]).take(pa.array(numbers))
+    digests = [hashlib.sha256(payload).hexdigest() for payload in payloads]
+    return rejected(
+        aside.column("key"),
+        aside.column("time"),
+        aside.column("reason").to_pylist(),
+        aside.column("detail").to_pylist(),
+        [payloads[record] if first[record] == i else b"" for i, record in enumerate(which.tolist())],
+        topics=came.column("topic"),
+        positions=came.column("position"),
+        digests=[digests[record] for record in which.tolist()],
+    )
 
 
 def _united(rows: pa.RecordBatch, part: Step | SinkNode) -> pa.RecordBatch:

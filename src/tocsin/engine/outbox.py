@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from tocsin.contracts import Channel, CheckpointStore, Delivery
 from tocsin.errors import DeliveryError
@@ -38,6 +39,7 @@ class Relay:
         self._broken: Exception | None = None
         self.reason: str | None = None
         """Why the last try failed; None where it did not."""
+        self._delivered = self._left = 0
 
     def round(self) -> bool:
         """Deliver some messages and mark them. Returns whether there were any; `DeliveryError` if some are left."""
@@ -51,9 +53,11 @@ class Relay:
         except DeliveryError as error:
             if error.delivered:
                 self._store.delivered(self.id, list(error.delivered))
+                self._delivered += len(error.delivered)
             self.reason = str(error)
             raise
         self._store.delivered(self.id, [message.id for message in messages])
+        self._delivered += len(messages)
         self.reason = None
         return True
 
@@ -69,7 +73,12 @@ class Relay:
             if self._thread is None:
                 self.wake()
             clock.sleep(0.01)
-        return len(self._store.pending(self.id, COUNTED_MAX))
+        self._left = len(self._store.pending(self.id, COUNTED_MAX))
+        return self._left
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns how many messages were delivered, how many `drain` has left waiting, and why, as JSON."""
+        return {"delivered": self._delivered, "waiting": self._left, "reason": self.reason}
 
     def counters(self) -> Mapping[str, int]:
         """Returns what the channel counts."""

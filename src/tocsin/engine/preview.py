@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tocsin.batch import END, OUT, Batch, empty, tick
+from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA, Batch, empty, tick
 from tocsin.contracts import Operator, Reader, Source
 from tocsin.pipeline.plan import Plan, Port, SourceNode
 from tocsin.world import SystemClock, SystemDisk, World
@@ -33,10 +33,13 @@ def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator
 def _origin(
     origin: SourceNode, seen: dict[Port, list[Batch]], rows_max: int, wait_s: float
 ) -> Iterator[tuple[str, pa.Table]]:
-    raw = _sample(origin.source, rows_max, wait_s)
+    sample = _sample(origin.source, rows_max, wait_s)
     schema = origin.source.output_schema()
-    yield f"{origin.id}.{origin.source.name()}", _table(schema, raw)
-    batches = raw
+    batches = [batch for batch in sample if batch.port == OUT]
+    place = f"{origin.id}.{origin.source.name()}"
+    yield place, _table(schema, batches)
+    if aside := [batch for batch in sample if batch.port == REJECTED]:
+        yield f"{place}.{REJECTED}", _table(REJECTED_SCHEMA, aside)
     for i, operator in enumerate(origin.chain):
         seen[origin.id, OUT] = []
         yield from _passed(f"{origin.id}.{i}.{operator.name()}", origin.id, operator, schema, batches, seen)

@@ -97,6 +97,14 @@ class SourceSilence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why nothing comes right now, in words for people; null if it is not the source's doing."""
 
 
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a channel has delivered; what was left waiting when the run ended, and why."""
+
+    delivered: int = 0
+    waiting: int = 0
+    reason: str | None = None
+
+
 class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the engine has counted since it started (`engine.counters.Counters.snapshot`)."""
 
@@ -104,6 +112,10 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """By source."""
     rows_out: dict[str, int] = {}
     """By stream."""
+    rows_into: dict[str, int] = {}
+    """By sink or channel."""
+    rung: dict[str, int] = {}
+    """By step that makes alarms: how often one of them rang."""
     late: dict[str, int] = {}
     """By source or step."""
     rejected: tuple[Rejected, ...] = ()
@@ -122,6 +134,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sinks: dict[str, SinkLag] = {}
     """By id."""
     sources: dict[str, SourceSilence] = {}
+    """By id."""
+    channels: dict[str, Outgoing] = {}
     """By id."""
 
 

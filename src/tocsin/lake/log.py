@@ -12,6 +12,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,36 @@ class Log:
         last = self._read(self.snapshot.version)
         for action in last or ():
             if (add := action.get("add")) and add["path"] in self.snapshot.files:
-                self.disk.sync(self.data_path(add["path"]))
+                with suppress(FileNotFoundError):  # see `missing`
+                    self.disk.sync(self.data_path(add["path"]))
         if last is not None:
             self.disk.sync(self.entry(self.snapshot.version))
         self.disk.sync_folder(self.folder)
         self.disk.sync_folder(self.path)
+
+    def missing(self) -> list[str]:
+        """Returns the data files that the log lists and that are not there, as it names them: somebody deleted them."""
+        there: dict[Path, frozenset[str]] = {}
+        gone = []
+        for path in self.snapshot.files:
+            place = self.data_path(path)
+            if place.parent not in there:
+                there[place.parent] = frozenset(self.disk.names(place.parent))
+            if place.name not in there[place.parent]:
+                gone.append(path)
+        return gone
+
+    def lacks(self) -> str:
+        """Returns a sentence that names the data files that are gone, and what to do; empty if all are there."""
+        if not (gone := self.missing()):
+            return ""
+        rows = sum(rows_of(self.snapshot.files[path]) for path in gone)
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        return (
+            f"table '{self.folder.name}' has lost data files that its log lists, with {rows:,} rows: "
+            f"{self.data_path(gone[0])}{more}; bring them back from a backup, or go on without them: "
+            f"tocsin repair {self.folder.name} --folder {self.folder.parent}"
+        )
 
     def _read(self, version: int) -> list[Action] | None:
         try:
@@ -258,6 +284,12 @@ class Log:
                 f"{self.folder}: the table needs Delta writer version {writer} {sorted(missing) or ''}, which is not "
                 "supported here; write to a table of its own"
             )
+
+
+def rows_of(add: Mapping[str, Any]) -> int:
+    """Returns how many rows a data file has, by its statistics; 0 where its writer noted none."""
+    stats = json.loads(add.get("stats") or "{}")
+    return int(stats.get("numRecords") or 0)
 
 
 def parse(data: bytes) -> list[Action] | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tocsin.lake.files import read, write
-from tocsin.lake.log import CHECKPOINT, ENTRY, Action, Log, parse
+from tocsin.lake.log import CHECKPOINT, ENTRY, Action, Log, parse, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -110,16 +110,34 @@ def compact(log: Log, prefix: str, files_min: int, target_bytes: int, budget_byt
         if spent >= budget_bytes:
             return True
         spent += sum(add["size"] for add in adds)
-        try:
-            table = pa.concat_tables([read(log, add) for add in adds])
-        except (OSError, pa.ArrowException) as error:
-            # A damaged file stays as it is: what can still be read of the table must not depend on it.
-            logger.error("%s: small files are not merged, one cannot be read: %s", log.folder, error)
+        good = _readable(log, adds)
+        if len(good) < 2:
             continue
-        whole = write(log, table, prefix, adds[0]["partitionValues"])
+        whole = write(log, pa.concat_tables([table for _, table in good]), prefix, adds[0]["partitionValues"])
         log.disk.sync_folder(log.folder)
-        _swap(log, adds, whole)
+        _swap(log, [add for add, _ in good], whole)
     return False
+
+
+def _readable(log: Log, adds: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], pa.Table]]:
+    """The rows of these files; a damaged one, or one that is gone, stays as it is and keeps no other from merging."""
+    good = []
+    for add in adds:
+        try:
+            good.append((add, read(log, add)))
+        except (OSError, pa.ArrowException) as error:
+            logger.error("%s: %s is not merged, it cannot be read: %s", log.folder, add["path"], error)
+    return good
+
+
+def forget_missing(log: Log) -> dict[str, int]:
+    """Take the data files that are gone out of the log; returns how many rows each had."""
+    gone = {path: log.snapshot.files[path] for path in log.missing()}
+    now = log.now_ms()
+    removes: list[Action] = [{"remove": {"path": path, "deletionTimestamp": now, "dataChange": True}} for path in gone]
+    if removes and not log.commit(removes, lambda _: gone.keys() <= log.snapshot.files.keys(), "FSCK"):
+        return forget_missing(log)  # another engine has replaced some of them meanwhile
+    return {path: rows_of(add) for path, add in gone.items()}
 
 
 def _small(log: Log, files_min: int, target_bytes: int) -> list[list[Mapping[str, Any]]]:

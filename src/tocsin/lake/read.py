@@ -14,6 +14,7 @@ import pyarrow as pa
 from tocsin.errors import ConfigError, CorruptState, SinkError, UnknownName
 from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
+from tocsin.lake.maintenance import forget_missing
 from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import original_names
 from tocsin.world import SystemDisk
@@ -50,15 +51,31 @@ def read(table: str, folder: Path | str = FOLDER) -> pa.Table:
     """
     if is_remote(table):
         return RemoteTable(table, {}).read()
-    known = tables(folder)
-    if table not in known:
-        raise UnknownName("table", table, known)
-    log = _open(known[table])
+    log = _open(_known(table, folder))
     try:
         content = dataset(log).to_table()
     except (OSError, pa.ArrowException) as error:
-        raise CorruptState(f"table '{table}' has a file that is damaged or gone: {error}") from error
+        raise CorruptState(log.lacks() or _damaged(log, error)) from error
     return content.rename_columns(list(original_names(log.snapshot.fields).values()))
+
+
+def repair(table: str, folder: Path | str = FOLDER) -> Mapping[str, int]:
+    """Let a table go on without the data files that are gone; returns how many rows each of them had."""
+    return forget_missing(Log(_known(table, folder).absolute(), SystemDisk(), "tocsin repair"))
+
+
+def _known(table: str, folder: Path | str) -> Path:
+    known = tables(folder)
+    if table not in known:
+        raise UnknownName("table", table, known)
+    return known[table]
+
+
+def _damaged(log: Log, error: Exception) -> str:
+    return (
+        f"table '{log.folder.name}' has a data file that is damaged: {error}; bring it back from a backup, or delete "
+        f"it and go on without its rows: tocsin repair {log.folder.name} --folder {log.folder.parent}"
+    )
 
 
 def query(
@@ -90,12 +107,13 @@ def query(
         },
     )
     timer = threading.Timer(timeout_s, connection.interrupt)
+    logs = []
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         for name in wanted:
-            log = _open(known[name])
+            logs.append(log := _open(known[name]))
             _show(connection, name, dataset(log), original_names(log.snapshot.fields))
         for name, address in (elsewhere or {}).items():
             _show(connection, name, *RemoteTable(address, {}).dataset())
@@ -107,6 +125,8 @@ def query(
     except duckdb.OutOfMemoryException as error:
         raise ConfigError(f"the query needs more than {memory} of memory; ask for less, or allow more") from error
     except duckdb.Error as error:
+        if lacking := [sentence for log in logs if (sentence := log.lacks())]:
+            raise CorruptState("; ".join(lacking)) from error
         hint = f"\nthere are these tables: {', '.join(known) or f'none in {folder}'}"
         raise ConfigError(f"{error}{hint if isinstance(error, duckdb.CatalogException) else ''}") from error
     finally:

@@ -17,8 +17,19 @@ import time
 from pathlib import Path
 
 from tocsin.errors import ConfigError, StateError
+from tocsin.mqtt.budget import Budget, Publication
 from tocsin.mqtt.connection import Connection, Settings
-from tocsin.mqtt.sessions import Acl, Publication, Retained, Session, Subscriptions, load, read_users, save
+from tocsin.mqtt.sessions import (
+    RETAINED_BYTES_MAX,
+    SESSION_BYTES_MAX,
+    Acl,
+    Retained,
+    Session,
+    Subscriptions,
+    load,
+    read_users,
+    save,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +52,9 @@ class Broker:
         self.port = settings.port
         self.sessions: dict[str, Session] = {}
         self.subscriptions = Subscriptions()
-        self.retained = Retained(settings.retained_max)
+        self.wills = Budget(settings.memory_max // 16)
+        self.budget = Budget(settings.memory_max - self.wills.limit)
+        self.retained = Retained(settings.retained_max, Budget(RETAINED_BYTES_MAX, self.budget))
         self.received = self.sent = self.dropped = 0
         self._touched: set[Connection] = set()
         self.connections: set[Connection] = set()
@@ -121,7 +134,7 @@ class Broker:
         for message in retained:
             self.retained.keep(message)
         for kept in sessions:
-            session = Session(kept.client_id, kept.user, self.settings.queue_max, kept.expiry_s)
+            session = Session(kept.client_id, kept.user, self.settings.queue_max, kept.expiry_s, self.session_budget())
             session.ends_s = time.monotonic() + kept.left_s
             session.restore(kept)
             self.sessions[kept.client_id] = session
@@ -140,8 +153,14 @@ class Broker:
 
     def forget(self, session: Session) -> None:
         self.subscriptions.clear(session)
+        session.in_flight.clear()
+        session.queue.clear()
+        session.budget.close()
         if self.sessions.get(session.client_id) is session:
             del self.sessions[session.client_id]
+
+    def session_budget(self) -> Budget:
+        return Budget(SESSION_BYTES_MAX, self.budget)
 
     # ------------------------------------------------------------------------------------- routing
 
@@ -193,6 +212,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1883)
     parser.add_argument("--ca", type=Path, help="clients must show a certificate signed by this CA")
+    parser.add_argument("--crl", type=Path, help="certificates that the CA has revoked")
     parser.add_argument("--cert", type=Path, help="the broker's own certificate: speak TLS")
     parser.add_argument("--key", type=Path)
     parser.add_argument("--users", type=Path, help="file of lines name:password")
@@ -203,7 +223,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = Settings(
-            given.host, given.port, given.ca, given.cert, given.key,
+            given.host, given.port, given.ca, given.cert, given.key, given.crl,
             read_users(given.users) if given.users else None,
             Acl.read(given.acl) if given.acl else None,
             queue_max=given.queue_max,

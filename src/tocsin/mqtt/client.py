@@ -66,15 +66,15 @@ def address(url: str) -> tuple[str, int, bool]:
     >>> address("mqtts://broker.example")
     ('broker.example', 8883, True)
     """
-    parts = urlsplit(url)
+    if "@" in url:  # first of all: what else is said of it must not say the password
+        raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
     try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        port = -1
+        parts, port = urlsplit(""), -1
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or parts.path.strip("/"):
         raise ConfigError(f"{url!r} is not an MQTT address; write mqtt://host:1883 or mqtts://host:8883")
-    if parts.username or parts.password:
-        raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
     secure = parts.scheme == "mqtts"
     return parts.hostname, port or (8883 if secure else 1883), secure
 
@@ -359,23 +359,25 @@ class Client:
 
     def _receive(self, timeout_s: float) -> bool:
         """Read once from the socket into the inbox; whether anything came in time."""
-        assert self._socket is not None
+        connection = self._socket  # another thread may close the client meanwhile
+        if connection is None:
+            raise ConnectionResetError("the client was closed")
         end = time.monotonic() + timeout_s
         while True:
             try:
-                count = self._socket.recv_into(self._inbox.room())
+                count = connection.recv_into(self._inbox.room())
             except (BlockingIOError, ssl.SSLWantReadError):
                 left = end - time.monotonic()
-                if left <= 0 or not select.select((self._socket,), (), (), left)[0]:
+                if left <= 0 or not select.select((connection,), (), (), left)[0]:
                     return False
             except ssl.SSLWantWriteError:
-                select.select((), (self._socket,), (), max(0.0, end - time.monotonic()))
+                select.select((), (connection,), (), max(0.0, end - time.monotonic()))
             else:
                 if count == 0:
                     raise ConnectionResetError("the broker closed the connection")
                 self._inbox.filled(count)
                 if _QUICKACK is not None:
-                    self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                    connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
                 return True
 
     def _digest(self, limit: int) -> int:

@@ -14,13 +14,22 @@ from typing import Any, Protocol
 
 from tocsin.errors import ConfigError
 from tocsin.mqtt import codec, packets
+from tocsin.mqtt.budget import MEMORY_MAX, OVERHEAD, Budget, Publication
 from tocsin.mqtt.packets import ProtocolError
-from tocsin.mqtt.sessions import Acl, Publication, Retained, Session, Subscriptions, password_matches
+from tocsin.mqtt.sessions import (
+    Acl,
+    Retained,
+    Session,
+    Subscriptions,
+    password_matches,
+)  # fmt: skip
 from tocsin.mqtt.topics import valid_filter, valid_name
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
+NAMES_BYTES = 64 * 256
+"""So many bytes of topics are remembered with whether the client may write to them."""
 CLOGGED_BYTES = 1 << 20
 """So much may wait in a connection's socket; more stays in its session's queue."""
 
@@ -36,6 +45,8 @@ class Settings:
     """With it every client must show a certificate that this CA has signed; its common name is the user's name."""
     cert: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
+    """Which certificates the CA has revoked (PEM)."""
     users: Mapping[str, str] | None = None
     """Passwords by user name; None: no password is asked for."""
     acl: Acl | None = None
@@ -45,6 +56,10 @@ class Settings:
     sessions_max: int = 10_000
     """Sessions, and connections, at a time."""
     retained_max: int = 100_000
+    memory_max: int = MEMORY_MAX
+    """Bytes of memory for all that clients give it to keep: messages that wait or are in flight, with topics and
+    properties, what is retained, filters, names, and in a sixteenth of it wills. What is being sent or received comes
+    on top: at most 2 MiB a connection."""
     receive_max: int = 1000
     session_expiry_s_max: int = 30 * 86_400
     state: Path | None = None
@@ -68,8 +83,12 @@ class Settings:
             if self.ca is not None:
                 context.load_verify_locations(self.ca)
                 context.verify_mode = ssl.CERT_REQUIRED
+            if self.crl is not None:
+                context.load_verify_locations(self.crl)
+                context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"the TLS files ca={self.ca} cert={self.cert} key={self.key}: {error}") from error
+            names = f"ca={self.ca} crl={self.crl} cert={self.cert} key={self.key}"
+            raise ConfigError(f"the TLS files {names}: {error}") from error
         return context
 
 
@@ -88,10 +107,12 @@ class Hub(Protocol):
     subscriptions: Subscriptions
     retained: Retained
     connections: set[Connection]
+    wills: Budget
     sent: int
 
     def route(self, message: Publication, sender: Session | None) -> bool: ...
     def forget(self, session: Session) -> None: ...
+    def session_budget(self) -> Budget: ...
     def touch(self, connection: Connection) -> None: ...
     def flush(self) -> None: ...
     def name(self) -> str: ...
@@ -105,8 +126,11 @@ class Connection(asyncio.BufferedProtocol):
         self.session: Session | None = None
         self.inbox = codec.Inbox(packets.V311, broker.settings.packet_bytes_max)
         self.will: Publication | None = None
+        self._room = Budget(2 * broker.settings.packet_bytes_max, broker.wills)
+        """Of its will."""
         self.deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._patience_s = 0.0
         self._write_names: dict[bytes, bool] = {}
         self._size_max = 1 << 28
@@ -147,14 +171,17 @@ class Connection(asyncio.BufferedProtocol):
         broker, session = self.broker, self.session
         broker.connections.discard(self)
         if session is None:
+            self._room.close()
             return
         if session.link is self:
             session.link = None
             session.ends_s = time.monotonic() + session.expiry_s
             if not session.expiry_s:
                 broker.forget(session)
-        if self.will is not None:
-            broker.route(self.will, session)
+        will, self.will = self.will, None
+        self._room.close()
+        if will is not None:
+            broker.route(will, session)
             broker.flush()
 
     def pause_writing(self) -> None:
@@ -169,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------- Link
 
     def clogged(self) -> bool:
-        return self._full
+        return self._full or self._out_bytes > CLOGGED_BYTES
 
     def send(self, message: Publication, packet_id: int, dup: bool) -> None:
         data = packets.publish(
@@ -184,19 +211,23 @@ class Connection(asyncio.BufferedProtocol):
         )
         if len(data) > self._size_max:
             if message.qos and self.session is not None:
-                self.session.in_flight.pop(packet_id, None)
+                self.session.release(packet_id)
             return  # the standard says so: a client never gets what it says it cannot take
         self.broker.sent += 1
         self._write(data)
 
     def _write(self, data: bytes) -> None:
         self._out.append(data)
+        self._out_bytes += len(data)
         self.broker.touch(self)
 
     def flush(self) -> None:
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
+        self._out_bytes = 0
+        if self.session is not None and self.session.link is self and not self._full and self.session.waits():
+            self.session.flow()
 
     def _answer(self, packet: packets.Packet) -> None:
         self._write(packets.encode(packet, self.inbox.version))
@@ -279,9 +310,10 @@ class Connection(asyncio.BufferedProtocol):
             allowed = not name.startswith("$SYS") and (
                 acl is None or acl.may(self._user, self.session.client_id, "write", name)
             )
-            if len(self._write_names) >= 10_000:
-                self._write_names.clear()
-            self._write_names[topic] = allowed
+            if acl is not None and len(topic) < NAMES_BYTES // 64:
+                if len(self._write_names) >= 64:
+                    self._write_names.clear()
+                self._write_names[topic] = allowed
         return allowed
 
     def _control(self, packet: packets.Packet) -> None:
@@ -311,6 +343,27 @@ class Connection(asyncio.BufferedProtocol):
     def _expire_after(self, session: Session, seconds: int) -> None:
         session.expiry_s = float(min(seconds, self.broker.settings.session_expiry_s_max))
 
+    def _refusal(self, packet: packets.Connect, old: Session | None) -> int:
+        """Returns why the client may not connect, as a reason code of its version; 0 if it may."""
+        broker, settings, v5 = self.broker, self.broker.settings, packet.version == packets.V5
+        if settings.users is not None and not password_matches(settings.users, packet.user, packet.password):
+            return 0x86 if v5 else 4
+        if not packet.client_id and not packet.clean and not v5:
+            return 2
+        if packet.client_id not in broker.sessions and len(broker.sessions) >= settings.sessions_max:
+            return 0x97 if v5 else 3
+        if "authentication_method" in packet.properties:
+            return 0x8C
+        will = packet.will
+        if will is not None and not (
+            valid_name(will.topic)
+            and (settings.acl is None or settings.acl.may(self._user, packet.client_id, "write", will.topic))
+        ):
+            return packets.NOT_AUTHORISED if v5 else 5
+        if old is not None and old.user != self._user:
+            return packets.NOT_AUTHORISED if v5 else 5  # a session belongs to the user who made it
+        return 0
+
     def _connect(self, packet: packets.Connect) -> None:
         broker, settings = self.broker, self.broker.settings
         self.inbox.version = packet.version
@@ -318,23 +371,14 @@ class Connection(asyncio.BufferedProtocol):
         self._user = packet.user or ""
         if settings.ca is not None:
             self._user = _common_name(self._transport.get_extra_info("peercert"))
-        reason = 0
-        if settings.users is not None and not password_matches(settings.users, packet.user, packet.password):
-            reason = 0x86 if v5 else 4
-        elif not packet.client_id and not packet.clean and not v5:
-            reason = 2
-        elif packet.client_id not in broker.sessions and len(broker.sessions) >= settings.sessions_max:
-            reason = 0x97 if v5 else 3
-        elif "authentication_method" in packet.properties:
-            reason = 0x8C
-        elif packet.will is not None and not (
-            valid_name(packet.will.topic)
-            and (settings.acl is None or settings.acl.may(self._user, packet.client_id, "write", packet.will.topic))
-        ):
-            reason = packets.NOT_AUTHORISED if v5 else 5
         old = broker.sessions.get(packet.client_id) if packet.client_id else None
-        if not reason and old is not None and old.user != self._user:
-            reason = packets.NOT_AUTHORISED if v5 else 5  # a session belongs to the user who made it
+        will, budget = _will_of(packet), broker.session_budget()
+        reason = self._refusal(packet, old)
+        # Who is known already may always come and take what waits: that makes room.
+        name = 0 if old is not None else 2 * (len(packet.client_id) + len(self._user)) + 4 * OVERHEAD
+        if not reason and not (budget.take(name) and (will is None or self._room.take(will.weight))):
+            reason = 0x97 if v5 else 3
+            budget.close()
         if reason:
             self._answer(packets.Connack(False, reason))
             self.flush()
@@ -347,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
             broker.forget(old)
             old = None
         client_id = packet.client_id or broker.name()
-        session = old or Session(client_id, self._user, settings.queue_max)
+        session = old or Session(client_id, self._user, settings.queue_max, budget=budget)
         broker.sessions[client_id] = session
         expiry_s = packet.properties.get("session_expiry_interval", 0) if v5 else (0 if packet.clean else 2**32 - 1)
         self._expire_after(session, expiry_s)
@@ -357,12 +401,7 @@ class Connection(asyncio.BufferedProtocol):
         self.session = session
         self._patience_s = 1.5 * packet.keep_alive_s
         self.deadline_s = float("inf")
-        if packet.will is not None:
-            will_properties = {k: v for k, v in packet.will.properties.items() if k != "will_delay_interval"}
-            self.will = Publication(
-                packet.will.topic.encode(), packet.will.payload, packet.will.qos, packet.will.retain,
-                packets.properties(will_properties),
-            )  # fmt: skip
+        self.will = will
         properties: packets.Properties = {}
         if v5:
             properties = {
@@ -397,14 +436,24 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 qos = min(options & 3, 1)
                 handling = options >> 4 & 3
-                if handling == 0 or (handling == 1 and pattern not in session.subscriptions):
+                fresh = handling == 0 or (handling == 1 and pattern not in session.subscriptions)
+                if not broker.subscriptions.add(session, pattern, options & ~3 | qos):
+                    reasons.append(0x97 if v5 else 0x80)
+                    continue
+                if fresh:
                     retained.append((pattern, qos))
-                broker.subscriptions.add(session, pattern, options & ~3 | qos)
                 reasons.append(qos)
         self._answer(packets.Granted(packets.SUBACK, packet.packet_id, tuple(reasons)))
         for pattern, qos in retained:
             for message in broker.retained.find(pattern):
-                session.deliver(message._replace(qos=min(qos, message.qos)))
+                session.deliver(message._replace(qos=min(qos, message.qos)), may_wait=True)
+
+
+def _will_of(packet: packets.Connect) -> Publication | None:
+    if (will := packet.will) is None:
+        return None
+    passed_on = {name: value for name, value in will.properties.items() if name != "will_delay_interval"}
+    return Publication(will.topic.encode(), will.payload, will.qos, will.retain, packets.properties(passed_on))
 
 
 def _common_name(certificate: Mapping[str, Any] | None) -> str:

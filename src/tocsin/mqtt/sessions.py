@@ -8,26 +8,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from tocsin.errors import ConfigError, CorruptState
+from tocsin.mqtt.budget import OVERHEAD, Budget, Publication
 from tocsin.mqtt.topics import matches, valid_filter
 
 Access = Literal["read", "write", "readwrite"]
-QUEUE_BYTES_MAX = 64 << 20
-
-
-class Publication(NamedTuple):
-    """A published message on its way."""
-
-    topic: bytes
-    payload: bytes
-    qos: int
-    retain: bool
-    properties: bytes = b"\0"
-    """Encoded, with their length, as they came (MQTT 5)."""
+SESSION_BYTES_MAX = 64 << 20
+RETAINED_BYTES_MAX = 64 << 20
+_REMEMBERED_BYTES = 4 << 20
+"""How many bytes of topics are remembered with those who want them."""
 
 
 class Link(Protocol):
@@ -41,7 +34,8 @@ class Link(Protocol):
 class Session:
     """One client's, connected or not.
 
-    Messages at QoS 1 wait in it, at most ``queue_max`` of them and 64 MiB; QoS 0 never waits.
+    Messages wait in it until they are acknowledged, at most ``queue_max`` of them unsent, and with its filters not more
+    than its ``budget`` of memory. QoS 0 waits only where the client has asked for what is retained.
     """
 
     client_id: str
@@ -49,6 +43,7 @@ class Session:
     queue_max: int = 100_000
     expiry_s: float = 0.0
     """How long it is kept after the connection ends."""
+    budget: Budget = field(default_factory=lambda: Budget(SESSION_BYTES_MAX))
     ends_s: float | None = None
     """When it will be forgotten; None while connected."""
     link: Link | None = None
@@ -60,29 +55,33 @@ class Session:
     in_flight: dict[int, Publication] = field(default_factory=dict)
     queue: deque[Publication] = field(default_factory=deque)
     dropped: int = 0
+    _again: deque[int] = field(default_factory=deque)
+    """Packet ids of what is to be sent again."""
     _packet_id: int = 0
-    _queue_bytes: int = 0
 
-    def deliver(self, message: Publication) -> bool:
-        """Send a message, or keep it; False if it had to be dropped."""
+    def deliver(self, message: Publication, *, may_wait: bool = False) -> bool:
+        """Send a message, or keep it; False if it had to be dropped. With ``may_wait`` QoS 0 is kept, too."""
         link = self.link
-        if message.qos == 0:
-            if link is None:
-                return True  # QoS 0 is for those who are there
-            if not link.clogged():
-                link.send(message, 0, False)
-                return True
-        elif link is not None and not self.queue and len(self.in_flight) < self.send_max and not link.clogged():
-            self._send(link, message)
+        if link is None and message.qos == 0:
+            return True  # QoS 0 is for those who are there
+        now = link is not None and not link.clogged()
+        if message.qos == 0 and now and not (may_wait and self.queue):
+            assert link is not None
+            link.send(message, 0, False)
             return True
-        elif len(self.queue) < self.queue_max and self._queue_bytes < QUEUE_BYTES_MAX:
+        waits = message.qos or may_wait
+        if waits and len(self.queue) < self.queue_max and self.budget.take(message.weight):
             self.queue.append(message)
-            self._queue_bytes += len(message.payload)
+            self.flow()
             return True
         self.dropped += 1
         return False
 
     def _send(self, link: Link, message: Publication) -> None:
+        if message.qos == 0:
+            self.budget.give(message.weight)
+            link.send(message, 0, False)
+            return
         packet_id = self._packet_id
         while True:
             packet_id = packet_id % 65535 + 1
@@ -93,28 +92,37 @@ class Session:
         link.send(message, packet_id, False)
 
     def acknowledged(self, packet_id: int) -> None:
-        self.in_flight.pop(packet_id, None)
+        self.release(packet_id)
         self.flow()
+
+    def release(self, packet_id: int) -> None:
+        """Let go of a message in flight."""
+        if (message := self.in_flight.pop(packet_id, None)) is not None:
+            self.budget.give(message.weight)
 
     def flow(self) -> None:
         """Send what waits, as far as the client takes it."""
         link = self.link
+        while self._again and link is not None and not link.clogged():
+            packet_id = self._again.popleft()
+            if packet_id in self.in_flight:
+                link.send(self.in_flight[packet_id], packet_id, True)
         while self.queue and link is not None and len(self.in_flight) < self.send_max and not link.clogged():
-            message = self.queue.popleft()
-            self._queue_bytes -= len(message.payload)
-            self._send(link, message)
+            self._send(link, self.queue.popleft())
+
+    def waits(self) -> bool:
+        """Returns whether there is anything that `flow` might send."""
+        return bool(self.queue or self._again)
 
     def restore(self, kept: Kept) -> None:
-        """Take over what was kept on disk."""
-        self.received, self._packet_id, self.in_flight = kept.received, kept.packet_id, kept.in_flight
-        self.queue.extend(kept.queue)
-        self._queue_bytes = sum(len(message.payload) for message in kept.queue)
+        """Take over what was kept on disk, as far as there is room."""
+        self.received, self._packet_id = kept.received, kept.packet_id
+        self.in_flight = {id: message for id, message in kept.in_flight.items() if self.budget.take(message.weight)}
+        self.queue.extend(message for message in kept.queue if self.budget.take(message.weight))
 
     def resume(self) -> None:
         """Send again what was not acknowledged before the connection ended, then what has waited."""
-        assert self.link is not None
-        for packet_id, message in self.in_flight.items():
-            self.link.send(message, packet_id, True)
+        self._again = deque(self.in_flight)
         self.flow()
 
 
@@ -169,18 +177,24 @@ class Subscriptions:
         self._plain: dict[str, dict[Session, int]] = {}
         self._wild: dict[str, dict[Session, int]] = {}
         self._answers: dict[bytes, list[tuple[Session, int]]] = {}
+        self._answers_bytes = 0
 
     def _table(self, pattern: str) -> dict[str, dict[Session, int]]:
         return self._wild if "+" in pattern or "#" in pattern else self._plain
 
-    def add(self, session: Session, pattern: str, options: int) -> None:
+    def add(self, session: Session, pattern: str, options: int) -> bool:
+        """Subscribe; False if the session has no memory left for the filter."""
+        if pattern not in session.subscriptions and not session.budget.take(2 * (len(pattern) + OVERHEAD)):
+            return False
         session.subscriptions[pattern] = options
         self._table(pattern).setdefault(pattern, {})[session] = options
         self._answers.clear()
+        return True
 
     def remove(self, session: Session, pattern: str) -> bool:
         if session.subscriptions.pop(pattern, None) is None:
             return False
+        session.budget.give(2 * (len(pattern) + OVERHEAD))
         table = self._table(pattern)
         del table[pattern][session]
         if not table[pattern]:
@@ -203,28 +217,35 @@ class Subscriptions:
                     for session, options in sessions.items():
                         if session not in best or options & 3 > best[session] & 3:
                             best[session] = options
-            if len(self._answers) >= 100_000:
+            subscribers = list(best.items())
+            size = len(topic) + OVERHEAD * (1 + len(subscribers))
+            if not self._answers or self._answers_bytes + size > _REMEMBERED_BYTES:
                 self._answers.clear()
-            subscribers = self._answers[topic] = list(best.items())
+                self._answers_bytes = 0
+            self._answers[topic] = subscribers
+            self._answers_bytes += size
         return subscribers
 
 
 class Retained:
-    """The last retained message of each topic, at most ``size_max`` of them."""
+    """The last retained message of each topic, at most ``size_max`` of them, in a ``budget`` of memory."""
 
-    def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
+    def __init__(self, size_max: int, budget: Budget | None = None) -> None:
+        self._size_max, self._budget = size_max, budget or Budget(RETAINED_BYTES_MAX)
         self._messages: dict[str, Publication] = {}
 
     def keep(self, message: Publication) -> bool:
-        """Keep it, or clear its topic if it is empty; False if there is no room."""
+        """Keep it, or clear its topic if it is empty; False if there is no room, and then the one before goes, too."""
         topic = message.topic.decode()
+        before = self._messages.pop(topic, None)
+        if before is not None:
+            self._budget.give(2 * before.weight - len(before.payload))
         if not message.payload:
-            self._messages.pop(topic, None)
-        elif topic in self._messages or len(self._messages) < self._size_max:
-            self._messages[topic] = message
-        else:
+            return True
+        # A topic is kept as text and as bytes.
+        if len(self._messages) >= self._size_max or not self._budget.take(2 * message.weight - len(message.payload)):
             return False
+        self._messages[topic] = message
         return True
 
     def all(self) -> list[Publication]:

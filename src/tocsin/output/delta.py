@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_
 from tocsin.output._remote_delta import RemoteDeltaWriter
 from tocsin.settings.quantities import Duration, Size
 from tocsin.world import World
+
+logger = logging.getLogger(__name__)
 
 _DAY_US = 86_400_000_000
 _PARTITION_TYPES = (pt.is_string, pt.is_integer, pt.is_boolean, pt.is_date)
@@ -111,6 +114,9 @@ class DeltaWriter:
         self._lock = threading.RLock()
         """Rows are staged while the log is written."""
         self.log = Log(world.inside(sink.path), world.disk, self.app_id, world.clock)
+        self._missing = len(self.log.missing())
+        if self._missing:
+            logger.warning("%s", self.log.lacks())
         self._settle_schema()
         self._names = physical_names(self._schema.names, self.log.snapshot.fields)
         types = arrow_schema(self.log.snapshot.fields)
@@ -163,7 +169,7 @@ class DeltaWriter:
                 self._disk.unlink(self.log.folder / name)
 
     def counters(self) -> Mapping[str, int]:
-        return {}
+        return {"missing_files": self._missing} if self._missing else {}
 
     def housekeep(self) -> None:
         """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""

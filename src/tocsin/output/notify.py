@@ -8,8 +8,10 @@ import json
 import logging
 import re
 import socket
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from tocsin.contracts import Channel, Message
 from tocsin.domain.alarms import SEVERITIES
 from tocsin.errors import ConfigError, DeliveryError, SchemaError
 from tocsin.output._cloudevents import alertmanager, cloudevent
+from tocsin.output._lanes import AT_ONCE, Away, Round
 from tocsin.settings import Many
 from tocsin.values.text import printable
 from tocsin.world import World
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 _PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 _REMEMBERED_MAX = 10_000
 REFUSALS_MAX = 10
-"""So often in a row may a webhook refuse; then what it refuses is dropped, until it takes something again."""
+"""So often may a webhook refuse a message; then it is dropped. Where it takes nothing else, all it refuses is."""
 _WAIT = (408, 425, 429)
 """Refusals (4xx) that only mean: not now."""
 # Apprise's own ways to post to any address do not look where it leads.
@@ -42,9 +45,9 @@ class Notify(Channel):
 
     Use it behind an alarm, and keep only the rows that are to ring (``keep: ring``): each row is a message. It waits in
     the outbox from the commit point on and is sent again until its target takes it; a webhook gets the row as JSON
-    with the id in the header ``Idempotency-Key``, by which it can tell a repetition. What a webhook goes on refusing
-    (4xx, ten times in a row) is dropped, counted and logged, so that it does not hold up what comes after it. For other
-    machines use `mqtt`.
+    with the id in the header ``Idempotency-Key``, by which it can tell a repetition. Up to four are on their way to a
+    target at a time; those of one alarm keep their order, and one that fails does not hold up other alarms. What a
+    webhook goes on refusing (4xx, ten times) is dropped, counted and logged. For other machines use `mqtt`.
 
     Webhooks may only lead to public addresses unless ``allow_private`` is set, whatever their name resolves to, and
     redirects are not followed: else whoever may edit a pipeline could make this computer ask its neighbours.
@@ -124,46 +127,67 @@ class Notifier:
     def __init__(self, settings: Notify) -> None:
         self._settings = settings
         self._done: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._refusals: Counter[str] = Counter()
-        """By target: how often in a row."""
+        self._refusals: Counter[tuple[str, str]] = Counter()
+        """How often a target has refused a message."""
+        self._in_vain: Counter[str] = Counter()
+        """By target: for how many rounds it has refused something, and taken nothing."""
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self.refused = 0
         """How many messages were dropped."""
         self._client: Any = None
+        self._lock = threading.Lock()
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        failures: dict[str, str] = {}
-        delivered: list[str] = []
-        for message in messages:
-            for target in self._settings.to:
-                # After a failure the later messages to the same target wait, so that they keep their order.
-                if target in failures or (target, message.id) in self._done:
-                    continue
-                try:
-                    self._send(target, message)
-                    self._refusals[target] = 0
-                except Refused as error:
-                    self._refusals[target] += 1
-                    if self._refusals[target] < REFUSALS_MAX:
-                        failures[target] = str(error)
-                        continue
-                    self.refused += 1
-                    log.error("%s: message %s is dropped (%d so far)", error, message.id, self.refused)
-                except DeliveryError as error:
-                    failures[target] = str(error)
-                    continue
-                self._done[target, message.id] = None
-                while len(self._done) > _REMEMBERED_MAX:
-                    self._done.popitem(last=False)
-            if all((target, message.id) in self._done for target in self._settings.to):
-                delivered.append(message.id)
+        failures: list[DeliveryError] = []
+        for target in self._settings.to:
+            waiting = [message for message in messages if (target, message.id) not in self._done]
+            if waiting:
+                failures += self._round(target, waiting)[:1]
+        delivered = [m.id for m in messages if all((target, m.id) in self._done for target in self._settings.to)]
+        while len(self._done) > _REMEMBERED_MAX:
+            self._done.popitem(last=False)
         if failures:
-            raise DeliveryError("; ".join(failures.values()), delivered)
+            raise DeliveryError("; ".join(map(str, failures)), delivered)
+
+    def _round(self, target: str, messages: Sequence[Message]) -> Sequence[DeliveryError]:
+        """Try each message once; returns why some are left."""
+        if target not in self._pools:
+            # Who reads along wants the order in which things happened.
+            self._pools[target] = ThreadPoolExecutor(1 if target == "console" else AT_ONCE, f"notify {_named(target)}")
+        refused: list[str] = []
+        round = Round()
+        round.run(self._pools[target], messages, lambda message: self._try(target, message, refused))
+        for id in round.taken:
+            self._done[target, id] = None
+        if len(round.taken) > len(refused):
+            self._in_vain[target] = 0
+        elif refused or any(isinstance(error, Refused) for error in round.failures):
+            self._in_vain[target] += 1
+        return round.failures
+
+    def _try(self, target: str, message: Message, refused: list[str]) -> None:
+        """Send a message; one that is refused too often is dropped, and noted in ``refused``."""
+        try:
+            self._send(target, message)
+        except Refused as error:
+            with self._lock:
+                self._refusals[target, message.id] += 1
+                often = max(self._refusals[target, message.id], self._in_vain[target] + 1)
+                if often < REFUSALS_MAX:
+                    raise
+                self.refused += 1
+                refused.append(message.id)
+                log.error("%s: message %s is dropped (%d so far)", error, message.id, self.refused)
+        with self._lock:
+            self._refusals.pop((target, message.id), None)
 
     def counters(self) -> Mapping[str, int]:
         """Returns counters, by name."""
         return {"refused": self.refused}
 
     def close(self) -> None:
+        for pool in self._pools.values():
+            pool.shutdown()
         if self._client is not None:
             self._client.close()
 
@@ -178,9 +202,10 @@ class Notifier:
     def _post(self, url: str, message: Message) -> None:
         import httpx
 
-        if self._client is None:
-            # No proxy from the environment: it would resolve the name again, and elsewhere.
-            self._client = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False, trust_env=False)
+        with self._lock:
+            if self._client is None:
+                # No proxy from the environment: it would resolve the name again, and elsewhere.
+                self._client = httpx.Client(timeout=self._settings.timeout_s, follow_redirects=False, trust_env=False)
         parts = httpx.URL(url)
         address = self._address(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
         payload = json.loads(message.body).get("payload")
@@ -193,7 +218,7 @@ class Notifier:
                 extensions={"sni_hostname": parts.host},
             )  # fmt: skip
         except httpx.HTTPError as error:
-            raise DeliveryError(f"webhook {_named(url)}: {error or type(error).__name__}") from error
+            raise Away(f"webhook {_named(url)}: {str(error) or type(error).__name__}") from error
         if not answer.is_success:
             for_good = answer.is_client_error and answer.status_code not in _WAIT
             raise (Refused if for_good else DeliveryError)(f"webhook {_named(url)} answered {answer.status_code}")
@@ -202,9 +227,9 @@ class Notifier:
         try:
             addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         except OSError as error:
-            raise DeliveryError(f"webhook host {host} is not known: {error}") from error
+            raise Away(f"webhook host {host} is not known: {error}") from error
         if not self._settings.allow_private and not all(public(address) for address in addresses):
-            raise DeliveryError(f"webhook host {host} is a private address; set allow_private if that is meant")
+            raise Away(f"webhook host {host} is a private address; set allow_private if that is meant")
         return addresses[0]
 
     def _apprise(self, target: str, body: Mapping[str, Any]) -> None:

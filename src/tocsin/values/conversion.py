@@ -36,8 +36,8 @@ def convert(column: pa.Array, type: pa.DataType) -> pa.Array:
 
     Examples
     --------
-    >>> convert(pa.array(["21.5", "21,5", None]), pa.float64()).to_pylist()
-    [21.5, None, None]
+    >>> convert(pa.array(["21.5", "21,5", "1e400", "1e-400", None]), pa.float64()).to_pylist()
+    [21.5, None, None, None, None]
     >>> convert(pa.array([2.5, 1e300]), pa.int64()).to_pylist()
     [2, None]
     """
@@ -83,7 +83,8 @@ def _from_text(column: pa.Array, type: pa.DataType) -> pa.Array:
     plain = pc.utf8_ltrim(pc.utf8_trim_whitespace(plain), "+")
     if pt.is_floating(type):
         numbers = plain.cast(type)
-        return pc.if_else(pc.is_finite(numbers), numbers, None)
+        vanished = pc.and_(pc.equal(numbers, 0), pc.match_substring_regex(plain, r"^[^eE]*[1-9]"))
+        return pc.if_else(pc.and_(pc.is_finite(numbers), pc.invert(vanished)), numbers, None)
     wide = pc.replace_substring_regex(plain, r"^(-?)0+([0-9])", r"\1\2").cast(pa.decimal128(38, 0))
     fits = pc.and_(pc.greater_equal(wide, _INT_LEAST), pc.less_equal(wide, _INT_MOST))
     return pc.if_else(fits, wide, None).cast(type)

@@ -1,0 +1,94 @@
+"""What `tocsin run` says at the end of a bounded input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tocsin.cli import main
+
+PRESS = """
+name: press
+folder: {folder}/lake
+source: {{files: {folder}/in}}
+decode: {{json: {{columns: {{machine: text, ts: timestamp, force: float}}}}}}
+key: machine
+time: {{column: ts, lateness: 0s}}
+streams:
+  readings:
+    sinks: [delta: readings]
+  alarms:
+    from: readings
+    steps: [alarm: {{rule: force, of: force, high: 5}}]
+    sinks: [delta: alarms]
+  bell:
+    from: alarms
+    steps: [keep: ring]
+    sinks: [notify: {target}]
+"""
+
+
+def line(second: int, force: float) -> str:
+    return json.dumps({"machine": "a", "ts": f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}Z", "force": force})
+
+
+@pytest.fixture
+def press(tmp_path: Path) -> Path:
+    """A pipeline whose input has 100 good rows, one peak, one late, two that are no JSON, a damaged file and a link."""
+    (tmp_path / "in").mkdir()
+    good = [line(i, 9 if i == 50 else 1) for i in range(100)]
+    (tmp_path / "in" / "a.ndjson").write_text("\n".join([*good, line(0, 1), "{bad", "{worse"]))
+    (tmp_path / "in" / "b.ndjson.gz").write_bytes(gzip.compress(f"{line(100, 1)}\n".encode())[:-2])
+    os.symlink(tmp_path / "in" / "a.ndjson", tmp_path / "in" / "c.ndjson")
+    return tmp_path
+
+
+def ran(folder: Path, target: str, code: int = 0) -> Result:
+    (folder / "p.yaml").write_text(PRESS.format(folder=folder, target=target))
+    done = CliRunner().invoke(main, ["run", str(folder / "p.yaml")])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def figures(told: str) -> dict[str, list[tuple[int, str]]]:
+    lines: dict[str, list[tuple[int, str]]] = {}
+    for what, count, text in re.findall(r"^  (\w[\w ]+?) +([\d,]+) (.*)$", told, re.MULTILINE):
+        lines.setdefault(what, []).append((int(count.replace(",", "")), text))
+    return lines
+
+
+def test_a_bounded_run_says_what_it_did_and_where_to_look(press: Path) -> None:
+    told = ran(press, "console").stderr
+    assert figures(told) == {
+        "read": [(105, "records of source")],
+        "passed over": [(1, "file of source: links, or what could not be read")],
+        "kept": [(101, f"rows in {press}/lake/readings"), (2, f"rows in {press}/lake/alarms")],
+        "set aside": [(3, f"rows (json_syntax 2, compression 1) in {press}/lake/quarantine")],
+        "late": [(1, f"row in {press}/lake/late_source")],
+        "rung": [(1, "alarm of alarms.0.alarm")],
+        "sent": [(1, "message by bell.0.notify")],
+    }
+    look = re.search(r"look: tocsin (.*)", told)
+    assert look is not None
+    shown = CliRunner().invoke(main, shlex.split(look[1]))
+    assert shown.exit_code == 0
+    assert shown.stdout.count("2026-01-01") == 10
+
+
+def test_what_is_undelivered_is_said_and_the_next_run_sends_it(press: Path) -> None:
+    told = ran(press, "https://127.0.0.1:1/", code=1).stderr
+    assert figures(told)["sent"] == [(0, "messages by bell.0.notify")]
+    ((count, why),) = figures(told)["undelivered"]
+    assert count == 1
+    assert "private address" in why
+    assert told.rstrip().endswith("run the pipeline again to send them")
+    told = ran(press, "console").stderr
+    assert "press: all that its sources hold was read before" in told
+    assert figures(told) == {"sent": [(1, "message by bell.0.notify")]}

@@ -1,0 +1,24 @@
+"""The pipelines of docs/fieldbuses.md are right."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tocsin.pipeline.yamlfile import load_with_plan
+
+PAGE = Path(__file__).parent.parent / "docs" / "fieldbuses.md"
+PIPELINES = re.findall(r"```yaml\n(name:.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def test_both_are_there() -> None:
+    assert len(PIPELINES) == 2
+
+
+@pytest.mark.parametrize("text", PIPELINES, ids=lambda text: text.split()[1])
+def test_pipeline_is_right(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plant.yaml").write_text(text)
+    _, plan = load_with_plan(tmp_path / "plant.yaml")
+    assert plan.sinks
