@@ -14,6 +14,8 @@ from tocsin.contracts import Operator, Reader, Source
 from tocsin.pipeline.plan import Plan, Port, SourceNode
 from tocsin.world import SystemClock, SystemDisk, World
 
+POLL_S = 0.1
+
 
 def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator[tuple[str, pa.Table]]:
     """Read up to ``rows_max`` records of each source, and give what comes out of each part, in the order of the data.
@@ -69,37 +71,31 @@ def _passed(
 
 def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
     batches: list[Batch] = []
-    count, until = 0, time.monotonic() + wait_s
+    left, until_s = rows_max, time.monotonic() + wait_s
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         world = World(SystemClock(), SystemDisk(), folder, folder, "preview")
         connection = source.sampled().open(world)
+        readers: dict[str, Reader] = {}
+        ended: set[str] = set()
         try:
-            for split in connection.splits():
-                for batch in _polled(connection.read(split, None), rows_max - count, until):
-                    batches.append(batch)
-                    count += len(batch)
+            while left > 0 and time.monotonic() < until_s and not (readers and len(ended) == len(readers)):
+                for split in connection.splits():
+                    if split.name not in readers:
+                        readers[split.name] = connection.read(split, None)
+                polled = {n: reader.poll(left, POLL_S) for n, reader in readers.items() if n not in ended}
+                for name, (batch, _) in ((name, one) for name, one in polled.items() if one is not None):
+                    batches.append(batch.with_rows(batch.rows.slice(0, left)))
+                    left -= len(batches[-1])
+                    if batch.watermark_us == END:
+                        ended.add(name)
+                if not readers:
+                    time.sleep(POLL_S)  # a group gives its splits only after a while
         finally:
+            for reader in readers.values():
+                reader.close()
             connection.close()
     return batches
-
-
-def _polled(reader: Reader, rows_max: int, until_s: float) -> Iterator[Batch]:
-    """At most so many rows of a split, until it ends or the time is over."""
-    try:
-        while rows_max > 0 and time.monotonic() < until_s:
-            polled = reader.poll(rows_max, 0.1)
-            if polled is None:
-                continue
-            batch = polled[0]
-            kept = batch.rows.slice(0, rows_max)
-            rows_max -= len(kept)
-            if len(kept):
-                yield batch.with_rows(kept)
-            if batch.watermark_us == END:
-                return
-    finally:
-        reader.close()
 
 
 def _table(schema: pa.Schema, batches: Sequence[Batch]) -> pa.Table:
