@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from kafka_server import Kafka, jars
+from kinesis_server import CREDENTIALS, Gate, Kinesis, program
 from postgres_server import Postgres
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
@@ -99,6 +100,30 @@ def kafka(needs: Needs, certificates: Path, tmp_path_factory: pytest.TempPathFac
     broker = Kafka(needs("java"), jars(needs), tmp_path_factory.mktemp("kafka"), certificates)
     yield broker.start()
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def kinesis_server(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinesis]:
+    """A stand-in for Kinesis for the whole session; each test has streams of its own."""
+    server = Kinesis(needs("node"), program(needs), tmp_path_factory.mktemp("kinesis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def kinesis(kinesis_server: Kinesis, monkeypatch: pytest.MonkeyPatch) -> Kinesis:
+    """The stand-in, and credentials in the environment."""
+    for name, value in {**CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    return kinesis_server
+
+
+@pytest.fixture
+def gate(kinesis: Kinesis) -> Iterator[Gate]:
+    """A server before the stand-in, which refuses what a test wants refused."""
+    before = Gate(kinesis)
+    yield before
+    before.close()
 
 
 @pytest.fixture(scope="module")

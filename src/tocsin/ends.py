@@ -1,4 +1,4 @@
-"""Bases for sources and sinks: a source that is read as one split, a sink whose transaction is the other side's."""
+"""Bases for sources and sinks: a source that is read as one split, sinks on another machine."""
 
 from __future__ import annotations
 
@@ -104,4 +104,35 @@ class Spooled(ABC):
             raise CorruptState(f"{path}, which holds rows for '{self.world.name}', is gone or damaged") from error
 
 
-__all__ = ["OneSplit", "Spooled"]
+class SpooledAndNoted(Spooled):
+    """`Spooled` for a table that cannot keep an epoch: how far it reaches is noted here, on disk, after the rows.
+
+    A crash between the two writes the rows once more: each is there at least once, and once where writing it again
+    changes nothing. A sink implements `write`.
+    """
+
+    @abstractmethod
+    def write(self, epoch: int, rows: pa.Table) -> None:
+        """Write the rows, which reach to ``epoch``, for good; `Unavailable` if not now."""
+
+    def apply(self, epoch: int, rows: pa.Table) -> None:
+        self.write(epoch, rows)
+        self.note(epoch)
+
+    def applied(self) -> int | None:
+        try:
+            return int(self.world.disk.read(self.world.scratch / "position"))
+        except FileNotFoundError:
+            return None
+
+    def note(self, epoch: int) -> None:
+        """Make durable that the table reaches to ``epoch``."""
+        disk, path = self.world.disk, self.world.scratch / "position"
+        fresh = path.with_suffix(".new")
+        disk.write(fresh, str(epoch).encode())
+        disk.sync(fresh)
+        disk.rename(fresh, path)
+        disk.sync_folder(self.world.scratch)
+
+
+__all__ = ["OneSplit", "Spooled", "SpooledAndNoted"]

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 from kafka_server import Kafka as KafkaServer
+from kinesis_server import REGION
+from kinesis_server import Kinesis as KinesisServer
 from postgres_server import TRUSTED
 from postgres_server import Postgres as Server
 from servers import InfluxDb, ObjectStore
@@ -24,6 +26,7 @@ from tocsin.output.delta import Delta
 from tocsin.output.files import Files
 from tocsin.output.influxdb import Influxdb
 from tocsin.output.kafka import Kafka
+from tocsin.output.kinesis import Kinesis
 from tocsin.output.postgres import Postgres
 from tocsin.world import World
 
@@ -169,6 +172,24 @@ class KafkaHarness:
         return [json.loads(record.value()) for record in self._server.records(self._topic)]
 
 
+class KinesisHarness:
+    """A stream of two shards."""
+
+    simulated = False
+
+    def __init__(self, server: KinesisServer) -> None:
+        self._server, self._stream = server, server.stream(2)
+
+    def sink(self) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=self._server.url)
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return [json.loads(record["Data"]) for record in self._server.records(self._stream)]
+
+
 _NUMBERS = count()
 
 
@@ -211,5 +232,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
-ELSEWHERE = ("influxdb", "kafka", "postgres")
+ELSEWHERE = ("influxdb", "kafka", "kinesis", "postgres")
 """Sinks on a server, which a fixture starts."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 from kafka_server import Kafka
+from kinesis_server import REGION
+from kinesis_server import Kinesis as KinesisServer
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
 from servers import Mosquitto, free_port
@@ -22,6 +24,7 @@ from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
 from tocsin.acquire.kafka import Kafka as KafkaSource
+from tocsin.acquire.kinesis import Kinesis
 from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
@@ -276,6 +279,46 @@ class KafkaHarness:
         return KafkaSource(brokers="127.0.0.1:9092", topics="t", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
+class KinesisHarness:
+    """A stream of one shard."""
+
+    def __init__(self, server: KinesisServer) -> None:
+        self._server, self._stream = server, server.stream()
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> Kinesis:
+        return self._at(self._server.url)
+
+    def _at(self, url: str) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=url)
+
+    def send(self, count: int) -> bool:
+        self._server.send(self._stream, [str(i).encode() for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> Kinesis:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return self._at(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+    def absent(self) -> Kinesis:
+        return self._at(f"http://127.0.0.1:{free_port()}")
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Kinesis, str]:
+        return Kinesis(stream=self._stream, profile="nobody"), "nobody"
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
@@ -288,4 +331,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
-ELSEWHERE = ("kafka", "postgres")
+ELSEWHERE = ("kafka", "kinesis", "postgres")

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from kafka_server import Kafka
+from kinesis_server import Kinesis
 from postgres_server import Postgres
 from servers import InfluxDb, ObjectStore
-from sinks import ELSEWHERE, SINKS, InfluxHarness, KafkaHarness, PostgresHarness, RemoteDeltaHarness
+from sinks import ELSEWHERE, SINKS, InfluxHarness, KafkaHarness, KinesisHarness, PostgresHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -45,3 +46,8 @@ def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_kafka(kafka: Kafka, check: Any) -> None:
     check(KafkaHarness(kafka))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_kinesis(kinesis: Kinesis, check: Any) -> None:
+    check(KinesisHarness(kinesis))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from kafka_server import Kafka
+from kinesis_server import Kinesis
 from modbus_server import ModbusServer
 from opcua_server import OpcuaServer
 from postgres_server import Postgres
@@ -19,6 +20,7 @@ from sources import (
     LOCAL,
     FieldHarness,
     KafkaHarness,
+    KinesisHarness,
     MqttHarness,
     PostgresHarness,
     modbus,
@@ -86,4 +88,10 @@ def test_opcua(opcua_server: OpcuaServer, check: Any) -> None:
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_kafka(kafka: Kafka, check: Any) -> None:
     with closing(KafkaHarness(kafka)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_kinesis(kinesis: Kinesis, check: Any) -> None:
+    with closing(KinesisHarness(kinesis)) as harness:
         check(harness)

@@ -17,7 +17,7 @@ from pydantic import SecretStr, field_validator, model_validator
 
 from tocsin.batch import QUARANTINED_BYTES
 from tocsin.contracts import Sink
-from tocsin.ends import Spooled
+from tocsin.ends import SpooledAndNoted
 from tocsin.errors import SinkError, Unavailable
 from tocsin.output._lines import require_lines, to_lines
 from tocsin.settings import Many
@@ -30,7 +30,6 @@ LINES_MAX = 5_000
 TIMEOUT_S = 20.0
 QUARANTINE = "quarantine"
 """The measurement of lines that the server refuses, with its reason."""
-_POSITION = "position"
 _HOUR_US = 3_600_000_000
 _DROPPED = re.compile(r" dropped=\d+")
 
@@ -122,7 +121,7 @@ class Influxdb(Sink):
         return httpx.Client(base_url=self.url, headers=headers, auth=auth, verify=verify, timeout=TIMEOUT_S)
 
 
-class InfluxdbWriter(Spooled):
+class InfluxdbWriter(SpooledAndNoted):
     """The measurement. How far it reaches is noted here, on disk: the points say by themselves which they are."""
 
     def __init__(self, settings: Influxdb, world: World, schema: pa.Schema) -> None:
@@ -132,23 +131,11 @@ class InfluxdbWriter(Spooled):
         self._counted = {"lines_refused": 0, "rows_without_value": 0}
         self._told = ""
 
-    def apply(self, epoch: int, rows: pa.Table) -> None:
+    def write(self, epoch: int, rows: pa.Table) -> None:
         lines = to_lines(rows, self._settings.measurement, self._settings.tags)
         for begin in range(0, len(lines), LINES_MAX):
             self._write(lines[begin : begin + LINES_MAX])
         self._counted["rows_without_value"] += rows.num_rows - len(lines)
-        disk, path = self.world.disk, self.world.scratch / _POSITION
-        fresh = path.with_suffix(".new")
-        disk.write(fresh, str(epoch).encode())
-        disk.sync(fresh)
-        disk.rename(fresh, path)
-        disk.sync_folder(self.world.scratch)
-
-    def applied(self) -> int | None:
-        try:
-            return int(self.world.disk.read(self.world.scratch / _POSITION))
-        except FileNotFoundError:
-            return None
 
     def counters(self) -> Mapping[str, int]:
         return dict(self._counted)
