@@ -108,6 +108,39 @@ def test_a_slow_climb_is_told_from_a_third_on_and_for_good(height: float) -> Non
     assert found[4000:].all()
 
 
+@pytest.mark.parametrize(("well", "climb"), [(1000, 3000), (3000, 12_000), (3000, 30_000), (20_000, 60_000)])
+def test_a_climb_slower_than_what_was_learnt_is_told_from_a_third_on(well: int, climb: int) -> None:
+    for seed in range(3):
+        values = noise(well + climb, seed)
+        values[well:] += np.linspace(0, 15, climb)
+        left = feed(Health(relearn=None), rows({"value": values}, every_s=300))["score"].fill_null(0).to_numpy() >= 75
+        assert not left[:well].any()
+        assert left[well + climb // 3 :].all()
+
+
+@pytest.mark.parametrize("every_s", [1, 60, 300])
+@pytest.mark.parametrize("slope", [1 / 250, -1 / 50])
+def test_a_step_on_a_steady_trend_is_told_and_the_trend_is_not(slope: float, every_s: float) -> None:
+    values = noise(9000, 4) + np.arange(9000) * slope
+    clean_trend = feed(Health(), rows({"value": values}, every_s=every_s))["score"].fill_null(0).to_numpy() >= 75
+    assert not clean_trend.any()
+    values[3000:7000] += 10
+    left = feed(Health(relearn=None), rows({"value": values}, every_s=every_s))["score"].fill_null(0).to_numpy() >= 75
+    assert left[3000:7000].all()
+    assert not left[7100:].any()
+
+
+@pytest.mark.parametrize("every_s", [10, 60, 300])
+def test_a_daily_rhythm_is_clean_from_its_first_day_on(every_s: float) -> None:
+    count = int(4 * 86_400 / every_s)
+    for phase in (0, 0.25, 0.5):
+        day = np.sin((np.arange(count) * every_s / 86_400 + phase) * 2 * np.pi)
+        values = 20 + 10 * day + noise(count, 6) - 20
+        assert not (
+            feed(Health(), rows({"value": values}, every_s=every_s))["score"].fill_null(0).to_numpy() >= 75
+        ).any()
+
+
 def clean(kind: str, random: np.random.Generator, count: int = 5000) -> Floats:
     i = np.arange(count)
     match kind:

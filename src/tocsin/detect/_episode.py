@@ -11,10 +11,10 @@ from tocsin.detect._baseline import (
     BELOW,
     BELOW_SINCE,
     COUNT,
-    HOURS,
     LEVEL,
     LEVEL_SCALE,
     MEAN,
+    MEAN_SLOPE,
     OWN,
     PER_SIGNAL,
     PER_VIEW,
@@ -23,10 +23,13 @@ from tocsin.detect._baseline import (
     RESCALE,
     SCALE,
     SHOWN,
+    SLOPE,
     SPEAKS,
+    TREND,
     VIEWS,
     Singles,
     choose,
+    follow_line,
     follow_onset,
     forget,
     learn,
@@ -34,8 +37,9 @@ from tocsin.detect._baseline import (
     level_reach,
     move_level,
     reach,
-    rhythm,
+    settle,
     speaking,
+    taken_off,
 )
 from tocsin.kernels import inlined, kernel, score_of
 
@@ -106,12 +110,16 @@ def judge(
         _look(k, profile, x, times[i], residuals, row, step, settings)
         _verdict(m, k, times[i], row, settings, verdict, relearnt != NOTHING)
         muted = m[MUTE_FROM] <= times[i] < m[MUTE_UNTIL]
+        if m[STATE] == ABNORMAL or muted:
+            for j in range(count):
+                # What happens in an episode says nothing of where the trend goes.
+                k[j * PER_SIGNAL + SLOPE] = k[j * PER_SIGNAL + MEAN_SLOPE]
         if m[STATE] == ABNORMAL:
             _watch_plateau(m, k, row, times[i], settings)
         elif step >= STEP_MIN and not muted:
             for j in range(count):
                 if not np.isnan(x[j]):
-                    _learn(k, profile, j, x[j], residuals, times[i], settings)
+                    _learn(k, profile, j, x[j], residuals, times[i], m[USUAL_US], settings)
 
 
 @inlined
@@ -146,7 +154,7 @@ def _look(
         own = j * PER_SIGNAL
         speaks = int(k[own + SPEAKS])
         for view in range(VIEWS):
-            residuals[j, view] = x[j] - rhythm(profile, j * PROFILE, view, time_us, k[j * PER_SIGNAL + HOURS])
+            residuals[j, view] = x[j] - taken_off(k, own, profile, j * PROFILE, view, time_us)
             if not np.isnan(residuals[j, view]):
                 at = j * PER_SIGNAL + OWN + view * PER_VIEW
                 move_level(k, at, residuals[j, view], gain, width)
@@ -287,14 +295,24 @@ def _say_relearnt(m: Floats, k: Floats, x: Floats, reason: int, time_us: int, ou
 
 
 @inlined
-def _learn(k: Floats, profile: Singles, j: int, x: float, residuals: Floats, time_us: int, settings: Floats) -> None:
+def _learn(
+    k: Floats, profile: Singles, j: int, x: float, residuals: Floats, time_us: int, usual_us: float, settings: Floats
+) -> None:
     """One clean reading into all views of its signal, and into its rhythm."""
     own = j * PER_SIGNAL
     learn_rhythm(k, own, profile, j * PROFILE, x, time_us)
+    learn_for, due = settings[LEARN], False
     for view in range(VIEWS):
         at = own + OWN + view * PER_VIEW
-        learnt = k[at + COUNT] >= settings[LEARN]
+        learnt = k[at + COUNT] >= learn_for
         if not np.isnan(residuals[j, view]) and not (learnt and settings[FROZEN] > 0):
-            learn(k, at, residuals[j, view], settings[SPAN], settings[LEARN], settings[WIDTH])
-    if int(k[own + OWN + COUNT]) % RESCALE == 0:
-        choose(k, own, settings[LEARN])
+            bounded = view != TREND and k[own + SPEAKS] != TREND
+            learn(k, at, residuals[j, view], time_us, learn_for, settings[WIDTH], bounded)
+            if view == TREND:
+                most = settings[WIDTH] * k[at + SCALE] if learnt else np.inf
+                follow_line(k, own, residuals[j, view], time_us, usual_us, most)
+            if int(k[at + COUNT]) % RESCALE == 0 or k[at + COUNT] == learn_for:
+                settle(k, own, view, time_us, usual_us, settings[SPAN], learn_for)
+                due = True
+    if due:
+        choose(k, own, learn_for)
