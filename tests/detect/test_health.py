@@ -242,6 +242,22 @@ def test_never_accepted_if_relearn_is_null_nor_while_it_still_moves() -> None:
     assert told(values, relearn=None)[2000:].all()
 
 
+@pytest.mark.parametrize("relearn", ["1d", "3d", "14d"])
+@pytest.mark.parametrize("climb", [3000, 12_000, 30_000])
+def test_a_level_that_still_climbs_is_never_accepted_however_slow_but_is_once_it_has_settled(
+    climb: int, relearn: str
+) -> None:
+    settled = 15_000
+    values = noise(3000 + climb + settled, 2)
+    values[3000 : 3000 + climb] += np.linspace(0, 15, climb)
+    values[3000 + climb :] += 15
+    left = feed(Health(relearn=relearn), rows({"value": values}, every_s=300))
+    accepted = [i for i, why in enumerate(left["why"].to_pylist()) if why and "new normal" in why]
+    assert (left["score"].fill_null(0).to_numpy()[3000 + climb // 3 : 3000 + climb] >= 75).all()
+    assert len(accepted) == 1
+    assert accepted[0] > 3000 + climb
+
+
 def test_several_signals_name_the_one_that_stands_out() -> None:
     random = np.random.default_rng(8)
     a, b, c = random.normal(size=(3, 3000))

@@ -171,7 +171,7 @@ class Health(Detector):
                 return f"{name} jumped {where} its usual {lower:.3g} to {upper:.3g} at {when}"
             case episode.CLIMBED:
                 return f"{name} has crept {where} its usual mean of {lower:.3g} to {upper:.3g} since {when}"
-            case episode.SETTLED:
+            case episode.SETTLED_THERE:
                 return f"{name} has stayed near {lower:.3g} since {when}: accepted as the new normal, learnt anew"
             case _:
                 return f"all is learnt anew from {when} on, because somebody asked for it"
