@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -217,6 +218,23 @@ def test_an_alarm_behind_it_rings_once_and_clears_once_back() -> None:
     assert BEGIN + timedelta(seconds=5000) < alarms[1]["time"] < BEGIN + timedelta(seconds=5060)
 
 
+def test_the_alarm_says_since_when_how_far_and_why_and_that_a_new_level_was_accepted() -> None:
+    values = noise(9000)
+    values[2000:] += 12
+    judged = feed(Health(relearn="1h"), rows({"value": values}))
+    raised, cleared = feed(Alarm(rule="health"), rows_of(judged)).to_pylist()
+    evidence = json.loads(raised["evidence"])
+    onset = datetime.fromisoformat(evidence["since"]) - BEGIN
+    assert abs(onset - timedelta(seconds=2000)) < timedelta(seconds=5)
+    assert evidence["why"].startswith("value jumped above its usual")
+    assert raised["message"] == f"machine health: {evidence['why']}"
+    assert raised["signal"] == "value"
+    assert evidence["depth"] > 0.5
+    assert "accepted as the new normal" in cleared["message"]
+    own = feed(Alarm(rule="h", message="{signal} since {since}, {depth:.0f} deviations"), rows_of(judged)).to_pylist()
+    assert own[0]["message"] == f"value since {evidence['since']}, {evidence['depth']:.0f} deviations"
+
+
 def rows_of(table: pa.Table) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
 
@@ -307,6 +325,12 @@ def test_nothing_is_learnt_while_told_to_ignore() -> None:
     assert not any(row["state"] == "abnormal" for row in ignored)
     assert plain - ignored[-1]["expected"] > 0.05
     assert {row["expected"] for row in ignored[1000:1500]} == {ignored[1000]["expected"]}
+
+
+def test_rows_that_say_their_signal_keep_it() -> None:
+    left = feed(Health(learn=100), rows({"value": noise(300), "signal": ["t1"] * 300}))
+    assert set(left["signal"].to_pylist()) == {"t1"}
+    assert left["state"].to_pylist()[-1] == "normal"
 
 
 def test_no_column_is_refused() -> None:
