@@ -113,6 +113,8 @@ class Simulate(Source):
     """How long it has been running when it is first read, if it has no ``start``; all that comes at once."""
     duration: Duration | None = None
     """After how much simulated time it ends; never if empty."""
+    stands_still: bool = False
+    """Whether it stands still while nobody reads it and goes on from there, by its own day; else all comes later."""
     stops_per_day: float = Field(2.0, ge=0, le=144)
     """How often each machine stops by chance, for some minutes (and idles twice as often)."""
     faults: tuple[Fault, ...] = ()
@@ -141,16 +143,18 @@ class Simulate(Source):
 
 
 class Plant:
-    """The open plant. Its offset is how many ticks have been read, and when the first one was."""
+    """The open plant. Its offset: how many ticks have been read, when the first one was, and how long it has stood."""
 
     def __init__(self, settings: Simulate, offset: Offset | None, clock: Clock) -> None:
         self._clock = clock
         now_us = clock.now_us()
         if offset is not None:
-            self.tick, start_us = int(offset["tick"]), int(offset["start_us"])
+            self.tick, start_us, self._stood_us = (int(offset[name]) for name in ("tick", "start_us", "stood_us"))
         else:
-            self.tick, start_us = 0, _start_us(settings, now_us)
+            self.tick, start_us, self._stood_us = 0, _start_us(settings, now_us), 0
         self._settings, self._start_us = settings, start_us
+        if settings.stands_still and offset is not None:
+            self._stood_us += max(0, (now_us - self._time_us(self.tick)) // settings.every * settings.every)
         self._machines = [
             Machine(
                 name, kind, settings.seed, start_us, settings.every, settings.stops_per_day,
@@ -161,7 +165,7 @@ class Plant:
         self._columns = sum(len(m.signals) for m in self._machines)
         self._rows_a_tick = self._columns if settings.waveforms is None else len(self._machines)
         # Without a start of its own the plant goes on while nobody reads it, as a device that buffers would.
-        self._paced_from = (start_us, 0) if settings.start is None else (now_us, self.tick)
+        self._paced_from = (start_us + self._stood_us, 0) if settings.start is None else (now_us, self.tick)
         self._chunk: tuple[int, Floats, Ints] = (-1, np.zeros((0, 0)), np.zeros(0, np.int64))
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
@@ -191,10 +195,10 @@ class Plant:
         pass
 
     def _offset(self) -> dict[str, int]:
-        return {"tick": self.tick, "start_us": self._start_us}
+        return {"tick": self.tick, "start_us": self._start_us, "stood_us": self._stood_us}
 
     def _time_us(self, tick: int) -> int:
-        return self._start_us + tick * self._settings.every
+        return self._start_us + self._stood_us + tick * self._settings.every
 
     def _last(self) -> int | None:
         return None if self._settings.duration is None else -(-self._settings.duration // self._settings.every)
@@ -271,7 +275,7 @@ class Plant:
                 pa.DictionaryArray.from_arrays(
                     pa.array(owner[column], pa.int32()), pa.array([m.name for m in self._machines], pa.string())
                 ),
-                as_times(self._start_us + (self.tick + tick) * self._settings.every),
+                as_times(self._time_us(self.tick) + tick * self._settings.every),
                 pa.array(names, pa.string()).take(pa.array(column)),
                 pa.array(values[sent]),
                 pa.array(STATES).take(pa.array(states[sent])),
