@@ -101,7 +101,7 @@ class Files(Source):
         return not self.follow
 
     def output_schema(self) -> pa.Schema:
-        first = next(iter(self.found()), None)
+        first = next(iter(self.paths()), None)
         if (self.format or _format(first or Path(self.path))) == "parquet":
             import pyarrow.parquet as pq
 
@@ -122,17 +122,17 @@ class Files(Source):
         patterns = [i for i, part in enumerate(parts) if glob.has_magic(part)]
         return Path(*parts[: patterns[0]]) if patterns else whole.parent
 
-    def found(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         """The files there are now, in natural order."""
         whole = Path(self.path)
         if whole.is_dir():
             names = [p for p in whole.iterdir() if not p.name.startswith((".", "_"))]
-            found = [p for p in names if not p.is_dir() and (self.format is not None or _format(p) is not None)]
+            files = [p for p in names if not p.is_dir() and (self.format is not None or _format(p) is not None)]
         elif glob.has_magic(self.path):
-            found = [p for p in map(Path, glob.iglob(self.path, recursive=True)) if not p.is_dir()]  # noqa: PTH207
+            files = [p for p in map(Path, glob.iglob(self.path, recursive=True)) if not p.is_dir()]  # noqa: PTH207
         else:
-            found = [whole] if whole.exists() or whole.is_symlink() else []
-        return sorted(found, key=natural)
+            files = [whole] if whole.exists() or whole.is_symlink() else []
+        return sorted(files, key=natural)
 
 
 def _is_cut(file: _Open) -> bool:
@@ -172,8 +172,8 @@ class _Open:
         self.rotated = False
 
     @staticmethod
-    def _identity(found: os.stat_result) -> tuple[int, int]:
-        return found.st_dev, found.st_ino
+    def _identity(state: os.stat_result) -> tuple[int, int]:
+        return state.st_dev, state.st_ino
 
     def close(self) -> None:
         if isinstance(self.batches, Generator):
@@ -222,7 +222,7 @@ class FilesReader:
         self._held: dict[str, _Open] = {}
         self._now: _Open | None = None
         self._base = source.base()
-        paths = source.found()
+        paths = source.paths()
         self._total = sum(os.lstat(path).st_size for path in paths)
         self._several = len(paths) > 1
         self._finished = Finished(paths, done, self._places)
@@ -321,7 +321,7 @@ class FilesReader:
         return self._first_time is not None and (self._several or self._resumed or self._lanes.are_used)
 
     def _list_again(self) -> None:
-        paths = self._source.found()
+        paths = self._source.paths()
         self._several = len(paths) > 1
         self._line.join(paths)
 
