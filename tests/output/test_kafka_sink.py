@@ -26,6 +26,7 @@ from servers import free_port
 import tocsin
 from tocsin.contracts import Token, Writer
 from tocsin.errors import ForeignCommit, SchemaError, SinkError, Unavailable
+from tocsin.output import kafka as module
 from tocsin.output.kafka import Kafka as Sink
 from tocsin.testing import rows, world
 from tocsin.world import World
@@ -356,3 +357,29 @@ def test_from_kafka_to_kafka_exactly_once_through_kill_9(kafka: Kafka, tmp_path:
     assert len(set(outliers)) == len(outliers) >= 30
     assert all(value > 89 for value in outliers)
     assert Counter(outliers) == Counter(tocsin.read("outliers", tmp_path)["temperature"].to_pylist())
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_of_the_broker_is_survived(kafka: Kafka, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 20.0)
+    topic, some = kafka.topic(), batch(1.0)
+    place, sink = world(name=topic), Sink(brokers=kafka.address, topic=topic)
+    writer = sink.open(place, some.schema)
+    publish(writer, 1, some)
+    token = writer.stage(2, [batch(2.0)])
+    kafka.stop(number)
+    kafka.start()
+    until = time.monotonic() + 150
+    while True:
+        try:
+            if writer.published() != 2:
+                writer.publish(2, [token])
+            break
+        except Unavailable:  # the runner opens it anew
+            assert time.monotonic() < until
+            writer.close()
+            time.sleep(0.5)
+            writer = sink.open(place, some.schema)
+    writer.close()
+    assert values(kafka, topic) == [1.0, 2.0]

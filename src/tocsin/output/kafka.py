@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,8 @@ STABLE_S = 2.0
 """How long the last transaction may take to come to its end."""
 COMMIT_S = 30.0
 """How long a transaction may take to be committed, all of its records sent."""
+PATIENCE_S = 2 * COMMIT_S
+"""After so long a transaction is given up, whatever the library says: it is opened anew."""
 
 _SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS", "_WAIT_COORD")
 """What passes by itself, soon after a broker has started."""
@@ -115,6 +118,29 @@ class Record(NamedTuple):
     headers: list[tuple[str, str | bytes | None]]
 
 
+def _in_time(work: Callable[[], None]) -> bool:
+    """Do something in a thread of its own; returns False if it has not ended in time, and raises what it raises.
+
+    After a restart of its broker the library may wait without end, whatever timeout it is given.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="kafka transaction", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    if thread.is_alive():
+        return False
+    if raised:
+        raise raised[0]
+    return True
+
+
 class KafkaWriter(Spooled):
     """Our transactions in a topic, and how far they reach."""
 
@@ -141,10 +167,10 @@ class KafkaWriter(Spooled):
             if self._at is None and not self._note():
                 self._begin(rows)
             self._keep(published=self._at, trying=epoch)
-            producer.begin_transaction()
-            topics = self._send(producer, rows)
-            self._position(producer, epoch, topics)
-            producer.commit_transaction(COMMIT_S)
+            if not _in_time(lambda: self._transact(producer, epoch, rows)):
+                self._producer = None  # left behind: the next one shuts it out, and its transaction ends then
+                self.__dict__.pop("_group", None)
+                raise Unavailable(f"{self._settings.cluster} did not end a transaction within {PATIENCE_S:g} s")
         except KafkaException as error:
             self._give_up()
             raise self._told(self._undelivered or error.args[0]) from error
@@ -221,6 +247,12 @@ class KafkaWriter(Spooled):
             topics = {topic for batch in rows.to_batches() for row in batch.to_pylist() if (topic := self._topic(row))}
         if topics:
             self._group.commit(offsets=[TopicPartition(topic, 0, 0) for topic in topics], asynchronous=False)
+
+    def _transact(self, producer: Producer, epoch: int, rows: pa.Table) -> None:
+        producer.begin_transaction()
+        topics = self._send(producer, rows)
+        self._position(producer, epoch, topics)
+        producer.commit_transaction(COMMIT_S)
 
     def _send(self, producer: Producer, rows: pa.Table) -> list[str]:
         """Hand the rows to the client; returns the topics that they go to."""
