@@ -30,6 +30,7 @@ from tocsin.contracts import Operator
 from tocsin.detect.ewma import Ewma
 from tocsin.detect.stuck import Stuck
 from tocsin.detect.zscore import Zscore
+from tocsin.estimate.forecast import Forecast
 
 BEGIN_US = 1_767_225_600_000_000
 
@@ -86,6 +87,9 @@ def figures(rows: int, keys: int, batch: int) -> dict[str, float]:
     step("ewma", Ewma(), timed)
     step("zscore, running", Zscore(), timed)
     step("stuck", Stuck(), timed)
+    step("forecast, last", Forecast(method="persistence"), timed)
+    step("forecast, ridge", Forecast(), timed)
+    step("forecast, season", Forecast(season=24), timed)
     step("dedupe", Dedupe(horizon="60s"), timed)
     step("resample", Resample(every="5s"), timed)
     step("derive", Derive(columns={"f": "value * 1.8 + 32"}), timed)

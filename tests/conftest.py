@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from kafka_server import Kafka, jars
 from kinesis_server import CREDENTIALS, Gate, Kinesis, program
+from postgres_server import Postgres
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
 from tocsin.mqtt.authority import Authority
@@ -57,30 +59,6 @@ def influxdb(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def kinesis_server(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinesis]:
-    """A stand-in for Kinesis for the whole session; each test has streams of its own."""
-    server = Kinesis(needs("node"), program(needs), tmp_path_factory.mktemp("kinesis")).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def kinesis(kinesis_server: Kinesis, monkeypatch: pytest.MonkeyPatch) -> Kinesis:
-    """The stand-in, and credentials in the environment."""
-    for name, value in {**CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
-    return kinesis_server
-
-
-@pytest.fixture
-def gate(kinesis: Kinesis) -> Iterator[Gate]:
-    """A server before the stand-in, which refuses what a test wants refused."""
-    before = Gate(kinesis)
-    yield before
-    before.close()
-
-
-@pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
     """An S3 server for the whole session; each test writes a table of its own."""
     server = ObjectStore().start()
@@ -104,6 +82,48 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = Authority(folder / "other")
     other.device("pump-1", 365)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, one for all tests; each has schemas of its own."""
+    pytest.importorskip("psycopg")
+    server = Postgres()
+    yield server.start()
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def kafka(needs: Needs, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real broker, one for all tests; each has topics of its own."""
+    pytest.importorskip("confluent_kafka")
+    broker = Kafka(needs("java"), jars(needs), tmp_path_factory.mktemp("kafka"), certificates)
+    yield broker.start()
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def kinesis_server(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinesis]:
+    """A stand-in for Kinesis for the whole session; each test has streams of its own."""
+    server = Kinesis(needs("node"), program(needs), tmp_path_factory.mktemp("kinesis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def kinesis(kinesis_server: Kinesis, monkeypatch: pytest.MonkeyPatch) -> Kinesis:
+    """The stand-in, and credentials in the environment."""
+    for name, value in {**CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    return kinesis_server
+
+
+@pytest.fixture
+def gate(kinesis: Kinesis) -> Iterator[Gate]:
+    """A server before the stand-in, which refuses what a test wants refused."""
+    before = Gate(kinesis)
+    yield before
+    before.close()
 
 
 @pytest.fixture(scope="module")

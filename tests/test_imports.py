@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("numba", "pyarrow", "pydantic", "duckdb", "httpx", "plotly", "sqlglot", "starlette", "apprise", "numpy")
+HEAVY = (
+    "numba", "pyarrow", "pydantic", "duckdb", "httpx", "plotly", "sqlglot", "starlette", "apprise", "numpy",
+    "confluent_kafka",
+)  # fmt: skip
 HELP = "from click.testing import CliRunner; from tocsin.cli import main; r = CliRunner().invoke(main, {args}); {then}"
 THEN = "assert r.exit_code == 0 and 'Usage' in r.output, r.output"
 

@@ -20,7 +20,7 @@ LAYERS = (
     "bases ends pipeline",
     "testing",
     "domain",
-    "mqtt kinesis lake",
+    "mqtt kafka kinesis postgres lake",
     "acquire decode condition detect estimate notify output",
     "engine",
     "serve",

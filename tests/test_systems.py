@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import paho.mqtt.client as paho
+import psycopg
 import pytest
+from postgres_server import Postgres
 from servers import Mosquitto
 
 import tocsin
@@ -43,6 +45,21 @@ def running(name: str, **variables: object) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def killed(name: str, **variables: object) -> Iterator[None]:
+    """The same, ended by ``kill -9``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tocsin.cli", "run", str(EXAMPLES / name)],
+        env=os.environ | {key: str(value) for key, value in variables.items()},
+    )
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -198,3 +215,36 @@ def test_humidity_preview_shows_each_step(certificates: Path, tmp_path: Path) ->
     at = [shown.index(place) for place in places]
     assert at == sorted(at)
     assert not (tmp_path / "readings").exists()
+
+
+def test_postgres(postgres: Postgres, tmp_path: Path) -> None:
+    """Table -> readings and minutes, in the same database; killed, and with the server killed, each row counts once."""
+    variables = postgres.variables() | {"TOCSIN_FOLDER": tmp_path}
+    insert = """
+        insert into plant.events (machine, at, celsius)
+        select 'm' || mod(n, 3), timestamptz '2026-01-01 00:00Z' + n * interval '1 second', n
+        from generate_series(%s, %s - 1) n
+    """
+
+    def has(count: int) -> bool:
+        try:
+            return bool(postgres.execute("select count(*) from plant.readings") == [(count,)])
+        except psycopg.errors.UndefinedTable:
+            return False
+
+    with killed("postgres.yaml", **variables):
+        postgres.execute(insert, 0, 600)
+        wait_until(lambda: has(600))
+        postgres.execute(insert, 600, 1200)
+    with running("postgres.yaml", **variables):
+        wait_until(lambda: has(1200))
+        postgres.stop(signal.SIGQUIT)
+        postgres.start()
+        postgres.execute(insert, 1200, 1800)
+        wait_until(lambda: has(1800))
+    assert postgres.execute("select count(distinct celsius) from plant.readings") == [(1800,)]
+    minutes = postgres.execute("select key, time, celsius_mean, readings from plant.minutes order by time, key")
+    assert len(minutes) == 29 * 3, "the last minute may still get readings"
+    assert {row[3] for row in minutes} == {20}
+    assert minutes[0] == ("m0", datetime(2026, 1, 1, tzinfo=UTC), 28.5, 20)
+    assert postgres.execute("select * from plant.tocsin_rejected") == []

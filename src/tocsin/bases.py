@@ -165,7 +165,11 @@ class Detector(Keyed):
         if self.when is not None:
             require(input, self.when, self.name())
         verdict = judging(VERDICT, self.of) if len(self.signals) == 1 else VERDICT
-        return added(input, (*verdict, *self.EXTRA), self.name())
+        return added(input, (*verdict, *self.adds(input)), self.name())
+
+    def adds(self, input: pa.Schema) -> Sequence[pa.Field]:
+        """Returns the columns of `EXTRA` that it adds to such rows."""
+        return self.EXTRA
 
     def readings(self, rows: pa.RecordBatch) -> Floats:
         """Returns what `judge` is given; NaN for readings that must be neither judged nor learned."""
@@ -182,10 +186,12 @@ class Detector(Keyed):
 
     def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
         values = self.readings(rows)
-        expected, lower, upper, score, *extra = self.judge(state, slots, times_us(rows), values)
+        expected, lower, upper, score, *beside = self.judge(state, slots, times_us(rows), values)
         if not self.LIMITS_ITSELF:
             score = self.limited(values, expected, score)
         verdict = map(as_numbers, (expected, lower, upper, score))
+        wanted = self.adds(rows.schema)
+        extra = (column for field, column in zip(self.EXTRA, beside, strict=True) if field in wanted)
         return pa.RecordBatch.from_arrays([*rows.columns, *verdict, *extra], schema=promised(self, rows.schema))
 
     def limited(self, values: Floats, expected: Floats, score: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -93,6 +93,23 @@ Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """One of several things that a split is read from in turn, as its files: each has a time of its own.
+
+    The watermark of the split is the least of all lanes that have begun and not ended.
+    """
+
+    name: str
+    """The lane that the rows of the batch belong to."""
+    begun: Mapping[str, int] = field(default_factory=dict)
+    """Lanes that hold the watermark from before this batch on, each at the time of its first row (`START`: unknown)."""
+    ended: tuple[str, ...] = ()
+    """Lanes that no longer hold it after this batch."""
+    only: bool = False
+    """Whether lanes that are not in ``begun`` are forgotten: this is the first batch after a start."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows, and how far event time has come once they are seen.
 
@@ -103,6 +120,8 @@ class Batch:
     rows: pa.RecordBatch
     watermark_us: int = START
     port: str = OUT
+    lane: Lane | None = None
+    """Where a source reads several things in turn: the one that these rows are of."""
 
     @property
     def schema(self) -> pa.Schema:

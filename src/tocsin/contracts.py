@@ -258,6 +258,11 @@ class Sink(Component, ABC):
         """Returns the settings that say which table it is: with any of them changed it is another one."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    def gathers_s(self) -> float:
+        """Returns for about how long committed epochs may wait to be published together, because many small
+        publications cost its table more than a few large ones; 0 where each may be published at once."""
+        return 0.0
+
     @abstractmethod
     def open(self, world: World, schema: pa.Schema) -> Writer:
         """Open or create the table. A sink on another machine only gets ready to stage: it may be away."""

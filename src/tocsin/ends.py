@@ -49,7 +49,11 @@ class Spooled(ABC):
 
     @abstractmethod
     def apply(self, epoch: int, rows: pa.Table) -> None:
-        """Write the rows, and that the table now reaches to ``epoch``, in one transaction; `Unavailable` if not now."""
+        """Write the rows, and that the table now reaches to ``epoch``, in one transaction; `Unavailable` if not now.
+
+        An earlier transaction whose connection was lost may end after `applied` has answered: where the other side has
+        locks, look at the epoch once more under one, and raise `Unavailable` if it has moved (`output.postgres`).
+        """
 
     @abstractmethod
     def applied(self) -> int | None:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+import pyarrow as pa
+
 from tocsin.errors import ConfigError, DurabilityError
 
+FirstTime = Callable[[Sequence[pa.RecordBatch]], int]
+"""Takes records as a source gives them, in order, and tells the time of the oldest of the last batch; those before it
+may hold a header. The least number of all, where none has a time."""
 OPEN_FILES_MAX = 64
 """How many of the files that are appended to stay open."""
 
@@ -157,6 +162,10 @@ class World:
     """The pipeline and the end, as ``plant/readings.0.delta``: unique, and the same after every restart."""
     given: Path = Path()
     """Where relative paths of what the user provides (files to read, certificates) start: the working folder."""
+    first_time: FirstTime | None = None
+    """For a source whose rows say when they happened: tells the time of rows before they are handed over."""
+    idle_us: int = 10_000_000
+    """For a source: how long a part of it may be silent before it no longer holds the watermark back."""
 
     def inside(self, path: str) -> Path:
         """Returns where a path that is written to lies; a relative one must not leave the data folder."""

@@ -284,9 +284,9 @@ def test_blank_lines_give_the_loop_back_block_by_block(tmp_path: Path, packed: b
         polled = source.poll(65_536, 0.0)
         assert polled is not None
         lines += polled[0].rows.column("payload").to_pylist()
-        offsets.append(next(iter(polled[1].values()))[2])
         if polled[0].watermark_us == END:
             break
+        offsets.append(polled[1][str(path)][2])
     else:
         pytest.fail("many more polls than blocks")
     assert lines == [b"first\n", b"last\n"]
@@ -318,3 +318,21 @@ def test_many_files_without_rows_give_the_loop_back(tmp_path: Path, follow: bool
     for _ in range(polls):
         source.poll(100, 0.05)
     assert (source._clock.us > before) == follow
+
+
+@pytest.mark.parametrize(
+    ("text", "records"),
+    [
+        (b'[\n {"v": 1},\n {"v": 2}\n]\n', 1),
+        (b'{\n "a": [\n  1\n ]\n}', 1),
+        (b'{"a": [\n 1]}\n', 1),
+        (b'{"v": 1}\n{"v": 2}\n', 2),
+        (b'{"v": 1, "cut\n{"v": 2}\n', 2),
+        (b"[1, 2]\n", 1),
+    ],
+)
+def test_a_json_file_shows_whether_it_is_one_document(tmp_path: Path, text: bytes, records: int) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    assert len(drained(reader(tmp_path))[0]) == records
+    (tmp_path / "a.json").rename(tmp_path / "a.ndjson")
+    assert len(drained(reader(tmp_path))[0]) == len([line for line in text.split(b"\n") if line.strip()])

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from tocsin.acquire._plant import CHUNK, SCARA_TAGS
-from tocsin.acquire.simulate import SCHEMA, Fault, Simulate, write_scara_xml
+from tocsin.acquire.simulate import SCHEMA, WAVEFORMS, Fault, Simulate, write_scara_xml
 from tocsin.batch import END, times_us
 from tocsin.testing import read_from
 
@@ -110,6 +110,50 @@ def test_a_fault_shows_within_a_minute_and_goes_with_its_end(
         ratio = values[95:120].mean() / sound[95:120].mean()
         assert ratio > factor if factor > 1 else ratio < factor
     assert values[290:].mean() == pytest.approx(sound[290:].mean(), rel=0.15, abs=0.2)
+
+
+def waveforms(rows_max: int = 10**6, offset: object = None, **settings: object) -> pa.Table:
+    motors = {"a": "motor", "b": "motor"}
+    source = plant(machines=motors, waveforms={"samples": 512}, stops_per_day=0, **{"duration": "30s", **settings})
+    assert source.output_schema() == WAVEFORMS
+    reader, batches, mark = read_from(source, offset), [], 0
+    while mark != END:
+        batch, _ = reader.poll(rows_max, 0)
+        batches.append(batch.rows)
+        mark = batch.watermark_us
+    return pa.Table.from_batches(batches, WAVEFORMS).unify_dictionaries()
+
+
+def test_motors_send_the_same_waveforms_however_they_are_read() -> None:
+    whole = waveforms()
+    assert whole.num_rows == 2 * 30
+    assert waveforms(rows_max=7).equals(whole)
+    assert waveforms(offset={"tick": 20, "start_us": times_us(whole.to_batches()[0])[0]}).equals(whole.slice(40))
+    waves = np.array(whole["waveform"].to_pylist())
+    assert waves.shape == (60, 512)
+    assert len(np.unique(waves[:, 0])) == 60, "no waveform is that of another motor or another time"
+    assert set(whole["state"].to_pylist()) == {"running"}
+    assert 1400 < min(whole["speed"].to_pylist()) <= max(whole["speed"].to_pylist()) < 1500
+
+
+def test_waveforms_show_faults_stops_and_dropouts() -> None:
+    fault = Fault(name="outer_race", machine="a", start="10s", growth="1s")
+    stop = Fault(name="stop", machine="b", start="10s", duration="5s")
+    silent = Fault(name="dropout", machine="b", start="20s")
+    table = waveforms(faults=(fault, stop, silent))
+    shaken = {key: [] for key in "ab"}
+    for row in table.to_pylist():
+        shaken[row["key"]].append((np.std(row["waveform"]), row["speed"], row["state"]))
+    a, b = shaken["a"], shaken["b"]
+    assert min(level for level, *_ in a[10:]) > 3 * max(level for level, *_ in a[:10])
+    assert len(b) == 20
+    assert {state for *_, state in b[10:15]} == {"stopped"}
+    assert max(level for level, *_ in b[10:15]) < min(level for level, *_ in b[:10])
+
+
+def test_only_motors_send_waveforms() -> None:
+    with pytest.raises(ValidationError, match="make 'p' a motor"):
+        plant(machines={"m": "motor", "p": "pump"}, waveforms={})
 
 
 def test_a_stuck_sensor_and_a_dropout_are_faults_of_the_sensor_only() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from servers import free_port
 
@@ -86,7 +88,10 @@ def test_demo_shows_live_data_and_rings(demo: Callable[[], Demo], browser: objec
     alarms = tocsin.read("alarms", first.folder).num_rows
 
     second = demo()
-    second.wait(lambda: float(str(second.get("/api/counters").get("rows_in", 0))) > 100, "live data again")
+    before = kept.filter(pc.equal(kept["key"].cast(pa.string()), "motor")).num_rows
+    second.wait(lambda: motor_rows(first.folder) > before, "the plant again")
+    late = int(str(second.get("/api/counters")["late"]))
+    assert late < 10_000, "only what waited in the broker is late for the windows, no past that comes after the present"
     second.stop()
     again = tocsin.read("readings", first.folder)
     assert len(again) > len(kept)
@@ -94,6 +99,11 @@ def test_demo_shows_live_data_and_rings(demo: Callable[[], Demo], browser: objec
     assert tocsin.read("alarms", first.folder).num_rows >= alarms
     for table in ("windows", "anomalies"):
         assert tocsin.read(table, first.folder).num_rows > 0
+
+
+def motor_rows(folder: Path) -> int:
+    keys = tocsin.read("readings", folder)["key"].cast(pa.string())
+    return int(pc.sum(pc.equal(keys, "motor")).as_py())
 
 
 def events(folder: Path) -> set[str]:

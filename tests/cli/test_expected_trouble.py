@@ -7,32 +7,16 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from press import give, rows, tocsin
 
 from tocsin.cli import main
 from tocsin.engine.checkpoint import SqliteStore
 from tocsin.errors import AlreadyRunning
-from tocsin.lake.read import read
-
-PRESS = """
-name: press
-folder: {folder}/lake
-sources:
-{sources}
-streams:
-  readings:
-    from: [{names}]
-    sinks: [delta: readings]
-"""
-SOURCE = (
-    "  s{number}: {{source: {{files: {folder}/{number}.ndjson}}, "
-    "decode: {{json: {{columns: {{machine: text, force: float}}}}}}, key: machine}}"
-)
 
 
 @pytest.fixture
@@ -41,29 +25,6 @@ def press(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     for place, _, _ in os.walk(tmp_path):
         os.chmod(place, 0o755)
-
-
-def give(folder: Path, count: int) -> None:
-    """A further source with so many rows: what was read before is not read again."""
-    number = len(list(folder.glob("*.ndjson"))) + 1
-    (folder / f"{number}.ndjson").write_text('{"machine": "a", "force": 1.5}\n' * count)
-    sources = "\n".join(SOURCE.format(number=i + 1, folder=folder) for i in range(number))
-    names = ", ".join(f"s{i + 1}" for i in range(number))
-    (folder / "p.yaml").write_text(PRESS.format(folder=folder, sources=sources, names=names))
-
-
-def tocsin(*words: object, code: int = 0) -> str:
-    """What is said by a process that may not override permissions, even where the tests run as root."""
-    may_less = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    command = [*may_less, sys.executable, "-m", "tocsin.cli", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def rows(folder: Path) -> int:
-    return read("readings", folder).num_rows
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv to be refused")

@@ -42,7 +42,7 @@ def test_wrong_clocks_are_set_aside_and_do_not_move_the_watermark() -> None:
     by_port = {b.port: b for b in left}
     assert by_port["rejected"].rows["reason"].to_pylist() == ["ts_missing", "ts_future", "ts_range", "ts_past"]
     assert left[-1].watermark_us == BEGIN_US + 1_295_000_000
-    assert state == BEGIN_US + 1_300_000_000
+    assert state.overall == BEGIN_US + 1_300_000_000
 
 
 def test_by_arrival_nothing_is_late_even_if_the_clock_is_set_back() -> None:
@@ -84,3 +84,24 @@ def test_what_cannot_be_read_names_its_remedy() -> None:
     details = feed(EventTime(column="ts", zone="UTC"), given, port="rejected")["detail"].to_pylist()
     for detail, remedy in zip(details, ['format: "%m/%d/%Y %H:%M"', "unit: ms", "[date, time]"], strict=True):
         assert remedy in detail
+
+
+@pytest.mark.parametrize("chop", [1, 3, 100])
+def test_samples_of_a_recording_are_numbered_by_key_and_time(chop: int) -> None:
+    keys, begun = ["a", "b", "a", "a", "b", "a"], ["00:00", "00:00", "00:00", "00:00", "00:00", "00:01"]
+    recorded = rows({"key": keys, "ts": [f"2026-01-01T00:{t}Z" for t in begun]}).drop_columns(["time"])
+    step = EventTime(column="ts", rate=3, lateness="1h")
+    us = feed(step, recorded, chop=chop)["time"].cast(pa.int64()).to_pylist()
+    assert [t - BEGIN_US for t in us] == [0, 0, 333_333, 666_667, 333_333, 1_000_000]
+
+
+def test_an_offset_is_added_and_one_that_says_nothing_is_set_aside() -> None:
+    given = rows({"ts": ["2026-01-01T00:00:00Z"] * 4, "ms": pa.array([0, 1_500, None, 2**62])}).drop_columns(["time"])
+    step = EventTime(column="ts", offset="ms", offset_unit="ms")
+    us = feed(step, given)["time"].cast(pa.int64()).to_pylist()
+    assert [t - BEGIN_US for t in us] == [0, 1_500_000]
+    assert feed(step, given, port="rejected")["reason"].to_pylist() == ["ts_missing", "ts_range"]
+    fine = rows({"ts": ["2026-01-01T00:00:00Z"] * 2, "s": [0.25, float("nan")]}).drop_columns(["time"])
+    assert [t.microsecond for t in feed(EventTime(column="ts", offset="s"), fine)["time"].to_pylist()] == [250_000]
+    with pytest.raises(SchemaError, match="must be a number"):
+        EventTime(column="ts", offset="ts").output_schema(given.schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,6 +109,39 @@ def test_a_slow_climb_is_told_from_a_third_on_and_for_good(height: float) -> Non
     assert found[4000:].all()
 
 
+@pytest.mark.parametrize(("well", "climb"), [(1000, 3000), (3000, 12_000), (3000, 30_000), (20_000, 60_000)])
+def test_a_climb_slower_than_what_was_learnt_is_told_from_a_third_on(well: int, climb: int) -> None:
+    for seed in range(3):
+        values = noise(well + climb, seed)
+        values[well:] += np.linspace(0, 15, climb)
+        left = feed(Health(relearn=None), rows({"value": values}, every_s=300))["score"].fill_null(0).to_numpy() >= 75
+        assert not left[:well].any()
+        assert left[well + climb // 3 :].all()
+
+
+@pytest.mark.parametrize("every_s", [1, 60, 300])
+@pytest.mark.parametrize("slope", [1 / 250, -1 / 50])
+def test_a_step_on_a_steady_trend_is_told_and_the_trend_is_not(slope: float, every_s: float) -> None:
+    values = noise(9000, 4) + np.arange(9000) * slope
+    clean_trend = feed(Health(), rows({"value": values}, every_s=every_s))["score"].fill_null(0).to_numpy() >= 75
+    assert not clean_trend.any()
+    values[3000:7000] += 10
+    left = feed(Health(relearn=None), rows({"value": values}, every_s=every_s))["score"].fill_null(0).to_numpy() >= 75
+    assert left[3000:7000].all()
+    assert not left[7100:].any()
+
+
+@pytest.mark.parametrize("every_s", [10, 60, 300])
+def test_a_daily_rhythm_is_clean_from_its_first_day_on(every_s: float) -> None:
+    count = int(4 * 86_400 / every_s)
+    for phase in (0, 0.25, 0.5):
+        day = np.sin((np.arange(count) * every_s / 86_400 + phase) * 2 * np.pi)
+        values = 20 + 10 * day + noise(count, 6) - 20
+        assert not (
+            feed(Health(), rows({"value": values}, every_s=every_s))["score"].fill_null(0).to_numpy() >= 75
+        ).any()
+
+
 def clean(kind: str, random: np.random.Generator, count: int = 5000) -> Floats:
     i = np.arange(count)
     match kind:
@@ -184,6 +218,23 @@ def test_an_alarm_behind_it_rings_once_and_clears_once_back() -> None:
     assert BEGIN + timedelta(seconds=5000) < alarms[1]["time"] < BEGIN + timedelta(seconds=5060)
 
 
+def test_the_alarm_says_since_when_how_far_and_why_and_that_a_new_level_was_accepted() -> None:
+    values = noise(9000)
+    values[2000:] += 12
+    judged = feed(Health(relearn="1h"), rows({"value": values}))
+    raised, cleared = feed(Alarm(rule="health"), rows_of(judged)).to_pylist()
+    evidence = json.loads(raised["evidence"])
+    onset = datetime.fromisoformat(evidence["since"]) - BEGIN
+    assert abs(onset - timedelta(seconds=2000)) < timedelta(seconds=5)
+    assert evidence["why"].startswith("value jumped above its usual")
+    assert raised["message"] == f"machine health: {evidence['why']}"
+    assert raised["signal"] == "value"
+    assert evidence["depth"] > 0.5
+    assert "accepted as the new normal" in cleared["message"]
+    own = feed(Alarm(rule="h", message="{signal} since {since}, {depth:.0f} deviations"), rows_of(judged)).to_pylist()
+    assert own[0]["message"] == f"value since {evidence['since']}, {evidence['depth']:.0f} deviations"
+
+
 def rows_of(table: pa.Table) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
 
@@ -207,6 +258,22 @@ def test_never_accepted_if_relearn_is_null_nor_while_it_still_moves() -> None:
     assert told(values, relearn="20m")[2000:].all()
     values[2000:] = noise(4000) + 12
     assert told(values, relearn=None)[2000:].all()
+
+
+@pytest.mark.parametrize("relearn", ["1d", "3d", "14d"])
+@pytest.mark.parametrize("climb", [3000, 12_000, 30_000])
+def test_a_level_that_still_climbs_is_never_accepted_however_slow_but_is_once_it_has_settled(
+    climb: int, relearn: str
+) -> None:
+    settled = 15_000
+    values = noise(3000 + climb + settled, 2)
+    values[3000 : 3000 + climb] += np.linspace(0, 15, climb)
+    values[3000 + climb :] += 15
+    left = feed(Health(relearn=relearn), rows({"value": values}, every_s=300))
+    accepted = [i for i, why in enumerate(left["why"].to_pylist()) if why and "new normal" in why]
+    assert (left["score"].fill_null(0).to_numpy()[3000 + climb // 3 : 3000 + climb] >= 75).all()
+    assert len(accepted) == 1
+    assert accepted[0] > 3000 + climb
 
 
 def test_several_signals_name_the_one_that_stands_out() -> None:
@@ -258,6 +325,12 @@ def test_nothing_is_learnt_while_told_to_ignore() -> None:
     assert not any(row["state"] == "abnormal" for row in ignored)
     assert plain - ignored[-1]["expected"] > 0.05
     assert {row["expected"] for row in ignored[1000:1500]} == {ignored[1000]["expected"]}
+
+
+def test_rows_that_say_their_signal_keep_it() -> None:
+    left = feed(Health(learn=100), rows({"value": noise(300), "signal": ["t1"] * 300}))
+    assert set(left["signal"].to_pylist()) == {"t1"}
+    assert left["state"].to_pylist()[-1] == "normal"
 
 
 def test_no_column_is_refused() -> None:

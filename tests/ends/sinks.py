@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
+from kafka_server import Kafka as KafkaServer
 from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
+from postgres_server import TRUSTED
+from postgres_server import Postgres as Server
 from servers import InfluxDb, ObjectStore
 
 from tocsin.contracts import Sink
@@ -22,7 +25,9 @@ from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.output.files import Files
 from tocsin.output.influxdb import Influxdb
+from tocsin.output.kafka import Kafka
 from tocsin.output.kinesis import Kinesis
+from tocsin.output.postgres import Postgres
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -126,24 +131,6 @@ class InfluxHarness:
         return self._server.ask(f'SELECT * FROM "{self._measurement}"')
 
 
-class KinesisHarness:
-    """A stream of two shards."""
-
-    simulated = False
-
-    def __init__(self, server: KinesisServer) -> None:
-        self._server, self._stream = server, server.stream(2)
-
-    def sink(self) -> Kinesis:
-        return Kinesis(stream=self._stream, region=REGION, endpoint=self._server.url)
-
-    def leaving(self) -> None:
-        return None
-
-    def visible(self, world: World) -> Sequence[Row]:
-        return [json.loads(record["Data"]) for record in self._server.records(self._stream)]
-
-
 class RemoteDeltaHarness:
     """A Delta table in an object store, read by delta-rs."""
 
@@ -167,6 +154,42 @@ class RemoteDeltaHarness:
         return list(table.to_pyarrow_table().to_pylist())
 
 
+class KafkaHarness:
+    """A topic, read as a reader of committed records sees it."""
+
+    simulated = False
+
+    def __init__(self, server: KafkaServer) -> None:
+        self._server, self._topic = server, server.topic(2)
+
+    def sink(self) -> Kafka:
+        return Kafka(brokers=self._server.address, topic=self._topic)
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return [json.loads(record.value()) for record in self._server.records(self._topic)]
+
+
+class KinesisHarness:
+    """A stream of two shards."""
+
+    simulated = False
+
+    def __init__(self, server: KinesisServer) -> None:
+        self._server, self._stream = server, server.stream(2)
+
+    def sink(self) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=self._server.url)
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        return [json.loads(record["Data"]) for record in self._server.records(self._stream)]
+
+
 _NUMBERS = count()
 
 
@@ -181,6 +204,26 @@ class _Written(Template):
         return writers[self.writer](self, world, schema)
 
 
+class PostgresHarness:
+    """A table of a real server, its rows read by the server as JSON."""
+
+    simulated = False
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._schema = server, server.schema()
+
+    def sink(self) -> Postgres:
+        return Postgres(url=self._server.url, user=TRUSTED, table=f"{self._schema}.t")
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        if self._server.execute("select to_regclass(%s) is null", f"{self._schema}.t")[0][0]:
+            return []
+        return [row for (row,) in self._server.execute(f"select to_jsonb(t) from {self._schema}.t t")]
+
+
 SINKS = {
     "delta": DeltaHarness,
     "files-ndjson": lambda: FilesHarness("ndjson"),
@@ -189,5 +232,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
-ELSEWHERE = ("influxdb", "kinesis")
+ELSEWHERE = ("influxdb", "kafka", "kinesis", "postgres")
 """Sinks on a server, which a fixture starts."""

@@ -8,10 +8,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+from kafka_server import Kafka
 from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
+from postgres_server import TRUSTED
+from postgres_server import Postgres as PostgresServer
 from servers import Mosquitto, free_port
 
 from tocsin.acquire._registers import Register
@@ -19,10 +23,12 @@ from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
+from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.kinesis import Kinesis
 from tocsin.acquire.modbus import Modbus
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
+from tocsin.acquire.postgres import Postgres
 from tocsin.acquire.simulate import Simulate
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
@@ -128,44 +134,52 @@ class MqttHarness:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
-class KinesisHarness:
-    """A stream of one shard."""
+class PostgresHarness:
+    """A table of a real server, followed by its identity."""
 
-    def __init__(self, server: KinesisServer) -> None:
-        self._server, self._stream = server, server.stream()
+    def __init__(self, server: PostgresServer, follow: bool) -> None:
+        self._server, self._follow = server, follow
+        self._table = f"{server.schema()}.t"
+        identity = "bigint generated always as identity (minvalue 0 start 0) primary key"
+        server.execute(f"create table {self._table} (position {identity}, payload text)")
         self._sockets: list[socket.socket] = []
 
-    def source(self) -> Kinesis:
-        return self._at(self._server.url)
+    def _at(self, port: int, **settings: Any) -> Postgres:
+        url = f"postgresql://127.0.0.1:{port}/postgres"
+        more = {"url": url, "user": TRUSTED, "table": self._table, "cursor": "position", "every": "20ms"}
+        return Postgres.model_validate({**more, "follow": self._follow, **settings})
 
-    def _at(self, url: str) -> Kinesis:
-        return Kinesis(stream=self._stream, region=REGION, endpoint=url)
+    def source(self) -> Postgres:
+        return self._at(self._server.port)
 
     def send(self, count: int) -> bool:
-        self._server.send(self._stream, [str(i).encode() for i in range(count)])
+        insert = "insert into {} (payload) select n::text from generate_series(0, %s - 1) n"
+        self._server.execute(insert.replace("{}", self._table), count)
         return True
 
     def restart(self) -> bool:
+        if not self._follow:  # it has ended
+            return False
         self._server.stop()
         self._server.start()
         return True
 
-    def silent(self) -> Kinesis:
+    def silent(self) -> Postgres:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
         self._sockets.append(listener)
-        return self._at(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        return self._at(listener.getsockname()[1])
 
-    def absent(self) -> Kinesis:
-        return self._at(f"http://127.0.0.1:{free_port()}")
+    def absent(self) -> Postgres:
+        return self._at(free_port())
 
     def close(self) -> None:
         for listener in self._sockets:
             listener.close()
 
-    def wrong(self) -> tuple[Kinesis, str]:
-        return Kinesis(stream=self._stream, profile="nobody"), "nobody"
+    def wrong(self) -> tuple[Postgres, str]:
+        return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
 class HttpHarness(WithoutPeer):
@@ -227,6 +241,84 @@ def opcua(port: int, node: str = "ns=2;s=n") -> Opcua:
     return Opcua(url=f"opc.tcp://127.0.0.1:{port}", nodes={"press": {"n": node}}, every="50ms", timeout="2s")
 
 
+class KafkaHarness:
+    """A topic of a broker, read in a group of its own each time."""
+
+    def __init__(self, server: Kafka) -> None:
+        self._server, self._topic, self._opened = server, server.topic(), 0
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> KafkaSource:
+        self._opened += 1
+        return KafkaSource(brokers=self._server.address, topics=self._topic, group=f"{self._topic}-{self._opened}")
+
+    def send(self, count: int) -> bool:
+        self._server.send(self._topic, [str(i).encode() for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> KafkaSource:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return KafkaSource(brokers=f"127.0.0.1:{listener.getsockname()[1]}", topics=self._topic)
+
+    def absent(self) -> KafkaSource:
+        return KafkaSource(brokers=f"127.0.0.1:{free_port()}", topics=self._topic)
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[KafkaSource, str]:
+        return KafkaSource(brokers="127.0.0.1:9092", topics="t", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
+class KinesisHarness:
+    """A stream of one shard."""
+
+    def __init__(self, server: KinesisServer) -> None:
+        self._server, self._stream = server, server.stream()
+        self._sockets: list[socket.socket] = []
+
+    def source(self) -> Kinesis:
+        return self._at(self._server.url)
+
+    def _at(self, url: str) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=url)
+
+    def send(self, count: int) -> bool:
+        self._server.send(self._stream, [str(i).encode() for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> Kinesis:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return self._at(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+    def absent(self) -> Kinesis:
+        return self._at(f"http://127.0.0.1:{free_port()}")
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Kinesis, str]:
+        return Kinesis(stream=self._stream, profile="nobody"), "nobody"
+
+
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
 LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
@@ -239,4 +331,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
-STREAMS = ("kinesis",)
+ELSEWHERE = ("kafka", "kinesis", "postgres")

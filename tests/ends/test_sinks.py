@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kafka_server import Kafka
 from kinesis_server import Kinesis
+from postgres_server import Postgres
 from servers import InfluxDb, ObjectStore
-from sinks import ELSEWHERE, SINKS, InfluxHarness, KinesisHarness, RemoteDeltaHarness
+from sinks import ELSEWHERE, SINKS, InfluxHarness, KafkaHarness, KinesisHarness, PostgresHarness, RemoteDeltaHarness
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -27,6 +29,11 @@ def test_sink(name: str, check: Any) -> None:
 
 
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_postgres(postgres: Postgres, check: Any) -> None:
+    check(PostgresHarness(postgres))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
     check(InfluxHarness(influxdb))
 
@@ -34,6 +41,11 @@ def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
     check(RemoteDeltaHarness(object_store))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_kafka(kafka: Kafka, check: Any) -> None:
+    check(KafkaHarness(kafka))
 
 
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)

@@ -7,11 +7,25 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from kafka_server import Kafka
 from kinesis_server import Kinesis
 from modbus_server import ModbusServer
 from opcua_server import OpcuaServer
+from postgres_server import Postgres
 from servers import Mosquitto
-from sources import BROKERS, FIELD, LOCAL, STREAMS, FieldHarness, KinesisHarness, MqttHarness, modbus, opcua
+from sources import (
+    BROKERS,
+    ELSEWHERE,
+    FIELD,
+    LOCAL,
+    FieldHarness,
+    KafkaHarness,
+    KinesisHarness,
+    MqttHarness,
+    PostgresHarness,
+    modbus,
+    opcua,
+)
 
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.pipeline.registry import names
@@ -19,7 +33,7 @@ from tocsin.testing.source_checks import SOURCE_CHECKS
 
 
 def test_every_source_has_a_harness() -> None:
-    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD, *STREAMS)}
+    missing = set(names("source")) - {name.partition("-")[0] for name in (*LOCAL, *BROKERS, *FIELD, *ELSEWHERE)}
     assert not missing, f"say in tests/ends/sources.py how to send to {missing}"
 
 
@@ -46,8 +60,9 @@ def test_mqtt(harness: MqttHarness, check: Any) -> None:
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
-def test_kinesis(kinesis: Kinesis, check: Any) -> None:
-    with closing(KinesisHarness(kinesis)) as harness:
+@pytest.mark.parametrize("follow", [False, True])
+def test_postgres(postgres: Postgres, follow: bool, check: Any) -> None:
+    with closing(PostgresHarness(postgres, follow)) as harness:
         check(harness)
 
 
@@ -67,4 +82,16 @@ def opcua_server() -> Iterator[OpcuaServer]:
 def test_opcua(opcua_server: OpcuaServer, check: Any) -> None:
     wrong = opcua(1, "temperature"), "temperature"
     with closing(FieldHarness(opcua, opcua_server.port, wrong)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_kafka(kafka: Kafka, check: Any) -> None:
+    with closing(KafkaHarness(kafka)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_kinesis(kinesis: Kinesis, check: Any) -> None:
+    with closing(KinesisHarness(kinesis)) as harness:
         check(harness)

@@ -15,7 +15,7 @@ from tocsin.contracts import Sink, Staged, Token
 from tocsin.ends import Spooled
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.recovery import Effects
-from tocsin.engine.sink_task import EPOCHS_MAX, HOUSEKEEPING_EPOCHS, SinkTask
+from tocsin.engine.sink_task import AT_ONCE, EPOCHS_MAX, HOUSEKEEPING_EPOCHS, SinkTask
 from tocsin.errors import ForeignCommit, SinkError, Unavailable, Unwritten
 from tocsin.testing import rows, world
 from tocsin.world import World as PartWorld
@@ -27,6 +27,9 @@ class Remote(Sink):
     """A table on another machine, which is away or refuses while it is told to."""
 
     table: Any = Field(exclude=True)
+
+    def gathers_s(self) -> float:
+        return float(self.table.get("gathers_s", 0.0))
 
     def open(self, world: PartWorld, schema: pa.Schema) -> RemoteWriter:
         self.table["opened"] = self.table.get("opened", 0) + 1
@@ -101,6 +104,41 @@ def test_what_waits_is_published_in_order_and_in_few_transactions(tmp_path: Path
     assert table["epoch"] == sink.published == EPOCHS_MAX + 50
     assert sink.snapshot() == {"lag_epochs": 0, "lag_bytes": 0, "reason": None}
     assert list((tmp_path / ".state").rglob("*.arrow")) == []
+
+
+def test_a_table_that_grows_all_the_time_gets_its_epochs_together(tmp_path: Path) -> None:
+    table: dict[str, Any] = {"gathers_s": 10.0}
+    sink, clock = task(tmp_path, table)
+    sink.recover([], None)
+    for epoch in range(1, 61):  # one a second
+        clock.sleep(1)
+        commit(sink, epoch)
+        sink.step()
+    assert table["transactions"][:AT_ONCE] == [2] * AT_ONCE, "after a quiet time nothing waits"
+    assert set(table["transactions"][AT_ONCE + 1 :]) <= {18, 20, 22}
+    assert 4 <= len(table["transactions"][AT_ONCE:]) <= 6
+    assert sink.staged()
+    assert sink.snapshot() == {"lag_epochs": 0, "lag_bytes": 0, "reason": None}
+    sink.drain(1.0)
+    assert (sink.published, sink.staged()) == (60, ())
+    clock.sleep(3_600)
+    sink._draining = False
+    before = len(table["transactions"])
+    for epoch in range(61, 61 + AT_ONCE + 3):
+        commit(sink, epoch)
+        sink.step()
+    assert len(table["transactions"]) == before + AT_ONCE
+
+
+def test_what_is_gathered_is_published_when_it_is_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.engine.sink_task.GATHERED_BYTES", 10 * ROWS.nbytes)
+    table: dict[str, Any] = {"gathers_s": 1e6}
+    sink, _ = task(tmp_path, table)
+    sink.recover([], None)
+    for epoch in range(1, AT_ONCE + 22):
+        commit(sink, epoch)
+        sink.step()
+    assert table["transactions"] == [2] * AT_ONCE + [20, 20]
 
 
 def test_after_trouble_in_housekeeping_the_writer_is_opened_anew(tmp_path: Path) -> None:

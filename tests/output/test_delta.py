@@ -161,6 +161,76 @@ def test_another_engine_under_our_name_is_refused(tmp_path: Path) -> None:
     assert seen(tmp_path).num_rows == 2
 
 
+def test_epochs_that_were_gathered_become_one_file_of_each_partition(tmp_path: Path) -> None:
+    schema = readings(0, 1).schema
+    writer = open_writer(tmp_path, schema, partition_by=("key",))
+    tokens = [writer.stage(epoch, [readings(10 * epoch, 10)]) for epoch in range(1, 21)]
+    staged = len([name for name in SystemDisk().names(tmp_path / "t") if name.endswith(".parquet")])
+    writer.publish(20, tokens)
+    names = [name for name in SystemDisk().names(tmp_path / "t") if name.endswith(".parquet")]
+    keys = len(set(seen(tmp_path)["key"].to_pylist()))
+    assert (len(names), staged) == (keys, 20 * keys)
+    assert sorted(seen(tmp_path)["value"].to_pylist()) == [0.5 * i for i in range(10, 210)]
+    assert writer.published() == 20
+    same_as_delta_rs(open_writer(tmp_path, schema, partition_by=("key",)), tmp_path)
+    again = open_writer(tmp_path, schema, partition_by=("key",))
+    again.publish(20, tokens)  # a second call changes nothing
+    again.discard(tokens)
+    assert seen(tmp_path).num_rows == 200
+
+
+def test_large_files_are_published_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.output.delta.MERGED_MAX", 100)
+    writer = open_writer(tmp_path, readings(0, 1).schema)
+    writer.publish(3, [writer.stage(epoch, [readings(epoch, 1)]) for epoch in (1, 2, 3)])
+    assert len(writer.log.snapshot.files) == 3
+    assert seen(tmp_path).num_rows == 3
+
+
+def test_a_staged_file_that_is_damaged_keeps_no_other_from_the_table(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path, readings(0, 1).schema)
+    tokens = [writer.stage(epoch, [readings(epoch, 1)]) for epoch in (1, 2, 3)]
+    (tmp_path / "t" / tokens[1]["adds"][0]["path"]).write_bytes(b"rust")
+    writer.publish(3, tokens)
+    assert writer.published() == 3
+    assert len(writer.log.snapshot.files) == 3, "the damage is told to whoever reads it"
+
+
+def test_what_merging_left_behind_is_deleted_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = readings(0, 1).schema
+    writer = open_writer(tmp_path, schema)
+    tokens = [writer.stage(epoch, [readings(epoch, 1)]) for epoch in (1, 2, 3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemDisk, "unlink", lambda self, path: None)  # it died here
+        writer.publish(3, tokens)
+    again = open_writer(tmp_path, schema)
+    assert len([name for name in SystemDisk().names(tmp_path / "t") if name.endswith(".parquet")]) == 4
+    again.discard([])
+    assert len([name for name in SystemDisk().names(tmp_path / "t") if name.endswith(".parquet")]) == 1
+    assert seen(tmp_path).num_rows == 3
+
+
+def test_replaced_files_are_kept_for_hours(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path, readings(0, 1).schema)
+    start_us = writer.log.clock.now_us()
+
+    class Later:
+        hours = 0.0
+
+        def now_us(self) -> int:
+            return start_us + int(3.6e9 * self.hours)
+
+    writer.log.clock = clock = Later()  # type: ignore[assignment]
+    for epoch in range(1, 41):
+        put(writer, epoch, readings(epoch, 1))
+    files = []
+    for clock.hours in (0.0, 3.5, 4.5):
+        writer.housekeep()
+        files.append(len([name for name in SystemDisk().names(tmp_path / "t") if name.endswith(".parquet")]))
+    assert files == [41, 41, 1]
+    assert seen(tmp_path).num_rows == 40
+
+
 def test_what_was_staged_in_vain_is_deleted_and_nothing_else(tmp_path: Path) -> None:
     schema = readings(0, 1).schema
     writer = open_writer(tmp_path, schema)

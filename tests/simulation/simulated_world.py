@@ -42,11 +42,26 @@ class Plant(SimulatedWorld):
         self.records = Records()
         self.broker = Broker(self)
         self.delivered: list[str] = []
-        self.on_unlink = self.records.check_unlink
+        self.on_unlink = self._check_unlink
 
     def boot(self) -> None:
         super().boot()
         self.records.locked = False
+
+    def _check_unlink(self, path: Path) -> None:
+        self.records.check_unlink(path, durable_epoch(self.disk, path.parent))
+
+
+def durable_epoch(disk: Any, folder: Path) -> int:
+    """The last epoch that a Delta table's log would still hold after a power cut; -1 if none."""
+    epoch = -1
+    for name, inode in disk.durable.get(folder / "_delta_log", {}).items():
+        if not name.endswith(".json"):
+            continue
+        for line in inode.durable.splitlines():
+            action = json.loads(line) if line.startswith(b'{"txn"') else {}
+            epoch = max(epoch, action.get("txn", {}).get("version", -1))
+    return epoch
 
 
 class Records:
@@ -61,15 +76,15 @@ class Records:
     def last(self) -> Checkpoint | None:
         return decoded(self.checkpoint) if self.checkpoint else None
 
-    def check_unlink(self, path: Path) -> None:
-        """I8: nothing is deleted that the last checkpoint refers to."""
+    def check_unlink(self, path: Path, reached: int) -> None:
+        """I8: nothing is deleted that the last checkpoint refers to, unless its table has had it for good."""
         last = self.last()
         if last is None:
             return
         if path.name in state_files(last.states):
             raise Broken(f"I8: {path} is deleted, but the last checkpoint needs it")
         if path.name.startswith("part-") and path.name in json.dumps(
-            [one.token for one in last.staged.get(path.parent.name, ())]
+            [one.token for one in last.staged.get(path.parent.name, ()) if one.epoch > reached]
         ):
             raise Broken(f"I8: {path} is deleted, but the last checkpoint staged it")
 

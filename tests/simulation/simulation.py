@@ -44,9 +44,9 @@ from tocsin.engine.outbox import Relay
 from tocsin.engine.recovery import Attempt, Effects
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
-from tocsin.errors import AlreadyRunning, DurabilityError, StateError, TocsinError, Undelivered, Unwritten
+from tocsin.errors import AlreadyRunning, DiskTrouble, DurabilityError, StateError, TocsinError, Undelivered, Unwritten
 from tocsin.lake.log import Log
-from tocsin.output.delta import Delta
+from tocsin.output.delta import Delta, DeltaWriter
 from tocsin.pipeline.plan import Plan, SinkNode, SourceNode, Step
 from tocsin.testing.simulated import Broken, Crash, PowerCut, SimulatedDisk
 
@@ -177,7 +177,10 @@ def _simulate(world: Plant, seed: int, tables: str) -> None:
     world.broker.lines = given["m"]
     tables = tables or ("delta" if seed % 16 == 0 else "small")
     sinks: dict[str, Sink] = {
-        name: Delta(path=name) if tables == "delta" else SmallTable(world=world, path=name) for name in TABLES
+        name: Delta(path=name, gather=random.choice((0, 10_000, 10_000_000)))
+        if tables == "delta"
+        else SmallTable(world=world, path=name)
+        for name in TABLES
     }
     plan = graph(
         Topic.model_construct(world=world, lines={"a": given["a"], "b": given["b"]}),
@@ -223,6 +226,8 @@ def _process(world: Plant, plan: Plan, effects: Effects) -> bool:
     except DurabilityError:
         world.disk.power_cut()  # nobody knows what the system's cache says now: the machine is started anew
         return False
+    except DiskTrouble:
+        return False  # gave up after some retries: started again by hand
     except StateError:
         raise
     except (OSError, sqlite3.OperationalError, Unwritten, Undelivered):
@@ -462,12 +467,34 @@ def _delta_trusts_its_tail() -> AbstractContextManager[None]:
     return patched(Log, sync_tail=lambda self: None)
 
 
+def _gathered_files_deleted_early() -> AbstractContextManager[None]:
+    """What was gathered is deleted before the file that holds it all is in the log."""
+    real = DeltaWriter._together
+
+    def together(self: DeltaWriter, staged: Any) -> Any:
+        adds = real(self, staged)
+        for add in staged:
+            if add not in adds:
+                self._disk.unlink(self.log.folder / add["path"])
+        return adds
+
+    return patched(DeltaWriter, _together=together)
+
+
+def _one_epoch_left_out() -> AbstractContextManager[None]:
+    """Of what was gathered the first epoch is forgotten."""
+    real = DeltaWriter._together
+    return patched(DeltaWriter, _together=lambda self, staged: real(self, staged[1:] if len(staged) > 2 else staged))
+
+
 DELTA_MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "Delta: log entry not fsynced": lambda: _no_sync(".tmp"),
     "Delta: data files not fsynced": lambda: _no_sync(".parquet"),
     "Delta: no folder fsync": _no_folder_sync,
     "Delta: tail not fsynced on recovery": _delta_trusts_its_tail,
     "Delta: sinks committed before the checkpoint": _sinks_before_checkpoint,
+    "Delta: what was gathered deleted too early": _gathered_files_deleted_early,
+    "Delta: an epoch left out of what was gathered": _one_epoch_left_out,
 }
 
 

@@ -41,7 +41,7 @@ def visible(disk: SimulatedDisk, folder: Path) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("form", ["parquet", "ndjson"])
 def test_schedules_change_nothing(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sink(path: str) -> Files:
+    def sink(path: str, gather: int) -> Files:
         return Files.model_validate(
             {"path": path, "format": form, "rotate": 200, "compress": "gz" if form == "ndjson" else "none"}
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
@@ -122,6 +123,27 @@ def head_of(stream: Plain, length: int) -> str:
     if stream.read_into(memoryview(head), 0) < length:
         return ""
     return digest(bytes(head))
+
+
+def is_document(stream: Plain) -> bool:
+    """Returns whether a JSON file is one document over several lines, rather than one in each line.
+
+    The first line of a document begins an object or array that it does not end; nor does the second line stand alone.
+    """
+    head = bytearray(2**16)
+    count = stream.read_into(memoryview(head), 0)
+    lines = [line for line in bytes(head[:count]).decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    if not lines or not lines[0].lstrip().startswith(("{", "[")) or _is_json(lines[0]):
+        return False
+    return lines[0].strip() in ("{", "[") or (len(lines) > 1 and not _is_json(lines[1]))
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def digest(head: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tocsin.acquire._vibration import Motion, acceleration
 from tocsin.batch import Floats, Ints
 
 CHUNK = 1024
@@ -76,7 +77,8 @@ class Moment:
     @property
     def wear(self) -> Floats:
         """How worn the bearings are, 0 new to 1 failed: slowly by itself, fast by fault."""
-        return np.clip(self.time_s / _WEAR_LIFE_S, 0, 1) + self.fault("bearing_wear")
+        by_fault = self.fault("bearing_wear") + self.fault("outer_race") + self.fault("inner_race")
+        return np.clip(self.time_s / _WEAR_LIFE_S, 0, 1) + by_fault
 
 
 def pump(m: Moment) -> tuple[list[Floats], list[float]]:
@@ -200,6 +202,15 @@ class Machine:
                 held = values if first // CHUNK == number else self._sound(first // CHUNK)[0]
                 values[np.ix_(on, columns)] = held[first % CHUNK, columns]
         return values, states
+
+    def waveform(self, tick: int, speed_rpm: float, rms_mm_s: float, samples: int, rate_hz: float) -> Floats:
+        """Returns what a motor's accelerometer gives at a tick, in g, shape (samples,): wear is of the outer race."""
+        severity = {name: float(grown[0]) for name, grown in self._severities(np.array([tick])).items()}
+        inner = severity.get("inner_race", 0.0)
+        worn = min(max(tick, 0) * self.every_us / 1e6 / _WEAR_LIFE_S, 1.0)
+        outer = worn + severity.get("bearing_wear", 0.0) + severity.get("outer_race", 0.0)
+        motion = Motion(max(speed_rpm, 0.0) / 60, max(rms_mm_s, 0.0), outer, inner)
+        return acceleration(motion, samples, rate_hz, self._random(tick, 4))
 
     def _sound(self, number: int) -> tuple[Floats, Ints]:
         """The chunk as the sensors would give it if they and the network were whole."""

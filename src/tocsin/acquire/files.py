@@ -5,9 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,23 +15,28 @@ import pyarrow as pa
 from pydantic import field_validator, model_validator
 
 from tocsin.acquire._gzip import Gzip
-from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, Refused, digest, head_of
+from tocsin.acquire._lanes import DONE, Finished, Lanes, Line, natural
+from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, Refused, digest, head_of, is_document
 from tocsin.acquire._pace import Pace
 from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, START, Batch, as_times, empty, rejected, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
-from tocsin.world import Clock, World
+from tocsin.world import Clock, FirstTime, World
 
 log = logging.getLogger(__name__)
 SUFFIXES: Mapping[str, str] = {
-    ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
+    ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json?", ".csv": "csv", ".tsv": "csv", ".xml": "xml",
     ".parquet": "parquet", ".txt": "text", ".log": "text",
 }  # fmt: skip
 FILES_MAX = 64
 """How many files without news a poll looks at."""
 HELD_MAX = 256
 """How many files that may grow are kept open."""
+MERGED_MAX = 16
+"""How many files that do not grow are kept open between their turns; each keeps a block of lines."""
+PEEKED = 16
+"""How many rows of a file are looked at for the time of the next one."""
 SETTLED_US = 1_000_000
 """A whole document is taken from a growing folder once nothing was written to it for so long."""
 CUT_OFF_US = 60_000_000
@@ -42,11 +46,14 @@ CUT_OFF_US = 60_000_000
 class Files(Source):
     """Reads a file, the files that a pattern matches, or a folder; by lines, whole documents (XML), or Parquet rows.
 
-    Files are read in natural order of their names (``log2`` before ``log10``), those ending in ``.gz`` unpacked; of a
-    damaged one, all that can be unpacked, and the damage is a row in the quarantine. With ``follow`` it waits for
-    more: new files, and lines added to old ones; a line counts once it is complete. A file that is renamed goes on
-    where it was; one that is truncated or replaced starts again. Links, pipes and devices are passed over with a
-    warning. Not for files that are edited in the middle.
+    Where rows say when they happened, several files are read in the order of their rows' times, each judged by
+    itself: one file for each machine loses nothing to ``late``, and time goes on with the file that is behind.
+    Otherwise, and at the same time, they are read in natural order of their names (``log2`` before ``log10``). Those
+    ending in ``.gz`` are unpacked; of a damaged one, all that can be unpacked, and the damage is a row in the
+    quarantine. The topic of a file is its path below the folder that is read. With ``follow`` it
+    waits for more: new files, and lines added to old ones; a line counts once it is complete. A file that is renamed
+    goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are passed over
+    with a warning. Not for files that are edited in the middle.
 
     Examples
     --------
@@ -62,8 +69,9 @@ class Files(Source):
     path: str
     """A file, a pattern (``data/**/*.csv``) or a folder; in a folder, files of known endings that do not start with
     ``.`` or ``_``."""
-    format: Literal["ndjson", "csv", "xml", "parquet", "text"] | None = None
-    """What the files hold, if their endings do not say it."""
+    format: Literal["ndjson", "json", "csv", "xml", "parquet", "text"] | None = None
+    """What the files hold, if their endings do not say it: ``ndjson`` has a document in each line, ``json`` one that
+    is the whole file. A file ``.json`` shows by its first lines which it is."""
     header: bool = True
     """Whether CSV files begin with a line of names, by which `csv` finds its columns; ``none`` if they have none."""
     follow: bool = False
@@ -93,7 +101,7 @@ class Files(Source):
         return not self.follow
 
     def output_schema(self) -> pa.Schema:
-        first = next(iter(self.found()), None)
+        first = next(iter(self.paths()), None)
         if (self.format or _format(first or Path(self.path))) == "parquet":
             import pyarrow.parquet as pq
 
@@ -103,19 +111,28 @@ class Files(Source):
         return RAW
 
     def open(self, world: World) -> OneSplit:
-        return OneSplit(lambda offset: FilesReader(self, offset, world.clock))
+        return OneSplit(lambda offset: FilesReader(self, offset, world.clock, world.first_time, world.idle_us))
 
-    def found(self) -> list[Path]:
+    def base(self) -> Path:
+        """Returns the folder that topics start from: the folder named, or what stands before the first pattern."""
+        whole = Path(self.path)
+        if whole.is_dir():
+            return whole
+        parts = list(whole.parent.parts)
+        patterns = [i for i, part in enumerate(parts) if glob.has_magic(part)]
+        return Path(*parts[: patterns[0]]) if patterns else whole.parent
+
+    def paths(self) -> list[Path]:
         """The files there are now, in natural order."""
         whole = Path(self.path)
         if whole.is_dir():
             names = [p for p in whole.iterdir() if not p.name.startswith((".", "_"))]
-            found = [p for p in names if not p.is_dir() and (self.format is not None or _format(p) is not None)]
+            files = [p for p in names if not p.is_dir() and (self.format is not None or _format(p) is not None)]
         elif glob.has_magic(self.path):
-            found = [p for p in map(Path, glob.iglob(self.path, recursive=True)) if not p.is_dir()]  # noqa: PTH207
+            files = [p for p in map(Path, glob.iglob(self.path, recursive=True)) if not p.is_dir()]  # noqa: PTH207
         else:
-            found = [whole] if whole.exists() or whole.is_symlink() else []
-        return sorted(found, key=_natural)
+            files = [whole] if whole.exists() or whole.is_symlink() else []
+        return sorted(files, key=natural)
 
 
 def _is_cut(file: _Open) -> bool:
@@ -126,10 +143,6 @@ def _is_cut(file: _Open) -> bool:
 
 def _format(path: Path) -> str | None:
     return SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
-
-
-def _natural(path: Path) -> list[Any]:
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 @dataclass(slots=True)
@@ -159,8 +172,8 @@ class _Open:
         self.rotated = False
 
     @staticmethod
-    def _identity(found: os.stat_result) -> tuple[int, int]:
-        return found.st_dev, found.st_ino
+    def _identity(state: os.stat_result) -> tuple[int, int]:
+        return state.st_dev, state.st_ino
 
     def close(self) -> None:
         if isinstance(self.batches, Generator):
@@ -184,37 +197,62 @@ class _Some:
 
 
 class FilesReader:
-    """The files as one partition. An offset is the `Place` in each file that may still have news, by name."""
+    """The files as one partition, each a lane of it where they are read in the order of their times.
 
-    def __init__(self, source: Files, offset: Offset | None, clock: Clock) -> None:
+    An offset is the `Place` in each file that may still have news, by name. Where there is an end, files that are done
+    are not kept by name: the entry `DONE` tells the name up to which all are, and those beyond it that are, too.
+    """
+
+    def __init__(
+        self,
+        source: Files,
+        offset: Offset | None,
+        clock: Clock,
+        first_time: FirstTime | None = None,
+        idle_us: int = 10_000_000,
+    ) -> None:
         self.skipped: dict[str, str] = {}
         """Files passed over, and why."""
         self._damaged = 0
         self._source, self._clock = source, clock
         self._schema = source.output_schema()
-        self._places = {name: Place(*place) for name, place in (offset or {}).items()}
+        offset = dict(offset or {})
+        done = offset.pop(DONE, None)
+        self._places = {name: Place(*place) for name, place in offset.items()}
         self._held: dict[str, _Open] = {}
         self._now: _Open | None = None
-        found = source.found()
+        self._base = source.base()
+        paths = source.paths()
+        self._total = sum(os.lstat(path).st_size for path in paths)
+        self._several = len(paths) > 1
+        self._finished = Finished(paths, done, self._places)
         if source.bounded():
-            if not found:
+            if not paths:
                 raise SourceError(f"no file matches {source.path}")
-            if self._places:  # files before the one that was being read are done
-                first = min(_natural(Path(name)) for name in self._places)
-                found = [path for path in found if _natural(path) >= first]
-        self._queue, self._listed = iter(found), source.bounded()
-        self._total = sum(os.lstat(path).st_size for path in source.found())
-        self._done = self._total - sum(os.lstat(path).st_size for path in found)
+            paths = self._finished.left()
+        self._listed = source.bounded()
+        self._done = self._total - sum(os.lstat(path).st_size for path in paths)
+        self._resumed = self._was_begun = bool(offset) or done is not None
         self._pace = None if source.replay is None else Pace(source.replay, source.time_column or "", clock)
+        self._lanes = Lanes(clock, idle_us)
+        self._first_time = first_time
+        self._heads: dict[str, pa.RecordBatch] = {}
+        """The first rows of CSV files, with their header."""
+        self._line = Line()
+        self._line.join(paths)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
+        until_s = self._clock.monotonic_s() + timeout_s
         for _ in range(FILES_MAX):
             if self._now is None:
-                path = next(self._queue, None)
-                if path is not None:
+                if not self._line.is_ordered:
+                    if not self._put_in_order(until_s):
+                        return None
+                elif (path := self._line.next()) is not None:
                     self._begin(path)
                 elif not self._listed:
-                    self._queue, self._listed = iter(self._source.found()), True
+                    self._list_again()
+                    self._listed = True
                 else:
                     return self._nothing_more(timeout_s)
                 continue
@@ -234,7 +272,10 @@ class FilesReader:
                     return None
             self._advance(self._now, int(some.after[count - 1]))
             self._listed = self._source.bounded()
-            return Batch(some.rows.slice(0, count)), self._offset()
+            lane = self._lanes.of(str(self._now.path)) if self._is_merged else None
+            if self._is_merged and self._several:
+                self._stand_back(self._now)
+            return Batch(some.rows.slice(0, count), lane=lane), self._offset()
         return None
 
     def acknowledge(self, offset: Offset) -> None:
@@ -260,16 +301,99 @@ class FilesReader:
     # -------------------------------------------------------------------------------------------- from file to file
 
     def _offset(self) -> Offset:
-        return {name: list(astuple(place)) for name, place in self._places.items()}
+        places: dict[str, Any] = {name: list(astuple(place)) for name, place in self._places.items()}
+        return {**places, DONE: self._finished.told()} if self._source.bounded() else places
 
     def _nothing_more(self, timeout_s: float) -> tuple[Batch, Offset] | None:
         if self._source.bounded():
-            if self.skipped and not self._places:
+            if self.skipped and not self._was_begun:
                 raise SourceError(next(iter(self.skipped.values())))
             return tick(self._schema, END), self._offset()
         self._listed = False
+        if self._lanes.have_news:
+            return Batch(empty(self._schema), lane=self._lanes.of("")), self._offset()
         self._clock.sleep(min(timeout_s, 0.1))
         return None
+
+    @property
+    def _is_merged(self) -> bool:
+        """Whether files are read in the order of their times, each as a lane."""
+        return self._first_time is not None and (self._several or self._resumed or self._lanes.are_used)
+
+    def _list_again(self) -> None:
+        paths = self._source.paths()
+        self._several = len(paths) > 1
+        self._line.join(paths)
+
+    def _put_in_order(self, until_s: float) -> bool:
+        """Look into files that are to be read for the time of their next row; False where there are more left."""
+        while (path := self._line.newcomer()) is not None:
+            self._line.put(path, self._next_time(path) if self._is_merged else START)
+            if self._is_merged and self._clock.monotonic_s() >= until_s and not self._line.is_ordered:
+                return False
+        return True
+
+    def _next_time(self, path: Path) -> int | None:
+        """The time of the next row of a file; None where there is none now, `START` where none can be told."""
+        name = str(path)
+        if not self._source.bounded() and self._lanes.is_open(name) and not self._has_grown(path):
+            self._lanes.rest(name)
+            return None
+        self._begin(path)
+        file, self._now = self._now, None
+        if file is None:
+            return None
+        self._hold(file)
+        us = START
+        if not self._lanes.is_open(name) or self._source.bounded():
+            rows = self._ahead(file)
+            if rows is None:
+                return START if self._source.bounded() else None
+            us = self._time_of(file, rows) if len(rows) else START
+            self._lanes.begin(name, us)
+        return us
+
+    def _ahead(self, file: _Open) -> pa.RecordBatch | None:
+        """The next few rows of a file, which stays where it is."""
+        name = str(file.path)
+        before = replace(self._places[name])
+        some = self._some(file, PEEKED)
+        self._places[name] = before
+        return None if some is None else some.rows
+
+    def _has_grown(self, path: Path) -> bool:
+        place, file = self._places.get(str(path)), self._held.get(str(path))
+        if place is None or file is None or not file.is_still(path):
+            return True
+        return type(file.stream) is not Plain or file.stream.size() != place.position
+
+    def _time_of(self, file: _Open, rows: pa.RecordBatch) -> int:
+        assert self._first_time is not None
+        if file.format != "csv" or not self._source.header:
+            return self._first_time([rows])
+        name = str(file.path)
+        if self._places[name].position == 0:
+            self._heads[name] = rows
+            return self._first_time([rows])
+        if name not in self._heads:
+            block, place = file.block, self._places[name]
+            file.block, self._places[name] = None, Place()
+            self._heads[name] = self._ahead(file) or rows
+            file.block, self._places[name] = block, place
+        return self._first_time([self._heads[name], rows])
+
+    def _stand_back(self, file: _Open) -> None:
+        """Let the file whose next row is the oldest go on; often it is the same one."""
+        self._now = None
+        self._hold(file)
+        self._line.join([file.path])
+
+    def _hold(self, file: _Open) -> None:
+        """Keep a file open, but not too many."""
+        self._held.pop(str(file.path), None)
+        self._held[str(file.path)] = file
+        while len(self._held) > (MERGED_MAX if self._source.bounded() else HELD_MAX):
+            self._held.pop(next(iter(self._held))).close()
 
     def _begin(self, path: Path) -> None:
         """Open the next file, or go on with it, where it was left."""
@@ -277,6 +401,7 @@ class FilesReader:
         file = self._held.pop(name, None)
         if file is not None and not file.is_still(path):
             file.rotated = True  # first what was written before it got another name
+        is_known = file is not None and self._source.bounded()
         if file is None:
             format = self._source.format or _format(path) or "text"
             try:
@@ -285,7 +410,10 @@ class FilesReader:
                 if name not in self.skipped:
                     log.warning("%s", refused)
                 self.skipped[name] = str(refused)
+                self._finish(path)
                 return
+            if format == "json?":
+                file.format = format = "json" if is_document(file.stream) else "ndjson"
             if (format == "parquet") != (not self._schema.equals(RAW)):
                 file.close()
                 raise SourceError(
@@ -293,16 +421,16 @@ class FilesReader:
                 )
         self._now = file
         place = self._places.get(name)
-        if place is not None and not file.rotated and not self._is_at(file, place):
+        if place is not None and not file.rotated and not is_known and not self._is_at(file, place):
             log.warning("%s was replaced or truncated; it is read from its start", path)
             self._places[f"{name} (before)"] = self._places.pop(name)
             place = None
         if place is None:
             place = self._renamed(file) or Place()
-        if self._source.bounded():
-            self._places = {}
         self._places[name] = place
-        file.block = None
+        self._was_begun = True
+        if not self._source.bounded():
+            file.block = None
 
     @staticmethod
     def _is_at(file: _Open, place: Place) -> bool:
@@ -335,11 +463,23 @@ class FilesReader:
             self._places[f"{file.path} (before)"] = self._places.pop(str(file.path))
             file.close()
             self._begin(file.path)
-        elif self._source.bounded() or len(self._held) >= HELD_MAX or file.format == "parquet":
-            self._done += file.stream.size()
+        elif self._source.bounded():
+            self._done += os.fstat(file.stream.descriptor).st_size
+            self._places.pop(str(file.path))
             file.close()
+            self._finish(file.path)
         else:
-            self._held[str(file.path)] = file
+            self._lanes.rest(str(file.path), os.fstat(file.stream.descriptor).st_mtime_ns // 1_000)
+            if file.format == "parquet":
+                file.close()
+            else:
+                self._hold(file)
+
+    def _finish(self, path: Path) -> None:
+        """No more is read of a file."""
+        self._heads.pop(str(path), None)
+        self._lanes.end(str(path))
+        self._finished.add(path)
 
     def _advance(self, file: _Open, position: int) -> None:
         place = self._places[str(file.path)]
@@ -361,7 +501,7 @@ class FilesReader:
         place = self._places[str(file.path)]
         if file.format == "parquet":
             return self._some_rows(file, place.position, rows_max)
-        if file.format == "xml":
+        if file.format in ("xml", "json"):
             return self._document(file, place)
         if file.block is None or place.position >= file.block.position + int(file.block.ends[-1]):
             if file.block is not None and file.block.at_end and self._source.bounded():
@@ -420,7 +560,7 @@ class FilesReader:
         self._damaged += 1
         row = rejected(
             pa.array([""]), as_times(np.array([self._clock.now_us()])), [damage.reason], [damage.detail], [rest],
-            pa.array([file.path.name]), pa.array([position]),
+            pa.array([self._topic(file)]), pa.array([position]),
         )  # fmt: skip
         return Batch(row, port=REJECTED)
 
@@ -428,9 +568,12 @@ class FilesReader:
         written_us = os.fstat(file.stream.descriptor).st_mtime_ns // 1_000
         return self._clock.now_us() - written_us >= CUT_OFF_US
 
+    def _topic(self, file: _Open) -> str:
+        return str(file.path.relative_to(self._base))
+
     def _records(self, file: _Open, payloads: pa.Array, positions: Any) -> pa.RecordBatch:
         count = len(payloads)
-        topic = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([file.path.name]))
+        topic = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([self._topic(file)]))
         received = as_times(np.full(count, self._clock.now_us()))
         return pa.RecordBatch.from_arrays([payloads, topic, pa.array(positions), received], schema=RAW)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
-from tocsin.acquire._plant import CHUNK, SCARA_TAGS, STATES, Machine
+from tocsin.acquire._plant import CHUNK, SCARA_TAGS, SIGNALS, STATES, Machine
 from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
@@ -30,6 +30,17 @@ SCHEMA = pa.schema(
         pa.field("state", pa.string(), nullable=False),
     ]
 )
+WAVEFORMS = pa.schema(
+    [
+        KEY,
+        TIME,
+        pa.field("waveform", pa.list_(pa.float32()), nullable=False),
+        pa.field("rate", pa.float64(), nullable=False),
+        pa.field("speed", pa.float64(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+    ]
+)
+"""What motors send with ``waveforms``: acceleration in g, samples a second, and the shaft's speed in rpm."""
 Kind = Literal["pump", "motor", "compressor", "scara"]
 Rate = Annotated[
     float,
@@ -43,8 +54,10 @@ Rate = Annotated[
 class Fault(Settings):
     """Something that goes wrong with one machine for a time."""
 
-    name: Literal["bearing_wear", "blocked_valve", "leak", "stuck_sensor", "dropout", "stop"]
-    """What goes wrong."""
+    name: Literal[
+        "bearing_wear", "outer_race", "inner_race", "blocked_valve", "leak", "stuck_sensor", "dropout", "stop"
+    ]
+    """What goes wrong; bearings wear at the outer race."""
     machine: str
     """Which machine it goes wrong with."""
     start: Duration
@@ -57,6 +70,15 @@ class Fault(Settings):
     """Which signal sticks or drops out; all of the machine's if empty."""
 
 
+class AccelerometerSettings(Settings):
+    """How the accelerometers of motors take waveforms."""
+
+    samples: int = Field(4096, ge=256, le=65_536)
+    """How many samples a waveform has."""
+    rate: float = Field(12_000.0, gt=7_000, le=200_000)
+    """Samples a second; the housing rings at 3,200 Hz, which needs more than twice as many."""
+
+
 class Simulate(Source):
     """Make up the readings of a small plant: a pump, a motor with its bearing, a compressor and a SCARA robot.
 
@@ -64,6 +86,9 @@ class Simulate(Source):
     ``state`` says whether the machine was ``running``, ``idle`` or ``stopped``, whatever its sensors say. Load
     follows the day, heat follows the load with a lag, bearings wear, sensors are noisy, and faults come when they are
     told to. The same settings give the same readings, however they are read.
+
+    With ``waveforms`` it is the accelerometers of motors that send, a waveform each time (columns ``waveform`` in g,
+    ``rate`` in Hz, ``speed`` in rpm), from beside a 6205 bearing, for `spectrum`.
 
     Examples
     --------
@@ -88,20 +113,27 @@ class Simulate(Source):
     """How long it has been running when it is first read, if it has no ``start``; all that comes at once."""
     duration: Duration | None = None
     """After how much simulated time it ends; never if empty."""
+    stands_still: bool = False
+    """Whether it stands still while nobody reads it and goes on from there, by its own day; else all comes later."""
     stops_per_day: float = Field(2.0, ge=0, le=144)
     """How often each machine stops by chance, for some minutes (and idles twice as often)."""
     faults: tuple[Fault, ...] = ()
     """What goes wrong, with which machine, and when."""
+    waveforms: AccelerometerSettings | None = None
+    """To have waveforms of vibration instead of readings; then all machines are motors."""
 
     @model_validator(mode="after")
     def _machines_exist(self) -> Simulate:
         for fault in self.faults:
             if fault.machine not in self.machines:
                 raise ValueError(str(UnknownName("machine", fault.machine, self.machines)))
+        others = [name for name, kind in self.machines.items() if kind != "motor"]
+        if self.waveforms is not None and others:
+            raise ValueError(f"only motors send waveforms; make '{others[0]}' a motor, or leave it out of machines")
         return self
 
     def output_schema(self) -> pa.Schema:
-        return SCHEMA
+        return SCHEMA if self.waveforms is None else WAVEFORMS
 
     def bounded(self) -> bool:
         return self.duration is not None
@@ -111,16 +143,18 @@ class Simulate(Source):
 
 
 class Plant:
-    """The open plant. Its offset is how many ticks have been read, and when the first one was."""
+    """The open plant. Its offset: how many ticks have been read, when the first one was, and how long it has stood."""
 
     def __init__(self, settings: Simulate, offset: Offset | None, clock: Clock) -> None:
         self._clock = clock
         now_us = clock.now_us()
         if offset is not None:
-            self.tick, start_us = int(offset["tick"]), int(offset["start_us"])
+            self.tick, start_us, self._stood_us = (int(offset[name]) for name in ("tick", "start_us", "stood_us"))
         else:
-            self.tick, start_us = 0, _start_us(settings, now_us)
+            self.tick, start_us, self._stood_us = 0, _start_us(settings, now_us), 0
         self._settings, self._start_us = settings, start_us
+        if settings.stands_still and offset is not None:
+            self._stood_us += max(0, (now_us - self._time_us(self.tick)) // settings.every * settings.every)
         self._machines = [
             Machine(
                 name, kind, settings.seed, start_us, settings.every, settings.stops_per_day,
@@ -129,8 +163,9 @@ class Plant:
             for name, kind in settings.machines.items()
         ]  # fmt: skip
         self._columns = sum(len(m.signals) for m in self._machines)
+        self._rows_a_tick = self._columns if settings.waveforms is None else len(self._machines)
         # Without a start of its own the plant goes on while nobody reads it, as a device that buffers would.
-        self._paced_from = (start_us, 0) if settings.start is None else (now_us, self.tick)
+        self._paced_from = (start_us + self._stood_us, 0) if settings.start is None else (now_us, self.tick)
         self._chunk: tuple[int, Floats, Ints] = (-1, np.zeros((0, 0)), np.zeros(0, np.int64))
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
@@ -139,7 +174,7 @@ class Plant:
         last = self._last()
         if last is not None and self.tick >= last:
             return Batch(self._rows(0), END), self._offset()
-        count = min(self._ready(), max(1, rows_max // max(1, self._columns)), CHUNK - self.tick % CHUNK)
+        count = min(self._ready(), max(1, rows_max // max(1, self._rows_a_tick)), CHUNK - self.tick % CHUNK)
         if count <= 0:
             return None
         rows = self._rows(count)
@@ -160,10 +195,10 @@ class Plant:
         pass
 
     def _offset(self) -> dict[str, int]:
-        return {"tick": self.tick, "start_us": self._start_us}
+        return {"tick": self.tick, "start_us": self._start_us, "stood_us": self._stood_us}
 
     def _time_us(self, tick: int) -> int:
-        return self._start_us + tick * self._settings.every
+        return self._start_us + self._stood_us + tick * self._settings.every
 
     def _last(self) -> int | None:
         return None if self._settings.duration is None else -(-self._settings.duration // self._settings.every)
@@ -187,15 +222,50 @@ class Plant:
         due_us = from_us + (self.tick - from_tick) * self._settings.every / self._settings.rate
         return max(0.0, (due_us - self._clock.now_us()) / 1e6)
 
-    def _rows(self, count: int) -> pa.RecordBatch:
-        """The next ticks, all in one chunk: by time, then machine, then signal."""
+    def _next(self, count: int) -> tuple[Floats, Ints]:
+        """Values and states of the next ticks, all in one chunk, shape (ticks, signals of all machines)."""
         number, first = divmod(self.tick, CHUNK)
         if self._chunk[0] != number:
             chunks = [machine.chunk(number) for machine in self._machines]
             states = np.column_stack([np.repeat(s[:, None], v.shape[1], axis=1) for v, s in chunks])
             self._chunk = (number, np.column_stack([v for v, _ in chunks]), states)
-        values = self._chunk[1][first : first + count].reshape(-1)
-        states = self._chunk[2][first : first + count].reshape(-1)
+        return self._chunk[1][first : first + count], self._chunk[2][first : first + count]
+
+    def _rows(self, count: int) -> pa.RecordBatch:
+        """The next ticks: by time, then machine, then signal."""
+        waveforms = self._settings.waveforms
+        return self._readings(count) if waveforms is None else self._waveforms(count, waveforms)
+
+    def _waveforms(self, count: int, sensor: AccelerometerSettings) -> pa.RecordBatch:
+        values, states = self._next(count)
+        signals = len(SIGNALS["motor"])
+        speed_at, rms_at = (SIGNALS["motor"].index(name) for name in ("speed", "vibration.rms"))
+        rows = []
+        for tick in range(count):
+            for number, machine in enumerate(self._machines):
+                speed, rms = values[tick, number * signals + speed_at], values[tick, number * signals + rms_at]
+                if not np.isnan(speed):
+                    wave = machine.waveform(self.tick + tick, speed, rms, sensor.samples, sensor.rate)
+                    time_us = self._time_us(self.tick + tick)
+                    rows.append((number, time_us, wave, max(speed, 0.0), STATES[states[tick, number * signals]]))
+        owners, times, waves, speeds, words = zip(*rows, strict=True) if rows else ((),) * 5
+        flat = np.concatenate(waves).astype(np.float32) if rows else np.zeros(0, np.float32)
+        ends = np.arange(len(rows) + 1, dtype=np.int32) * sensor.samples
+        names = pa.array([machine.name for machine in self._machines], pa.string())
+        return pa.record_batch(
+            [
+                pa.DictionaryArray.from_arrays(pa.array(owners, pa.int32()), names),
+                as_times(np.array(times, np.int64)),
+                pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)),
+                pa.repeat(pa.scalar(sensor.rate, pa.float64()), len(rows)),
+                pa.array(speeds, pa.float64()),
+                pa.array(words, pa.string()),
+            ],
+            schema=WAVEFORMS,
+        )
+
+    def _readings(self, count: int) -> pa.RecordBatch:
+        values, states = (part.reshape(-1) for part in self._next(count))
         sent = np.flatnonzero(~np.isnan(values))
         tick, column = np.divmod(sent, max(1, self._columns))
         names = [signal for machine in self._machines for signal in machine.signals]
@@ -205,7 +275,7 @@ class Plant:
                 pa.DictionaryArray.from_arrays(
                     pa.array(owner[column], pa.int32()), pa.array([m.name for m in self._machines], pa.string())
                 ),
-                as_times(self._start_us + (self.tick + tick) * self._settings.every),
+                as_times(self._time_us(self.tick) + tick * self._settings.every),
                 pa.array(names, pa.string()).take(pa.array(column)),
                 pa.array(values[sent]),
                 pa.array(STATES).take(pa.array(states[sent])),

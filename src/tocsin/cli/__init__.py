@@ -291,6 +291,49 @@ def score(job: Path, data: Path, out: Path, time: str | None, value: str | None,
     click.echo(f"{score_file(job, data, out, time, value, key)} rows in {out}", err=True)
 
 
+@main.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the report with its charts here, as HTML.")
+@click.option("--since", metavar="TIME", help="Readings before this only teach; else those of the first half.")
+@click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
+@click.option("--value", metavar="COL", help="The column to forecast, if the step does not say.")
+@click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def backtest(
+    job: Path,
+    data: Path,
+    out: Path | None,
+    since: str | None,
+    time: str | None,
+    value: str | None,
+    key: str | None,
+    form: str,
+) -> None:
+    """How good a forecast (YAML steps that end with forecast, or its bare name) would have been over a file.
+
+    Beside it stand the last reading and, with a season, the reading one season before, on the same readings.
+    """
+    from tocsin.cli.backtest import backtest as run_backtest
+    from tocsin.cli.backtest import tables
+    from tocsin.cli.tables import show, write
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
+    made = run_backtest(job, data, since, time, value, key)
+    for title, table in tables(made):
+        if form == "table":
+            show(table, title)
+        else:
+            write(table, form)
+    click.echo(made.verdict(), err=True)
+    if out is not None:
+        from tocsin.cli.backtest_page import page
+
+        out.write_text(page(made, data.name), encoding="utf-8")
+        click.echo(f"report in {out}", err=True)
+
+
 @main.group("import")
 def import_() -> None:
     """Bring what other systems exported: detector models of AWS IoT Events."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +22,11 @@ from tocsin.engine.recovery import Effects
 from tocsin.pipeline.plan import Plan
 
 SUBSCRIBED_WITHIN_S = 30.0
+ENDED_WITHIN_S = 10.0
 
 
 def run_demo(folder: Path, port: int) -> None:
-    """Run until Ctrl-C; started again the engine goes on where it was, with the tables and alarms of before."""
+    """Run until Ctrl-C; started again engine and plant go on where they were, with the tables and alarms of before."""
     address = Address(port=port)
     folder.mkdir(parents=True, exist_ok=True)
     with _child("broker", "--port", "0", "--state", str(folder / ".broker")) as broker:
@@ -37,8 +37,6 @@ def run_demo(folder: Path, port: int) -> None:
         os.environ |= {"TOCSIN_MQTT_URL": _url(broker), "TOCSIN_DEMO_FOLDER": str(folder)}
         pipeline, plan = load_with_plan(example("demo.yaml"))
         _subscribe(plan)
-        # The plant is a device of its own that starts anew each time, so what it left behind goes.
-        shutil.rmtree(folder / "plant", ignore_errors=True)
         os.environ["TOCSIN_PLANT_FOLDER"] = str(folder / "plant")
         with _child("plant"):
             launch(plan, pipeline.page.streams, address)
@@ -92,7 +90,7 @@ def _child(*command: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(ENDED_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -108,6 +106,8 @@ def main() -> None:
         while sys.stdin.read(4096):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ENDED_WITHIN_S)
+        os._exit(1)  # who waits for a broker that is gone would wait for ever
 
     threading.Thread(target=watch, daemon=True).start()
     if sys.argv[1] == "broker":

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tocsin.batch import LATE
 from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.feed import SOCKET, PageFeed
@@ -36,15 +37,37 @@ def launch(
         runner = EmbeddedRunner(plan, forget=forget)
         with _told_at_the_end(runner), _progress(runner):
             runner.run()
+        _tell_late(plan, runner)
         return runner.snapshot()
     feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
         runner = EmbeddedRunner(plan, feed=feed, forget=forget)
         with _told_at_the_end(runner), _page(plan, streams, address, runner):
             runner.run()
+        _tell_late(plan, runner)
         return runner.snapshot()
     finally:
         feed.close()
+
+
+def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
+    """Say how many rows came too late for windows and alarms, and where they are."""
+    for (id, port), count in runner.counters.rows_out.items():
+        if port != LATE or not count:
+            continue
+        ends = [end for end in plan.sinks if (id, port) in end.inputs]
+        marked = [end.id.partition(".")[0] for end in ends if end.marks_late]
+        if marked:
+            where = f"kept in '{marked[0]}' with late: true"
+        else:
+            table = ends[0].id.partition(".")[0] if ends else ""
+            where = f"kept in '{table}'" if table else "handed on to the streams that ask for them"
+        print(
+            f"{plan.name}: {count:,} rows of '{id}' came too late for windows and alarms; they are {where}. "
+            "A longer lateness under time: waits for such rows",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _bounded(plan: Plan) -> bool:

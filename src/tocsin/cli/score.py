@@ -30,16 +30,16 @@ def score(
     the column of a usual name, read as UTC where it has no zone. The steps know the two as ``key`` and ``time``; other
     columns of these names do not reach them.
     """
-    table = _read(data)
+    table = read_data(data)
     steps = read_steps(job, value)
     if time is None and (described := getattr(steps[0], "time_field", None)) in table.column_names:
         time = described  # an anomaly job says itself which column has the time
     if key is None and steps[0].ACROSS_KEYS and "key" in table.column_names:
         # To such a step the key is a field like any other; an object is none that splits.
         key = None if pa.types.is_nested(table.schema.field("key").type) else "key"
-    rows = _stream(table, _time_column(table, time), key)
-    schema = _schema(steps, rows.schema)
-    result = pa.Table.from_batches(list(_through(steps, rows)), schema=schema)
+    rows = as_stream(table, time_column(table, time), key)
+    schema = schema_after(steps, rows.schema)
+    result = pa.Table.from_batches(list(through(steps, rows)), schema=schema)
     if len(steps) == 1 and isinstance(steps[0], Detector):
         new = [name for name in result.column_names if name not in rows.schema.names]
         result = pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **{n: result[n] for n in new}})
@@ -77,7 +77,8 @@ def _with_value(entry: Any, value: str | None) -> Operator:
     return part
 
 
-def _read(path: Path) -> pa.Table:
+def read_data(path: Path) -> pa.Table:
+    """Returns what a file of CSV, NDJSON or Parquet holds, by its suffix."""
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -114,7 +115,8 @@ def _write(table: pa.Table, path: Path) -> None:
         write(table, "csv" if path.suffix == ".csv" else "json", file)
 
 
-def _time_column(table: pa.Table, name: str | None) -> pa.Array:
+def time_column(table: pa.Table, name: str | None) -> pa.Array:
+    """Returns the times of all rows, from the column that is named, or has a usual name."""
     names = {column.lower(): column for column in table.column_names}
     time = name or next((names[usual] for usual in TIME_NAMES if usual in names), None)
     if time not in table.column_names:
@@ -127,7 +129,8 @@ def _time_column(table: pa.Table, name: str | None) -> pa.Array:
     return times
 
 
-def _stream(table: pa.Table, times: pa.Array, key: str | None) -> pa.RecordBatch:
+def as_stream(table: pa.Table, times: pa.Array, key: str | None) -> pa.RecordBatch:
+    """Returns the rows of a table with ``key`` and ``time``, as steps know them."""
     if key is not None and key not in table.column_names:
         raise ConfigError(f"there is no column '{key}'; there are [{', '.join(table.column_names)}]")
     keys = table.column(key).combine_chunks() if key else pa.array(["series"] * table.num_rows, pa.string())
@@ -140,13 +143,14 @@ def _stream(table: pa.Table, times: pa.Array, key: str | None) -> pa.RecordBatch
     )
 
 
-def _schema(steps: Sequence[Operator], schema: pa.Schema) -> pa.Schema:
+def schema_after(steps: Sequence[Operator], schema: pa.Schema) -> pa.Schema:
+    """Returns the schema that leaves the last step."""
     for step in steps:
         schema = step.output_schema(schema)
     return schema
 
 
-def _through(steps: Sequence[Operator], rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def through(steps: Sequence[Operator], rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """The rows that leave the last step; the watermark follows the newest row, so rows out of order are late."""
     states = [step.initial() for step in steps]
     watermark = START

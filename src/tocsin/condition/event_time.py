@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import Field as Setting
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from tocsin.bases import promised, require
 from tocsin.batch import (
@@ -25,8 +26,11 @@ from tocsin.batch import (
     TIME_TYPE,
     Batch,
     Ints,
+    Lane,
+    as_keys,
     as_times,
     empty,
+    floats,
     times_us,
 )
 from tocsin.condition._rejects import rejected
@@ -38,15 +42,53 @@ from tocsin.values.time_forms import advice, format_pattern
 from tocsin.values.times import END_US, parse_times
 
 ColumnName = Annotated[str, Setting(min_length=1)]
+_PASSED, _LANE, _SAMPLES = "passed", "/", "#"
+RECORDINGS_MAX = 1_024
+"""Of how many recordings the samples are counted at the same time; those without new ones the longest go first."""
+
+
+@dataclass(slots=True)
+class Newest:
+    """How far time has come, in microseconds."""
+
+    overall: int = START
+    """The newest time of all."""
+    passed: int = START
+    """The watermark that was given out last: rows before it are late."""
+    lanes: dict[str, int] = field(default_factory=dict)
+    """The newest time of each lane that has begun and not ended (`batch.Lane`)."""
+    samples: dict[str, int] = field(default_factory=dict)
+    """How many samples of each recording have come, by its time and key."""
+
+    def begin(self, lane: Lane | None) -> None:
+        if lane is None:
+            return
+        before, self.lanes = self.lanes, {} if lane.only else self.lanes
+        for name, us in lane.begun.items():
+            self.lanes[name] = max(us, before.get(name, START))
+
+    def newest(self, lane: Lane | None) -> int:
+        """Returns what rows of a lane are measured against; of a lane that was not begun, nothing."""
+        return self.overall if lane is None else self.lanes.get(lane.name, START)
+
+    def reach(self, us: int, lane: Lane | None) -> None:
+        self.overall = max(self.overall, us)
+        if lane is not None:
+            self.lanes[lane.name] = us
+
+    def end(self, lane: Lane | None) -> None:
+        for name in lane.ended if lane is not None else ():
+            self.lanes.pop(name, None)
 
 
 class EventTime(Operator):
     """Make the column ``time``: when a row happened, from one of its columns, or else when it arrived.
 
     Rows may come in any order within ``lateness`` of the newest one before them; older ones leave by port ``late``,
-    whatever the batches are. A time that is missing, cannot be read, lies outside 1970 to 2199, or further in the
-    future than ``slack`` after the arrival is ``rejected`` (``ts_missing``, ``ts_syntax``, ``ts_zone``, ``ts_range``,
-    ``ts_future``, ``ts_past``) and never moves the watermark. The column ``received`` is not passed on.
+    whatever the batches are. Files of one source are judged each by itself: time goes on with the one that is behind.
+    A time that is missing, cannot be read, lies outside 1970 to 2199, or further in the future than ``slack`` after
+    the arrival is ``rejected`` (``ts_missing``, ``ts_syntax``, ``ts_zone``, ``ts_range``, ``ts_future``, ``ts_past``)
+    and never moves the watermark. The column ``received`` is not passed on.
 
     By arrival nothing is ever late: where the clock was set back, time stands still until it has caught up.
 
@@ -77,6 +119,13 @@ class EventTime(Operator):
     """How it is written, as ``%d.%m.%Y %H:%M:%S``, if it is text in none of the forms that are known."""
     unit: Literal["s", "ms", "us", "ns", "auto"] | None = None
     """Unit of a time that is a number since 1970; ``auto`` guesses it by the number's size."""
+    offset: ColumnName | None = None
+    """A column with the time since the one in ``column``, to be added to it; it is kept."""
+    offset_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of the offset."""
+    rate: float | None = Setting(None, gt=0, allow_inf_nan=False)
+    """Samples per second, where ``column`` says only when a recording began (often its file's name): the rows of a
+    machine with the same time are its samples in order, the first one at that time."""
     zone: str | None = None
     """Zone of times that name none, as ``Europe/Berlin``."""
     lateness: Duration = Setting(5_000_000, ge=0)
@@ -97,6 +146,12 @@ class EventTime(Operator):
             format_pattern(format)
         return format
 
+    @model_validator(mode="after")
+    def _what_is_added_needs_a_base(self) -> EventTime:
+        if self.column is None and (self.offset is not None or self.rate is not None):
+            raise ValueError("offset and rate are added to a time: name its column, as column: start")
+        return self
+
     @field_validator("zone")
     @classmethod
     def _zone(cls, zone: str | None) -> str | None:
@@ -115,6 +170,10 @@ class EventTime(Operator):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for name in self._columns:
             require(input, name, self.name())
+        if self.offset is not None:
+            require(input, self.offset, self.name())
+            if not (pt.is_integer(kind := input.field(self.offset).type) or pt.is_floating(kind)):
+                raise SchemaError(f"the offset '{self.offset}' is {kind}, but must be a number; decode it as float")
         if "time" in input.names and "time" not in self._columns:
             raise SchemaError(f"{self.name()} makes the column 'time', but there is one already: name it, or rename it")
         self._parsed(empty(input))
@@ -145,21 +204,30 @@ class EventTime(Operator):
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {LATE: self.output_schema(input), REJECTED: REJECTED_SCHEMA}
 
-    def initial(self) -> int:
-        """The newest time so far."""
-        return START
+    def initial(self) -> Newest:
+        return Newest()
 
-    def dump(self, state: int) -> pa.Table:
-        return pa.table({"key": [""], "newest_us": pa.array([state], pa.int64())})
+    def dump(self, state: Newest) -> pa.Table:
+        """Whole, left behind, lanes (their names after a ``/``), samples (after a ``#``)."""
+        keys = ["", _PASSED, *(_LANE + name for name in state.lanes), *(_SAMPLES + name for name in state.samples)]
+        times = [state.overall, state.passed, *state.lanes.values(), *state.samples.values()]
+        return pa.table({"key": pa.array(keys, pa.string()), "newest_us": pa.array(times, pa.int64())})
 
-    def load(self, table: pa.Table) -> int:
-        return max(table["newest_us"].to_pylist(), default=START)
+    def load(self, table: pa.Table) -> Newest:
+        held = dict(zip(table["key"].to_pylist(), table["newest_us"].to_pylist(), strict=True))
+        overall = held.pop("", START)
+        passed = held.pop(_PASSED, START if overall == START else overall - self.lateness)
+        lanes, samples = (
+            {key.removeprefix(mark): number for key, number in held.items() if key.startswith(mark)}
+            for mark in (_LANE, _SAMPLES)
+        )
+        return Newest(overall, passed, lanes, samples)
 
-    def step(self, state: int, batch: Batch) -> tuple[int, Sequence[Batch]]:
+    def step(self, state: Newest, batch: Batch) -> tuple[Newest, Sequence[Batch]]:
         rows = batch.rows
         schema = promised(self, rows.schema)
         left: list[Batch] = []
-        times, reasons, marks = self._times(rows)
+        times, reasons, marks = self._times(rows, state)
         if reasons is not None:
             at = np.flatnonzero(reasons != "")
             said = self._said(rows).take(pa.array(at)).to_pylist()
@@ -169,14 +237,19 @@ class EventTime(Operator):
             rows, times = rows.filter(pa.array(good)), times[good]
             marks = None if marks is None else marks.filter(pa.array(good))
         late = None
+        lane = batch.lane if self.column is not None else None
+        state.begin(lane)
         if len(times):
-            newest = np.maximum(np.maximum.accumulate(times), state)
+            newest = np.maximum(np.maximum.accumulate(times), state.newest(lane))
             if self.column is None:
                 times = newest
             else:
                 behind = times < newest - self.lateness
+                if lane is not None:
+                    behind |= times < state.passed
                 late = behind if behind.any() else None
-            state = int(newest[-1])
+            state.reach(int(newest[-1]), lane)
+        state.end(lane)
         made = {"time": as_times(times)}
         if self.mark is not None:
             made[self.mark] = pa.nulls(len(times), pa.string()) if marks is None else marks
@@ -189,12 +262,17 @@ class EventTime(Operator):
         left = [b.until(watermark) for b in left]
         return state, (*left, Batch(out, watermark))
 
-    def _watermark(self, newest: int, given: int) -> int:
-        if given == END or newest == START:
-            return given if given == END else START
-        return newest if self.column is None else newest - self.lateness
+    def _watermark(self, state: Newest, given: int) -> int:
+        if given == END:
+            return END
+        newest = min(state.lanes.values(), default=state.overall)
+        if newest != START:
+            state.passed = max(state.passed, newest if self.column is None else newest - self.lateness)
+        return state.passed
 
-    def _times(self, rows: pa.RecordBatch) -> tuple[Ints, npt.NDArray[np.object_] | None, pa.Array | None]:
+    def _times(
+        self, rows: pa.RecordBatch, state: Newest
+    ) -> tuple[Ints, npt.NDArray[np.object_] | None, pa.Array | None]:
         """Times, what is wrong with each (empty text: nothing), and what is odd; None if nothing is with any."""
         said, marks = self._said(rows), None
         if said.type == TIME_TYPE and not said.null_count:
@@ -210,6 +288,10 @@ class EventTime(Operator):
                 # A leap second, or an hour that happens twice, is flagged but has a time.
                 flags = np.array(marks.fill_null("").to_pylist(), object)
                 reasons = np.where(parsed.is_null().to_numpy(zero_copy_only=False), flags, "").astype(object)
+        if self.offset is not None:
+            times, reasons = self._with_offset(rows, times, reasons)
+        if self.rate is not None:
+            times = times + np.rint(self._samples(rows, times, state) * (1e6 / self.rate)).astype(np.int64)
         if self.column is None or "received" not in rows.schema.names or not len(times):
             return times, reasons, marks
         if rows.column("received").null_count:
@@ -225,6 +307,48 @@ class EventTime(Operator):
                 reasons = np.full(len(times), "", object) if reasons is None else reasons
                 reasons[wrong & (reasons == "")] = reason
         return times, reasons, marks
+
+    def _with_offset(
+        self, rows: pa.RecordBatch, times: Ints, reasons: npt.NDArray[np.object_] | None
+    ) -> tuple[Ints, npt.NDArray[np.object_] | None]:
+        """Times with what the column says added; one that says nothing, or leads out of range, is wrong."""
+        assert self.offset is not None
+        column = rows.column(self.offset)
+        per_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[self.offset_unit]
+        if pt.is_integer(column.type):
+            numbers = column.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
+            most = END_US * per_second // 1_000_000
+            is_far = (numbers > most) | (numbers < -most)
+            numbers = np.where(is_far, 0, numbers)
+            us = numbers * (1_000_000 // per_second) if per_second <= 1_000_000 else numbers // 1_000
+        else:
+            values = floats(column) * (1e6 / per_second)
+            is_far = ~(np.abs(values) <= END_US)
+            us = np.rint(np.where(is_far, 0.0, values)).astype(np.int64)
+        is_missing = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+        times = times + us
+        for reason, wrong in (("ts_missing", is_missing), ("ts_range", is_far | (times < 0) | (times >= END_US))):
+            if wrong.any():
+                reasons = np.full(len(times), "", object) if reasons is None else reasons
+                reasons[wrong & (reasons == "")] = reason
+        return times, reasons
+
+    @staticmethod
+    def _samples(rows: pa.RecordBatch, times: Ints, state: Newest) -> Ints:
+        """Which sample of its recording each row is, from 0: those of a key with the same time, in order."""
+        key = rows.column("key") if "key" in rows.schema.names else as_keys(pa.repeat("", len(rows)))
+        pairs = np.stack([key.indices.to_numpy(zero_copy_only=False).astype(np.int64), times], axis=1)
+        recordings, of = np.unique(pairs, axis=0, return_inverse=True)
+        numbers = np.zeros(len(times), np.int64)
+        for i, (code, us) in enumerate(recordings.tolist()):
+            at = np.flatnonzero(of.ravel() == i)
+            name = f"{us}/{key.dictionary[code].as_py()}"
+            begin = state.samples.pop(name, 0)
+            numbers[at] = begin + np.arange(len(at))
+            state.samples[name] = begin + len(at)
+        while len(state.samples) > RECORDINGS_MAX:
+            del state.samples[next(iter(state.samples))]
+        return numbers
 
     def _detail(self, reason: str, said: Any) -> str:
         name = " and ".join(self._columns)

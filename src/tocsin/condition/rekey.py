@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from tocsin.bases import promised, require
 from tocsin.batch import KEY, KEY_TYPE, REJECTED, REJECTED_SCHEMA, Batch
@@ -46,11 +47,17 @@ class Rekey(Operator):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
-    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"of": "text"}, {"of": "{text}-{sequence}", "keys_max": 20})
+    EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"of": "text"},
+        {"of": "{text}-{sequence}", "keys_max": 20},
+        {"constant": "rig"},
+    )
     KEEPS_STATE: ClassVar[Collection[str]] = ("keys_max", "length_max")
 
-    of: str = Setting(min_length=1)
+    of: str | None = Setting(None, min_length=1)
     """The column that names the machine, or a template of columns: ``{site}/{machine}``."""
+    constant: str | None = Setting(None, min_length=1)
+    """The name of the machine, where all rows are of one; no column is needed then."""
     keys_max: int = Setting(200_000, ge=1)
     """How many machines there may be; rows of further ones are set aside, so that made-up names cannot fill memory."""
     length_max: int = Setting(128, ge=1)
@@ -62,10 +69,23 @@ class Rekey(Operator):
 
     def _parts(self) -> list[str]:
         """The template's pieces: text, column, text, column, ..., text."""
-        return re.split(r"\{([^{}]*)\}", self.of)
+        return re.split(r"\{([^{}]*)\}", self.of or "")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Rekey:
+        if (self.of is None) == (self.constant is None):
+            raise ValueError("name either the column that says which machine a row is of, or constant: NAME for all")
+        return self
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
+        if self.of is None:
+            return pa.schema([KEY, *(field for field in input if field.name != "key")])
         parts = self._parts()
+        if len(parts) == 1 and self.of not in input.names and not set("{}") & set(self.of):
+            raise SchemaError(
+                f"there is no column '{self.of}' to name the machine; there are [{', '.join(input.names)}]. Where all "
+                f"rows are of one machine write key: {{constant: {self.of}}}"
+            )
         for column in parts[1::2] or [self.of]:
             kind = require(input, column, self.name()).type
             if pt.is_floating(kind) or pt.is_nested(kind):
@@ -102,6 +122,8 @@ class Rekey(Operator):
         return state, (Batch(bad, batch.watermark_us, REJECTED), batch.with_rows(out))
 
     def _keys(self, rows: pa.RecordBatch) -> pa.Array:
+        if self.of is None:
+            return pa.repeat(pa.scalar(self.constant), len(rows)).dictionary_encode()
         parts = self._parts()
         if len(parts) == 1:
             column = rows.column(self.of)

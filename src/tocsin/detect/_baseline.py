@@ -1,10 +1,14 @@
 """The protected baseline of `health`: what one signal was like while it was well, and how far it is from that now.
 
-Each signal is seen three ways side by side: as it is, less its daily rhythm, and less its weekly one. Each view keeps
-a mean, and how much blocks of 1, 2, 4, 8 ... readings differ from the block before (Allan 1966). Their sum is the
-variance of a reading; the part of it from blocks as long as ``span`` on is the variance of the level. So a value that
-wanders by nature gets a wide band, and white noise a narrow one. Differences are clipped (Huber 1964), blocks longer
-than what has been seen are extrapolated, and nothing is learnt outside the band.
+Each signal is seen in several ways side by side: as it is, less its daily rhythm, less its weekly one, and, where it
+has a steady trend, less a line that follows it. Each view keeps a mean, and how much blocks of 1, 2, 4, 8 ... readings
+differ from the block before (Allan 1966). Their sum is the variance of a reading; the part of it from blocks as long as
+``span`` on is the variance of the level. So a value that wanders by nature gets a wide band, and white noise a narrow
+one. Differences are clipped (Huber 1964), blocks longer than what has been seen are extrapolated, and nothing is learnt
+outside the band.
+
+Once a view has learnt for long enough it is protected: from then on the mean moves, and the differences grow, only
+within bounds that what was learnt until then sets. Otherwise a climb slow enough would teach itself.
 """
 
 from __future__ import annotations
@@ -44,20 +48,41 @@ PROFILE_GAIN = 0.1
 """Least that the newest hour counts in its mean."""
 NARROWER = 0.7
 """How much narrower a view with a rhythm must be than the simpler one to be believed."""
+PROTECTED_AFTER = 2.0
+"""A view is protected once it has learnt this many times as many readings as it needs to judge, and for a day."""
+MOVES = 2.0
+"""Most that the mean of a protected view moves in all, in standard deviations of the level."""
+GROWS = 4.0
+"""Most that the differences of a protected view grow: their sum is a variance."""
+TREND_SURE, TREND_OVER, TREND_DOUBT = 60.0, 16.0, 6.0
+"""Student's t, squared, of the mean difference of blocks: a trend is taken off from the first on, until the second;
+from the third on nothing is protected, since it may come to be one."""
+TREND_BLOCKS = 16.0
+"""Differences of a block length before they can show a trend."""
+TREND_NARROWER = 0.5
+"""How much narrower the view less a trend must be than the others."""
+FOLLOWS = 0.02
+"""Gain of the line that follows a trend; that of its slope is a quarter of its square, so that it does not swing."""
+SLOPE_GAIN = 1 / 4000
+"""Gain of the mean slope, with which the line goes on during an episode."""
 HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
 MONDAY_US = 345_600_000_000
 """1970-01-05: weeks begin on Mondays."""
 
-VIEWS = 3
-AS_IS, DAILY, WEEKLY = range(VIEWS)
+VIEWS = 4
+AS_IS, DAILY, WEEKLY, TREND = range(VIEWS)
 
 # Where things stand in the numbers of a signal: its own, then those of each view.
-SPEAKS, HOUR, HOUR_TOTAL, HOUR_COUNT, HOURS, PLATEAU, OWN = range(7)
+(
+    SPEAKS, HOUR, HOUR_TOTAL, HOUR_COUNT, HOURS, DAY_TOTAL, DAY_SEEN, WEEK_TOTAL, WEEK_SEEN, TRENDS, LINE, SLOPE,
+    MEAN_SLOPE, LINE_US, PLATEAU, FIRST_TOTAL, FIRST_COUNT, SECOND_TOTAL, SECOND_COUNT, OWN,
+) = range(20)  # fmt: skip
 (
     COUNT, MEAN, SCALE, LEVEL_SCALE, LEVEL, SHOWN, HIGHEST, LOWEST, LEVEL_HIGHEST, LEVEL_LOWEST, FARTHEST,
-    ABOVE, BELOW, ABOVE_SINCE, BELOW_SINCE, TABLE,
-) = range(16)  # fmt: skip
-LAST, BLOCKS, DIFFERENCE, PER_OCTAVE = range(4)
+    ABOVE, BELOW, ABOVE_SINCE, BELOW_SINCE, FIRST_US, ANCHOR, ANCHOR_SCALE, TABLE,
+) = range(19)  # fmt: skip
+LAST, BLOCKS, DIFFERENCE, SIGNED, LAW, PER_OCTAVE = range(6)
 PER_VIEW = TABLE + OCTAVES * PER_OCTAVE
 PER_SIGNAL = OWN + VIEWS * PER_VIEW
 PROFILE = 2 * (HOURS_A_DAY + HOURS_A_WEEK)
@@ -75,11 +100,13 @@ def speaking(k: Floats, own: int) -> int:
 
 
 @inlined
-def rhythm(profile: Singles, start: int, view: int, time_us: int, hours: float) -> float:
+def taken_off(k: Floats, own: int, profile: Singles, start: int, view: int, time_us: int) -> float:
     """Returns what a view takes off at this time; NaN if it does not know it yet."""
     if view == AS_IS:
         return 0.0
-    if hours < (DAY_KNOWN if view == DAILY else WEEK_KNOWN):
+    if view == TREND:
+        return k[own + LINE] + k[own + SLOPE] * (time_us - k[own + LINE_US]) if k[own + TRENDS] > 0 else np.nan
+    if k[own + HOURS] < (DAY_KNOWN if view == DAILY else WEEK_KNOWN):
         return np.nan
     at, slots = (start, HOURS_A_DAY) if view == DAILY else (start + WEEK_AT, HOURS_A_WEEK)
     place = (time_us - MONDAY_US) % (slots * HOUR_US) / HOUR_US - 0.5
@@ -88,7 +115,9 @@ def rhythm(profile: Singles, start: int, view: int, time_us: int, hours: float) 
     if profile[at + slots + left] < 1 or profile[at + slots + right] < 1:
         return np.nan
     share = place - np.floor(place)
-    return float(profile[at + left] + share * (profile[at + right] - profile[at + left]))
+    # Only the shape: where the level goes must be seen in what is left.
+    total = own + (DAY_TOTAL if view == DAILY else WEEK_TOTAL)
+    return float(profile[at + left] + share * (profile[at + right] - profile[at + left]) - k[total] / k[total + 1])
 
 
 @inlined
@@ -99,10 +128,15 @@ def learn_rhythm(k: Floats, own: int, profile: Singles, start: int, x: float, ti
         if k[own + HOUR_COUNT] > 0:
             mean = k[own + HOUR_TOTAL] / k[own + HOUR_COUNT]
             of_day, of_week = int(k[own + HOUR]) % HOURS_A_DAY, int(k[own + HOUR]) % HOURS_A_WEEK
-            for at, slots, slot in ((start, HOURS_A_DAY, of_day), (start + WEEK_AT, HOURS_A_WEEK, of_week)):
-                seen = profile[at + slots + slot] + 1
+            for at, slots, slot, total in (
+                (start, HOURS_A_DAY, of_day, own + DAY_TOTAL),
+                (start + WEEK_AT, HOURS_A_WEEK, of_week, own + WEEK_TOTAL),
+            ):
+                seen, before = profile[at + slots + slot] + 1, profile[at + slot]
                 profile[at + slots + slot] = seen
-                profile[at + slot] += (mean - profile[at + slot]) * max(1 / seen, PROFILE_GAIN)
+                profile[at + slot] += (mean - before) * max(1 / seen, PROFILE_GAIN)
+                k[total] += profile[at + slot] - before
+                k[total + 1] += seen == 1
             k[own + HOURS] += 1
         k[own + HOUR], k[own + HOUR_TOTAL], k[own + HOUR_COUNT] = hour, 0.0, 0.0
     k[own + HOUR_TOTAL] += x
@@ -116,10 +150,13 @@ def learn_blocks(k: Floats, table: int, r: float) -> None:
     for octave in range(OCTAVES):
         o = table + octave * PER_OCTAVE
         if k[o + BLOCKS] > 0:
-            squared = (r - k[o + LAST]) ** 2
+            by = r - k[o + LAST]
             if k[o + BLOCKS] > CLIP_FROM:
-                squared = min(squared, CLIP * CLIP * max(k[o + DIFFERENCE], 1e-18 * r * r))
-            k[o + DIFFERENCE] += (squared - k[o + DIFFERENCE]) * max(1 / k[o + BLOCKS], min(size / HORIZON, 0.125))
+                most = CLIP * np.sqrt(max(k[o + DIFFERENCE], 1e-18 * r * r))
+                by = min(max(by, -most), most)
+            gain = max(1 / k[o + BLOCKS], min(size / HORIZON, 0.125))
+            k[o + DIFFERENCE] += (by * by - k[o + DIFFERENCE]) * gain
+            k[o + SIGNED] += (by - k[o + SIGNED]) * gain
         before, k[o + LAST] = k[o + LAST], r
         k[o + BLOCKS] += 1
         if int(k[o + BLOCKS]) & 1:
@@ -129,16 +166,16 @@ def learn_blocks(k: Floats, table: int, r: float) -> None:
 
 
 @kernel
-def rescale(k: Floats, at: int, span: float) -> None:
+def rescale(k: Floats, at: int, span: float, magnitude: float) -> None:
     """Work out the standard deviations of a reading and of the level from the differences of blocks."""
     whole = level = 0.0
     one, two, seen_for = 0.0, 0.0, 0
     size = 1.0
     for octave in range(OCTAVES + BEYOND):
+        o = at + TABLE + octave * PER_OCTAVE
         difference, blocks = 0.0, 0.0
         if octave < OCTAVES:
-            difference = k[at + TABLE + octave * PER_OCTAVE + DIFFERENCE]
-            blocks = max(k[at + TABLE + octave * PER_OCTAVE + BLOCKS] - 1, 0.0)
+            difference, blocks = k[o + DIFFERENCE], max(k[o + BLOCKS] - 1, 0.0)
         if blocks > 0:
             seen_for = octave
         elif octave > seen_for + BEYOND:
@@ -148,13 +185,30 @@ def rescale(k: Floats, at: int, span: float) -> None:
             steep = min(max(one / two, 0.5), STEEPEST) if two > 0 else 0.5
             weight = blocks / (blocks + PRIOR)
             difference = weight * difference + (1 - weight) * one * steep
+        if octave < OCTAVES:
+            if k[at + ANCHOR_SCALE] > 0:
+                difference = min(difference, GROWS * k[o + LAW])
+            else:
+                k[o + LAW] = difference
         whole += difference / 4
         if 2 * size > span:
             level += difference / 4
         one, two = difference, one
         size *= 2
-    k[at + SCALE] = at_least(np.sqrt(whole), k[at + MEAN])
-    k[at + LEVEL_SCALE] = at_least(np.sqrt(level), k[at + MEAN])
+    k[at + SCALE] = at_least(np.sqrt(whole), magnitude)
+    k[at + LEVEL_SCALE] = at_least(np.sqrt(level), magnitude)
+
+
+@kernel
+def protect(k: Floats, at: int) -> None:
+    """From now on what a view has learnt bounds what it learns further; lengths never seen are as extrapolated."""
+    one, two = k[at + TABLE + LAW], k[at + TABLE + LAW]
+    for octave in range(OCTAVES):
+        o = at + TABLE + octave * PER_OCTAVE
+        if k[o + LAW] == 0:
+            k[o + LAW] = one * (min(max(one / two, 0.5), STEEPEST) if two > 0 else 0.5)
+        one, two = k[o + LAW], one
+    k[at + ANCHOR], k[at + ANCHOR_SCALE] = k[at + MEAN], k[at + LEVEL_SCALE]
 
 
 @inlined
@@ -200,8 +254,10 @@ def follow_onset(k: Floats, at: int, r: float, time_us: int) -> None:
 
 
 @inlined
-def learn(k: Floats, at: int, r: float, span: float, learn_for: float, width: float) -> None:
-    """One clean reading into a view."""
+def learn(k: Floats, at: int, r: float, time_us: int, learn_for: float, width: float, bounded: bool) -> None:
+    """One clean reading into a view; ``bounded`` is whether its mean keeps to the bounds of a protected view."""
+    if k[at + COUNT] == 0:
+        k[at + FIRST_US] = time_us
     off = r - k[at + MEAN]
     if k[at + COUNT] >= learn_for:
         up, down = reach(k, at, 1.0, width), reach(k, at, -1.0, width)
@@ -221,17 +277,67 @@ def learn(k: Floats, at: int, r: float, span: float, learn_for: float, width: fl
     learn_blocks(k, at + TABLE, k[at + MEAN] + off)
     k[at + COUNT] += 1
     k[at + MEAN] += off * max(1 / k[at + COUNT], 1 / HORIZON)
-    if int(k[at + COUNT]) % RESCALE == 0 or k[at + COUNT] == learn_for:
-        rescale(k, at, span)
+    if bounded and k[at + ANCHOR_SCALE] > 0:
+        most = MOVES * k[at + ANCHOR_SCALE]
+        k[at + MEAN] = min(max(k[at + MEAN], k[at + ANCHOR] - most), k[at + ANCHOR] + most)
+
+
+@inlined
+def _trend(k: Floats, own: int) -> tuple[float, float]:
+    """Returns how sure it is that the signal has a steady trend (t squared), and its slope for each reading."""
+    most, slope, size = 0.0, 0.0, 1.0
+    for octave in range(OCTAVES):
+        o = own + OWN + TABLE + octave * PER_OCTAVE
+        count = min(k[o + BLOCKS] - 1, max(HORIZON / size, 8.0))
+        if count >= TREND_BLOCKS and k[o + DIFFERENCE] > 0:
+            share = k[o + SIGNED] ** 2 / k[o + DIFFERENCE]
+            sure = (count - 1) * share / max(1 - share, 1e-9)
+            if sure > most:
+                most, slope = sure, k[o + SIGNED] / size
+        size *= 2
+    return most, slope
+
+
+@kernel
+def settle(k: Floats, own: int, view: int, time_us: int, usual_us: float, span: float, learn_for: float) -> None:
+    """What is worked out of a view now and then: its band, whether it is protected, whether there is a trend."""
+    at = own + OWN + view * PER_VIEW
+    rescale(k, at, span, np.abs(k[own + OWN + MEAN]))
+    if view == TREND or k[at + COUNT] < PROTECTED_AFTER * learn_for:
+        return
+    sure, slope = _trend(k, own)
+    if k[at + ANCHOR_SCALE] == 0 and sure < TREND_DOUBT and time_us - k[at + FIRST_US] >= DAY_US:
+        protect(k, at)
+    if k[own + TRENDS] > 0 and sure < TREND_OVER:
+        k[own + TRENDS] = 0.0
+    elif k[own + TRENDS] == 0 and sure >= TREND_SURE and usual_us > 0:
+        begin = own + OWN + TREND * PER_VIEW
+        k[begin : begin + PER_VIEW] = 0.0
+        k[own + TRENDS], k[own + LINE], k[own + LINE_US] = 1.0, k[own + OWN + SHOWN], time_us
+        k[own + SLOPE] = k[own + MEAN_SLOPE] = slope / usual_us
+
+
+@inlined
+def follow_line(k: Floats, own: int, r: float, time_us: int, usual_us: float, most: float) -> None:
+    """Let the line follow a clean reading that lies by ``r`` off it (Holt 1957), for no more than the band."""
+    since = time_us - k[own + LINE_US]
+    r = min(max(r, -most), most)
+    k[own + LINE] += k[own + SLOPE] * since + FOLLOWS * r
+    k[own + SLOPE] += FOLLOWS * FOLLOWS / 4 * r / usual_us
+    k[own + MEAN_SLOPE] += SLOPE_GAIN * (k[own + SLOPE] - k[own + MEAN_SLOPE])
+    k[own + LINE_US] = time_us
 
 
 @kernel
 def choose(k: Floats, own: int, learn_for: float) -> None:
-    """The narrowest view that has learnt enough speaks; a rhythm must make the band clearly narrower."""
+    """The narrowest view that has learnt enough speaks; a rhythm, or a trend, must make the band clearly narrower."""
     best, least = AS_IS, 0.0
     for view in range(VIEWS):
         at = own + OWN + view * PER_VIEW
-        if k[at + COUNT] >= learn_for and (view == AS_IS or k[at + SCALE] < NARROWER * least):
+        narrower = TREND_NARROWER if view == TREND else NARROWER
+        if view == TREND and k[own + TRENDS] == 0:
+            continue
+        if k[at + COUNT] >= learn_for and (view == AS_IS or k[at + SCALE] < narrower * least):
             best, least = view, k[at + SCALE]
     k[own + SPEAKS] = best
 
@@ -241,10 +347,13 @@ def forget(k: Floats, own: int, profile: Singles, start: int) -> None:
     """Begin anew at the level that the signal has now; its rhythm is kept, moved to that level."""
     at = speaking(k, own)
     moved = np.float32(k[at + SHOWN] - k[at + MEAN])
-    for first, slots in ((start, HOURS_A_DAY), (start + WEEK_AT, HOURS_A_WEEK)):
+    for first, slots, total in (
+        (start, HOURS_A_DAY, own + DAY_TOTAL), (start + WEEK_AT, HOURS_A_WEEK, own + WEEK_TOTAL)
+    ):  # fmt: skip
         for slot in range(slots):
             if profile[first + slots + slot] > 0:
+                before = profile[first + slot]
                 profile[first + slot] += moved
-    hours = k[own + HOURS]
-    k[own : own + PER_SIGNAL] = 0.0
-    k[own + HOURS] = hours
+                k[total] += profile[first + slot] - before
+    k[own : own + HOURS] = 0.0
+    k[own + TRENDS : own + PER_SIGNAL] = 0.0

@@ -11,10 +11,12 @@ from tocsin.detect._baseline import (
     BELOW,
     BELOW_SINCE,
     COUNT,
-    HOURS,
+    FIRST_COUNT,
+    FIRST_TOTAL,
     LEVEL,
     LEVEL_SCALE,
     MEAN,
+    MEAN_SLOPE,
     OWN,
     PER_SIGNAL,
     PER_VIEW,
@@ -22,11 +24,16 @@ from tocsin.detect._baseline import (
     PROFILE,
     RESCALE,
     SCALE,
+    SECOND_COUNT,
+    SECOND_TOTAL,
     SHOWN,
+    SLOPE,
     SPEAKS,
+    TREND,
     VIEWS,
     Singles,
     choose,
+    follow_line,
     follow_onset,
     forget,
     learn,
@@ -34,17 +41,23 @@ from tocsin.detect._baseline import (
     level_reach,
     move_level,
     reach,
-    rhythm,
+    settle,
     speaking,
+    taken_off,
 )
 from tocsin.kernels import inlined, kernel, score_of
 
 WARMING, NORMAL, ABNORMAL = range(3)
 """States of a machine."""
-NOTHING, JUMPED, CLIMBED, SETTLED, TOLD_TO = range(5)
+NOTHING, JUMPED, CLIMBED, SETTLED_THERE, TOLD_TO = range(5)
 """Why a row is as it is: nothing to say; a reading, or the level, left its band; learnt anew by itself; or asked to."""
 BACK = 0.7
 """An episode ends when the level is back within this share of its band."""
+SETTLED = 0.5
+"""A level has moved if its mean in the second half of a time lies further than this from the first, in standard
+deviations of the level."""
+SLOWER = 0.5
+"""A level has settled if it moved by no more than this share of what it would have, going on as since the onset."""
 STEP_MAX = 8.0
 """The level moves on after a gap as it does after this many readings."""
 STEP_MIN = 0.1
@@ -54,10 +67,10 @@ USUAL_READINGS = 100.0
 
 # Where things stand in the numbers of a machine.
 (
-    READINGS, LAST_US, USUAL_US, STATE, SINCE, SIGNAL, SIDE, REASON, LOWER, UPPER, PLATEAU_SINCE, RELEARN_FROM,
-    MUTE_FROM, MUTE_UNTIL,
-) = range(14)  # fmt: skip
-PER_MACHINE = 14
+    READINGS, LAST_US, USUAL_US, STATE, SINCE, SIGNAL, SIDE, REASON, LOWER, UPPER, PLATEAU_SINCE, PLATEAU_HALF,
+    RELEARN_FROM, MUTE_FROM, MUTE_UNTIL,
+) = range(15)  # fmt: skip
+PER_MACHINE = 15
 
 # What `judge` gives back of each row, a column each.
 (
@@ -96,7 +109,7 @@ def judge(
             continue
         m, k, profile = machines[slots[i]], signals[slots[i]], profiles[slots[i]]
         x, verdict = values[i], out[i]
-        relearnt = _accepted(m, times[i], settings)
+        relearnt = _accepted(m, k, count, times[i], settings)
         if relearnt != NOTHING:
             _say_relearnt(m, k, x, relearnt, times[i], verdict)
             for j in range(count):
@@ -106,12 +119,16 @@ def judge(
         _look(k, profile, x, times[i], residuals, row, step, settings)
         _verdict(m, k, times[i], row, settings, verdict, relearnt != NOTHING)
         muted = m[MUTE_FROM] <= times[i] < m[MUTE_UNTIL]
+        if m[STATE] == ABNORMAL or muted:
+            for j in range(count):
+                # What happens in an episode says nothing of where the trend goes.
+                k[j * PER_SIGNAL + SLOPE] = k[j * PER_SIGNAL + MEAN_SLOPE]
         if m[STATE] == ABNORMAL:
             _watch_plateau(m, k, row, times[i], settings)
         elif step >= STEP_MIN and not muted:
             for j in range(count):
                 if not np.isnan(x[j]):
-                    _learn(k, profile, j, x[j], residuals, times[i], settings)
+                    _learn(k, profile, j, x[j], residuals, times[i], m[USUAL_US], settings)
 
 
 @inlined
@@ -146,7 +163,7 @@ def _look(
         own = j * PER_SIGNAL
         speaks = int(k[own + SPEAKS])
         for view in range(VIEWS):
-            residuals[j, view] = x[j] - rhythm(profile, j * PROFILE, view, time_us, k[j * PER_SIGNAL + HOURS])
+            residuals[j, view] = x[j] - taken_off(k, own, profile, j * PROFILE, view, time_us)
             if not np.isnan(residuals[j, view]):
                 at = j * PER_SIGNAL + OWN + view * PER_VIEW
                 move_level(k, at, residuals[j, view], gain, width)
@@ -239,32 +256,76 @@ def _begin(m: Floats, k: Floats, time_us: int, row: Floats, which: int, jumped: 
         m[LOWER], m[UPPER] = middle - reach(k, at, -1.0, width), middle + reach(k, at, 1.0, width)
     else:
         m[LOWER], m[UPPER] = middle - level_reach(k, at, -1.0, width), middle + level_reach(k, at, 1.0, width)
-    for j in range(len(row)):
-        k[j * PER_SIGNAL + PLATEAU] = k[speaking(k, j * PER_SIGNAL) + SHOWN]
+    _begin_plateau(m, k, len(row), time_us, settings)
+
+
+@kernel
+def _begin_plateau(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) -> None:
+    """From now on it is noted whether the levels stay where they are."""
+    m[PLATEAU_SINCE], m[PLATEAU_HALF] = time_us, settings[RELEARN] / 2
+    for j in range(count):
+        own = j * PER_SIGNAL
+        k[own + PLATEAU] = k[speaking(k, own) + SHOWN]
+        k[own + FIRST_TOTAL : own + SECOND_COUNT + 1] = 0.0
 
 
 @kernel
 def _watch_plateau(m: Floats, k: Floats, row: Floats, time_us: int, settings: Floats) -> None:
     """Note since when an episode has stayed at one level: what goes on moving is not taken for a new normal."""
+    second = time_us - m[PLATEAU_SINCE] >= m[PLATEAU_HALF]
     for j in range(len(row)):
-        at = speaking(k, j * PER_SIGNAL)
+        own = j * PER_SIGNAL
+        at = speaking(k, own)
         if np.isnan(row[j, JUMP]) or (len(row) > 1 and not _varies(k, at)):
             continue
-        if np.abs(k[at + SHOWN] - k[j * PER_SIGNAL + PLATEAU]) > settings[WIDTH] * k[at + SCALE]:
-            for other in range(len(row)):
-                k[other * PER_SIGNAL + PLATEAU] = k[speaking(k, other * PER_SIGNAL) + SHOWN]
-            m[PLATEAU_SINCE] = time_us
+        if np.abs(k[at + SHOWN] - k[own + PLATEAU]) > settings[WIDTH] * k[at + SCALE]:
+            _begin_plateau(m, k, len(row), time_us, settings)
             return
+        half = own + (SECOND_TOTAL if second else FIRST_TOTAL)
+        k[half] += row[j, RESIDUAL]
+        k[half + 1] += 1
+
+
+@kernel
+def _settled(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) -> bool:
+    """Whether all levels that are away have settled: they neither moved, nor climb as slowly as before.
+
+    Where noise hides whether one still climbs, twice as long a time is looked at next.
+    """
+    unsure = False
+    for j in range(count):
+        own = j * PER_SIGNAL
+        at = speaking(k, own)
+        first, second = k[own + FIRST_COUNT], k[own + SECOND_COUNT]
+        if first == 0 or second == 0 or (count > 1 and not _varies(k, at)):
+            continue
+        before, after, deviation = k[own + FIRST_TOTAL] / first, k[own + SECOND_TOTAL] / second, k[at + LEVEL_SCALE]
+        noise = deviation * np.sqrt(2 * settings[SPAN] / min(first, second))
+        moved, away = np.abs(after - before), np.abs(before - k[at + MEAN])
+        if moved > SETTLED * deviation + noise:
+            _begin_plateau(m, k, count, time_us, settings)
+            return False
+        rate = away / max(m[PLATEAU_SINCE] + m[PLATEAU_HALF] / 2 - m[SINCE], 1.0)
+        if away > BACK * settings[WIDTH] * deviation and moved + noise > SLOWER * rate * m[PLATEAU_HALF]:
+            unsure = True
+    if unsure:
+        m[PLATEAU_HALF] *= 2
+        for j in range(count):
+            own = j * PER_SIGNAL
+            k[own + FIRST_TOTAL] += k[own + SECOND_TOTAL]
+            k[own + FIRST_COUNT] += k[own + SECOND_COUNT]
+            k[own + SECOND_TOTAL] = k[own + SECOND_COUNT] = 0.0
+    return not unsure
 
 
 @inlined
-def _accepted(m: Floats, time_us: int, settings: Floats) -> int:
+def _accepted(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) -> int:
     """Whether all is to be learnt anew from this reading on, and why."""
     if m[RELEARN_FROM] > 0 and time_us >= m[RELEARN_FROM]:
         m[RELEARN_FROM] = 0.0
         return TOLD_TO
-    if settings[RELEARN] > 0 and m[STATE] == ABNORMAL and time_us - m[PLATEAU_SINCE] >= settings[RELEARN]:
-        return SETTLED
+    if settings[RELEARN] > 0 and m[STATE] == ABNORMAL and time_us - m[PLATEAU_SINCE] >= 2 * m[PLATEAU_HALF]:
+        return SETTLED_THERE if _settled(m, k, count, time_us, settings) else NOTHING
     return NOTHING
 
 
@@ -287,14 +348,24 @@ def _say_relearnt(m: Floats, k: Floats, x: Floats, reason: int, time_us: int, ou
 
 
 @inlined
-def _learn(k: Floats, profile: Singles, j: int, x: float, residuals: Floats, time_us: int, settings: Floats) -> None:
+def _learn(
+    k: Floats, profile: Singles, j: int, x: float, residuals: Floats, time_us: int, usual_us: float, settings: Floats
+) -> None:
     """One clean reading into all views of its signal, and into its rhythm."""
     own = j * PER_SIGNAL
     learn_rhythm(k, own, profile, j * PROFILE, x, time_us)
+    learn_for, due = settings[LEARN], False
     for view in range(VIEWS):
         at = own + OWN + view * PER_VIEW
-        learnt = k[at + COUNT] >= settings[LEARN]
+        learnt = k[at + COUNT] >= learn_for
         if not np.isnan(residuals[j, view]) and not (learnt and settings[FROZEN] > 0):
-            learn(k, at, residuals[j, view], settings[SPAN], settings[LEARN], settings[WIDTH])
-    if int(k[own + OWN + COUNT]) % RESCALE == 0:
-        choose(k, own, settings[LEARN])
+            bounded = view != TREND and k[own + SPEAKS] != TREND
+            learn(k, at, residuals[j, view], time_us, learn_for, settings[WIDTH], bounded)
+            if view == TREND:
+                most = settings[WIDTH] * k[at + SCALE] if learnt else np.inf
+                follow_line(k, own, residuals[j, view], time_us, usual_us, most)
+            if int(k[at + COUNT]) % RESCALE == 0 or k[at + COUNT] == learn_for:
+                settle(k, own, view, time_us, usual_us, settings[SPAN], learn_for)
+                due = True
+    if due:
+        choose(k, own, learn_for)

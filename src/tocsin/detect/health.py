@@ -20,6 +20,7 @@ from tocsin.domain.calendars import as_us
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
+SIGNAL = "signal"
 STATES = pa.array(["warming", "normal", "abnormal"])
 
 
@@ -33,8 +34,9 @@ class Health(Detector):
     rhythm (taken off once two days, or weeks, of it are known), gets its own.
 
     ``of`` may name several columns of one machine: then the root mean square of their deviations is judged, over those
-    that vary, and ``signal`` names the one that stands out most. ``depth`` is how far its level lies from the expected,
-    in standard deviations; ``since`` is the estimated onset, often before the first score of 75.
+    that vary, and ``signal`` names the one that stands out most (if one column is judged, a column ``signal`` that is
+    there stays as it is). ``depth`` is how far its level lies from the expected, in standard deviations; ``since`` is
+    the estimated onset, often before the first score of 75.
 
     A new level that has lasted for ``relearn`` without moving is accepted: one row with score 0 says so in ``why``, and
     all is learnt anew (state ``warming``). People have the same by actions on ``health:KEY``: ``relearn`` (from the
@@ -68,7 +70,7 @@ class Health(Detector):
         pa.field("state", pa.string()),
         pa.field("since", TIME_TYPE),
         pa.field("depth", pa.float64()),
-        pa.field("signal", pa.string()),
+        pa.field(SIGNAL, pa.string()),
         pa.field("why", pa.string()),
     )
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
@@ -101,6 +103,11 @@ class Health(Detector):
     @property
     def signals(self) -> tuple[str, ...]:
         return (self.of,) if isinstance(self.of, str) else self.of
+
+    def adds(self, input: pa.Schema) -> Sequence[pa.Field]:
+        """Where rows say of which signal their reading is, that stays: there is no other to name."""
+        named = isinstance(self.of, str) and SIGNAL in input.names
+        return [field for field in self.EXTRA if not (named and field.name == SIGNAL)]
 
     def fields(self) -> Mapping[str, Field]:
         signals = len(self.signals)
@@ -171,7 +178,7 @@ class Health(Detector):
                 return f"{name} jumped {where} its usual {lower:.3g} to {upper:.3g} at {when}"
             case episode.CLIMBED:
                 return f"{name} has crept {where} its usual mean of {lower:.3g} to {upper:.3g} since {when}"
-            case episode.SETTLED:
+            case episode.SETTLED_THERE:
                 return f"{name} has stayed near {lower:.3g} since {when}: accepted as the new normal, learnt anew"
             case _:
                 return f"all is learnt anew from {when} on, because somebody asked for it"

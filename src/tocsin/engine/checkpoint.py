@@ -24,6 +24,8 @@ from tocsin.world import Disk
 REMEMBERED = 100_000
 """Delivered ids that are kept in each channel, so that a message can never be sent again under a known id."""
 PRUNE_EPOCHS = 100
+RESTORE = "restore a backup of the state folder and the tables from the same time, or move both away to start afresh"
+"""The remedy for a damaged state: one of the two alone would not fit the other."""
 
 _TABLES = """
 create table if not exists epochs (epoch integer primary key, checkpoint text not null, sha256 text not null);
@@ -59,7 +61,7 @@ class SqliteStore:
             _unlock(self._locks)
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise CorruptState(f"{path} is damaged ({error}); restore the state folder from a backup") from error
+            raise CorruptState(f"{path} is damaged ({error}); {RESTORE}") from error
         self._path = path
 
     def last(self) -> Checkpoint | None:
@@ -129,7 +131,7 @@ def _last(db: sqlite3.Connection, path: Path) -> Checkpoint | None:
     if row is None:
         return None
     if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
-        raise CorruptState(f"the last checkpoint in {path} does not match its checksum; restore a backup")
+        raise CorruptState(f"the last checkpoint in {path} does not match its checksum; {RESTORE}")
     return decoded(row[0])
 
 
@@ -226,12 +228,12 @@ def read_states(disk: Disk, folder: Path, places: Mapping[str, StepState]) -> di
             try:
                 files[name] = disk.read(folder / name)
             except FileNotFoundError as error:
-                raise CorruptState(f"{folder / name} with the state of '{id}' is gone; restore a backup") from error
+                raise CorruptState(f"{folder / name} with the state of '{id}' is gone; {RESTORE}") from error
         data = files[name][begin:end]
         if hashlib.sha256(data).hexdigest() != state.sha256:
             raise CorruptState(
                 f"the state of '{id}' in {folder / name} does not match its checksum: it was changed, or the disk is "
-                "failing. Nothing was touched; restore the state folder from a backup, or move it away to start afresh"
+                f"failing. Nothing was touched; {RESTORE}"
             )
         tables[id] = pa.ipc.open_stream(data).read_all()
     return tables

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from tocsin.batch import (
     ACTIONS,
+    END,
     LATE,
     OUT,
     RECORD,
@@ -28,10 +30,12 @@ from tocsin.batch import (
     times_us,
     with_records,
 )  # fmt: skip
+from tocsin.condition.event_time import EventTime
 from tocsin.contracts import Channel, Operator, State
 from tocsin.decode._base import Decoder
 from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
+from tocsin.world import FirstTime
 
 RING = "ring"
 """The column by which an alarm says that it is to ring now."""
@@ -68,7 +72,8 @@ class Chain:
             if out.port != OUT:
                 left.append(out)
                 continue
-            for passed in self._from(out.with_rows(with_records(out.rows, origin)), 1):
+            numbered = replace(out, rows=with_records(out.rows, origin), lane=batch.lane)
+            for passed in self._from(numbered, 1):
                 rows = passed.rows
                 if passed.port == REJECTED:
                     left.append(passed.with_rows(_with_bytes(rows, batch.rows)))
@@ -79,7 +84,10 @@ class Chain:
     def _from(self, batch: Batch, at: int) -> list[Batch]:
         if at == len(self.nodes) or batch.port != OUT:
             return [batch]
-        return [passed for out in self.nodes[at].step(batch) for passed in self._from(out, at + 1)]
+        left = self.nodes[at].step(batch)
+        if batch.lane is not None:
+            left = [replace(out, lane=batch.lane) if out.port == OUT else out for out in left]
+        return [passed for out in left for passed in self._from(out, at + 1)]
 
     def counters(self) -> Counter[str]:
         """Returns what its operators count."""
@@ -87,6 +95,24 @@ class Chain:
         for node in self.nodes:
             counted.update(node.operator.counters(node.state))
         return counted
+
+
+def first_time(origin: SourceNode) -> FirstTime | None:
+    """Returns what tells a source the time of its rows before it hands them over; None if they do not say it.
+
+    A source that reads several files in turn can so begin with the oldest.
+    """
+    if not any(isinstance(operator, EventTime) and operator.column is not None for operator in origin.chain):
+        return None
+
+    def first(parts: Sequence[pa.RecordBatch]) -> int:
+        chain, least = Chain(origin, "ahead"), END
+        for rows in parts:
+            passed = [out for out in chain.through(Batch(rows)) if out.port in (OUT, LATE) and len(out)]
+            least = min((int(times_us(out.rows).min()) for out in passed), default=END)
+        return START if least == END else least
+
+    return first
 
 
 class Node:
@@ -272,7 +298,7 @@ class Graph:
                 self.counters.rung[id] += pc.sum(batch.rows.column(RING)).as_py() or 0
             for target in self._sinks[port]:
                 self.counters.rows_into[target.id] += len(batch)
-                self._rows[target.id].append(_united(batch.rows, target))
+                self._rows[target.id].append(_united(batch.rows, target, batch.port))
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
         if batch.port != OUT:
@@ -368,10 +394,13 @@ def _with_bytes(aside: pa.RecordBatch, records: pa.RecordBatch) -> pa.RecordBatc
     )
 
 
-def _united(rows: pa.RecordBatch, part: Step | SinkNode) -> pa.RecordBatch:
-    """Rows of one of several inputs, which may differ in what can be null."""
+def _united(rows: pa.RecordBatch, part: Step | SinkNode, port: str = OUT) -> pa.RecordBatch:
+    """Rows of one of several inputs, which may differ in what can be null; late ones are marked for an archive."""
     if len(part.inputs) == 1:
         return rows
+    if isinstance(part, SinkNode) and part.marks_late:
+        marks = pa.repeat(pa.scalar(port == LATE), len(rows))
+        return pa.RecordBatch.from_arrays([*rows.columns, marks], schema=part.schema)
     return pa.RecordBatch.from_arrays(rows.columns, schema=part.input_schema if isinstance(part, Step) else part.schema)
 
 

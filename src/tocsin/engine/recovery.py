@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tocsin.batch import END
@@ -15,7 +15,7 @@ from tocsin.engine.actions import Actions
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import fit, is_set_aside
-from tocsin.engine.graph import Chain, Feed, Graph
+from tocsin.engine.graph import Chain, Feed, Graph, first_time
 from tocsin.engine.ingest_log import SEGMENT_BYTES
 from tocsin.engine.outbox import Relay
 from tocsin.engine.sink_task import SinkTask
@@ -192,7 +192,11 @@ def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
         attempt.sources[origin.id] = SourceTask(
             origin.id,
             origin.source,
-            effects.world(plan, "ingest", origin.id),
+            replace(
+                effects.world(plan, "ingest", origin.id),
+                first_time=first_time(origin),
+                idle_us=origin.idle_timeout_us,
+            ),
             offsets,
             ended,
             effects.segment_bytes,

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 EPOCHS_MAX = 100
 """So many epochs are published at once, when a sink that was away catches up."""
+GATHERED_BYTES = 16 << 20
+"""What waits to be published together is published when it is so much."""
+AT_ONCE = 4
+"""So many epochs are published at once all the same, after a quiet time: an alarm does not wait for others."""
 HOUSEKEEPING_EPOCHS = 16
 """After so many a table keeps house."""
 BACKOFF_S = (0.05, 30.0)
@@ -53,6 +57,10 @@ class SinkTask:
         self._retry_s = 0.0
         self._backoff_s = 0.0
         self._since_housekeeping = 0
+        self._gathers_s = sink.gathers_s()
+        self._credits, self._credited_s = float(AT_ONCE), world.clock.monotonic_s()
+        """How many publications it may make now; one more comes each ``_gathers_s``."""
+        self._draining = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -117,7 +125,9 @@ class SinkTask:
     def snapshot(self) -> dict[str, Any]:
         """Returns how far the sink lags behind, and why (null where it does not), as JSON."""
         with self._news:
-            return {"lag_epochs": len(self._waiting), "lag_bytes": self._bytes, "reason": self._reason}
+            late = self._reason is not None or len(self._waiting) > EPOCHS_MAX or self._due_in_s() <= 0
+            waiting, size = (len(self._waiting), self._bytes) if late else (0, 0)
+            return {"lag_epochs": waiting, "lag_bytes": size, "reason": self._reason}
 
     @property
     def reason(self) -> str | None:
@@ -128,8 +138,11 @@ class SinkTask:
         return dict(self._writer.counters())
 
     def drain(self, timeout_s: float) -> None:
-        """Wait until all is published, or until the sink has been failing for so long."""
+        """Wait until all is published, or until the sink has been failing for so long; nothing more is gathered."""
         clock = self._world.clock
+        with self._news:
+            self._draining = True
+            self._news.notify()
         until_s = clock.monotonic_s() + timeout_s
         while self._failure is None and (self._waiting or self._reason):
             if self._reason is None:
@@ -154,6 +167,8 @@ class SinkTask:
     def step(self) -> bool:
         """Publish what waits, unless it is too early after a failure. Returns whether anything was published."""
         if self._failure is not None or not self._waiting or self._world.clock.monotonic_s() < self._retry_s:
+            return False
+        if self._due_in_s() > 0:
             return False
         try:
             if not self._verified:
@@ -180,7 +195,7 @@ class SinkTask:
                     continue
                 if self._stopping and self._reason is not None:
                     return
-                left_s = self._retry_s - self._world.clock.monotonic_s()
+                left_s = max(self._retry_s - self._world.clock.monotonic_s(), self._due_in_s())
                 if left_s > 0:
                     self._news.wait(left_s)
                     continue
@@ -188,6 +203,17 @@ class SinkTask:
                 self.step()
             except Exception as error:  # a defect of the sink: the epoch loop raises it, see `check`
                 self._failure = error
+
+    def _due_in_s(self) -> float:
+        """Returns how long what waits may go on gathering; 0 or less: it is to be published now."""
+        if not self._gathers_s or self._draining or self._stopping:
+            return 0.0
+        if self._bytes >= GATHERED_BYTES or len(self._waiting) >= EPOCHS_MAX:
+            return 0.0
+        now_s = self._world.clock.monotonic_s()
+        self._credits = min(self._credits + (now_s - self._credited_s) / self._gathers_s, AT_ONCE)
+        self._credited_s = now_s
+        return (1.0 - self._credits) * self._gathers_s
 
     def _reopen(self) -> None:
         """Open the writer anew, and go on from where the table itself stands."""
@@ -219,6 +245,7 @@ class SinkTask:
 
     def _publish(self) -> None:
         some = self._waiting[:EPOCHS_MAX]
+        self._credits = max(self._credits - 1.0, 0.0)
         self._verified = False  # until it has come back, nobody knows what the table has
         self._writer.publish(some[-1].epoch, [one.token for one in some])
         self._verified = True

@@ -232,7 +232,10 @@ class Log:
             if version <= self.snapshot.version:
                 continue
             if version != self.snapshot.version + 1:
-                raise SinkError(f"{self.path}: entry {self.snapshot.version + 1} is missing; the table is damaged")
+                raise SinkError(
+                    f"{self.path}: entry {self.snapshot.version + 1} is missing; bring it back from a backup, or "
+                    f"remove entry {version} if nobody needs it"
+                )
             actions = parse(self.disk.read(self.entry(version)))
             if actions is None:
                 if version == entries[-1]:

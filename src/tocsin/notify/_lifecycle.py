@@ -81,7 +81,7 @@ class Point:
     """How many rows there are of it; the next row has this number plus one."""
     raises: list[int] = field(default_factory=list)
     """When it was raised lately; for chattering."""
-    reading: dict[str, float | None] = field(default_factory=dict)
+    reading: dict[str, float | str | None] = field(default_factory=dict)
     """The reading that changed the condition last: the columns that explain it."""
     column: str = ""
     """The column that the condition is about."""

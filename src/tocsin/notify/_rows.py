@@ -14,9 +14,13 @@ from tocsin.notify._lifecycle import AlarmEvent, Point, Policy
 
 TOLD = ("raised", "reraised", "escalated", "eased", "realarmed", "cleared")
 """Events whose message is made by the template."""
-TEXT_PLACES = ("key", "rule", "level", "signal", "of", "unit", "severity", "state", "event")
-NUMBER_PLACES = ("value", "limit", "score")
+TEXT_PLACES = ("key", "rule", "level", "signal", "of", "unit", "severity", "state", "event", "why", "since")
+NUMBER_PLACES = ("value", "limit", "score", "depth")
 """What the template of a message may name, beside `TEXT_PLACES`."""
+MESSAGE = "{key} {rule}: {level} ({signal} {value:.6g})"
+"""The template as it ships."""
+EXPLAINED_MESSAGE = "{key} {rule}: {why}"
+"""What takes its place where the detector says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,14 @@ class AlarmRows:
             "evidence": json.dumps(point.reading, sort_keys=True),
             "number": point.told,
         }
-        return row | {"message": self._text(row | {"level": level.name, "limit": limit, "of": about})}
+        places = {"level": level.name, "limit": limit, "of": about, "depth": point.reading.get("depth")}
+        said = {name: point.reading.get(name) or "" for name in ("why", "since")}
+        return row | {"message": self._text(row | places | said)}
 
     def _text(self, row: Mapping[str, object]) -> str:
         """Returns the message for a row: by the template where something has changed, else what was done."""
         if row["event"] not in TOLD:
             return f"{row['key']} {self.rule}: {row['event']}"
         numbers = {name: math.nan if row[name] is None else row[name] for name in NUMBER_PLACES}
-        return self.message.format(**{**row, **numbers, "signal": row["signal"] or row["of"]})
+        template = EXPLAINED_MESSAGE if row["why"] and self.message == MESSAGE else self.message
+        return template.format(**{**row, **numbers, "signal": row["signal"] or row["of"]})

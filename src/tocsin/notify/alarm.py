@@ -32,12 +32,14 @@ from tocsin.notify._conditions import (
     memory_of,
 )
 from tocsin.notify._lifecycle import Emit, Point, Policy
-from tocsin.notify._rows import NUMBER_PLACES, TEXT_PLACES, AlarmRows
+from tocsin.notify._rows import MESSAGE, NUMBER_PLACES, TEXT_PLACES, AlarmRows
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field, Remembered
 
 EVIDENCE = ("expected", "lower", "upper", "score")
 """Columns of a detector that go into the evidence where they are there."""
+EXPLAINED = ("since", "depth", "why")
+"""The same of a detector that tells episodes: the onset, how far the level has gone, and a sentence."""
 
 
 _POINTS = Remembered("point")
@@ -141,8 +143,9 @@ class Alarm(Operator):
     """The time in which ``chatter_max`` counts."""
     maintenance: tuple[Period, ...] = ()
     """Times in which the alarm does not ring; if still active and not acknowledged, it rings when they are over."""
-    message: str = "{key} {rule}: {level} ({signal} {value:.6g})"
-    """Text of the message: {key} {rule} {level} {signal} {value} {unit} {limit} {score} {severity} {state} {event}."""
+    message: str = MESSAGE
+    """Text of the message: {key} {rule} {level} {signal} {value} {unit} {limit} {score} {severity} {state} {event}, and
+    {why} {since} {depth} of a detector that tells them. As it ships, a detector's sentence stands after the rule."""
     advice: str = ""
     """What to do about it, for whoever reads the alarm."""
     unit: str = ""
@@ -256,7 +259,7 @@ class Alarm(Operator):
         """Find, in a compiled loop, the rows where a condition changes, and take only those to the state machine."""
         slots, outcome = self._outcome(state, rows)
         judged_column = self._judged(rows.schema)
-        named = (*EVIDENCE, self.of, self.score_column, judged_column, *self._columns)
+        named = (*EVIDENCE, *EXPLAINED, self.of, self.score_column, judged_column, *self._columns)
         keep = [name for name in dict.fromkeys(named) if name in rows.schema.names]
         # A loop over the few rows where something changes: about 20 µs each.
         for row in np.flatnonzero(outcome.changed).tolist():
@@ -269,7 +272,7 @@ class Alarm(Operator):
                 point.suppress_by_design(at, True, self.policy, emit)
             if point.level != level:
                 point.advance(at, self.policy, emit)
-                point.reading = {name: _number(rows.column(name)[row].as_py()) for name in keep}
+                point.reading = {name: _plain(rows.column(name)[row].as_py()) for name in keep}
                 if level:
                     point.column = self._about(self.levels[level - 1], judged_column)
                     point.signal = _signal(rows, row) or point.column
@@ -357,11 +360,13 @@ class Alarm(Operator):
         return state
 
 
-def _number(value: object) -> float | None:
-    """Returns a number for JSON: None for null, NaN and infinity."""
+def _plain(value: object) -> float | str | None:
+    """Returns a number, a moment or a text for JSON: None for null, NaN and infinity."""
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)
-    return None
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if isinstance(value, str) else None
 
 
 def _signal(rows: pa.RecordBatch, row: int) -> str:

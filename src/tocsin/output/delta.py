@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from pydantic import SecretStr
 from tocsin.contracts import Sink, Token, Writer
 from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.lake import maintenance
-from tocsin.lake.files import partitions, write
+from tocsin.lake.files import partitions, read, write
 from tocsin.lake.log import Action, Log
 from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_string
@@ -26,7 +25,9 @@ from tocsin.world import World
 
 logger = logging.getLogger(__name__)
 
-_DAY_US = 86_400_000_000
+_HOUR_US = 3_600_000_000
+MERGED_MAX = 4 << 20
+"""Files of several epochs up to this size are published as one."""
 _PARTITION_TYPES = (pt.is_string, pt.is_integer, pt.is_boolean, pt.is_date)
 
 
@@ -64,8 +65,14 @@ class Delta(Sink):
     """Columns to keep apart, each value in a file of its own at each commit, so take few; ``date`` is the day (UTC)."""
     file_size: Size = 32 * 2**20
     """Small files are merged into files of up to this size."""
-    retention: Duration = 7 * _DAY_US
+    gather: Duration = 10_000_000
+    """How long rows that are kept already may wait to be written together, so that a table that grows all the time has
+    fewer, larger files. After a quiet time nothing waits, and at a stop nothing does."""
+    retention: Duration = 4 * _HOUR_US
     """How long files that were replaced, and old log entries, are kept for readers of older versions."""
+
+    def gathers_s(self) -> float:
+        return self.gather / 1e6
 
     def place(self) -> Mapping[str, Any]:
         return {"path": self.path}
@@ -144,10 +151,39 @@ class DeltaWriter:
     def _publish(self, epoch: int, tokens: Sequence[Token]) -> None:
         if epoch <= self.log.snapshot.transactions.get(self.app_id, -1):
             return
-        adds = [{"add": add} for token in tokens for add in token["adds"]]
+        staged = [add for token in tokens for add in token["adds"]]
+        adds = self._together(staged)
         txn = {"appId": self.app_id, "version": epoch, "lastUpdated": self.log.now_ms()}
-        self.log.commit([{"txn": txn}, *adds], self._may_append, "STREAMING UPDATE")
+        self.log.commit([{"txn": txn}, *({"add": add} for add in adds)], self._may_append, "STREAMING UPDATE")
         self._added_since_compaction += len(adds)
+        kept = {add["path"] for add in adds}
+        for add in staged:
+            if add["path"] not in kept:  # no entry names it: `discard` would delete it, too
+                self._disk.unlink(self.log.folder / add["path"])
+
+    def _together(self, staged: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The files to publish: those that are small, of one partition, as one."""
+        groups: dict[tuple[tuple[str, str | None], ...], list[Mapping[str, Any]]] = {}
+        left = [add for add in staged if add["size"] > MERGED_MAX]
+        for add in staged:
+            if add["size"] <= MERGED_MAX:
+                groups.setdefault(tuple(sorted(add["partitionValues"].items())), []).append(add)
+        merged = False
+        for partition, adds in groups.items():
+            if len(adds) < 2:
+                left += adds
+                continue
+            try:
+                table = pa.concat_tables([read(self.log, add) for add in adds])
+            except (OSError, pa.ArrowException) as error:
+                logger.error("%s: files are published one by one, one cannot be read: %s", self.log.folder, error)
+                left += adds
+                continue
+            left.append(write(self.log, table, self._merged_prefix, dict(partition)))
+            merged = True
+        if merged:
+            self._disk.sync_folder(self.log.folder)
+        return left
 
     def published(self) -> int | None:
         with self._lock:
@@ -156,23 +192,20 @@ class DeltaWriter:
             return self.log.snapshot.transactions.get(self.app_id)
 
     def discard(self, keep: Sequence[Token]) -> None:
-        """Delete our own files that no entry names: staged for an epoch that was never committed, or merged in vain."""
+        """Delete our own files that no entry names: staged in vain, or merged in vain, or merged into another one."""
         kept = {add["path"] for token in keep for add in token["adds"]}
         kept |= self.log.snapshot.files.keys() | self.log.snapshot.removed.keys()
-        last = self.log.snapshot.transactions.get(self.app_id, -1)
-        staged = re.compile(re.escape(self._prefix) + r"-(\d+)-.*\.parquet")
         for name in self._disk.names(self.log.folder):
             if name in kept:
                 continue
-            match = staged.fullmatch(name)
-            if (match and int(match[1]) > last) or name.startswith(self._merged_prefix):
+            if name.startswith((self._prefix, self._merged_prefix)):
                 self._disk.unlink(self.log.folder / name)
 
     def counters(self) -> Mapping[str, int]:
         return {"missing_files": self._missing} if self._missing else {}
 
     def housekeep(self) -> None:
-        """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum daily."""
+        """Merge after 32 new files, checkpoint after ten entries (more in a large table), vacuum now and then."""
         with self._lock:
             self._housekeep()
 
@@ -184,7 +217,7 @@ class DeltaWriter:
         if log.clock.now_us() >= self._next_vacuum_us:
             maintenance.vacuum(log, self._sink.retention)
             maintenance.clean_log(log, self._sink.retention)
-            self._next_vacuum_us = log.clock.now_us() + _DAY_US
+            self._next_vacuum_us = log.clock.now_us() + max(self._sink.retention // 16, _HOUR_US // 6)
         # A checkpoint costs in proportion to the table: the larger it is, the more entries one must pay for.
         due = max(10, (len(snapshot.files) + len(snapshot.removed)) // 16)
         if snapshot.version - log.checkpoint_version >= due:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tocsin.batch import LATE, OUT, REJECTED, is_undecoded
-from tocsin.contracts import Operator
+from tocsin.contracts import Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
-from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
+from tocsin.pipeline.plan import LATE_COLUMN, Plan, Port, SinkNode, SourceNode, Step
 
 if TYPE_CHECKING:
     from tocsin.pipeline.model import Input, Pipeline, Stream
@@ -27,6 +27,8 @@ class Compiler:
         self.sources: list[SourceNode] = []
         self.steps: list[Step] = []
         self.sinks: list[SinkNode] = []
+        self._may_be_late: set[str] = set()
+        """Sources whose rows say when they happened: by arrival none is late."""
         self.ports: dict[str, dict[str, list[tuple[Port, pa.Schema]]]] = {}
         """By source or stream, by port: where its rows come out, and their schema."""
 
@@ -68,11 +70,11 @@ class Compiler:
             if operator is None:
                 if place in schema.names:
                     continue
-                if place == "key":
-                    with _at(f"sources.{name}.key"):
+                if place == "key" or "received" not in schema.names:
+                    says = {"key": "which machine a row is of", "time": "when a row happened"}[place]
+                    with _at(f"sources.{name}.{place}"):
                         raise SchemaError(
-                            f"this is needed: the column that says which machine a row is of; there are "
-                            f"[{', '.join(schema.names)}]"
+                            f"this is needed: the column that says {says}; there are [{', '.join(schema.names)}]"
                         )
                 operator = _by_arrival()
             chain.append(operator)
@@ -85,6 +87,8 @@ class Compiler:
             before = operator.output_schema(before)
         self.sources.append(SourceNode(name, input.source, tuple(chain), ports, input.idle_timeout))
         self.ports[name] = {port: [((name, port), s)] for port, s in ports.items()}
+        if input.time is not None and input.time.model_dump().get("column") is not None:
+            self._may_be_late.add(name)
 
     def _order(self) -> Iterator[str]:
         """Stream names, each after those it comes from."""
@@ -126,9 +130,26 @@ class Compiler:
             inputs, schema = ((step, OUT),), out
         self.ports[name] = {OUT: [(port, schema) for port in inputs], **ports}
         for i, part in enumerate(stream.sinks):
+            late = self._late_for(inputs, schema) if isinstance(part, Sink) and not stream.steps else ()
+            kept = schema.append(LATE_COLUMN) if late else schema
             with _at(f"{place}.sinks.{i}"):
-                part.accepts(schema)
-            self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", inputs, part, schema))
+                part.accepts(kept)
+            self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", (*inputs, *late), part, kept, bool(late)))
+
+    def _late_for(self, inputs: Sequence[Port], schema: pa.Schema) -> tuple[Port, ...]:
+        """The late rows that an archive keeps beside the others: of sources whose rows reach it as they are.
+
+        Those that a stream asks for by name (``source.late``) are left to it.
+        """
+        asked = {reference for stream in self.pipeline.streams.values() for reference in stream.from_}
+        timed = {
+            origin.id
+            for origin in self.sources
+            if LATE in origin.schemas and origin.id in self._may_be_late and f"{origin.id}.{LATE}" not in asked
+        }
+        if LATE_COLUMN.name in schema.names or any(port != OUT or id not in timed for id, port in inputs):
+            return ()
+        return tuple((id, LATE) for id, _ in inputs)
 
     def _united(self, references: Sequence[str]) -> tuple[tuple[Port, ...], pa.Schema]:
         if not references:

@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from tocsin.contracts import Channel, Operator, Sink, Source
 
+LATE_COLUMN = pa.field("late", pa.bool_())
+"""In an archive: true for rows that came too late for windows and alarms, else false."""
 Port = tuple[str, str]
 """An id (of an source or a step) and one of its ports."""
 
@@ -74,6 +76,8 @@ class SinkNode:
     inputs: tuple[Port, ...]
     part: Sink | Channel
     schema: pa.Schema
+    marks_late: bool = False
+    """Whether it also takes rows that came too late for the steps, each marked in a last column `LATE_COLUMN`."""
 
 
 @dataclass(frozen=True, slots=True)

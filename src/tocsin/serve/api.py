@@ -39,6 +39,8 @@ class PageContext:
     hub: Hub
     keys: Keys
     secure: bool = False
+    lake_folder: Path | None = None
+    """Where the tables are."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
@@ -172,32 +174,59 @@ def _exposition(page: PageContext) -> Iterator[str]:
         ("sink_lag_bytes", "node", {id: sink.lag_bytes for id, sink in counted.sinks.items()}),
         ("source_silent_seconds", "source", {id: source.silent_s for id, source in counted.sources.items()}),
     ):
-        yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
+        yield from _head(name)
         for key, value in values.items():
             if value is not None:
                 yield f'tocsin_{name}{{{pipeline},{label}="{_escaped(key)}"}} {value:.15g}'
-    yield "# TYPE tocsin_records_bad_total counter"
+    yield from _head("records_bad_total")
     for entry in counted.rejected:
         labels = f'node="{_escaped(entry.source)}",reason="{_escaped(entry.reason)}"'
         yield f"tocsin_records_bad_total{{{pipeline},{labels}}} {entry.rows:.15g}"
-    yield "# TYPE tocsin_events_total counter"
+    yield from _head("events_total")
     for noticed in counted.events:
         labels = f'node="{_escaped(noticed.source)}",event="{_escaped(noticed.event)}"'
         yield f"tocsin_events_total{{{pipeline},{labels}}} {noticed.count:.15g}"
-    for name, kind, value in (
-        ("checkpoints_total", "counter", counted.epochs),
-        ("checkpoint_duration_seconds", "gauge", counted.epoch_ms / 1000),
-        ("waiting_bytes", "gauge", counted.waiting_bytes),
-        ("recoveries_total", "counter", counted.recoveries),
-        ("engine_connected", "gauge", int(page.live.engines > 0)),
+    for name, value in (
+        ("checkpoints_total", counted.epochs),
+        ("checkpoint_duration_seconds", counted.epoch_ms / 1000),
+        ("waiting_bytes", counted.waiting_bytes),
+        ("recoveries_total", counted.recoveries),
+        ("engine_connected", int(page.live.engines > 0)),
     ):
-        yield f"# TYPE tocsin_{name} {kind}"
+        yield from _head(name)
         yield f"tocsin_{name}{{{pipeline}}} {value:.15g}"
-    yield "# TYPE tocsin_alarms_active gauge"
+    yield from _head("alarms_active")
     for severity, count in page.live.alarms.active_by_severity().items():
         yield f'tocsin_alarms_active{{{pipeline},severity="{_escaped(severity)}"}} {count}'
-    yield "# TYPE tocsin_build_info gauge"
+    yield from _head("build_info")
     yield f'tocsin_build_info{{version="{tocsin.__version__}"}} 1'
+
+
+def _head(name: str) -> Iterator[str]:
+    """Returns the two lines that say what a metric is."""
+    yield f"# HELP tocsin_{name} {METRICS[name]}"
+    yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
+
+
+METRICS = {
+    "records_in_total": "Rows that came from a source.",
+    "records_out_total": "Rows that left a source or step.",
+    "records_late_total": "Rows that came too late.",
+    "records_bad_total": "Rows set aside, by their reason.",
+    "events_total": "What ends and steps count beside rows.",
+    "watermark_lag_seconds": "How far event time is behind the clock.",
+    "sink_lag_epochs": "Epochs that wait for a sink.",
+    "sink_lag_bytes": "Bytes that wait for a sink.",
+    "source_silent_seconds": "Time since a source gave a row.",
+    "checkpoints_total": "Epochs that were committed.",
+    "checkpoint_duration_seconds": "How long the last epoch took.",
+    "waiting_bytes": "Bytes of rows that wait for the next epoch.",
+    "recoveries_total": "Times the engine went back to its last checkpoint.",
+    "engine_connected": "Whether the engine is there.",
+    "alarms_active": "Alarms that are active, by severity.",
+    "build_info": "The version that serves this.",
+}
+"""What each metric of `/metrics` is."""
 
 
 async def healthy(request: Request) -> Response:

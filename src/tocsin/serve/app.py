@@ -28,7 +28,7 @@ from starlette.routing import Route
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, Stream, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, words
+from tocsin.serve import api, prometheus, words
 from tocsin.serve.access import Address, Front, Guard, Keys, Permission
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
@@ -65,6 +65,19 @@ ROUTES = (
     Entry("GET", "/api/counters", api.counters, Permission.VIEW),
     Entry("GET", "/events", api.events, Permission.VIEW),
     Entry("GET", "/metrics", api.metrics, Permission.VIEW),
+    *(
+        Entry(method, f"/api/v1/{path}", endpoint, Permission.VIEW)
+        for path, endpoint in (
+            ("query", prometheus.query),
+            ("query_range", prometheus.query_range),
+            ("series", prometheus.series),
+            ("labels", prometheus.labels),
+            ("label/{name}/values", prometheus.label_values),
+            ("metadata", prometheus.metadata),
+            ("status/buildinfo", prometheus.build),
+        )
+        for method in ("GET", "POST")
+    ),
     Entry("GET", "/healthz", api.healthy, Permission.PUBLIC),
     Entry("GET", "/readyz", api.ready, Permission.PUBLIC),
 )
@@ -174,7 +187,7 @@ def serve(
     lake folder's tables hold from before, of these ``streams`` if any are given.
     """
     address = address or Address()
-    page = PageContext(title, state_folder, Live(), Hub(), Keys(address.token), address.secure)
+    page = PageContext(title, state_folder, Live(), Hub(), Keys(address.token), address.secure, lake_folder)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -9,13 +9,14 @@ A `SourceHarness` makes the source and, where it can, records at the other side;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from tocsin.batch import END
+from tocsin.batch import END, Batch
 from tocsin.contracts import Connection, Offset, Reader, Source, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.testing import refusal, world
@@ -201,9 +202,38 @@ def _keeps_its_timeout(source: Source) -> None:
     connection.close()
 
 
+class _Patient:
+    """A reader that is opened again at its last position whenever the other side is away, as the runner does it."""
+
+    def __init__(self, open: Callable[[Offset | None], Reader], reader: Reader) -> None:
+        self._open, self._reader = open, reader
+        self._offset: Offset | None = None
+        self._counted: Counter[str] = Counter()
+        self.acknowledge, self.progress = reader.acknowledge, reader.progress
+
+    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
+        try:
+            polled = self._reader.poll(rows_max, timeout_s)
+        except Unavailable:
+            self._counted.update(self._reader.counters())
+            self._reader.close()
+            SystemClock().sleep(timeout_s)
+            self._reader = self._open(self._offset)
+            return None
+        self._offset = self._offset if polled is None else polled[1]
+        return polled
+
+    def counters(self) -> Mapping[str, int]:
+        return self._counted + Counter(self._reader.counters())
+
+    def close(self) -> None:
+        self._reader.close()
+
+
 def a_restart_of_the_server_is_survived(harness: SourceHarness) -> None:
     """The source waits until the server is back, then goes on exactly: what was acknowledged does not come again."""
-    reader, count = _sent(harness, 5)
+    opened, count = _sent(harness, 5)
+    reader = _Patient(lambda offset: _open(harness.source(), offset), opened)
     before = _poll(reader, count)
     reader.acknowledge(before[-1][1])
     connects = reader.counters().get("connects", 0)

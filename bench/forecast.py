@@ -1,0 +1,186 @@
+"""One hour ahead, beside the last reading: python bench/forecast.py DIR [--test YEAR] [--validate]
+
+DIR holds `beijing_pm25/` with ``PRSA_data*.csv`` (hourly PM2.5 and weather) and ``pollution_sample.csv`` (the same, as
+a published sample for an LSTM prepared it). Two proofs, each with the step `forecast` as it ships:
+
+pm25: what is missing is missing. The last year in the files (or ``--test``) judges, the years before teach. Every hour
+that has a reading and follows one that has is scored, `persistence` on the same hours. Coverage is that of the 90 %
+interval, over the year and in each 30 days (the last 30 days make the last stretch).
+
+aws_split: the sample's own preparation (an hour without a reading is 0) and split (its first two years teach, the next
+two judge, zeros included). Zero is not a reading, so `forecast` sees none there; what is scored is its forecast times
+the chance that there will be a reading at all, which is counted as it goes, by how long it has been silent.
+
+The forecasts go on to learn through the years that judge, each hour after it was forecast. All choices were made with
+``--validate``: the year before the first that judges, taught by those before it. Ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+
+from tocsin.batch import Batch, Floats, floats
+from tocsin.condition.derive import Derive
+from tocsin.condition.difference import Difference
+from tocsin.contracts import Operator
+from tocsin.detect.ewma import Ewma
+from tocsin.estimate.forecast import Forecast
+from tocsin.testing import rows
+
+Hours = npt.NDArray[np.bool_]
+A_YEAR_H, A_MONTH_H = 8760, 720
+SILENCES = 3
+"""Hours of silence that are told apart; longer ones count as this long."""
+WEATHER = ("dew", "temperature", "pressure", "snow", "rain")
+WINDS = ("ne", "nw", "se")
+
+
+def ridge() -> tuple[Operator, ...]:
+    """The steps: how the wind blew this hour and how much since it turned; the mean of a day; the forecast."""
+    blows = {name: f"wind = '{name}'" for name in WINDS}
+    blows |= {f"{name}_run": f"case when wind = '{name}' then ln(1 + run) else 0.0 end" for name in WINDS}
+    return (
+        Derive(columns=blows),
+        Difference(of="run", counter=True, name_as="speed"),
+        Ewma(of="reading", span=24),
+        Forecast(
+            of="reading",
+            every="1h",
+            season=24,
+            inputs=(*WEATHER, *blows, "speed", "expected"),
+        ),
+    )
+
+
+def measured(columns: Mapping[str, pa.Array], reading: pa.Array, steps: Sequence[Operator]) -> tuple[pa.Table, float]:
+    """What leaves the steps for each hour, and CPU microseconds of the last one; an hour without a reading is null."""
+    batches = [Batch(rows({"reading": reading, **columns, "time": columns["hour"].to_numpy() * 3600.0}))]
+    for step in steps:
+        step.step(step.initial(), batches[0].with_rows(batches[0].rows.slice(0, 10)))  # loads the compiled loops
+        state = step.initial()
+        left: list[Batch] = []
+        begin = time.process_time()
+        for batch in batches:
+            state, out = step.step(state, batch)
+            left += out
+        seconds, batches = time.process_time() - begin, left
+    return pa.Table.from_batches([batch.rows for batch in batches]), seconds / len(reading) * 1e6
+
+
+def rmse(wrong: Floats) -> float:
+    return round(float(np.sqrt(np.mean(wrong**2))), 3)
+
+
+def by_month(inside: Hours, scored: Hours, year: Hours) -> list[float]:
+    """The share inside in each 30 days of a year; stretches with fewer than 100 scored hours are passed over."""
+    at = np.flatnonzero(year)
+    begins = [*range(at[0], at[-1] + 2 - A_MONTH_H, A_MONTH_H), max(at[-1] + 1 - A_MONTH_H, at[0])]
+    stretches = [slice(begin, begin + A_MONTH_H) for begin in begins]
+    return [float(inside[s][scored[s]].mean()) for s in stretches if scored[s].sum() >= 100]
+
+
+def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any], float]:
+    """RMSE and coverage where missing hours are missing."""
+    words = pa.csv.ConvertOptions(null_values=["NA"], strings_can_be_null=True)
+    tables = [pa.csv.read_csv(path, convert_options=words) for path in sorted(folder.glob("PRSA_data*.csv"))]
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    days = [
+        np.datetime64(f"{y:04}-{m:02}-{d:02}", "h").astype(np.int64)
+        for y, m, d in zip(*(table[name].to_pylist() for name in ("year", "month", "day")), strict=True)
+    ]
+    hours = np.array(days) + table["hour"].to_numpy()
+    hours, first = np.unique(hours, return_index=True)  # files may overlap
+    table = table.take(pa.array(first))
+    names = {"dew": "DEWP", "temperature": "TEMP", "pressure": "PRES", "snow": "Is", "rain": "Ir", "run": "Iws"}
+    columns = {ours: table[theirs].combine_chunks().cast(pa.float64()) for ours, theirs in names.items()}
+    columns["wind"] = pa.compute.utf8_lower(table["cbwd"].combine_chunks())
+    columns["hour"] = pa.array(hours)
+    reading = table["pm2.5"].combine_chunks().cast(pa.float64())
+
+    years = table["year"].to_numpy()
+    of = (test or int(years.max())) - validate
+    persistence = Forecast(of="reading", every="1h", method="persistence")
+    said, us = measured(columns, reading, ridge())
+    last, _ = measured(columns, reading, (persistence,))
+    y, yhat, before = floats(reading), said["yhat"].to_numpy(), last["yhat"].to_numpy()
+    year = years == of
+    scored = year & ~np.isnan(y) & ~np.isnan(before)
+    assert not np.isnan(yhat[scored]).any(), "an hour with a reading before it has no forecast"
+    bounded = scored & ~np.isnan(said["yhat_lower"].to_numpy())  # all, unless no year before teaches
+    inside = (y >= said["yhat_lower"].to_numpy()) & (y <= said["yhat_upper"].to_numpy())
+    months = by_month(inside, bounded, year)
+    ours, theirs = rmse(yhat[scored] - y[scored]), rmse(before[scored] - y[scored])
+    width = np.mean((said["yhat_upper"].to_numpy() - said["yhat_lower"].to_numpy())[bounded])
+    print(f"pm25: {(years < of).sum():,} hours before {of}; {scored.sum():,} of its {year.sum():,} hours scored")
+    print(f"  RMSE {ours:.3f}, persistence {theirs:.3f}, mean width of the 90 % interval {width:.1f} µg/m³")
+    return {
+        "rmse": ours,
+        "persistence": theirs,
+        "ratio": round(ours / theirs, 4),
+        "coverage": round(float(inside[bounded].mean()), 4),
+        "coverage_30d_min": round(min(months), 4),
+        "coverage_30d_max": round(max(months), 4),
+    }, us
+
+
+def expected(value: Floats, ahead: Floats) -> Floats:
+    """What to expect of the next hour where silence is written as 0: the forecast times the chance of a reading."""
+    spoke, seen = np.ones(SILENCES + 1), np.full(SILENCES + 1, 2.0)
+    silent, level = 0, 0.0
+    out = np.empty(len(value))
+    for i, now in enumerate(value):
+        spoke[silent] += now != 0
+        seen[silent] += 1
+        silent = 0 if now else min(silent + 1, SILENCES)
+        level = now or level
+        out[i] = spoke[silent] / seen[silent] * (level if np.isnan(ahead[i]) else ahead[i])
+    return out
+
+
+def aws_split(path: Path, validate: bool) -> dict[str, Any]:
+    """RMSE on the sample's own split, zeros included."""
+    table = pa.csv.read_csv(path).combine_chunks()
+    hours = table["date"].to_numpy().astype("datetime64[h]").astype(np.int64)
+    names = {"dew": "dew", "temperature": "temp", "pressure": "press", "snow": "snow", "rain": "rain", "run": "wnd_spd"}
+    columns = {ours: table[theirs].combine_chunks().cast(pa.float64()) for ours, theirs in names.items()}
+    columns["wind"] = pa.array(["ne", "nw", "se", "calm"]).take(table["wnd_dir"].combine_chunks().cast(pa.int64()))
+    columns["hour"] = pa.array(hours)
+    value = table["pollution"].to_numpy().astype(np.float64)
+    begin, end = (A_YEAR_H, 2 * A_YEAR_H) if validate else (2 * A_YEAR_H, 4 * A_YEAR_H)
+    said, _ = measured(columns, pa.array(value, mask=value == 0), ridge())
+    next_ = expected(value, said["ahead"].to_numpy())
+    # The sample's rows are pairs of an hour and the next; its split counts pairs.
+    pairs = slice(begin, min(end, len(value)) - 1)
+    truth, before, wanted = value[1:][pairs], value[:-1][pairs], next_[:-1][pairs]
+    result = {"rmse": rmse(wanted - truth), "persistence": rmse(before - truth)}
+    print(f"aws_split: {begin:,} hours before; {len(truth):,} scored, {np.sum(truth == 0):,} of them zero")
+    print(f"  RMSE {result['rmse']:.3f}, persistence {result['persistence']:.3f}, the sample's LSTM 27.93")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--test", type=int, help="the year that judges; the last in the file if not given")
+    parser.add_argument("--validate", action="store_true", help="judge on the year before instead")
+    options = parser.parse_args(arguments)
+    pa.set_cpu_count(1)
+    folder = options.folder / "beijing_pm25"
+    figures, us = pm25(folder, options.test, options.validate)
+    sample = folder / "pollution_sample.csv"
+    split = aws_split(sample, options.validate) if sample.exists() else None
+    print(json.dumps({"pm25": figures, "aws_split": split, "us_per_reading": round(us, 2)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Intervals that keep what they promise: online conformal prediction, scaled by how large the errors are just now.
+
+The lower and the upper bound lie so many times the recent mean error from the forecast; each of the two numbers grows
+when a reading falls beyond its bound and shrinks a little when it does not, so that in the long run the promised share
+does, whatever the errors look like (Gibbs & Candès, "Adaptive conformal inference under distribution shift", 2021;
+the quantile tracker of Angelopoulos, Candès & Tibshirani, "Conformal PID control", 2023).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tocsin.batch import Floats
+from tocsin.kernels import inner, kernel
+
+ERRORS, SCALE, BELOW, ABOVE = range(4)
+CONFORMAL = (0.0, 0.0, 2.0, 2.0)
+"""What is kept of each key: number of errors, their recent mean, and how many times it the two bounds are away."""
+STARTUP, WILD_FROM, ERRORS_MIN = 10, 15, 30
+"""Errors that are not looked at (what a sensor says while it starts is often no reading); until one may be called wild;
+until there is an interval."""
+SPAN = 24.0
+"""Over how many errors the scale looks back."""
+RATE = 0.1
+"""How fast bounds move. On two years of hourly PM2.5 it is faster than one hour ahead needs (at 0.05 each 30 days are
+covered as well, by bounds 2 % narrower); the reading of yesterday needs it (0.863 at least, at 0.05 0.850)."""
+TIMES_MIN, TIMES_MAX = 0.5, 100.0
+"""Bounds stay within these many times the scale: a series that was constant is to widen again within some readings."""
+WILD = 15.0
+"""An error of so many times the recent mean is a spike: nothing is learnt from it, and it counts for no more."""
+
+
+@inner
+def is_wild(k: Floats, error: float) -> bool:
+    """Returns whether an error is far beyond those before it."""
+    return bool(k[ERRORS] >= WILD_FROM and np.abs(error) > WILD * k[SCALE] > 0)
+
+
+@kernel
+def learn_error(k: Floats, error: float, lower: float, upper: float, coverage: float) -> None:
+    """One error (reading less forecast) of a forecast that was given with these bounds (NaN if with none)."""
+    size = WILD * k[SCALE] if is_wild(k, error) else np.abs(error)
+    if not np.isnan(lower):
+        beyond = (1.0 - coverage) / 2
+        k[BELOW] *= np.exp(RATE * ((1.0 if error < lower else 0.0) - beyond))
+        k[ABOVE] *= np.exp(RATE * ((1.0 if error > upper else 0.0) - beyond))
+        k[BELOW] = min(max(k[BELOW], TIMES_MIN), TIMES_MAX)
+        k[ABOVE] = min(max(k[ABOVE], TIMES_MIN), TIMES_MAX)
+    k[ERRORS] += 1
+    if k[ERRORS] > STARTUP:
+        k[SCALE] += (size - k[SCALE]) * max(1.0 / (k[ERRORS] - STARTUP), 2.0 / (SPAN + 1.0))

@@ -1,0 +1,401 @@
+"""Sink `kafka`: rows as JSON records of a topic, in transactions that hold their epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from string import Formatter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+from pydantic import field_validator
+
+from tocsin.contracts import Sink
+from tocsin.ends import Spooled
+from tocsin.errors import ConfigError, SchemaError, SinkError, Unavailable
+from tocsin.kafka.settings import TOPIC_NAME, ClusterSettings
+from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_sink
+from tocsin.world import World
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError, Message, Producer
+
+log = logging.getLogger(__name__)
+
+ASK_S = 5.0
+"""How long one question to the cluster may take."""
+STABLE_S = 2.0
+"""How long the last transaction may take to come to its end."""
+COMMIT_S = 30.0
+"""How long a transaction may take to be committed, all of its records sent."""
+
+_SOON = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS", "_WAIT_COORD")
+"""What passes by itself, soon after a broker has started."""
+
+
+class Kafka(ClusterSettings, Sink):
+    """Keep rows as JSON in a topic of Apache Kafka, each row exactly once for readers of committed records.
+
+    Each epoch is one transaction of Kafka's, which also holds the epoch, as the offset of a group of the sink's own;
+    after a restart the sink reads there how far it has come. Readers have to set ``isolation.level=read_committed``.
+    Rows of one ``key`` go to one partition, in order, the same one that Java's clients choose. A row whose topic is no
+    name, or whose record is larger than 1 MB, is not sent, but counted and logged.
+
+    Needs ``pip install 'tocsin[kafka]'``, and the right to write in transactions under ``tocsin.`` and the pipeline's
+    name.
+
+    References: Apache Kafka, KIP-98 (transactions), KIP-447 (offsets in transactions).
+
+    Examples
+    --------
+    >>> Kafka(brokers="localhost:9092", topic="plant.{key}.state", columns=["state"]).topic
+    'plant.{key}.state'
+    """
+
+    topic: str
+    """Where to write; ``{column}`` stands for the row's value."""
+    key: str | None = "key"
+    """The column whose text is the record's key; null for records without."""
+    columns: tuple[str, ...] | None = None
+    """What the JSON holds; by default all columns."""
+    headers: Mapping[str, str] = {}
+    """Headers of the record by name, each with the column that its text comes from; a null gives none."""
+
+    @field_validator("topic")
+    @classmethod
+    def _topic(cls, topic: str) -> str:
+        try:
+            parts = list(Formatter().parse(topic))
+        except ValueError as error:
+            raise ConfigError(f"{topic!r}: {error}") from error
+        plain = "".join(text + ("x" if name is not None else "") for text, name, _, _ in parts)
+        if not TOPIC_NAME.fullmatch(plain) or any(spec or change or name == "" for _, name, spec, change in parts):
+            raise ConfigError(f"{topic!r} is not a topic to write to; write it as plant.{{key}}.state")
+        return topic
+
+    def topic_columns(self) -> list[str]:
+        """Return the columns that stand in the topic."""
+        return [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
+
+    def accepts(self, schema: pa.Schema) -> None:
+        key = [] if self.key is None else [self.key]
+        for name in (*(self.columns or ()), *self.topic_columns(), *key, *self.headers.values()):
+            if name not in schema.names:
+                raise SchemaError(f"kafka needs column '{name}'; what reaches it is [{', '.join(schema.names)}]")
+
+    def check(self, world: World) -> None:
+        self.require(world)
+
+    def place(self) -> Mapping[str, Any]:
+        return {"brokers": self.brokers, "topic": self.topic}
+
+    def open(self, world: World, schema: pa.Schema) -> KafkaWriter:
+        self.require(world)
+        return KafkaWriter(self, world, schema)
+
+
+def _patterns(topic: str) -> Iterator[str]:
+    """A topic with columns in it, as a regular expression, in parts."""
+    for text, name, _, _ in Formatter().parse(topic):
+        yield re.escape(text)
+        if name is not None:
+            yield ".+"
+
+
+class Record(NamedTuple):
+    """What is sent for one row."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, str | bytes | None]]
+
+
+class KafkaWriter(Spooled):
+    """Our transactions in a topic, and how far they reach."""
+
+    def __init__(self, settings: Kafka, world: World, schema: pa.Schema) -> None:
+        super().__init__(world, schema)
+        self._settings, self._name = settings, f"tocsin.{world.name}"
+        self._cluster = dict(settings.client(world.given))
+        self._note_path = world.scratch / "position.json"
+        self._producer: Producer | None = None
+        self._metadata: Any = None
+        """Of the group, for transactions; asked for once, since without a coordinator the library waits without end."""
+        self._at: int | None = None
+        """The epoch that was published last."""
+        self._refusal: SinkError | None = None
+        self._undelivered: KafkaError | None = None
+        self.refused = 0
+        """How many rows were not sent, because of their topic or their size."""
+
+    def apply(self, epoch: int, rows: pa.Table) -> None:
+        from confluent_kafka import KafkaException
+
+        try:
+            producer = self._ready()
+            if self._at is None and not self._note():
+                self._begin(rows)
+            self._keep(published=self._at, trying=epoch)
+            producer.begin_transaction()
+            topics = self._send(producer, rows)
+            self._position(producer, epoch, topics)
+            producer.commit_transaction(COMMIT_S)
+        except KafkaException as error:
+            self._give_up()
+            raise self._told(self._undelivered or error.args[0]) from error
+        self._keep(published=epoch)
+        self._at = epoch
+
+    def applied(self) -> int | None:
+        """Return the epoch in the group's offsets; our own note where the cluster has forgotten it.
+
+        A cluster keeps the offsets of a group for a week after the last. The note on our disk tells the same, unless
+        the process died in the middle of a transaction.
+        """
+        if self._producer is not None:
+            return self._at  # whoever else wrote under our name would have shut us out
+        known, note = self._known(), self._note()
+        self._at = known or None
+        if known is not None:
+            return self._at
+        if (trying := note.get("trying")) is not None:
+            before = note["published"] or "null"
+            raise SinkError(
+                f"{self._settings.cluster} has forgotten how far '{self._name}' has come, and epoch {trying} was being "
+                f'written when it ended; look whether its rows are there, and write {{"published": {trying}}} into '
+                f'{self._note_path} if so, else {{"published": {before}}}'
+            )
+        self._at = note.get("published")
+        return self._at
+
+    def counters(self) -> Mapping[str, int]:
+        return {"refused": self.refused}
+
+    def close(self) -> None:
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+        if (group := self.__dict__.pop("_group", None)) is not None:
+            group.close()
+
+    # one transaction
+
+    def _ready(self) -> Producer:
+        """Return the producer; the first call shuts out processes before us."""
+        if self._producer is None:
+            before, producer = self._known(), self._opened()
+            if self._known() != before:
+                raise Unavailable(f"'{self._name}' was still being written to by a process that has ended since")
+            self._producer = producer
+        return self._producer
+
+    def _opened(self) -> Producer:
+        """Return a new producer; what a process before us has left open has ended then, and it can write no more."""
+        from confluent_kafka import KafkaException, Producer
+
+        settings = {
+            "transactional.id": self._name,
+            "partitioner": "murmur2_random",
+            "delivery.report.only.error": True,
+            "topic.metadata.propagation.max.ms": int(1e3 * ASK_S),
+        }
+        producer = Producer(self._cluster | settings | {"error_cb": self._on_error})
+        try:
+            producer.init_transactions(COMMIT_S)
+            self._metadata = self._group.consumer_group_metadata()
+        except KafkaException as error:
+            raise self._told(error.args[0]) from error
+        return producer
+
+    def _begin(self, rows: pa.Table) -> None:
+        """Let the cluster know of us before the first transaction: whom it does not know, it has forgotten then."""
+        from confluent_kafka import TopicPartition
+
+        topics = {self._settings.topic}
+        if self._settings.topic_columns():
+            topics = {topic for batch in rows.to_batches() for row in batch.to_pylist() if (topic := self._topic(row))}
+        if topics:
+            self._group.commit(offsets=[TopicPartition(topic, 0, 0) for topic in topics], asynchronous=False)
+
+    def _send(self, producer: Producer, rows: pa.Table) -> list[str]:
+        """Hand the rows to the client; returns the topics that they go to."""
+        from confluent_kafka import KafkaException
+
+        topics: dict[str, None] = {}
+        self._undelivered = None
+        for record in self._records(rows):
+            while True:
+                try:
+                    producer.produce(
+                        record.topic, record.value, record.key, headers=record.headers, on_delivery=self._on_failure
+                    )
+                    topics[record.topic] = None
+                except BufferError:
+                    producer.poll(0.01)
+                    continue
+                except KafkaException as error:
+                    if name_of(error.args[0]) != "MSG_SIZE_TOO_LARGE":
+                        raise
+                    self._refuse(f"a record of {len(record.value)} bytes is too large")
+                break
+        return list(topics)
+
+    def _records(self, rows: pa.Table) -> Iterator[Record]:
+        """Rows as records: Python objects, then JSON, 3 to 10 µs a row."""
+        settings, places = self._settings, self._settings.topic_columns()
+        wanted = rows.column_names if settings.columns is None else settings.columns
+        encode = msgspec.json.Encoder().encode
+        for batch in rows.to_batches():
+            for row in batch.to_pylist():
+                topic = self._topic(row) if places else settings.topic
+                if topic is None:
+                    self._refuse(f"{[row[name] for name in places]} make no name of a topic in '{settings.topic}'")
+                    continue
+                key = None if settings.key is None or row[settings.key] is None else str(row[settings.key]).encode()
+                headers: list[tuple[str, str | bytes | None]] = [
+                    (name, str(row[column]).encode())
+                    for name, column in settings.headers.items()
+                    if row[column] is not None
+                ]
+                yield Record(topic, key, encode({name: row[name] for name in wanted}), headers)
+
+    def _topic(self, row: Mapping[str, Any]) -> str | None:
+        """Return where a row goes; None if its values make no name of a topic."""
+        named = {name: row[name] for name in self._settings.topic_columns()}
+        topic = self._settings.topic.format_map(named)
+        return (
+            topic if TOPIC_NAME.fullmatch(topic) and None not in named.values() and "" not in named.values() else None
+        )
+
+    def _position(self, producer: Producer, epoch: int, topics: list[str]) -> None:
+        """Put the epoch into the transaction, as an offset of every topic that it writes to."""
+        from confluent_kafka import TopicPartition
+
+        fixed = [] if self._settings.topic_columns() else [self._settings.topic]
+        offsets = [TopicPartition(topic, 0, epoch, self._name) for topic in topics or fixed]
+        if offsets:  # an epoch without rows may go nowhere
+            producer.send_offsets_to_transaction(offsets, self._metadata, COMMIT_S)
+
+    def _give_up(self) -> None:
+        """Let readers go on at once; what cannot be aborted now is when the writer is opened anew."""
+        from confluent_kafka import KafkaException
+
+        if self._producer is None:
+            return
+        try:
+            self._producer.purge()
+            self._producer.abort_transaction(ASK_S)
+        except KafkaException as error:
+            log.info("%s: %s", self._name, error.args[0].str())
+        self._producer = None
+
+    # how far we are
+
+    def _known(self) -> int | None:
+        """Return the last epoch that the cluster knows of, after all transactions of ours have ended."""
+        from confluent_kafka import KafkaException
+
+        until_s, opened = self.world.clock.monotonic_s() + COMMIT_S, False
+        while True:
+            try:
+                return self._asked()
+            except KafkaException as error:
+                name, late = name_of(error.args[0]), self.world.clock.monotonic_s() > until_s
+                if late or name not in (*_SOON, "_TIMED_OUT"):
+                    raise self._told(error.args[0]) from error
+                if name == "_TIMED_OUT" and not opened and self._answers():
+                    opened = True  # no offset is told while a process before us has a transaction open: this ends it
+                    self._opened().purge()
+                elif name == "_TIMED_OUT":
+                    raise self._told(error.args[0]) from error
+            self.world.clock.sleep(0.1)
+
+    def _answers(self) -> bool:
+        from confluent_kafka import KafkaException
+
+        try:
+            self._group.list_topics(self._settings.topic, timeout=STABLE_S)
+        except KafkaException:
+            return False
+        return True
+
+    def _asked(self) -> int | None:
+        from confluent_kafka import KafkaException, TopicPartition
+
+        topics = [self._settings.topic]
+        if self._settings.topic_columns():
+            pattern = re.compile("".join(_patterns(self._settings.topic)))
+            topics = [topic for topic in self._group.list_topics(timeout=ASK_S).topics if pattern.fullmatch(topic)]
+        positions = self._group.committed([TopicPartition(topic, 0) for topic in topics], STABLE_S) if topics else []
+        for at in positions:
+            if at.error is not None:
+                raise KafkaException(at.error)
+        return max((at.offset for at in positions if at.offset >= 0), default=None)
+
+    @cached_property
+    def _group(self) -> Consumer:
+        """The group whose offsets hold our epochs; it has no members. (The library's `AdminClient`, which could be
+        asked for all of its offsets, crashes where a broker has just started: librdkafka 2.16.0.)
+        """
+        from confluent_kafka import Consumer
+
+        own = {"group.id": self._name, "isolation.level": "read_committed", "enable.auto.commit": False}
+        return Consumer(self._cluster | own | {"error_cb": self._on_error})
+
+    def _note(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.world.disk.read(self._note_path)))
+        except FileNotFoundError:
+            return {}
+
+    def _keep(self, *, published: int | None, trying: int | None = None) -> None:
+        disk, part = self.world.disk, self._note_path.with_suffix(".part")
+        disk.write(part, json.dumps({"published": published, "trying": trying}).encode())
+        disk.sync(part)
+        disk.rename(part, self._note_path)
+        disk.sync_folder(self._note_path.parent)
+
+    # trouble
+
+    def _told(self, error: KafkaError) -> SinkError:
+        name = name_of(error)
+        self._group.poll(0)  # to be told why it does not answer
+        if is_refusal(error):
+            return refusal_of_sink(self._settings, error, self._name)
+        if self._refusal is not None:
+            return self._refusal
+        if name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
+            return Unavailable(
+                f"there is no topic '{self._settings.topic}' at {self._settings.cluster}; make it, or correct its name"
+            )
+        if name == "MSG_SIZE_TOO_LARGE":
+            return SinkError(
+                f"topic '{self._settings.topic}' at {self._settings.cluster} does not take a record of ours: it is "
+                "larger than the topic's max.message.bytes; raise that, or send fewer columns"
+            )
+        return away(self._settings, error.str())
+
+    def _on_error(self, error: KafkaError) -> None:
+        if is_refusal(error):
+            self._refusal = refusal_of_sink(self._settings, error, self._name)
+
+    def _on_failure(self, error: KafkaError | None, message: Message) -> None:
+        if (
+            error is not None
+            and self._undelivered is None
+            and name_of(error) not in ("_PURGE_QUEUE", "_PURGE_INFLIGHT")
+        ):
+            self._undelivered = error
+
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a flood of rows is no flood of lines
+            log.warning("kafka: a row was not sent: %s (%d so far)", reason, self.refused)
+
+
+__all__ = ["Kafka", "KafkaWriter"]

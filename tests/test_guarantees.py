@@ -1,0 +1,24 @@
+"""What ends promise, held against kills of the engine and restarts of its server: a short form of the benchmark."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "bench" / "guarantees.py"
+
+
+@pytest.mark.parametrize("part", ["files", "postgres"])
+def test_promises_are_kept(part: str) -> None:
+    command = [sys.executable, str(SCRIPT), part, "--records", "1000", "--kills", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])["parts"][part]
+    wrong = {name: result[name] for name in ("lost", "doubled") if result[name]}
+    assert not wrong, wrong
+    assert result["sent"] == 1000
+    assert result["kills"] == 4

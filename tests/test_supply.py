@@ -1,0 +1,108 @@
+"""What tocsin is made of: every import is declared, every version locked, every licence known, no wheel looked into."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tocsin.serve.app import STATIC
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+SUPPLY = ROOT / "tools" / "supply.py"
+FOREIGN_FILES = {("plotly", "package_data/plotly.min.js")}
+"""Files of other wheels that are read by their path: a version that has moved one must be noticed here."""
+
+
+def declared(*groups: str) -> dict[str, Requirement]:
+    texts = [text for group in groups for text in (PROJECT["dependencies"] if group == "" else EXTRAS[group])]
+    return {canonicalize_name(one.name): one for one in map(Requirement, texts)}
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of all modules that a file imports, wherever it does."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_every_import_is_declared() -> None:
+    known = {*declared("", *(extra for extra in EXTRAS if extra != "test"))}
+    makers = packages_distributions()
+    undeclared = {}
+    for path in sorted((ROOT / "src" / "tocsin").rglob("*.py")):
+        for name in imported(path) - sys.stdlib_module_names - {"tocsin"}:
+            if not known & {canonicalize_name(maker) for maker in makers.get(name, [name])}:
+                undeclared.setdefault(name, path.name)
+    assert not undeclared, f"declare in pyproject.toml what is imported: {undeclared}"
+
+
+def pinned() -> dict[str, str]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lines)
+    return dict(line.split("==") for line in lines)
+
+
+def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
+    pins = pinned()
+    for name, wanted in declared("", "test").items():
+        assert name in pins, f"{name} is not locked; run: python tools/supply.py constraints > constraints.txt"
+        assert wanted.specifier.contains(pins[name]), f"{wanted}, but {pins[name]} is locked"
+
+
+def run(what: str) -> str:
+    done = subprocess.run([sys.executable, SUPPLY, what], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_dependencies_need_is_locked_too() -> None:
+    fresh = {line.partition("==")[0] for line in run("constraints").splitlines() if not line.startswith("#")}
+    assert fresh <= pinned().keys(), "run: python tools/supply.py constraints > constraints.txt"
+
+
+def test_the_bill_of_materials_names_what_users_install() -> None:
+    bill = json.loads(run("sbom"))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    names = [component["name"] for component in bill["components"]]
+    assert len(names) == len(set(names))
+    assert declared("").keys() <= set(names)
+    assert "pytest" not in names
+    for component in bill["components"]:
+        assert component["purl"] == f"pkg:pypi/{component['name']}@{component['version']}"
+        assert re.fullmatch(r"[0-9a-f]{64}", component["properties"][0]["value"])
+
+
+def test_every_licence_is_known_to_be_fit() -> None:
+    assert "LOOK" not in run("licences")
+
+
+def test_files_in_other_wheels_are_where_they_are_expected() -> None:
+    foreign = {(package, name) for package, name, _ in STATIC.values() if package.partition(".")[0] != "tocsin"}
+    assert foreign == FOREIGN_FILES
+    for package, name in FOREIGN_FILES:
+        assert files(package).joinpath(name).read_bytes().lstrip()[:1] in (b"/", b"!", b"(", b"v", b'"')
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src" / "tocsin").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_other_path_leads_into_a_wheel(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.name == "app.py":
+        text = text.replace("files(p).joinpath(name)", "")  # STATIC, see above
+    assert not re.search(r"\bfiles\((?!self|log)[\w\"'.]+\)\.|site-packages|\w+\.__path__", text)
