@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from http.cookiejar import http2time
 from typing import Any
 
 from tocsin.contracts import Offset, Split
@@ -92,8 +92,8 @@ class StreamConnection:
             noted = {}
         if noted.get("stream") == self.settings.stream:
             return datetime.fromisoformat(noted["at"])
-        now = datetime.fromtimestamp(self.world.clock.now_us() / 1e6, UTC)
-        at = now if date is None else parsedate_to_datetime(date)
+        told_s = http2time(date or "")
+        at = datetime.fromtimestamp(self.world.clock.now_us() / 1e6 if told_s is None else told_s, UTC)
         part = path.with_suffix(".part")
         disk.make_folder(path.parent)
         disk.write(part, json.dumps({"stream": self.settings.stream, "at": at.isoformat()}).encode())
