@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -390,8 +390,7 @@ def test_check_names_what_cannot_work(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="set region"):
         Kinesis(stream="plant").check(world())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("tocsin.kinesis.settings.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(MissingExtra, match=r"pip install 'tocsin\[kinesis\]'"):
         Kinesis(stream="plant", region=REGION).check(world())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,8 +46,10 @@ class StreamSettings(Settings):
 
     def require(self) -> None:
         """Raise `ConfigError` for a library that is not installed, a profile that is not there, or no region."""
-        if find_spec("boto3") is None:
-            raise MissingExtra("boto3", "kinesis", "kinesis")
+        try:
+            import boto3  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("boto3", "kinesis", "kinesis") from error
         self._session()
 
     def client(self, connections: int) -> Any:

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tocsin.contracts import Offset, Split
@@ -23,6 +22,8 @@ LOOK_S = 60.0
 LOOK_AGAIN_S = (0.5, 10.0)
 """Least and greatest time before the next look after one that did not succeed, or that saw no shards yet."""
 _HOUR_US = 3_600_000_000
+_HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
+"""Of RFC 9110, section 5.6.7."""
 
 
 class StreamConnection:
@@ -93,7 +94,7 @@ class StreamConnection:
         if noted.get("stream") == self.settings.stream:
             return datetime.fromisoformat(noted["at"])
         now = datetime.fromtimestamp(self.world.clock.now_us() / 1e6, UTC)
-        at = now if date is None else parsedate_to_datetime(date)
+        at = now if date is None else datetime.strptime(date, _HTTP_DATE).replace(tzinfo=UTC)
         part = path.with_suffix(".part")
         disk.make_folder(path.parent)
         disk.write(part, json.dumps({"stream": self.settings.stream, "at": at.isoformat()}).encode())
