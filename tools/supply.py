@@ -52,14 +52,16 @@ def needed(name: str = NAME, extras: frozenset[str] = frozenset()) -> dict[str, 
 
 
 def licence(have: Distribution) -> str:
-    """Returns the licence as its distribution says it: an SPDX expression, a classifier, or a text's first line."""
+    """Returns the licence as its distribution says it: an SPDX expression, a classifier, or a text's first words."""
     said = have.metadata
     if expression := said.get("License-Expression"):
         return str(expression)
     kinds = [c.rpartition("::")[2].strip() for c in said.get_all("Classifier") or () if c.startswith("License")]
     if kinds and kinds != ["OSI Approved"]:
         return ", ".join(sorted(kinds))
-    return next((line.strip() for line in (said.get("License") or "").splitlines() if line.strip()), "not said")
+    shipped = [have.read_text(f"licenses/{name}") or "" for name in said.get_all("License-File") or ()]
+    texts = [said.get("License") or "", *(" ".join(text.split())[:60] for text in shipped)]
+    return next((line.strip() for text in texts for line in text.splitlines() if line.strip()), "not said")
 
 
 def constraints() -> Iterator[str]:
