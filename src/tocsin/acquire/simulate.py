@@ -149,7 +149,8 @@ class Plant:
         self._clock = clock
         now_us = clock.now_us()
         if offset is not None:
-            self.tick, start_us, self._stood_us = (int(offset[name]) for name in ("tick", "start_us", "stood_us"))
+            self.tick, start_us = int(offset["tick"]), int(offset["start_us"])
+            self._stood_us = int(offset.get("stood_us", 0))  # 0.1.0 knew of no standing still
         else:
             self.tick, start_us, self._stood_us = 0, _start_us(settings, now_us), 0
         self._settings, self._start_us = settings, start_us
