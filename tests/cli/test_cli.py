@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from written_actions import ActionLog
 
 from tocsin.cli import main
-from tocsin.domain.alarms import OPERATOR_ACTIONS
+from tocsin.domain.alarms import OPERATOR_ACTIONS, operator_action
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
 from tocsin.testing import feed, rows, world
@@ -63,11 +63,16 @@ def test_alarms_are_listed_in_every_format(folder: Path) -> None:
 @pytest.mark.parametrize(("command", "action"), [(action.command, action.name) for action in OPERATOR_ACTIONS])
 def test_an_action_reaches_the_log(folder: Path, command: str, action: str) -> None:
     id = listed(folder)[0]["id"]
-    tocsin("alarms", command, id, "--folder", folder, "--by", "ann", "--reason", "known")
+    known = operator_action(action)
+    assert known is not None
+    until = ["--until", "2999-01-31T18:00Z"] if known.detector and known.timed else []
+    tocsin("alarms", command, id, "--folder", folder, "--by", "ann", "--reason", "known", *until)
     (done,) = actions(folder)
-    assert {name: done[name] for name in ("alarm", "action", "by", "reason", "until")} == {
-        "alarm": id, "action": action, "by": "ann", "reason": "known", "until": None,
+    assert {name: done[name] for name in ("action", "by", "reason")} == {
+        "action": action, "by": "ann", "reason": "known",
     }  # fmt: skip
+    assert done["alarm"] == (f"hot:{listed(folder)[0]['key']}" if known.detector else id)
+    assert (done["until"] is not None) == bool(until)
 
 
 def test_shelving_for_and_until(folder: Path) -> None:

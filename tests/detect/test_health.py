@@ -317,6 +317,26 @@ def test_relearn_by_action_from_its_time_on() -> None:
     assert other[3500]["state"] == "abnormal"
 
 
+def test_maintenance_ends_the_episode_at_once_and_keeps_what_was_normal() -> None:
+    values = noise(4000)
+    values[2000:2600] += 12
+    left = with_action(values, 2500, actions("maintained", 2600, alarm="worn:machine"))
+    assert left[2599]["state"] == "abnormal"
+    assert (left[2600]["state"], left[2600]["score"]) == ("normal", 0)
+    assert left[2600]["why"].startswith("maintenance was done at 00:43:20")
+    assert {row["state"] for row in left[2601:]} == {"normal"}
+    assert left[2601]["expected"] == left[2599]["expected"]
+    values[2600:] += 12  # it was not repaired after all
+    again = with_action(values, 2500, actions("maintained", 2600))
+    assert {row["state"] for row in again[2601:]} == {"abnormal"}
+
+
+def test_an_action_that_is_for_the_alarm_alone_changes_nothing() -> None:
+    values = noise(3000)
+    values[2000:] += 12
+    assert with_action(values, 2500, actions("acknowledge", 2600))[2700]["state"] == "abnormal"
+
+
 def test_nothing_is_learnt_while_told_to_ignore() -> None:
     values = noise(2000)
     values[1000:1500] += 0.4  # too little to be told, enough to be learnt

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pytest
 from plant import wait_for
 from servers import free_port
+from written_actions import ActionLog
 
 from tocsin.bases import VERDICT, judging
-from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
+from tocsin.batch import ACTIONS, KEY, TIME, Batch, as_keys, as_times
+from tocsin.detect.health import Health
 from tocsin.engine.feed import SOCKET, PageFeed
 from tocsin.notify.alarm import Alarm
 from tocsin.serve.access import Address
@@ -209,6 +211,41 @@ def test_an_alarm_says_why_since_when_and_what_to_do_and_leads_there(
     view.wait_for_selector(".card.asked[data-signal=t_out]", timeout=WAIT_MS)
     assert view.locator("#chosen").inner_text() == "oven-1"
     engine.close()
+
+
+def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
+    engine: Engine, opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    health, alarm = Health(of="vibration", learn=100), Alarm(rule="worn", of="vibration")
+    states: list[Any] = [health.initial(), alarm.initial()]
+    log = ActionLog(tmp_path, 0)
+
+    def judge(batch: Batch) -> None:
+        for i, step in enumerate((health, alarm)):
+            states[i], passed = step.step(states[i], batch)
+            batch = batch if batch.port == ACTIONS else passed[0]
+        for out in passed:
+            engine.feed.offer("alarms", out)
+
+    values = np.random.default_rng(1).normal(2, 0.1, 400) + np.where(np.arange(400) < 300, 0, 3)
+    times = (engine.begun_s - 350 + np.arange(400)) * 1_000_000
+    times[350:] += 3600 * 1_000_000  # after the action, whose time is that of a clock
+    columns = [as_keys(pa.array(["motor"] * 400)), as_times(times), pa.array(values)]
+    rows = pa.RecordBatch.from_arrays(columns, schema=pa.schema([KEY, TIME, pa.field("vibration", pa.float64())]))
+    judge(Batch(rows.slice(0, 350)))
+    engine.count()
+    view = opened()
+    view.wait_for_selector(".alarm .relearn:visible", timeout=WAIT_MS)
+    assert "vibration jumped above its usual" in view.locator(".alarm .message").inner_text()
+    assert "standard deviations away" in view.locator(".alarm .facts").inner_text()
+    assert view.locator(".alarm .ignore").inner_text() == "Learn nothing for 1 h"
+    view.fill("#by", "Ann")
+    view.click(".alarm .relearn")
+    wait_for(lambda: (done := log.poll()) is not None and (judge(Batch(done, port=ACTIONS)) or True))
+    view.wait_for_selector(".alarm .facts:has-text('relearn by Ann')", timeout=WAIT_MS)
+    judge(Batch(rows.slice(350, 50)))
+    view.wait_for_selector(".alarm[data-active=true]", state="detached", timeout=WAIT_MS)
+    log.close()
 
 
 def test_an_alarm_of_yesterday_says_its_date(engine: Engine, opened: Callable[..., Any]) -> None:

@@ -143,9 +143,9 @@ def _write_down(
     state_folder = folder / ".state"
     if not state_folder.is_dir():
         raise ConfigError(f"{folder} is no pipeline's folder: it has no .state; say which with --folder")
-    check_known(folder, alarm, action, table=table)
+    name = check_known(folder, alarm, action, table=table)
     try:
-        act(state_folder, alarm, action, by, reason, until)
+        act(state_folder, name, action, by, reason, until)
     except (OSError, sqlite3.Error) as error:
         raise StateError(f"{action} could not be written down in {state_folder}: {error}") from error
 

@@ -49,7 +49,7 @@ from tocsin.kernels import inlined, kernel, score_of
 
 WARMING, NORMAL, ABNORMAL = range(3)
 """States of a machine."""
-NOTHING, JUMPED, CLIMBED, SETTLED_THERE, TOLD_TO = range(5)
+NOTHING, JUMPED, CLIMBED, SETTLED_THERE, TOLD_TO, MAINTAINED = range(6)
 """Why a row is as it is: nothing to say; a reading, or the level, left its band; learnt anew by itself; or asked to."""
 BACK = 0.7
 """An episode ends when the level is back within this share of its band."""
@@ -68,9 +68,9 @@ USUAL_READINGS = 100.0
 # Where things stand in the numbers of a machine.
 (
     READINGS, LAST_US, USUAL_US, STATE, SINCE, SIGNAL, SIDE, REASON, LOWER, UPPER, PLATEAU_SINCE, PLATEAU_HALF,
-    RELEARN_FROM, MUTE_FROM, MUTE_UNTIL,
-) = range(15)  # fmt: skip
-PER_MACHINE = 15
+    RELEARN_FROM, MAINTAINED_FROM, MUTE_FROM, MUTE_UNTIL,
+) = range(16)  # fmt: skip
+PER_MACHINE = 16
 
 # What `judge` gives back of each row, a column each.
 (
@@ -115,6 +115,9 @@ def judge(
             for j in range(count):
                 forget(k, j * PER_SIGNAL, profile, j * PROFILE)
             m[READINGS], m[STATE] = 0.0, WARMING
+        elif m[MAINTAINED_FROM] > 0 and times[i] >= m[MAINTAINED_FROM]:
+            _begin_afresh(m, k, count, times[i], verdict)
+            continue
         step = _step(m, times[i])
         _look(k, profile, x, times[i], residuals, row, step, settings)
         _verdict(m, k, times[i], row, settings, verdict, relearnt != NOTHING)
@@ -327,6 +330,19 @@ def _accepted(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) 
     if settings[RELEARN] > 0 and m[STATE] == ABNORMAL and time_us - m[PLATEAU_SINCE] >= 2 * m[PLATEAU_HALF]:
         return SETTLED_THERE if _settled(m, k, count, time_us, settings) else NOTHING
     return NOTHING
+
+
+@kernel
+def _begin_afresh(m: Floats, k: Floats, count: int, time_us: int, out: Floats) -> None:
+    """After maintenance the episode is over, level and onset begin at what was normal; a row with score 0 says so."""
+    m[MAINTAINED_FROM], m[STATE] = 0.0, NORMAL
+    for j in range(count):
+        for view in range(VIEWS):
+            at = j * PER_SIGNAL + OWN + view * PER_VIEW
+            k[at + LEVEL] = k[at + SHOWN] = k[at + MEAN]
+            k[at + ABOVE] = k[at + BELOW] = 0.0
+    out[OUT_SCORE], out[OUT_STATE], out[OUT_SIGNAL], out[OUT_REASON] = 0.0, NORMAL, m[SIGNAL], MAINTAINED
+    out[OUT_SIDE], out[OUT_SINCE], out[OUT_FROM], out[OUT_TO] = 1.0, time_us, 0.0, 0.0
 
 
 @kernel

@@ -16,6 +16,7 @@ from tocsin.bases import Detector, Judgement
 from tocsin.batch import ACTIONS, TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers
 from tocsin.detect import _episode as episode
 from tocsin.detect._baseline import PER_SIGNAL, PROFILE
+from tocsin.domain.alarms import operator_action
 from tocsin.domain.calendars import as_us
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
@@ -39,8 +40,9 @@ class Health(Detector):
     the estimated onset, often before the first score of 75.
 
     A new level that has lasted for ``relearn`` without moving is accepted: one row with score 0 says so in ``why``, and
-    all is learnt anew (state ``warming``). People have the same by actions on ``health:KEY``: ``relearn`` (from the
-    action's time on; after a repair, say), and ``ignore`` (learn nothing until the action's ``until``).
+    all is learnt anew (state ``warming``). People have the same by actions on ``health:KEY``, or on an alarm behind it,
+    ``rule:KEY``: ``relearn`` (what is now is the new normal), ``ignore`` (learn nothing until its end) and
+    ``maintained`` (the episode is over; level and onset begin afresh, by what was normal).
 
     Not for spikes in a value that wanders (`novelty`), nor for signals that are strange only together
     (`multivariate`). Time stamps count, not rows: a reading after a gap moves the level more, a second one at the same
@@ -128,14 +130,22 @@ class Health(Detector):
         return state, ()
 
     def _act(self, state: Columns, action: Mapping[str, Any]) -> None:
-        """Note what a person asked for one machine; of machines never seen nothing is known to act on."""
-        rule, _, key = str(action["alarm"]).partition(":")
-        slot = pc.index(state.keys.names(), key).as_py() if rule == self.name() else -1
+        """Note what a person asked for one machine, by its key: the rule may be an alarm's behind this step.
+
+        Of machines never seen nothing is known to act on.
+        """
+        known = operator_action(str(action["action"]))
+        if known is None or not known.detector:
+            return
+        _, _, key = str(action["alarm"]).partition(":")
+        slot = pc.index(state.keys.names(), key).as_py()
         if slot < 0:
             return
         machine, at = state["machine"][slot], as_us(action["time"])
         if action["action"] == "relearn":
             machine[episode.RELEARN_FROM] = at
+        elif action["action"] == "maintained":
+            machine[episode.MAINTAINED_FROM] = at
         elif action["action"] == "ignore" and action["until"] is not None:
             machine[episode.MUTE_FROM], machine[episode.MUTE_UNTIL] = at, as_us(action["until"])
 
@@ -180,5 +190,7 @@ class Health(Detector):
                 return f"{name} has crept {where} its usual mean of {lower:.3g} to {upper:.3g} since {when}"
             case episode.SETTLED_THERE:
                 return f"{name} has stayed near {lower:.3g} since {when}: accepted as the new normal, learnt anew"
+            case episode.MAINTAINED:
+                return f"maintenance was done at {when}: judged afresh by what was normal before"
             case _:
                 return f"all is learnt anew from {when} on, because somebody asked for it"

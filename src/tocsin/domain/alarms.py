@@ -117,6 +117,8 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it may last until a given time."""
     beforehand: bool = False
     """Whether it may be done with an alarm that has never rung."""
+    detector: bool = False
+    """Whether it is for the detector before the alarm, which tells episodes (`health`), and known to it by the key."""
 
 
 OPERATOR_ACTIONS = (
@@ -147,6 +149,18 @@ OPERATOR_ACTIONS = (
     ),
     OperatorAction(
         name="in_service", command="in-service", ends="out_of_service", sentence="Put an alarm back into service."
+    ),
+    OperatorAction(
+        name="relearn", command="relearn", label="New normal", beforehand=True, detector=True,
+        sentence="Take what is now for the new normal: from now on all is learnt anew.",
+    ),
+    OperatorAction(
+        name="ignore", command="ignore", label="Learn nothing for 1 h", timed=True, beforehand=True, detector=True,
+        sentence="Learn nothing until a time, such as of a trial run.",
+    ),
+    OperatorAction(
+        name="maintained", command="maintained", label="Maintenance done", beforehand=True, detector=True,
+        sentence="Say that maintenance is done: wear and its onset count afresh, by what was normal before.",
     ),
 )  # fmt: skip
 """All actions, in the order in which the page shows their buttons. ``states`` and modes say where a button is offered;

@@ -194,6 +194,10 @@ class Point:
             case "in_service" if self.out_of_service:
                 self.out_of_service = False
                 self._back(at, "in_service", policy, emit, by, reason)
+            case "ignore" if until is not None and until <= at:
+                why_not = "the time until which nothing is to be learnt is over"
+            case "relearn" | "ignore" | "maintained":  # for the detector; here it is written down
+                self._emit(at, action, previous, False, policy, emit, by, reason)
             case "reset" if STATES[STATES[previous].after_acknowledge or previous].after_reset:
                 why_not = "acknowledge it before the reset"
             case _:

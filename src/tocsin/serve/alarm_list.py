@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -85,6 +86,7 @@ def _alarm(row: Mapping[str, Any]) -> ShownAlarm:
     key, signal = _text(row.get("key")), _text(row.get("signal"))
     if signal in ("", "value") and "/" in key:
         signal = key.rpartition("/")[2]  # as `Live` names the series of such a key
+    evidence = _evidence(row.get("evidence"))
     return ShownAlarm(
         id=_text(row.get("id")),
         machine=key,
@@ -105,7 +107,19 @@ def _alarm(row: Mapping[str, Any]) -> ShownAlarm:
         expected=_number(row.get("expected")),
         limit=_number(row.get("limit")),
         score=_number(row.get("score")),
+        why=_text(evidence.get("why")),
+        since=_text(evidence.get("since")),
+        depth=_number(evidence.get("depth")),
     )
+
+
+def _evidence(text: object) -> Mapping[str, Any]:
+    """Returns what an alarm's evidence holds; nothing if it is none."""
+    try:
+        evidence = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return {}
+    return evidence if isinstance(evidence, dict) else {}
 
 
 def _text(value: object) -> str:

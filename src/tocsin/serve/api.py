@@ -130,8 +130,11 @@ async def act(request: Request) -> Response:
     action = operator_action(word)
     if action is None:
         return refused(404, f"there is no action '{word}'; there are {', '.join(action_words())}")
-    if page.live.alarms.known(alarm) is None:
+    known = page.live.alarms.known(alarm)
+    if known is None and not (action.detector and ":" in alarm):
         return refused(404, f"there is no alarm '{alarm}'; /api/alarms lists them")
+    if known is not None and action.detector:
+        alarm = f"{known.rule}:{known.machine}"
     body = await _body(request, Act)
     if isinstance(body, Response):
         return body

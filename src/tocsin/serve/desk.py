@@ -56,20 +56,24 @@ def list_alarms(lake_folder: Path | str, *, table: str = "alarms", everything: b
     return latest.filter(pc.invert(closed))
 
 
-def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str = "alarms") -> None:
-    """Raise `UnknownName` unless the table knows the alarm (its id, or ``rule:key``).
+def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str = "alarms") -> str:
+    """Raise `UnknownName` unless the table knows the alarm (its id, or ``rule:key``); returns what to call it.
 
-    An alarm named by its place may be shelved or taken out of service before it has ever rung.
+    What is for the detector before it goes by ``rule:key``. An alarm named by its place may be shelved or taken out of
+    service before it has ever rung.
     """
     if ":" in alarm and _action(action).beforehand:
-        return
+        return alarm
     known: list[str] = []
+    places: list[str] = []
     if table in lake.tables(lake_folder):
         alarms = rows(lake_folder, table)
-        places = zip(alarms["rule"].to_pylist(), alarms["key"].to_pylist(), strict=True)
-        known = [*alarms["id"].to_pylist(), *(f"{rule}:{key}" for rule, key in places)]
+        pairs = zip(alarms["rule"].to_pylist(), alarms["key"].to_pylist(), strict=True)
+        places = [f"{rule}:{key}" for rule, key in pairs]
+        known = [*alarms["id"].to_pylist(), *places]
     if alarm not in known:
         raise UnknownName("alarm", alarm, list(dict.fromkeys(reversed(known)))[:10])
+    return places[known.index(alarm) % len(places)] if _action(action).detector else alarm
 
 
 def act(
@@ -85,11 +89,15 @@ def act(
         raise ConfigError("say which alarm: its id, or rule:key")
     if not by.strip():
         raise ConfigError("say who does it: every action is audited")
+    if known.detector and ":" not in alarm:
+        raise ConfigError(f"{known.name} is for a detector: name the rule and the key, such as health:pump")
+    if known.detector and known.timed and until is None:
+        raise ConfigError(f"say until when to {known.name}")
     if until is not None and until.tzinfo is None:
         raise ConfigError("'until' needs a time zone")
     now = datetime.now(UTC)
     if until is not None and until <= now:
-        raise ConfigError(f"{until.isoformat()} is over; shelve until a later time")
+        raise ConfigError(f"{until.isoformat()} is over; give a later time")
     return append_action(
         Path(state_folder), as_us(now), alarm.strip(), known.name, by, reason, None if until is None else as_us(until)
     )

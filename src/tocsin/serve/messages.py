@@ -93,6 +93,12 @@ class ShownAlarm(msgspec.Struct, kw_only=True):
     limit: float | None = None
     unit: str = ""
     score: float | None = None
+    why: str = ""
+    """The sentence of a detector that tells episodes."""
+    since: str = ""
+    """The onset as that detector estimates it, ISO 8601."""
+    depth: float | None = None
+    """How far the level has gone, in standard deviations."""
     by: str = ""
     reason: str = ""
 

@@ -135,7 +135,7 @@ export class AlarmList {
     row.advice.hidden = !alarm.advice;
     row.advice.textContent = `What to do: ${alarm.advice}`;
     ACTIONS.forEach((action, i) => {
-      const fits = (!action.states.length || action.states.includes(alarm.state)) &&
+      const fits = (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
         (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends);
       row.buttons[i].hidden = !fits;
       row.buttons[i].disabled = Boolean(row.sent);
@@ -149,11 +149,12 @@ export class AlarmList {
 function factsOf(alarm) {
   const unit = alarm.unit ? ` ${alarm.unit}` : "";
   const facts = [stateOf(alarm).label];
-  if (alarm.started) facts.push(`since ${when(alarm.started)}`);
+  if (alarm.started) facts.push(`since ${when(alarm.since || alarm.started)}`);
   if (known(alarm.value)) facts.push(`measured ${show(alarm.value)}${unit}`);
   if (known(alarm.expected)) facts.push(`expected ${show(alarm.expected)}${unit}`);
   if (known(alarm.score)) facts.push(`score ${Math.round(alarm.score)}${known(alarm.limit) ? ` (limit ${show(alarm.limit)})` : ""}`);
   else if (known(alarm.limit)) facts.push(`limit ${show(alarm.limit)}${unit}`);
+  if (known(alarm.depth)) facts.push(`level ${show(alarm.depth)} standard deviations away`);
   if (alarm.mode) facts.push(worded(alarm.mode));
   if (alarm.by) facts.push(`${worded(alarm.event)} by ${alarm.by}`);
   if (alarm.reason) facts.push(alarm.reason);

@@ -47,6 +47,9 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number|null} limit
  * @property {string} unit
  * @property {number|null} score
+ * @property {string} why
+ * @property {string} since
+ * @property {number|null} depth
  * @property {string} by
  * @property {string} reason
  *
