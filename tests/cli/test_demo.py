@@ -75,8 +75,8 @@ def test_demo_shows_live_data_and_rings(demo: Callable[[], Demo], browser: objec
     page.get_by_text("motor", exact=True).first.wait_for(timeout=60_000)
     page.get_by_text("compressor", exact=True).first.wait_for(timeout=10_000)
     # The bearing begins to wear 30 s after the start.
-    page.locator("text=/motor\\/vibration/").first.wait_for(timeout=100_000)
-    page.get_by_role("button", name="Acknowledge").first.click()
+    page.get_by_role("button", name="Acknowledge").first.click(timeout=100_000)
+    page.locator("text=/motor\\/vibration/").first.wait_for()
     first.wait(lambda: events(first.folder) & {"acknowledged"}, "acknowledgement in the table")
     page.close()
     said = first.stop()

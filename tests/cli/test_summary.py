@@ -69,12 +69,12 @@ def test_a_bounded_run_says_what_it_did_and_where_to_look(press: Path) -> None:
     assert figures(told) == {
         "read": [(105, "records of source")],
         "passed over": [(1, "file of source: links, or what could not be read")],
-        "kept": [(101, f"rows in {press}/lake/readings"), (2, f"rows in {press}/lake/alarms")],
+        "kept": [(102, f"rows in {press}/lake/readings"), (2, f"rows in {press}/lake/alarms")],
         "set aside": [(3, f"rows (json_syntax 2, compression 1) in {press}/lake/quarantine")],
-        "late": [(1, f"row in {press}/lake/late_source")],
         "rung": [(1, "alarm of alarms.0.alarm")],
         "sent": [(1, "message by bell.0.notify")],
     }
+    assert "1 row of 'source' came too late for windows and alarms: kept in 'readings' with late: true" in told
     look = re.search(r"look: tocsin (.*)", told)
     assert look is not None
     shown = CliRunner().invoke(main, shlex.split(look[1]))

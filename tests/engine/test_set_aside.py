@@ -51,7 +51,7 @@ def test_the_bytes_topic_and_position_are_the_records_own(tmp_path: Path, lines:
     assert {row["topic"] for row in aside} == {"a.ndjson"}
     assert all(row["sha256"] == hashlib.sha256(row["payload"]).hexdigest() for row in aside)
     assert read("kept", tmp_path / "lake").num_rows == 2 * len(lines) // len(LINES)
-    assert read("kept", tmp_path / "lake").column_names == ["key", "time", "value"]
+    assert read("kept", tmp_path / "lake").column_names == ["key", "time", "value", "late"]
 
 
 def test_of_a_record_with_several_rows_it_is_the_whole_record(tmp_path: Path) -> None:
@@ -77,11 +77,10 @@ def test_of_csv_it_is_the_line(tmp_path: Path) -> None:
     assert [row["payload"].decode() for row in aside] == text.splitlines(keepends=True)[2:]
 
 
-def test_late_rows_are_as_before(tmp_path: Path) -> None:
+def test_late_rows_stand_marked_beside_the_others(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     lines = [b'{"machine":"a","ts":"2026-01-01T00:00:0%dZ","value":1}\n' % second for second in (5, 0)]
     (tmp_path / "in" / "a.ndjson").write_bytes(b"".join(lines))
     (tmp_path / "in" / "b.ndjson").write_bytes(b"{}\n")
     run(tmp_path, {"json": {"columns": COLUMNS}}, time={"column": "ts", "lateness": "0s"})
-    assert read("late_source", tmp_path / "lake").column_names == ["key", "time", "value"]
-    assert read("late_source", tmp_path / "lake").num_rows == 1
+    assert sorted(read("kept", tmp_path / "lake")["late"].to_pylist()) == [False, True]

@@ -43,7 +43,6 @@ def test_a_right_file_compiles(tmp_path: Path) -> None:
         "readings.0.delta",
         "dry.0.delta",
         "quarantine",
-        "late_source",
     ]
     assert pipeline.plan().prints() == plan.prints()
 

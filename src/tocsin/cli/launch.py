@@ -62,8 +62,9 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
         else:
             table = ends[0].id.partition(".")[0] if ends else ""
             where = f"kept in '{table}'" if table else "handed on to the streams that ask for them"
+        rows = "row" if count == 1 else "rows"
         print(
-            f"{plan.name}: {count:,} rows of '{id}' came too late for windows and alarms; they are {where}. "
+            f"{plan.name}: {count:,} {rows} of '{id}' came too late for windows and alarms: {where}. "
             "A longer lateness under time: waits for such rows",
             file=sys.stderr,
             flush=True,
