@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from engine_process import end, engine
 
 from tocsin.contracts import Channel, Message
-from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.plan import Plan, SinkNode
 from tocsin.testing import read_from
@@ -187,27 +187,6 @@ def send(folder: Path, mosquitto_url: str) -> None:
 # The run
 
 
-def engine(found: Plan) -> int:
-    """The engine in a process of its own; its id."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            EmbeddedRunner(found).run()
-            code = 0
-        except BaseException as error:
-            print(f"the engine gave up: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)
-    return child
-
-
-def kill(child: int, number: int) -> int:
-    """Kill a child, if it still runs; its exit status."""
-    os.kill(child, number)
-    return os.waitpid(child, 0)[1]
-
-
 def subscribe(found: Plan) -> None:
     """Open each session once, so that the brokers keep what is published from now on."""
     for origin in found.sources:
@@ -282,7 +261,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
             for i in range(kills):
                 child = engine(found)
                 time.sleep(draw.expovariate(1 / 0.4))
-                status = kill(child, signal.SIGKILL)
+                status = end(child, signal.SIGKILL)
                 if not os.WIFSIGNALED(status):
                     raise SystemExit(f"the engine ended by itself with status {os.waitstatus_to_exitcode(status)}")
                 print(f"\r{i + 1} kills", end="", file=sys.stderr)
@@ -290,7 +269,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
             counts = json.loads(sender.stdout.readline())
             child = engine(found)
             await_rows(folder, sum(n - n // 50 + CLOSING for n in counts.values()))
-            status = kill(child, signal.SIGTERM)
+            status = end(child, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(status) == 0, "the last stop was not clean"
         finally:
             sender.kill()

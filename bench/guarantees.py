@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from engine_process import end, engine
 from postgres_server import PASSWORD, USER, Postgres
 from servers import Mosquitto
 
-from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import read_from
 
@@ -194,31 +194,9 @@ def _in_delta(path: Path) -> Counter[int]:
     return Counter(DeltaTable(path).to_pyarrow_table(columns=["n"])["n"].to_pylist())
 
 
-def engine(pipeline: Pipeline) -> int:
-    """Return the id of a process in which the pipeline runs."""
-    plan = pipeline.plan()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            EmbeddedRunner(plan).run()
-            code = 0
-        except BaseException as error:
-            print(f"the engine gave up: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)
-    return child
-
-
-def end(child: int, number: int) -> int:
-    """Send a signal to the engine; return its exit status once it has ended."""
-    os.kill(child, number)
-    return os.waitpid(child, 0)[1]
-
-
 def live(part: Part, pipeline: Pipeline, numbers: Sequence[int], life_s: float, *, restarts: bool) -> None:
     """Run the engine for so long while records are sent and the server is restarted, then kill it."""
-    child = engine(pipeline)
+    child = engine(pipeline.plan())
     bursts = [numbers[at : at + BURST] for at in range(0, len(numbers), BURST)]
     until_s = time.monotonic() + life_s
     for i, burst in enumerate(bursts):
@@ -232,7 +210,7 @@ def live(part: Part, pipeline: Pipeline, numbers: Sequence[int], life_s: float, 
 
 def catch_up(part: Part, pipeline: Pipeline, count: int) -> Counter[int]:
     """Run the engine until all has come, or nothing more comes; return what has."""
-    child = engine(pipeline)
+    child = engine(pipeline.plan())
     received = part.received()
     moved_s = time.monotonic()
     while len(received) < count and time.monotonic() - moved_s < STILL_S:

@@ -6,8 +6,8 @@ from __future__ import annotations
 class HandClock:
     """A clock that only `sleep` moves."""
 
-    def __init__(self) -> None:
-        self.us = 1_900_000_000_000_000
+    def __init__(self, us: int = 1_900_000_000_000_000) -> None:
+        self.us = us
 
     def now_us(self) -> int:
         return self.us

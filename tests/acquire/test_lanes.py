@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hand_clock import HandClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,22 +22,6 @@ from tocsin.batch import END, LATE, OUT, START, Batch, as_keys, as_times
 from tocsin.condition.event_time import EventTime, Newest
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import BEGIN_US
-
-
-class HandClock:
-    """A clock that only `sleep` moves."""
-
-    def __init__(self, us: int = 1_900_000_000_000_000) -> None:
-        self.us = us
-
-    def now_us(self) -> int:
-        return self.us
-
-    def monotonic_s(self) -> float:
-        return self.us / 1e6
-
-    def sleep(self, seconds: float) -> None:
-        self.us += round(seconds * 1e6) + 1
 
 
 def seconds(rows: pa.RecordBatch) -> list[int]:

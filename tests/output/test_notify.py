@@ -14,7 +14,7 @@ import pytest
 from tocsin.batch import as_times
 from tocsin.contracts import Message
 from tocsin.errors import ConfigError, DeliveryError
-from tocsin.output._lanes import AT_ONCE, FAILURES_MAX
+from tocsin.output._round import AT_ONCE, FAILURES_MAX
 from tocsin.output.notify import REFUSALS_MAX, Notify, public
 from tocsin.testing import world
 

@@ -117,7 +117,7 @@ class ModbusReader:
                 taken.append(self._rounds.popleft())
             self._news.notify_all()
         rows = pa.Table.from_batches(taken).unify_dictionaries().combine_chunks().to_batches()[0]
-        time_us = self._source_time(rows)
+        time_us = int(rows.column("time")[-1].value)
         return Batch(rows, time_us), {"time_us": time_us}
 
     def acknowledge(self, offset: Offset) -> None:
@@ -134,9 +134,6 @@ class ModbusReader:
         with self._news:
             self._news.notify_all()
         self._thread.join(self._source.timeout / 1e6 + 5)
-
-    def _source_time(self, rows: pa.RecordBatch) -> int:
-        return int(rows.column("time")[-1].value)
 
     # the thread's side
 

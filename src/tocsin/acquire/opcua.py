@@ -286,17 +286,14 @@ class _Session:
         ua = _library().ua
         node = client.get_node(node_id)
         self._names[node] = (machine, signal)
-        wanted: Any = {"queuesize": self._source.queue, "sampling_interval": self._source.every / 1000}
+        queue, deadband = self._source.queue, self._source.deadband
         try:
-            if self._source.deadband > 0 and await _is_number(node, ua):
-                await subscription.deadband_monitor(
-                    node,
-                    self._source.deadband,
-                    deadbandtype=ua.DeadbandType.Absolute,
-                    queuesize=wanted["queuesize"],
-                )
+            if deadband > 0 and await _is_number(node, ua):
+                kind = ua.DeadbandType.Absolute
+                await subscription.deadband_monitor(node, deadband, deadbandtype=kind, queuesize=queue)
             else:
-                await subscription.subscribe_data_change(node, **wanted)
+                pace_ms = self._source.every / 1000
+                await subscription.subscribe_data_change(node, queuesize=queue, sampling_interval=pace_ms)
         except ua.UaStatusCodeError as error:
             self._changes.counted["nodes_refused"] += 1
             log.warning("%s: nodes.%s.%s (%s) is refused: %s", self._source.url, machine, signal, node_id, error)

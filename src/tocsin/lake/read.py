@@ -16,7 +16,7 @@ from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
 from tocsin.lake.maintenance import forget_missing
 from tocsin.lake.remote import RemoteTable, is_remote
-from tocsin.lake.schema import original_names
+from tocsin.lake.schema import arrow_schema, original_names
 from tocsin.world import SystemDisk
 
 FOLDER = Path("tocsin-data")
@@ -78,6 +78,13 @@ def _damaged(log: Log, error: Exception) -> str:
     )
 
 
+def schema(table: str, folder: Path | str = FOLDER) -> pa.Schema:
+    """Returns the columns of a table, under the names that its rows came with; its rows are not looked at."""
+    fields = _open(_known(table, folder)).snapshot.fields
+    kinds = arrow_schema(fields)
+    return pa.schema([kinds.field(held).with_name(name) for held, name in original_names(fields).items()])
+
+
 def query(
     sql: str,
     folder: Path | str = FOLDER,
@@ -136,10 +143,10 @@ def query(
 
 def _show(connection: Any, name: str, rows: Any, originals: Mapping[str, str]) -> None:
     """Make a view of a dataset, with the columns under their original names."""
-    held = _quoted(f"rows of {name}")
+    held = quoted(f"rows of {name}")
     connection.register(f"rows of {name}", rows)
-    columns = ", ".join(f"{_quoted(column)} AS {_quoted(original)}" for column, original in originals.items())
-    connection.execute(f"CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM {held}")  # noqa: S608
+    columns = ", ".join(f"{quoted(column)} AS {quoted(original)}" for column, original in originals.items())
+    connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {held}")  # noqa: S608
 
 
 def _open(path: Path) -> Log:
@@ -152,5 +159,6 @@ def _open(path: Path) -> Log:
     return log
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Returns a name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'

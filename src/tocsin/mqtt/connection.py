@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 import time
@@ -24,6 +23,8 @@ from tocsin.mqtt.sessions import (
     password_matches,
 )  # fmt: skip
 from tocsin.mqtt.topics import valid_filter, valid_name
+from tocsin.settings.addresses import is_local
+from tocsin.settings.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,7 @@ class Settings:
     """File that keeps sessions and retained messages from a stop in good order to the next start."""
 
     def __post_init__(self) -> None:
-        local = self.host == "localhost" or _is_loopback(self.host)
-        if not local and (self.cert is None or (self.ca is None and self.users is None)):
+        if not is_local(self.host) and (self.cert is None or (self.ca is None and self.users is None)):
             raise ConfigError(
                 f"the broker listens on {self.host}, beyond this computer, only with TLS (cert, key) and with client "
                 "certificates (ca) or passwords (users); or listen on 127.0.0.1"
@@ -76,27 +76,11 @@ class Settings:
     def context(self) -> ssl.SSLContext | None:
         if self.cert is None:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            context.load_cert_chain(self.cert, self.key)
-            if self.ca is not None:
-                context.load_verify_locations(self.ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-            if self.crl is not None:
-                context.load_verify_locations(self.crl)
-                context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        except (OSError, ssl.SSLError) as error:
+            return server_context(self.cert, self.key, self.ca, self.crl)
+        except OSError as error:
             names = f"ca={self.ca} crl={self.crl} cert={self.cert} key={self.key}"
             raise ConfigError(f"the TLS files {names}: {error}") from error
-        return context
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Hub(Protocol):

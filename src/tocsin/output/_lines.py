@@ -51,16 +51,16 @@ def to_lines(rows: pa.Table, measurement: str, tags: Sequence[str]) -> list[str]
     if not count:
         return []
     batch = rows.to_batches()[0]
-    head: list[pa.Array] = [pa.repeat(_escaped_word(measurement, ", "), count)]
+    head: list[pa.Array] = [pa.repeat(escaped_word(measurement, ", "), count)]
     for tag in tags:
         text = _tag_values(batch.column(tag))
-        head.append(pc.binary_join_element_wise(f",{_escaped_word(tag)}=", text, "", null_handling="emit_null"))
+        head.append(pc.binary_join_element_wise(f",{escaped_word(tag)}=", text, "", null_handling="emit_null"))
     series = pc.binary_join_element_wise(*head, "", null_handling="skip")
     fields = []
     for name in batch.schema.names:
         if name != _TIME and name not in tags:
             text = _field_values(batch.column(name))
-            fields.append(pc.binary_join_element_wise(f"{_escaped_word(name)}=", text, "", null_handling="emit_null"))
+            fields.append(pc.binary_join_element_wise(f"{escaped_word(name)}=", text, "", null_handling="emit_null"))
     # Arrow drops nulls where it is to join a single array.
     values = fields[0] if len(fields) == 1 else pc.binary_join_element_wise(*fields, ",", null_handling="skip")
     times = pc.cast(pc.multiply(pa.array(times_us(batch)), 1000), pa.string())
@@ -68,7 +68,7 @@ def to_lines(rows: pa.Table, measurement: str, tags: Sequence[str]) -> list[str]
     return list(lines.filter(pc.greater(pc.binary_length(values), 0)).to_pylist())
 
 
-def _escaped_word(text: str, marks: str = ",= ") -> str:
+def escaped_word(text: str, marks: str = ",= ") -> str:
     for mark in marks:
         text = text.replace(mark, f"\\{mark}")
     return text

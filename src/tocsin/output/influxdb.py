@@ -19,7 +19,7 @@ from tocsin.batch import QUARANTINED_BYTES
 from tocsin.contracts import Sink
 from tocsin.ends import SpooledAndNoted
 from tocsin.errors import SinkError, Unavailable
-from tocsin.output._lines import require_lines, to_lines
+from tocsin.output._lines import escaped_word, require_lines, to_lines
 from tocsin.settings import Many
 from tocsin.settings.tls import Tls
 from tocsin.world import World
@@ -203,10 +203,10 @@ def _said(answer: httpx.Response) -> str:
 
 def _quarantined(measurement: str, line: str, reason: str, now_us: int) -> str:
     """A line that is refused, as a field of one that is not; at the full hour, so that it stands there once."""
-    name = re.sub(r"([,= ])", r"\\\1", measurement)
     digest = hashlib.sha256(line.encode()).hexdigest()[:16]
     fields = f"reason={_text(reason)},line={_text(line[:QUARANTINED_BYTES])}"
-    return f"{QUARANTINE},table={name},sha256={digest} {fields} {now_us // _HOUR_US * _HOUR_US * 1000}"
+    series = f"{QUARANTINE},table={escaped_word(measurement)},sha256={digest}"
+    return f"{series} {fields} {now_us // _HOUR_US * _HOUR_US * 1000}"
 
 
 def _text(text: str) -> str:

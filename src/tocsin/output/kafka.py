@@ -17,9 +17,10 @@ from pydantic import field_validator
 
 from tocsin.contracts import Sink
 from tocsin.ends import Spooled
-from tocsin.errors import ConfigError, SchemaError, SinkError, Unavailable
+from tocsin.errors import SchemaError, SinkError, Unavailable
 from tocsin.kafka.settings import TOPIC_NAME, ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_sink
+from tocsin.settings.topic_template import require_template, template_columns
 from tocsin.world import World
 
 if TYPE_CHECKING:
@@ -71,18 +72,12 @@ class Kafka(ClusterSettings, Sink):
     @field_validator("topic")
     @classmethod
     def _topic(cls, topic: str) -> str:
-        try:
-            parts = list(Formatter().parse(topic))
-        except ValueError as error:
-            raise ConfigError(f"{topic!r}: {error}") from error
-        plain = "".join(text + ("x" if name is not None else "") for text, name, _, _ in parts)
-        if not TOPIC_NAME.fullmatch(plain) or any(spec or change or name == "" for _, name, spec, change in parts):
-            raise ConfigError(f"{topic!r} is not a topic to write to; write it as plant.{{key}}.state")
-        return topic
+        remedy = "is not a topic to write to; write it as plant.{key}.state"
+        return require_template(topic, TOPIC_NAME.fullmatch, remedy)
 
     def topic_columns(self) -> list[str]:
         """Return the columns that stand in the topic."""
-        return [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
+        return template_columns(self.topic)
 
     def accepts(self, schema: pa.Schema) -> None:
         key = [] if self.key is None else [self.key]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from string import Formatter
 from typing import Any, Literal
 
 import msgspec
@@ -13,11 +12,12 @@ import pyarrow as pa
 from pydantic import field_validator
 
 from tocsin.contracts import Channel, Message
-from tocsin.errors import ConfigError, DeliveryError, SchemaError
+from tocsin.errors import DeliveryError, SchemaError
 from tocsin.mqtt.client import NotConnected
 from tocsin.mqtt.settings import BrokerSettings
 from tocsin.mqtt.topics import FORBIDDEN_IN_IDS, valid_name
 from tocsin.settings.quantities import Duration
+from tocsin.settings.topic_template import require_template, template_columns
 from tocsin.world import World
 
 log = logging.getLogger(__name__)
@@ -60,17 +60,14 @@ class Mqtt(BrokerSettings, Channel):
     @field_validator("topic")
     @classmethod
     def _topic(cls, topic: str) -> str:
-        try:
-            parts = list(Formatter().parse(topic))
-        except ValueError as error:
-            raise ConfigError(f"{topic!r}: {error}") from error
-        plain = "".join(text + ("x" if name is not None else "") for text, name, _, _ in parts)
-        if not valid_name(plain) or any(spec or conversion or name == "" for _, name, spec, conversion in parts):
-            raise ConfigError(f"{topic!r} is not a topic to publish to; write it as plant/{{key}}/state")
-        return topic
+        return require_template(topic, valid_name, "is not a topic to publish to; write it as plant/{key}/state")
 
     def accepts(self, schema: pa.Schema) -> None:
-        for name in (*(self.columns or ()), *self._places(), *([] if self.payload is None else [self.payload])):
+        for name in (
+            *(self.columns or ()),
+            *template_columns(self.topic),
+            *([] if self.payload is None else [self.payload]),
+        ):
             if name not in schema.names:
                 raise SchemaError(f"mqtt needs column '{name}'; what reaches it is [{', '.join(schema.names)}]")
 
@@ -78,14 +75,10 @@ class Mqtt(BrokerSettings, Channel):
         if self.tls is not None:
             self.tls.context(world.given)
 
-    def _places(self) -> list[str]:
-        """Returns the columns that stand in the topic."""
-        return [name for _, name, _, _ in Formatter().parse(self.topic) if name is not None]
-
     def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
         self.accepts(rows.schema)
         wanted = list(rows.schema.names if self.columns is None else self.columns)
-        named = self._places()
+        named = template_columns(self.topic)
         messages = []
         for start in range(0, rows.num_rows, ROWS_A_MESSAGE):
             some = rows.slice(start, ROWS_A_MESSAGE).to_pylist()  # a row costs 3 to 10 µs: Python objects, then JSON

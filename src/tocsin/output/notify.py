@@ -22,7 +22,7 @@ from tocsin.contracts import Channel, Message
 from tocsin.domain.alarms import SEVERITIES
 from tocsin.errors import ConfigError, DeliveryError, SchemaError
 from tocsin.output._cloudevents import alertmanager, cloudevent
-from tocsin.output._lanes import AT_ONCE, Away, Round
+from tocsin.output._round import AT_ONCE, Away, Round
 from tocsin.settings import Many
 from tocsin.values.text import printable
 from tocsin.world import World

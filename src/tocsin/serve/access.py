@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 import socket
 import time
@@ -29,6 +28,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.errors import ConfigError
+from tocsin.settings.addresses import is_local
 
 COOKIE = "tocsin_session"
 CSRF_HEADER = "x-tocsin-csrf"
@@ -231,7 +231,7 @@ class Address:
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise ConfigError(f"there is no file {path}; TLS needs a certificate and its key as PEM")
-        if not is_local(self.host) and (not self.secure or not self.token):
+        if not is_local(self.host.strip("[]")) and (not self.secure or not self.token):
             raise ConfigError(
                 f"on {self.host} the page would be open to the network; give it a certificate and a token "
                 "(--tls-cert, --tls-key, --token), or let it listen on 127.0.0.1"
@@ -252,7 +252,7 @@ class Address:
     def hosts(self) -> frozenset[str]:
         """Returns what the ``Host`` header may say."""
         own = {self.host, *self.allowed_hosts}
-        if is_local(self.host) or self.host in _EVERYWHERE:
+        if is_local(self.host.strip("[]")) or self.host in _EVERYWHERE:
             own |= {"localhost", "127.0.0.1", "::1"}
         if self.host in _EVERYWHERE:
             own |= _names_of_this_computer()
@@ -265,16 +265,6 @@ def _names_of_this_computer() -> set[str]:
     all_addresses = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
     numbers = {a.address.partition("%")[0] for a in all_addresses if a.family in (socket.AF_INET, socket.AF_INET6)}
     return {socket.gethostname(), *numbers}
-
-
-def is_local(host: str) -> bool:
-    """Returns whether an address can only be reached from this computer."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _same(given: str, wanted: str) -> bool:

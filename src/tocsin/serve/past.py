@@ -25,7 +25,7 @@ def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tupl
 
     The tables are those named like one of these streams, or all if none is given. It takes a few seconds at most.
     """
-    from tocsin.lake.read import query, tables
+    from tocsin.lake.read import query, quoted, schema, tables
 
     ends = time.monotonic() + _ALL_S_MAX
     by_name: Mapping[str, Stream] = {stream.name: stream for stream in streams}
@@ -35,17 +35,16 @@ def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tupl
             return
         if by_name and name not in by_name:
             continue
-        quoted = '"' + name.replace('"', '""') + '"'
         try:
-            schema = query(f"SELECT * FROM {quoted} LIMIT 0", lake_folder, timeout_s=left_s).schema  # noqa: S608
-            if not {"key", "time"} <= set(schema.names):
+            columns = schema(name, lake_folder)
+            if not {"key", "time"} <= set(columns.names):
                 continue
-            stream = _with_verdict(describe(name, schema), by_name.get(name))
+            stream = _with_verdict(describe(name, columns), by_name.get(name))
             newest_of_each = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY number DESC) = 1"
             only = newest_of_each if stream.kind == "alarms" else ""
             limit = ALARMS_MAX if only else _ROWS_MAX
             rows = query(
-                f"SELECT * FROM (SELECT * FROM {quoted} {only} ORDER BY time DESC LIMIT {limit}) ORDER BY time",  # noqa: S608
+                f"SELECT * FROM (SELECT * FROM {quoted(name)} {only} ORDER BY time DESC LIMIT {limit}) ORDER BY time",  # noqa: S608
                 lake_folder,
                 timeout_s=left_s,
             )

@@ -9,6 +9,24 @@ from tocsin.errors import ConfigError
 from tocsin.settings import Settings
 
 
+def server_context(cert: Path, key: Path | None, clients: Path | None, revoked: Path | None = None) -> ssl.SSLContext:
+    """Returns the context of a server that speaks TLS 1.2 or newer.
+
+    Clients need a certificate that one in ``clients`` has issued, if that is given, and that is not among the revoked.
+    Raises OSError, or `ssl.SSLError`, which is one, for files that are not there or hold something else.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key)
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
+    if revoked is not None:
+        context.load_verify_locations(revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
 class Tls(Settings):
     """How to know the server, and how it knows us; TLS 1.2 or newer."""
 

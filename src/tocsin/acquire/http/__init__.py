@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +15,9 @@ from tocsin.contracts import Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError
 from tocsin.settings import Settings
+from tocsin.settings.addresses import is_local
 from tocsin.settings.quantities import Duration, Size
+from tocsin.settings.tls import server_context
 from tocsin.world import World
 
 _TOKEN_MIN = 16
@@ -34,16 +35,11 @@ class ServerTls(Settings):
 
     def context(self, folder: Path) -> ssl.SSLContext:
         """Returns the context of a server; relative files start at ``folder``."""
+        clients = None if self.clients is None else folder / self.clients
         try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(str(folder / self.cert), str(folder / self.key))
-            if self.clients is not None:
-                context.load_verify_locations(str(folder / self.clients))
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
+            return server_context(folder / self.cert, folder / self.key, clients)
+        except OSError as error:
             raise ConfigError(f"the TLS files cert={self.cert} key={self.key}: {error}") from error
-        return context
 
 
 class Http(Source):
@@ -104,21 +100,12 @@ class Http(Source):
         return RAW_WITH_METADATA
 
     def check(self, world: World) -> None:
-        if self.token is None and not self.is_local():
+        if self.token is None and not is_local(self.host):
             raise ConfigError(
                 f"host {self.host} is reached from other computers: set a token, as token: ${{env:TOCSIN_HTTP_TOKEN}}"
             )
         if self.tls is not None:
             self.tls.context(world.given)
-
-    def is_local(self) -> bool:
-        """Returns whether only this computer can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
 
     def open(self, world: World) -> OneSplit:
         self.check(world)

@@ -31,13 +31,11 @@ _LOCAL = frozenset(["localhost", "127.0.0.1", "[::1]"])
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build(source: Http, inbox: Inbox) -> App:
-    """Returns the web application of a source."""
-    return App(source, inbox)
-
-
 class App:
-    """All addresses, behind the check of the token and the words of each protocol for what went wrong."""
+    """The web application of a source.
+
+    Every address stands behind the check of the token, and tells what went wrong in the words of its protocol.
+    """
 
     def __init__(self, source: Http, inbox: Inbox) -> None:
         self._source, self._inbox = source, inbox

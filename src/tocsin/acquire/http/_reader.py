@@ -31,13 +31,13 @@ class HttpReader:
     def __init__(self, source: Http, world: World, offset: Offset | None, tls: ssl.SSLContext | None) -> None:
         import uvicorn
 
-        from tocsin.acquire.http._app import build
+        from tocsin.acquire.http._app import App
 
         self._clock = world.clock
         position, keys = resumed(offset)
         self._position = position
         self._inbox = Inbox(source.waiting_max, position, keys)
-        self._app = build(source, self._inbox)
+        self._app = App(source, self._inbox)
         self._socket = _listening(source.host, source.port)
         config = uvicorn.Config(
             self._app.asgi,

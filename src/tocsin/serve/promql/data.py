@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from tocsin.lake.read import query, tables
+from tocsin.lake.read import query, quoted, schema, tables
 from tocsin.serve.promql.series import NAME, Labels, Samples
 
 ROWS_MAX = 2_000_000
@@ -37,11 +37,11 @@ class Metric:
 def metrics(folder: Path) -> Iterator[Metric]:
     """Gives the metric of each column of numbers in each table that has a time."""
     for table in tables(folder):
-        schema = query(f"SELECT * FROM {_quoted(table)} LIMIT 0", folder, timeout_s=_QUERY_S).schema  # noqa: S608
-        if "time" not in schema.names:
+        columns = schema(table, folder)
+        if "time" not in columns.names:
             continue
-        labels = tuple(name for name in _LABELS if name in schema.names and _is_text(schema.field(name).type))
-        for field in schema:
+        labels = tuple(name for name in _LABELS if name in columns.names and _is_text(columns.field(name).type))
+        for field in columns:
             if pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_boolean(field.type):
                 yield Metric(_metric_name(f"{table}_{field.name}"), table, field.name, labels)
 
@@ -58,12 +58,12 @@ def read(
     """
     samples: list[Samples] = []
     for metric in wanted:
-        columns = [*(_quoted(label) for label in metric.labels), "epoch_ms(time) AS at", _quoted(metric.column)]
+        columns = [*(quoted(label) for label in metric.labels), "epoch_ms(time) AS at", quoted(metric.column)]
         where = (
             f"time > make_timestamptz({begin_ms * 1000}) AND time <= make_timestamptz({end_ms * 1000}) "
-            f"AND {_quoted(metric.column)} IS NOT NULL"
+            f"AND {quoted(metric.column)} IS NOT NULL"
         )
-        sql = f"SELECT {', '.join(columns)} FROM {_quoted(metric.table)} WHERE {where} LIMIT {ROWS_MAX + 1}"  # noqa: S608
+        sql = f"SELECT {', '.join(columns)} FROM {quoted(metric.table)} WHERE {where} LIMIT {ROWS_MAX + 1}"  # noqa: S608
         rows = query(sql, folder, timeout_s=_QUERY_S)
         if rows.num_rows > ROWS_MAX:
             raise TooMuch(f"{metric.name} has more than {ROWS_MAX:,} samples in this time; ask for less")
@@ -106,8 +106,8 @@ def label_sets(folder: Path, wanted: Sequence[Metric]) -> list[Labels]:
         if not metric.labels:
             sets.append({NAME: metric.name})
             continue
-        columns = ", ".join(_quoted(label) for label in metric.labels)
-        sql = f"SELECT DISTINCT {columns} FROM {_quoted(metric.table)} WHERE {_quoted(metric.column)} IS NOT NULL"  # noqa: S608
+        columns = ", ".join(quoted(label) for label in metric.labels)
+        sql = f"SELECT DISTINCT {columns} FROM {quoted(metric.table)} WHERE {quoted(metric.column)} IS NOT NULL"  # noqa: S608
         rows = query(sql, folder, timeout_s=_QUERY_S).to_pylist()
         sets.extend({NAME: metric.name, **{name: text for name, text in row.items() if text}} for row in rows)
     return sets
@@ -120,7 +120,3 @@ def _is_text(kind: pa.DataType) -> bool:
 def _metric_name(text: str) -> str:
     plain = re.sub(r"[^a-zA-Z0-9_:]", "_", text)
     return f"_{plain}" if plain[:1].isdigit() else plain
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

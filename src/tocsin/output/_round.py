@@ -32,10 +32,10 @@ class Round:
 
     def run(self, pool: ThreadPoolExecutor, messages: Sequence[Message], send: Callable[[Message], None]) -> None:
         """Send messages; after one that fails, the later ones of the same alarm wait, so that they keep their order."""
-        lanes: dict[str, list[Message]] = {}
+        ordered: dict[str, list[Message]] = {}
         for message in messages:
-            lanes.setdefault(lane(message), []).append(message)
-        running = [pool.submit(self._send_each, some, send) for some in lanes.values()]
+            ordered.setdefault(order_of(message), []).append(message)
+        running = [pool.submit(self._send_each, some, send) for some in ordered.values()]
         for one in running:
             one.result()
 
@@ -54,12 +54,12 @@ class Round:
                 self.taken.append(message.id)
 
 
-def lane(message: Message) -> str:
+def order_of(message: Message) -> str:
     """Returns what a message must not overtake another of: its alarm, or its machine where there is none.
 
     Examples
     --------
-    >>> lane(Message("1", b'{"row": {"key": "pump", "rule": "hot", "event": "raised"}}'))
+    >>> order_of(Message("1", b'{"row": {"key": "pump", "rule": "hot", "event": "raised"}}'))
     '["hot", "pump"]'
     """
     row = json.loads(message.body).get("row", {})
