@@ -46,7 +46,9 @@ def promised(operator: Operator, input: pa.Schema) -> pa.Schema:
 
 
 class Stateless(Operator):
-    """An operator that looks at one batch at a time."""
+    """An operator that looks at one row at a time."""
+
+    TIMELESS: ClassVar[bool] = True
 
     @abstractmethod
     def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:

@@ -57,6 +57,9 @@ class Operator(Component, ABC):
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
     ACROSS_KEYS: ClassVar[str] = ""
     """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+    TIMELESS: ClassVar[bool] = False
+    """Whether what becomes of a row depends on that row alone, whenever it comes: then late rows may pass as well, on
+    their way to an archive."""
     STATE: ClassVar[int] = 1
     """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
     a default that shapes the state changes: then operators are asked before the state is forgotten."""

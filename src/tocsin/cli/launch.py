@@ -15,7 +15,7 @@ from tocsin.engine.feed import SOCKET, PageFeed
 from tocsin.engine.trouble import disk_trouble
 from tocsin.engine.wire import streams_of
 from tocsin.errors import TocsinError, Undelivered, Unwritten
-from tocsin.pipeline.plan import Plan
+from tocsin.pipeline.plan import Plan, Port, SinkNode
 from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5
@@ -55,7 +55,9 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
     for (id, port), count in runner.counters.rows_out.items():
         if port != LATE or not count:
             continue
-        ends = [end for end in plan.sinks if (id, port) in end.inputs]
+        if any(step.id == id and step.late for step in plan.steps):
+            continue
+        ends = _ends(plan, (id, port))
         marked = [end.id.partition(".")[0] for end in ends if end.marks_late]
         if marked:
             where = f"kept in '{marked[0]}' with late: true"
@@ -69,6 +71,12 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _ends(plan: Plan, port: Port) -> list[SinkNode]:
+    """Where the late rows of a port are kept: at once, or behind steps that they pass."""
+    passed = [ends for step in plan.steps if port in step.late for ends in _ends(plan, (step.id, LATE))]
+    return [*(end for end in plan.sinks if port in end.inputs), *passed]
 
 
 def _bounded(plan: Plan) -> bool:

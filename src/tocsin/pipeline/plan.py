@@ -62,6 +62,8 @@ class Step:
     input_schema: pa.Schema
     schemas: Mapping[str, pa.Schema]
     """By port."""
+    late: tuple[Port, ...] = ()
+    """Inputs beside the others, of rows that came too late: what becomes of them leaves by port ``late``."""
 
     def shard(self, keys: pa.Array) -> pa.Array:
         """Returns the shard of each key: where the step runs in several copies, its rows are exchanged by it."""
