@@ -18,7 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from tocsin.batch import Batch
+from tocsin.batch import Apart, Batch
+from tocsin.errors import ConfigError
 from tocsin.settings import Settings
 from tocsin.world import World
 
@@ -60,6 +61,8 @@ class Operator(Component, ABC):
     TIMELESS: ClassVar[bool] = False
     """Whether what becomes of a row depends on that row alone, whenever it comes: then late rows may pass as well, on
     their way to an archive."""
+    ONE_TIME: ClassVar[bool] = False
+    """Whether rows behind the watermark are lost to it, so that keys with a time of their own are refused."""
     STATE: ClassVar[int] = 1
     """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
     a default that shapes the state changes: then operators are asked before the state is forgotten."""
@@ -93,6 +96,19 @@ class Operator(Component, ABC):
     def counters(self, state: State) -> Mapping[str, int]:
         """Returns what the step counts beside rows, by name (fields unknown ...)."""
         return {}
+
+    def apart(self, input: Apart | None) -> Apart | None:
+        """Returns how far keys may be apart in what leaves; `ConfigError` where this cannot work."""
+        if input is not None and self.ONE_TIME:
+            raise ConfigError(
+                f"{self.name()} goes by one time of all machines; take keys_apart out of time:, and let lateness be as "
+                "long as machines may be apart"
+            )
+        return input
+
+    def takes_late(self) -> bool:
+        """Returns whether rows that came too late are to reach it as well, since it can still use some."""
+        return False
 
     def shape(self, input: pa.Schema) -> Mapping[str, Any]:
         """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.

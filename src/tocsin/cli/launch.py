@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tocsin.batch import LATE
+from tocsin.cli import set_aside
 from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.feed import SOCKET, PageFeed
@@ -35,16 +36,20 @@ def launch(
         raise disk_trouble(error, plan.state_folder) from error
     if address is None:
         runner = EmbeddedRunner(plan, forget=forget)
-        with _told_at_the_end(runner), _progress(runner):
+        with _told_at_the_end(runner), _progress(runner), set_aside.told(plan, runner.counters):
             runner.run()
         _tell_late(plan, runner)
+        if _bounded(plan):
+            set_aside.refuse_nothing(plan, runner.counters)
         return runner.snapshot()
     feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
         runner = EmbeddedRunner(plan, feed=feed, forget=forget)
-        with _told_at_the_end(runner), _page(plan, streams, address, runner):
+        with _told_at_the_end(runner), _page(plan, streams, address, runner), set_aside.told(plan, runner.counters):
             runner.run()
         _tell_late(plan, runner)
+        if _bounded(plan):
+            set_aside.refuse_nothing(plan, runner.counters)
         return runner.snapshot()
     finally:
         feed.close()

@@ -59,6 +59,7 @@ class Chain:
         self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in origin.chain]
         self.watermark_us = START
         self.idle = False
+        self.has_keys_apart = any(operator.apart(None) is not None for operator in origin.chain)
 
     def through(self, batch: Batch) -> list[Batch]:
         """What leaves the chain; rows on side ports leave it at once."""
@@ -219,7 +220,7 @@ class Graph:
             if out.port != OUT:
                 self._emit(chain.origin.id, out)
                 continue
-            if chain.watermark_us < self.watermarks[chain.origin.id]:
+            if chain.watermark_us < self.watermarks[chain.origin.id] and not chain.has_keys_apart:
                 out = self._without_late(chain.origin.id, out)
             chain.watermark_us = max(chain.watermark_us, out.watermark_us)
             self._emit(chain.origin.id, out.until(self._merged(chain.origin)))
@@ -294,7 +295,7 @@ class Graph:
             return
         step_task.watermark_us = merged
         rows = _united(batch.rows, step_task.step)
-        for out in step_task.node.step(Batch(rows, merged)):
+        for out in step_task.node.step(Batch(rows, merged, apart=step_task.step.apart)):
             self._emit(step_task.step.id, out)
 
     def _step_late(self, step_task: StepTask, batch: Batch) -> None:
@@ -343,7 +344,11 @@ class Graph:
         """Rejected rows with the place they were rejected at, counted by reason."""
         rows = batch.rows
         for reason in pc.value_counts(rows.column("reason")).to_pylist():
-            self.counters.rejected[id, reason["values"]] += reason["counts"]
+            counted = (id, reason["values"])
+            self.counters.rejected[counted] += reason["counts"]
+            if counted not in self.counters.details:
+                first = pc.index(rows.column("reason"), reason["values"]).as_py()
+                self.counters.details[counted] = rows.column("detail")[first].as_py()
         at = rows.schema.get_field_index("source")
         return batch.with_rows(rows.set_column(at, rows.schema.field(at), pa.array([id] * len(batch), pa.string())))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, OUT, REJECTED, is_undecoded
+from tocsin.batch import LATE, OUT, REJECTED, Apart, is_undecoded
 from tocsin.condition.event_time import EventTime
 from tocsin.contracts import Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
@@ -31,6 +31,8 @@ class Compiler:
         self._numbers: dict[str, int] = {}
         """Where each step stands among them, by its id."""
         self.sinks: list[SinkNode] = []
+        self._apart: dict[str, Apart | None] = {}
+        """By source or step: how far keys may be apart in what leaves it, where each has a time of its own."""
         self._may_be_late: set[str] = set()
         """Sources whose rows say when they happened: by arrival none is late."""
         self.ports: dict[str, dict[str, list[tuple[Port, pa.Schema]]]] = {}
@@ -95,6 +97,7 @@ class Compiler:
             before = operator.output_schema(before)
         self.sources.append(SourceNode(name, input.source, tuple(chain), ports, input.idle_timeout))
         self.ports[name] = {port: [((name, port), s)] for port, s in ports.items()}
+        self._apart[name] = next((a for operator in chain if (a := operator.apart(None)) is not None), None)
         if input.time is not None and input.time.model_dump().get("column") is not None:
             self._may_be_late.add(name)
 
@@ -130,31 +133,41 @@ class Compiler:
         ports: dict[str, list[tuple[Port, pa.Schema]]] = {}
         for i, operator in enumerate(stream.steps):
             step = f"{name}.{i}.{operator.name()}"
+            if operator.takes_late():
+                inputs = (*inputs, *self._late_for(inputs))
             with _at(f"{place}.steps.{i}"):
                 out, side = operator.output_schema(schema), operator.side_schemas(schema)
+                apart = self._apart_of(inputs)
+                self._apart[step] = operator.apart(apart)
             self._numbers[step] = len(self.steps)
-            self.steps.append(Step(step, operator, inputs, schema, {OUT: out, **side}))
+            self.steps.append(Step(step, operator, inputs, schema, {OUT: out, **side}, apart=apart))
             for port, side_schema in side.items():
                 ports.setdefault(port, []).append(((step, port), side_schema))
             inputs, schema = ((step, OUT),), out
         self.ports[name] = {OUT: [(port, schema) for port in inputs], **ports}
         for i, part in enumerate(stream.sinks):
-            late = self._late_for(inputs, schema) if isinstance(part, Sink) else ()
-            marks = bool(late) or self._takes_both(inputs, schema)
+            is_archive = isinstance(part, Sink) and LATE_COLUMN.name not in schema.names
+            late = self._late_for(inputs) if is_archive else ()
+            marks = is_archive and self._takes_both((*inputs, *late))
             kept = schema.append(LATE_COLUMN) if marks else schema
             with _at(f"{place}.sinks.{i}"):
                 part.accepts(kept)
             self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", (*inputs, *late), part, kept, marks))
 
-    def _takes_both(self, inputs: Sequence[Port], schema: pa.Schema) -> bool:
-        """Whether an archive asks for rows and for the late ones of the same source, as ``[plant, plant.late]``."""
-        late = {id for id, port in inputs if port == LATE}
-        return LATE_COLUMN.name not in schema.names and any((id, OUT) in inputs for id in late)
+    @staticmethod
+    def _takes_both(inputs: Sequence[Port]) -> bool:
+        """Whether there are rows and the late ones of the same source or step, as with ``[plant, plant.late]``."""
+        return any((id, OUT) in inputs for id, port in inputs if port == LATE)
 
-    def _late_for(self, inputs: Sequence[Port], schema: pa.Schema) -> tuple[Port, ...]:
-        """The late rows that an archive keeps beside the others: where nothing on the way here goes by time."""
-        if LATE_COLUMN.name in schema.names:
-            return ()
+    def _apart_of(self, inputs: Sequence[Port]) -> Apart | None:
+        """How far keys may be apart in several inputs together."""
+        parts = [apart for id, _ in inputs if (apart := self._apart[id]) is not None]
+        if not parts:
+            return None
+        return Apart(max(apart.lateness_us for apart in parts), max(apart.most_us for apart in parts))
+
+    def _late_for(self, inputs: Sequence[Port]) -> tuple[Port, ...]:
+        """The late rows beside others, where nothing on the way here goes by time."""
         ordinary = [port for port in inputs if port[1] != LATE]
         if any(not self._has_late(port) for port in ordinary):
             return ()
