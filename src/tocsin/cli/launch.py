@@ -72,7 +72,7 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
         rows = "row" if count == 1 else "rows"
         print(
             f"{plan.name}: {count:,} {rows} of '{id}' came too late for windows and alarms: {where}. "
-            "A longer lateness under time: waits for such rows",
+            "A longer lateness under time: waits for such rows, keys_apart judges each machine by itself",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Say at once when most of what comes is set aside, with the commonest reason; and end with an error if all of it was."""
+"""Say at once when most of what comes is set aside, with the commonest reason; end with an error if all was."""
 
 from __future__ import annotations
 

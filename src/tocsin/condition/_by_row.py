@@ -37,9 +37,15 @@ class Open(Pending):
             self.newest = np.concatenate([self.newest, np.full(more, START)])
             self.next_ends = np.concatenate([self.next_ends, np.full(more, END)])
 
+    def begin(self, newest: Ints) -> None:
+        """Judge the readings that wait row by row from now on; ``newest`` is of the key of each."""
+        self.reserve()
+        np.maximum.at(self.newest, self.merge()[0], newest)
+        self.next_ends[:] = START
+
     def dump(self) -> pa.Table:
         table = Pending.dump(self)
-        if not self.times or not len(self.newest):
+        if not self.times or len(self.newest) < self.keys.count:
             return table
         return table.append_column(NEWEST, pa.array(self.newest[self.slots[0]]))
 
@@ -49,11 +55,9 @@ class Open(Pending):
         if NEWEST in table.schema.names:
             saved = table[NEWEST].to_numpy()
             table = table.drop_columns([NEWEST])
-        state = super().load(table)  # type: ignore[misc]  # zero-argument super needs the class that slots replaced
-        if state.times:
-            state.reserve()
-            np.maximum.at(state.newest, state.slots[0], state.times[0] if saved is None else saved)
-            state.next_ends[:] = START
+        state = super(Open, cls).load(table)  # bare, super would mean the class that slots has replaced
+        if saved is not None:
+            state.begin(saved)
         return state
 
 
@@ -99,6 +103,8 @@ def take(state: Open, batch: Batch, frame: Frame, kept: list[str]) -> tuple[list
 
     Returns the late ones, by key how far time had come and has come now, and how many readings are new.
     """
+    if state.times and not len(state.newest):
+        state.begin(state.merge()[1])
     rows, left = batch.rows, []
     slots, times = state.keys.slots(rows.column("key")), times_us(rows)
     state.reserve()

@@ -188,8 +188,10 @@ class EventTime(Operator):
             if not (pt.is_integer(kind := input.field(self.offset).type) or pt.is_floating(kind)):
                 raise SchemaError(f"the offset '{self.offset}' is {kind}, but must be a number; decode it as float")
         if "time" in input.names and "time" not in self._columns:
-            raise SchemaError(f"{self.name()} makes the column 'time', but there is one already. Name its column under the source's "
-                "time:, where steps: before key: and time: may make it; or write column: time to take it anew")
+            raise SchemaError(
+                f"{self.name()} makes the column 'time', but there is one already. Name its column under the source's "
+                "time:, where steps: before key: and time: may make it; or write column: time to take it anew"
+            )
         self._parsed(empty(input))
         fields = [field for field in input if field.name not in ("received", *self._columns)]
         fields.insert(1 if "key" in input.names[:1] else 0, TIME)

@@ -77,7 +77,7 @@ class Window(Waiting):
     integers are exact, or null if they need more than 64 bits; a median or percentile of integers is null where they
     are beyond 2^53. Readings for a window that has left go to port ``late``.
 
-    With ``allowed_lateness`` a window is kept so much longer: each time that late readings come for it, it leaves again,
+    With ``allowed_lateness`` a window is kept so much longer: whenever late readings come for it, it leaves again,
     with all its figures. ``late_readings`` says how many there were, so of the rows of a window the one with the most
     is right. With ``keys_apart`` under ``time:`` the windows of each machine close by its own time.
 
@@ -113,7 +113,7 @@ class Window(Waiting):
     gap: Duration | None = Setting(None, gt=0)
     """For sessions instead: how long nothing must come for one to end."""
     allowed_lateness: Duration = Setting(0, ge=0)
-    """How long after it has left a window is corrected by late readings, as in Flink; for windows by ``every`` alone."""
+    """How long after it left a window is corrected by late readings, as in Flink; for windows by ``every`` alone."""
     collect: Many[str] = ()
     """Columns whose readings are kept as lists."""
     compute: Annotated[
@@ -220,7 +220,9 @@ class Window(Waiting):
         if input is None:
             return None
         if self.gap is not None:
-            raise ConfigError("sessions go by one time of all machines; take keys_apart out of time:, or gap out of here")
+            raise ConfigError(
+                "sessions go by one time of all machines; take keys_apart out of time:, or gap out of here"
+            )
         longest = (self.size or self.every or 0) + (HOUR_US if self.zone is not None else 0)
         return Apart(0, input.most_us + longest)
 

@@ -52,8 +52,8 @@ class Input(Settings):
         for step in steps:
             if step.name() not in BEFORE_KEY:
                 raise ValueError(
-                    f"{step.name()} needs rows with key and time, so it stands under streams: ... steps:; before key and "
-                    f"time there may be {', '.join(BEFORE_KEY)}"
+                    f"{step.name()} needs rows with key and time, so it stands in the steps: of a stream; before key "
+                    f"and time there may be {', '.join(BEFORE_KEY)}"
                 )
         return steps
 
