@@ -273,6 +273,9 @@ class Sink(Component, ABC):
     def check(self, world: World) -> None:
         """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a path that leaves."""
 
+    def fits(self, world: World, schema: pa.Schema) -> None:
+        """Raises `SchemaError`, naming the column, if the table that is there cannot take rows of this schema."""
+
     def place(self) -> Mapping[str, Any]:
         """Returns the settings that say which table it is: with any of them changed it is another one."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -148,11 +148,12 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
         if file.suffix == ".json":
             click.echo(_check_json(file))
             continue
-        from tocsin.engine.recovery import Effects, check_ends
+        from tocsin.engine.recovery import Effects, check_ends, check_tables
         from tocsin.pipeline.yamlfile import load_with_plan
 
         _, plan = load_with_plan(file, _settings(settings))
         check_ends(plan, Effects())
+        check_tables(plan, Effects())
         for origin in plan.sources:
             click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
