@@ -166,7 +166,7 @@ class Detector(Keyed):
             require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        verdict = judging(VERDICT, self.of) if len(self.signals) == 1 else VERDICT
+        verdict = judging(VERDICT, self.signals[0]) if len(self.signals) == 1 else VERDICT
         return added(input, (*verdict, *self.adds(input)), self.name())
 
     def adds(self, input: pa.Schema) -> Sequence[pa.Field]:

@@ -118,7 +118,7 @@ def _parsed(text: str) -> Any:
         said = where.get("description") or str(error)
         raise ConfigError(f"'{text}' is not an expression: {said} (column {where.get('col', '?')}){hint}") from error
     if parsed.key == "command" or hint:
-        raise ConfigError(f"'{text}' is not an expression, but a command{hint}")
+        raise ConfigError(f"'{text}' cannot stand in an expression: it is a command{hint}")
     return parsed
 
 
