@@ -115,7 +115,8 @@ def time_column(table: pa.Table, name: str | None, writing: Writing = Writing())
     """Returns the times of all rows, from the column that is named (``date+time``: two), or has a usual name."""
     names = {column.lower(): column for column in table.column_names}
     usual = next((names[usual] for usual in TIME_NAMES if usual in names), "")
-    chosen = [name] if name in table.column_names else (name or usual).split("+")
+    told = name or usual
+    chosen = [told] if told in table.column_names else told.split("+")
     if not set(chosen) <= set(table.column_names):
         raise ConfigError(f"say with --time which column has the time; there are [{', '.join(table.column_names)}]")
     column = table.column(chosen[0]).combine_chunks()
