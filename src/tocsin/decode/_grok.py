@@ -50,7 +50,14 @@ PATTERNS: Mapping[str, str] = {
 }
 """The names that are known; those of Elastic's grok, written for RE2."""
 _NAMED = re.compile(r"%\{(\w+)(?::(\w+))?\}")
+_PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|\(\?<(?=[A-Za-z_])|\((?!\?)", re.DOTALL)
+"""What is escaped, a class of characters, and the beginning of a group that has a name or none."""
 DEPTH_MAX = 8
+
+
+def _only_named(piece: re.Match[str]) -> str:
+    """Groups without a name hold nothing; those of other dialects get theirs as RE2 writes it."""
+    return {"(": "(?:", "(?<": "(?P<"}.get(piece[0], piece[0])
 
 
 def expanded(pattern: str, own: Mapping[str, str]) -> str:
@@ -71,6 +78,6 @@ def expanded(pattern: str, own: Mapping[str, str]) -> str:
 
     for _ in range(DEPTH_MAX):
         if not _NAMED.search(pattern):
-            return pattern
+            return _PIECE.sub(_only_named, pattern)
         pattern = _NAMED.sub(written, pattern)
     raise ValueError("the patterns name each other in a circle")
