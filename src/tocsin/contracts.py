@@ -106,6 +106,10 @@ class Operator(Component, ABC):
             )
         return input
 
+    def tells_late(self) -> bool:
+        """Returns whether it says which rows are late: they leave by port ``late``, as they would by port ``out``."""
+        return False
+
     def takes_late(self) -> bool:
         """Returns whether rows that came too late are to reach it as well, since it can still use some."""
         return False

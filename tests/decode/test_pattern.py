@@ -70,7 +70,7 @@ def test_names_of_grok(pattern: str, line: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("%{NUMBR:x}", "there is no pattern %{NUMBR}; there are BASE10NUM"),
+        ("%{NUMBR:x}", "there is no pattern %{NUMBR}; there are A, B, BASE10NUM"),
         ("(?P<x>a", "missing )"),
         ("(?P<y>a)", "the pattern has no group 'x' for column 'x'; it has y"),
         ("(?P<x>a)(?=b)", "invalid perl operator"),

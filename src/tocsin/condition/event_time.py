@@ -149,7 +149,7 @@ class EventTime(Operator):
     """How far before its arrival a time may lie; any time, if not set."""
     mark: str | None = None
     """Name of a column to add that says what is odd about a time: ``ts_fold`` in an hour that happens twice (the first
-    is taken), ``ts_gap`` in one that the clock skipped (what it would have been is taken), ``ts_leap`` in a leap
+    is taken), ``ts_gap`` in one that the clock skipped (its end is taken), ``ts_leap`` in a leap
     second."""
 
     @field_validator("format")
@@ -222,6 +222,9 @@ class EventTime(Operator):
 
     def initial(self) -> Newest:
         return Newest()
+
+    def tells_late(self) -> bool:
+        return self.column is not None
 
     def apart(self, input: Apart | None) -> Apart | None:
         if self.column is None or self.keys_apart is None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tocsin.batch import LATE, OUT, REJECTED, Apart, is_undecoded
-from tocsin.condition.event_time import EventTime
 from tocsin.contracts import Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
@@ -98,7 +97,7 @@ class Compiler:
         self.sources.append(SourceNode(name, input.source, tuple(chain), ports, input.idle_timeout))
         self.ports[name] = {port: [((name, port), s)] for port, s in ports.items()}
         self._apart[name] = next((a for operator in chain if (a := operator.apart(None)) is not None), None)
-        if input.time is not None and input.time.model_dump().get("column") is not None:
+        if any(operator.tells_late() for operator in chain):
             self._may_be_late.add(name)
 
     def _order(self) -> Iterator[str]:
@@ -181,8 +180,8 @@ class Compiler:
         if id in self.pipeline.sources:
             return id in self._may_be_late
         step = self.steps[self._numbers[id]]
-        if isinstance(step.operator, EventTime):
-            return step.operator.column is not None
+        if step.operator.tells_late():
+            return True
         return step.operator.TIMELESS and all(self._has_late(before) for before in step.inputs)
 
     def _late(self, port: Port) -> Port:
@@ -190,7 +189,7 @@ class Compiler:
         id, _ = port
         if id not in self.pipeline.sources:
             step = self.steps[self._numbers[id]]
-            if not isinstance(step.operator, EventTime) and not step.late:
+            if not step.operator.tells_late() and not step.late:
                 late = tuple(map(self._late, step.inputs))
                 schemas = {**step.schemas, LATE: step.schemas[OUT]}
                 self.steps[self._numbers[id]] = replace(step, late=late, schemas=schemas)
