@@ -22,6 +22,7 @@ from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, START, B
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
+from tocsin.settings.addresses import without_password
 from tocsin.world import Clock, FirstTime, World
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class Files(Source):
     """How many times faster than real time to play the rows, as ``10x``; else as fast as can be."""
     time_column: str | None = None
     """The column (of CSV: named in the header) with the time to replay by."""
+
+    _no_password = field_validator("path")(without_password)
 
     @field_validator("replay", mode="before", json_schema_input_type=float | str | None)
     @classmethod
