@@ -16,7 +16,18 @@ from pydantic import field_validator, model_validator
 
 from tocsin.acquire._gzip import Gzip
 from tocsin.acquire._lanes import DONE, Finished, Lanes, Line, natural
-from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, Refused, digest, head_of, is_document
+from tocsin.acquire._lines import (
+    BLANK,
+    BLANK_CSV,
+    HEAD_BYTES,
+    WHOLE_BYTES,
+    Block,
+    Plain,
+    Refused,
+    digest,
+    head_of,
+    is_document,
+)
 from tocsin.acquire._pace import Pace
 from tocsin.batch import END, HEADER, QUARANTINED_BYTES, RAW, REJECTED, START, Batch, as_times, empty, rejected, tick
 from tocsin.contracts import Offset, Source
@@ -518,11 +529,12 @@ class FilesReader:
         if last <= first:
             return None
         payloads, positions, after = block.payloads(first, last)
-        blank = block.blanks(first, last)
+        is_blank = BLANK_CSV if file.format == "csv" else BLANK
+        blank = block.blanks(first, last, is_blank)
         if blank.any():
             kept = np.flatnonzero(~blank)
             if not len(kept):
-                first = block.text_from(last)
+                first = block.text_from(last, is_blank)
                 return _Some(empty(RAW), [block.position + int(block.ends[first])])
             payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
         if place.position == 0 and file.format == "csv" and self._source.header:
