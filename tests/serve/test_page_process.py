@@ -23,7 +23,13 @@ def test_it_ends_when_its_engine_was_killed(while_starting: bool, tmp_path: Path
     assert process.stdin is not None
     assert process.stdout is not None
     address = Address(port=free_port())
-    wanted = {"state": str(tmp_path), "lake": None, "title": "plant", "address": asdict(address), "streams": []}
+    wanted: dict[str, object] = {
+        "state": str(tmp_path),
+        "lake": None,
+        "title": "plant",
+        "address": asdict(address),
+        "streams": [],
+    }
     process.stdin.write(json.dumps(wanted, default=str).encode() + b"\n")
     process.stdin.flush()
     if not while_starting:
