@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
+ENDED_WITHIN_S = 10.0
 _READY = "ready"
 
 Endpoint = Callable[[Request], Any]
@@ -347,12 +349,17 @@ def main() -> None:
         while sys.stdin.read(4096):
             pass
         ended.set()
+        time.sleep(ENDED_WITHIN_S)
+        os._exit(1)  # whatever still holds it: nobody is there any more to end it
+
+    def ready() -> None:
+        with suppress(OSError):  # who started it is gone already, which `watch` sees
+            print(_READY, flush=True)  # noqa: T201
 
     threading.Thread(target=watch, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # the engine comes first
     try:
-        ready = partial(print, _READY, flush=True)
         names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[Stream, ...])}
         serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
     except TocsinError as error:

@@ -16,6 +16,7 @@ from tocsin.batch import RAW
 from tocsin.contracts import Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
+from tocsin.settings.addresses import without_password
 from tocsin.world import World
 
 
@@ -56,6 +57,8 @@ class Files(Source):
     """How many times faster than real time to play the rows, as ``10x``; else as fast as can be."""
     time_column: str | None = None
     """The column (of CSV: named in the header) with the time to replay by."""
+
+    _no_password = field_validator("path")(without_password)
 
     @field_validator("replay", mode="before", json_schema_input_type=float | str | None)
     @classmethod

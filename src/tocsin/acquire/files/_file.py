@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.acquire._gzip import Gzip
-from tocsin.acquire._lines import HEAD_BYTES, WHOLE_BYTES, Block, Plain, digest, head_of, is_document
+from tocsin.acquire._lines import BLANK, BLANK_CSV, HEAD_BYTES, WHOLE_BYTES, Block, Plain, digest, head_of, is_document
 from tocsin.batch import HEADER, QUARANTINED_BYTES, RAW, as_times, empty, rejected
 from tocsin.errors import SourceError
 from tocsin.world import Clock
@@ -211,11 +211,12 @@ class OpenFile:
         if last <= first:
             return None
         payloads, positions, after = block.payloads(first, last)
-        blank = block.blanks(first, last)
+        is_blank = BLANK_CSV if file.format == "csv" else BLANK
+        blank = block.blanks(first, last, is_blank)
         if blank.any():
             kept = np.flatnonzero(~blank)
             if not len(kept):
-                first = block.text_from(last)
+                first = block.text_from(last, is_blank)
                 return Ahead(empty(RAW), [block.position + int(block.ends[first])])
             payloads, positions, after = payloads.take(pa.array(kept)), positions[kept], after[kept]
         if place.position == 0 and self.format == "csv" and self._manner.header:
