@@ -1,7 +1,8 @@
-"""The Numenta Anomaly Benchmark: python bench/nab.py DIR [--detector novelty]
+"""The Numenta Anomaly Benchmark: python bench/nab.py DIR [--detector novelty] [--drop 0.05]
 
 DIR holds NAB's data folders and its windows (windows.json or combined_windows.json). Prints the score of each
 detector in the three profiles, at its best threshold (as NAB does) and at the one that ships; and one line of JSON.
+With --drop also the means over five copies of the series that lack this share of their readings, at random places.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from nab_scoring import PROFILES, Floats, Series, at, best, read
+from nab_scoring import PROFILES, Floats, Series, at, best, read, thinned
 
 from tocsin.bases import Detector
 from tocsin.batch import KEY, TIME, Batch, as_keys
 from tocsin.pipeline.registry import find
 
 SHIPPED = 50.0
+COPIES = 5
 
 
 def null(series: Series) -> Floats:
@@ -66,10 +68,38 @@ def component(name: str) -> Callable[[Series], Floats]:
     return score
 
 
+def scored(series: Sequence[Series], score: Callable[[Series], Floats]) -> dict[str, dict[str, float]]:
+    """Returns the score of a detector in each profile, at its best threshold and at the one that ships."""
+    scores = {one.name: score(one) for one in series}
+    return {
+        "best": {profile: round(best(series, scores, profile)[0], 2) for profile in PROFILES},
+        "shipped": {profile: round(at(series, scores, profile, SHIPPED), 2) for profile in PROFILES},
+    }
+
+
+def dropped(series: Sequence[Series], score: Callable[[Series], Floats], share: float) -> dict[str, dict[str, float]]:
+    """Returns the means of `scored` over copies of the series that lack a share of their readings."""
+    copies = []
+    for copy in range(COPIES):
+        thin = [thinned(one, share, np.random.default_rng([copy, i])) for i, one in enumerate(series)]
+        copies.append(scored(thin, score))
+    return {
+        at: {profile: round(float(np.mean([copy[at][profile] for copy in copies])), 2) for profile in PROFILES}
+        for at in ("best", "shipped")
+    }
+
+
+def line(name: str, figures: dict[str, dict[str, float]], ours: bool) -> str:
+    """Returns a line of the table; the threshold that ships is that of our detectors only."""
+    text = f"{name:<20}" + "".join(f"{value:>10.1f}" for value in figures["best"].values())
+    return text + ("   " + " ".join(f"{value:.1f}" for value in figures["shipped"].values()) if ours else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--detector", action="append", help="one of ours (several may be named); default novelty")
+    parser.add_argument("--drop", type=float, help="share of the readings that are left out in further copies")
     options = parser.parse_args()
     series = read(options.folder)
     ours = options.detector or ["novelty"]
@@ -78,15 +108,15 @@ def main() -> None:
     print(f"{figures['series']} series, {figures['windows']} windows")
     print(f"{'detector':<20}{'standard':>10}{'low FP':>10}{'low FN':>10}   shipped threshold {SHIPPED:g}")
     for name, score in entries.items():
-        scores = {s.name: score(s) for s in series}
-        found = {profile: best(series, scores, profile) for profile in PROFILES}
-        figures[name] = {profile: round(value, 2) for profile, (value, _) in found.items()}
-        line = f"{name:<20}" + "".join(f"{value:>10.1f}" for value, _ in found.values())
+        whole = scored(series, score)
+        figures[name] = whole["best"]
+        print(line(name, whole, name in ours))
         if name in ours:
-            shipped = {profile: at(series, scores, profile, SHIPPED) for profile in PROFILES}
-            figures[f"{name}_shipped"] = {profile: round(value, 2) for profile, value in shipped.items()}
-            line += "   " + " ".join(f"{value:.1f}" for value in shipped.values())
-        print(line)
+            figures[f"{name}_shipped"] = whole["shipped"]
+        if name in ours and options.drop:
+            thin = dropped(series, score, options.drop)
+            figures[f"{name}_dropped"], figures[f"{name}_dropped_shipped"] = thin["best"], thin["shipped"]
+            print(line(f"  without {options.drop:.0%}", thin, True))
     print(json.dumps(figures))
 
 

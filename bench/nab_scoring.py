@@ -52,6 +52,15 @@ def read(folder: Path) -> list[Series]:
     return found
 
 
+def thinned(series: Series, share: float, random: np.random.Generator) -> Series:
+    """Returns the series without ``share`` of its rows, taken out at random; windows begin and end at what is left."""
+    kept = np.flatnonzero(random.random(len(series.values)) >= share)
+    stamps = [series.stamps[row] for row in kept]
+    firsts, lasts = np.array(series.windows, np.int64).reshape(-1, 2).T
+    limits = zip(np.searchsorted(kept, firsts), np.searchsorted(kept, lasts, "right") - 1, strict=True)
+    return Series(series.name, stamps, series.values[kept], [(int(first), int(last)) for first, last in limits])
+
+
 def _sigmoid(x: Floats) -> Floats:
     return np.where(x > 3.0, -1.0, 2.0 / (1.0 + np.exp(5.0 * np.minimum(x, 3.0))) - 1.0)
 
