@@ -274,10 +274,9 @@ def _score(key: Floats, novelty: float, n: int) -> float:
         key[RINGS] += 1.0
         key[EXCESS] += novelty - 2.0
     novelty = max(novelty - STORM * np.log(1.0 + key[STORMY]), 0.0)
-    if novelty >= RING:
-        key[STORMY] += 1.0
-    else:
+    if novelty < RING:
         return float(50.0 * novelty / RING)
+    key[STORMY] += 1.0
     if novelty < rare:
         return float(50.0 + 25.0 * (novelty - RING) / (rare - RING))
     return float(100.0 - 25.0 * np.exp((rare - novelty) / rare))
