@@ -125,6 +125,9 @@ def judged(schema: pa.Schema, field: str = "score") -> str | None:
     return None if not metadata or _JUDGES not in metadata else str(metadata[_JUDGES].decode())
 
 
+Tells = Literal["lasting", "surprise", "standstill"]
+
+
 class Detector(Keyed):
     """Judges each reading before it learns from it, and adds `VERDICT` to each row: one verdict a row."""
 
@@ -142,8 +145,12 @@ class Detector(Keyed):
     KEEPS_STATE: ClassVar[Collection[str]] = ("direction", "deviation_min", "deviation_min_percent")
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
-    LASTING: ClassVar[bool] = False
-    """Whether it claims to hold a level against what was normal: then what lasts stays told."""
+    TELLS: ClassVar[Tells]
+    """What it tells, for each detector to declare.
+
+    ``lasting``: it holds a level against what was normal, and what lasts stays told. ``surprise``: it tells what is
+    new, and what lasts becomes usual. ``standstill``: it tells that nothing moves for as long as nothing does.
+    """
     LIMITS_ITSELF: ClassVar[bool] = False
     """Whether `judge` has called `limited` already: by the level that it judges, not by the single reading."""
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "spike"

@@ -32,6 +32,8 @@ LAG_EPOCHS_MAX = 10
 """A sink that is further behind is told of, even if nothing seems wrong with it."""
 STALLED_S = 5.0
 """An engine that has said nothing for so long is not live; it counts aloud four times a second."""
+GRAVEST_FIRST = ("abnormal", "warming")
+"""Verdicts that stand for a machine while one of its signals has them; of all other states the newest stands."""
 _SILENT_S_MIN = 10.0
 _SILENT_INTERVALS = 5.0
 
@@ -45,8 +47,8 @@ class MachineView:
     """When it was last heard, on the monotonic clock."""
     interval_s: float = 0.0
     """How often it is heard, smoothed."""
-    state: str = ""
-    """What the machine says of itself (running, idle ...), if anything."""
+    states: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What is said of it, by stream and signal (the signal is empty where the stream has none); the newest last."""
     series: dict[tuple[str, str], SeriesBuffer] = field(default_factory=dict)
     """By stream and signal."""
     told: Tile | None = None
@@ -61,9 +63,23 @@ class MachineView:
             self.interval_s = 0.9 * self.interval_s + 0.1 * min(gap, 10 * self.interval_s)
         self.seen_s = now_s
 
+    def say(self, stream: str, signal: str, state: str | None) -> None:
+        """Note what a stream says of it, or of one of its signals."""
+        self.states.pop((stream, signal), None)
+        self.states[stream, signal] = str(state or "")[:TEXT_MAX]
+
+    @property
+    def state(self) -> str:
+        """What the machine, or a verdict, says of it (running, idle, abnormal ...), if anything."""
+        said = list(self.states.values())
+        return next((state for state in GRAVEST_FIRST if state in said), said[-1] if said else "")
+
     def silent(self, now_s: float) -> bool:
-        """Returns whether nothing has come for much longer than usual."""
-        return now_s - self.seen_s > max(_SILENT_S_MIN, _SILENT_INTERVALS * self.interval_s)
+        """Returns whether no reading has come for much longer than usual.
+
+        Of what has no readings (a stream of changes only) silence says nothing.
+        """
+        return bool(self.series) and now_s - self.seen_s > max(_SILENT_S_MIN, _SILENT_INTERVALS * self.interval_s)
 
     def tile(self, worst: ShownAlarm | None, now_s: float) -> Tile:
         """Returns it at a glance, given its worst open alarm."""
@@ -109,11 +125,11 @@ class Live:
         names = named(rows, stream.machine)
         for column in stream.values[:SIGNALS_MAX]:
             self._take_values(stream, *placed(stream, rows, names, column), rows, column, now_s)
-        if stream.state:
+        if stream.state and not stream.values:
             states = dict(zip(names.to_pylist(), rows.column(stream.state).to_pylist(), strict=True))
             for name, state in states.items():
                 if (machine := self._machine(name, now_s)) is not None:
-                    machine.state = str(state or "")[:TEXT_MAX]
+                    machine.say(stream.name, "", state)
 
     def _take_values(
         self, stream: Stream, machines: pa.ChunkedArray, signals: pa.ChunkedArray, rows: pa.Table, column: str,
@@ -131,6 +147,7 @@ class Live:
         codes = where.indices.to_numpy().astype(np.int64) * len(what.dictionary) + what.indices.to_numpy()
         order = np.argsort(codes, kind="stable")
         cuts = np.flatnonzero(np.diff(codes[order])) + 1
+        states = rows.column(stream.state) if stream.state else None
         # A loop over series, not over rows: about 5 us each.
         for part in np.split(order, cuts):
             name = where[int(part[0])].as_py()
@@ -138,6 +155,8 @@ class Live:
             if series is not None:
                 series.add(points[:, part])
                 self._new_points.setdefault(series.id, []).append(points[:, part])
+                if states is not None:
+                    self.machines[series.machine].say(stream.name, series.signal, states[int(part[-1])].as_py())
 
     def _machine(self, name: str, now_s: float) -> MachineView | None:
         name = name[:TEXT_MAX]
@@ -154,7 +173,9 @@ class Live:
         machine = self._machine(name, now_s)
         if machine is None:
             return None
-        if now_s > machine.seen_s:
+        if not machine.series:
+            machine.seen_s = now_s  # until now only states of it were known
+        elif now_s > machine.seen_s:
             machine.hear(now_s)
         signal = signal[:TEXT_MAX]
         series = machine.series.get((stream, signal))

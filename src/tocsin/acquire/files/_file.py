@@ -211,7 +211,7 @@ class OpenFile:
         if last <= first:
             return None
         payloads, positions, after = block.payloads(first, last)
-        is_blank = BLANK_CSV if file.format == "csv" else BLANK
+        is_blank = BLANK_CSV if self.format == "csv" else BLANK
         blank = block.blanks(first, last, is_blank)
         if blank.any():
             kept = np.flatnonzero(~blank)
