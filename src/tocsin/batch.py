@@ -17,6 +17,8 @@ START = -(2**63)
 """The watermark before anything is known."""
 END = 2**63 - 1
 """The watermark after which nothing follows."""
+REST = START + 1
+"""Given by a source instead of a watermark: nothing more comes in this run, but the next one goes on. No window ends."""
 
 OUT = "out"
 LATE = "late"

@@ -137,6 +137,7 @@ class Reader(Protocol):
         Never takes longer than ``timeout_s``, however silent the other side is. A split ends with a batch (often
         empty) whose watermark is `END`; `poll` is not called after it. What cannot be given as rows (the rest of a
         damaged file) is a batch of `REJECTED_SCHEMA` on port ``rejected``: it is set aside, and counted by its reason.
+        A split that is read load by load says `REST` instead of `END`: this run is over for it, the next one goes on.
 
         Raises
         ------
