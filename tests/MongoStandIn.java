@@ -26,8 +26,12 @@ public class MongoStandIn {
                 answer.put("logicalSessionTimeoutMinutes", 30);
             }
         }
-        if (isReplica && answer != null && answer.get("cursor") instanceof Document cursor) {
-            cursor.put("atClusterTime", new BsonTimestamp(System.currentTimeMillis() / 1000 << 32));
+        if (answer != null && answer.get("cursor") instanceof Document cursor) {
+            BsonTimestamp now = new BsonTimestamp(System.currentTimeMillis() / 1000 << 32);
+            answer.put("operationTime", now);
+            if (isReplica) {
+                cursor.put("atClusterTime", now);
+            }
         }
         return answer;
     }

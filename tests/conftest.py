@@ -118,7 +118,7 @@ def mongo(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
     needs("javac")
     server = Mongo(needs("java"), mongo_jars(needs), tmp_path_factory.mktemp("mongo")).start()
     yield server
-    server.close()
+    server.stop()
 
 
 @pytest.fixture

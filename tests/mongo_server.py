@@ -72,16 +72,14 @@ class Mongo:
             self.process.kill()
             self.process.wait(20)
             self.process = None
+        if (client := self.__dict__.pop("client", None)) is not None:
+            client.close()  # its connections are gone
 
     @cached_property
     def client(self) -> Any:
         import pymongo
 
         return pymongo.MongoClient(self.host, timeoutMS=30_000)
-
-    def close(self) -> None:
-        self.client.close()
-        self.stop()
 
     def database(self) -> str:
         """Return the name of a new database: each test has one of its own."""

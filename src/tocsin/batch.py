@@ -18,7 +18,7 @@ START = -(2**63)
 END = 2**63 - 1
 """The watermark after which nothing follows."""
 REST = START + 1
-"""Given by a source instead of a watermark: nothing more comes in this run, but the next one goes on. No window ends."""
+"""In place of a source's watermark: nothing more comes in this run, but the next one goes on, and no window ends."""
 
 OUT = "out"
 LATE = "late"

@@ -112,6 +112,7 @@ class MongodbReader:
         while (event := self._follower.take(max(until_s - self._clock.monotonic_s(), 0.0))) is not None:
             if isinstance(event, Begun):
                 self._place.until_ms, self._place.bounds = event.until_ms, event.bounds
+                self._place.tokens = {**event.tokens, **self._place.tokens}
                 self._place.is_done = False
             elif isinstance(event, Done):
                 self._place.is_done = True
@@ -140,7 +141,8 @@ class MongodbReader:
         begin, count = progress.count, len(records)
         for record in records:
             progress.take(record.order, record.what)
-        self._place.token = page.token or self._place.token
+        if page.token is not None:
+            self._place.tokens[records[0].collection] = page.token
         topic = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([records[0].collection]))
         sent = [None if record.sent_ms is None else record.sent_ms * 1_000 for record in records]
         columns = [

@@ -117,7 +117,8 @@ class Collection:
 
     def record(self, raw: RawBSONDocument) -> Record:
         """Return a document as a record; one that cannot be decoded as its bytes, which a decoder sets aside."""
-        what = digest(raw.raw)
+        whole = bytes(raw.raw)
+        what = digest(whole)
         document = _decoded(raw)
         id = document.get("_id")
         order: Order = [id] if self._modified is None else [document.get(self._modified), id]
@@ -126,7 +127,7 @@ class Collection:
         try:
             payload = as_json({self.server.name: document} if self._nested else document)
         except (ValueError, TypeError, RecursionError):
-            payload = raw.raw
+            payload = whole
         return Record(self.server.name, payload, as_text(id).encode("utf-8", "replace"), time_of(order), order, what)
 
     def _floor(self, progress: Progress) -> list[Mapping[str, Any]]:

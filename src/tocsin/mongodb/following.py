@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 AHEAD = 2
 LOOK_S = 0.05
-STREAM_WAIT_MS = 500
-"""How long the server waits for a change before it says that there is none."""
+STREAM_WAIT_MS = 100
+"""How long the server waits for a change of one collection before it says that there is none."""
 SNAPSHOT_WIRE_VERSION = 13
 """Of MongoDB 5.0, which reads several collections in one snapshot."""
 
@@ -74,8 +74,12 @@ class Place:
     """By collection: the ``_id`` that is read up to, where there is no date."""
     is_done: bool = True
     """Whether all has been read up to there."""
-    token: Any = None
-    """Of the last change that was given."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """By collection: of the last change that was given."""
+
+    def is_followed(self) -> bool:
+        """Return whether all has been read once, and the change streams know the rest."""
+        return self.until_ms is not None and self.is_done and self.progress.keys() <= self.tokens.keys()
 
     def offset(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -84,7 +88,7 @@ class Place:
             "until_ms": self.until_ms,
             "bounds": {name: to_json(order) for name, order in self.bounds.items()},
             "done": self.is_done,
-            "token": self.token,
+            "tokens": dict(self.tokens),
         }
 
 
@@ -94,7 +98,8 @@ def place_at(asked: Asked, offset: Mapping[str, Any] | None) -> Place:
     overlap_ms = asked.overlap // 1_000
     place = Place({name: Progress(overlap_ms, known.get(name)) for name in asked.collections})
     if offset is not None:
-        place.until_ms, place.is_done, place.token = offset["until_ms"], offset["done"], offset["token"]
+        place.until_ms, place.is_done = offset["until_ms"], offset["done"]
+        place.tokens = {name: token for name, token in offset["tokens"].items() if name in place.progress}
         place.bounds = {name: from_json(written) for name, written in offset["bounds"].items()}
     return place
 
@@ -105,6 +110,8 @@ class Begun:
 
     until_ms: int
     bounds: Mapping[str, Order | None]
+    tokens: Mapping[str, str]
+    """From where the change streams go on, whatever comes by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Page:
     """Documents of one collection, in order; with the token after them where they came by the change stream."""
 
     records: Sequence[Record]
-    token: Any = None
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +187,15 @@ class Follower:
             for name in asked.collections
         }
         self.undated = sum(one.tell_undated() for one in collections.values())
-        stream = self._stream(client) if asked.watch else None
-        if self._place.token is None:
+        streams = {name: self._stream(client, name) for name in collections} if asked.watch else {}
+        for name, stream in streams.items():
+            if stream.resume_token is not None:
+                self._place.tokens.setdefault(name, json_util.dumps(stream.resume_token))
+        if not self._place.is_followed():
             self._load(client, collections)
-        while not self._stopping.is_set() and stream is not None:
-            self._changes(stream, collections)
+        while not self._stopping.is_set() and streams:
+            for name, stream in streams.items():
+                self._changes(stream, name, collections[name])
         while asked.follow and not self._stopping.wait(asked.every / 1e6):
             self._load(client, collections)
 
@@ -214,7 +225,7 @@ class Follower:
             place.until_ms = int(now.replace(tzinfo=now.tzinfo or UTC).timestamp() * 1_000)
             place.bounds = {name: one.bound(session) for name, one in collections.items()}
             place.is_done = False
-        self._put(Begun(place.until_ms, place.bounds))
+        self._put(Begun(place.until_ms, place.bounds, dict(place.tokens)))
         until = as_date(place.until_ms)
         for name, collection in collections.items():
             for records in collection.pages(place.progress[name], until, place.bounds.get(name), session):
@@ -224,28 +235,25 @@ class Follower:
         place.is_done = True
         self._put(Done())
 
-    def _stream(self, client: MongoClient[RawBSONDocument]) -> ChangeStream[RawBSONDocument]:
-        """Return the change stream, from the last change on or from now: what happens while all is read is in it."""
-        wanted = {"ns.coll": {"$in": list(self._asked.collections)}}
-        after = None if self._place.token is None else json_util.loads(self._place.token)
-        return client[self._asked.database].watch(
-            [{"$match": wanted}], full_document="updateLookup", resume_after=after, max_await_time_ms=STREAM_WAIT_MS
+    def _stream(self, client: MongoClient[RawBSONDocument], name: str) -> ChangeStream[RawBSONDocument]:
+        """Return a change stream, from the last change on or from now: what happens while all is read is in it."""
+        token = self._place.tokens.get(name)
+        return client[self._asked.database][name].watch(
+            full_document="updateLookup",
+            resume_after=None if token is None else json_util.loads(token),
+            max_await_time_ms=STREAM_WAIT_MS,
         )
 
-    def _changes(self, stream: ChangeStream[RawBSONDocument], collections: Mapping[str, Collection]) -> None:
-        """Hand on what the change stream has now."""
-        change = stream.try_next()
-        if change is None:
-            return
-        name, document = change["ns"]["coll"], change.get("fullDocument")
-        self.deleted += change["operationType"] == "delete"
-        token = json_util.dumps(stream.resume_token)
-        record = None if document is None else collections[name].record(document)
-        progress = self._place.progress[name]
-        if record is None or progress.is_known(record.what):
-            return
-        self._put(Page([record], token))
-        progress.take(record.order, record.what)
+    def _changes(self, stream: ChangeStream[RawBSONDocument], name: str, collection: Collection) -> None:
+        """Hand on what a change stream has now."""
+        while not self._stopping.is_set() and (change := stream.try_next()) is not None:
+            document = change.get("fullDocument")
+            self.deleted += change["operationType"] == "delete"
+            record = None if document is None else collection.record(document)
+            progress = self._place.progress[name]
+            if record is not None and not progress.is_known(record.what):
+                self._put(Page([record], json_util.dumps(stream.resume_token)))
+                progress.take(record.order, record.what)
 
     def _put(self, event: Event) -> None:
         while not self._stopping.is_set():

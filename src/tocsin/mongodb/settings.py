@@ -59,9 +59,10 @@ class ServerSettings(Settings):
         return self.url.partition("?")[0]
 
     def require(self, given: Path) -> None:
-        """Raise `ConfigError` for a library that is not installed, or certificates that cannot be read."""
+        """Raise `ConfigError` for a library that is not installed, certificates that cannot be read, wrong options."""
         try:
-            import pymongo  # noqa: F401 (whether it can be)
+            from pymongo.errors import PyMongoError
+            from pymongo.uri_parser import parse_uri
         except ImportError as error:
             raise MissingExtra("pymongo", "mongodb", "mongodb") from error
         if (self.user is None) != (self.password is None):
@@ -70,6 +71,11 @@ class ServerSettings(Settings):
             if self.tls.key is not None:
                 raise ConfigError("tls.key: write certificate and key into one file, and name it as tls.cert")
             self.tls.context(given)
+        if self.url.startswith("mongodb://"):  # the options of the other kind stand in the DNS
+            try:
+                parse_uri(self.url, warn=False)
+            except (PyMongoError, ValueError) as error:
+                raise ConfigError(f"{self.address}: {error}") from error
 
     def client(self, given: Path) -> MongoClient[RawBSONDocument]:
         """Return a client that gives documents as bytes; it connects when it is asked something.
@@ -79,7 +85,7 @@ class ServerSettings(Settings):
         Raises
         ------
         ConfigError
-            An option in the url is not one of MongoDB's.
+            The address cannot be looked up.
         """
         self.require(given)
         import pymongo
