@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -105,7 +105,7 @@ def load(source: Mongodb, offset: Offset = None) -> tuple[list[Any], Offset]:
         (Binary(UUID(int=7).bytes, 4), '"00000000-0000-0000-0000-000000000007"'),
         (Regex("^a.c$"), '"^a.c$"'),
         (MaxKey(), "null"),
-        ({"a": [1, None, {"b": ObjectId("65a1b2c3d4e5f60718293a4b")}]}, '{"a":[1,null,{"b":"65a1b2c3d4e5f60718293a4b"}]}'),
+        ({"a": [1, None, {"b": ObjectId("65a1b2c3d4e5f60718293a4b")}]}, '{"a":[1,null,{"b":"65a1b2c3d4e5f60718293a4b"}]}'),  # noqa: E501
     ],
     ids=repr,
 )  # fmt: skip
@@ -279,7 +279,7 @@ def test_a_replica_set_is_read_in_one_snapshot(replica: Mongo, monkeypatch: pyte
 @stand_in_only
 def test_credentials_that_are_refused_are_named(plant: Plant) -> None:
     source = plant.source(user="tocsin", password="wrong")
-    with pytest.raises(SourceError, match="lets user 'tocsin' not in.*correct user, password") as told:
+    with pytest.raises(SourceError, match=r"lets user 'tocsin' not in.*correct user, password") as told:
         load(source)
     assert not isinstance(told.value, Unavailable)
     assert "wrong" not in str(told.value)

@@ -16,7 +16,7 @@ _RIGHTS = (13,)
 _HISTORY_LOST = (286, 280, 260)
 _NO_CHANGES = (40573, 59, 115, 238)
 """No such command or stage: the server is no replica set, or another one that speaks like MongoDB."""
-_NOT_NOW = (6, 7, 50, 63, 89, 91, 133, 150, 189, 202, 234, 239, 246, 262, 9001)
+_NOT_NOW: tuple[int, ...] = (6, 7, 50, 63, 89, 91, 133, 150, 189, 202, 234, 239, 246, 262, 9001)
 _NOT_NOW += (10107, 11600, 11602, 13388, 13435, 13436)
 """Hosts that cannot be reached, elections, shutting down, time-outs, a snapshot that is too old."""
 _OF_TLS = re.compile(r"certificate|ssl: wrong|tlsv1|handshake failure", re.IGNORECASE)
