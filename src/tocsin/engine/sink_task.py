@@ -121,8 +121,8 @@ class SinkTask:
             raise self._refusal
         if not patient and self.is_whole:
             raise Unwritten(
-                f"'{self.id}' waits for its end, and is larger than the pipeline's lag allows; set lag: to more than the "
-                "whole load takes on disk, and run it again: it goes on from here"
+                f"'{self.id}' waits for its end, and is larger than the pipeline's lag allows; set lag: to more than "
+                "the whole load takes on disk, and run it again: it goes on from here"
             )
 
     def staged(self) -> Sequence[Staged]:
