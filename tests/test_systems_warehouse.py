@@ -127,7 +127,8 @@ def test_a_new_field_becomes_a_column(warehouse: Warehouse) -> None:
     order = {"_id": "w9", "machine": "m1", "hours": 2.0, "shift": "night", "changed": warehouse.now()}
     warehouse.mongo.insert(warehouse.database, "workorders", [order])
     warehouse.text = warehouse.text.replace(
-        "      workorder: {path", "      shift: {path: workorders.shift, type: text, optional: true}\n      workorder: {path"
+        "      workorder: {path",
+        "      shift: {path: workorders.shift, type: text, optional: true}\n      workorder: {path",
     ).replace("[changed, machine, hours, done]", "[changed, machine, hours, done, shift]")
     launch(warehouse.plan(), forget="changed")
     rows = warehouse.postgres.execute(f"select key, shift from {warehouse.schema}.workorders where shift is not null")
@@ -216,7 +217,10 @@ def test_a_load_of_two_servers_is_refused(warehouse: Warehouse) -> None:
 
 def test_the_documents_of_the_example_come(warehouse: Warehouse) -> None:
     script: Callable[[], object] = lambda: subprocess.run(  # noqa: E731
-        [sys.executable, str(EXAMPLES / "warehouse_data.py"), warehouse.url], check=True, timeout=60, capture_output=True
+        [sys.executable, str(EXAMPLES / "warehouse_data.py"), warehouse.url],
+        check=True,
+        timeout=60,
+        capture_output=True,
     )
     script()
     warehouse.run()

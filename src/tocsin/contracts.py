@@ -278,6 +278,13 @@ class Sink(Component, ABC):
         publications cost its table more than a few large ones; 0 where each may be published at once."""
         return 0.0
 
+    def tend(self, job: str, world: World) -> str | None:
+        """Do the job ``compact``, ``vacuum`` or ``retain`` on the table, beside whoever writes to it.
+
+        Returns what was done, for people; None where there is nothing to do for such a job.
+        """
+        return None
+
     def joins(self) -> str | None:
         """Returns the name of the load that it is part of: sinks of one load are published together, all or none."""
         return None

@@ -13,7 +13,7 @@ from pydantic import field_validator, model_validator
 from tocsin.contracts import Sink, Token
 from tocsin.ends import Spooled
 from tocsin.errors import ConfigError, SchemaError, SinkError, Unavailable
-from tocsin.postgres.bookkeeping import EPOCHS, HISTORY, REJECTED, Bookkeeping
+from tocsin.postgres.bookkeeping import EPOCHS, HISTORY, REJECTED, Bookkeeping, columns_of
 from tocsin.postgres.encode import row_text
 from tocsin.postgres.settings import ServerSettings, address
 from tocsin.postgres.table import STAGING, Table, columns_for
@@ -90,6 +90,28 @@ class Postgres(ServerSettings, Sink):
 
     def place(self) -> Mapping[str, Any]:
         return {"server": list(address(self.url)), "table": list(_parts(self.table))}
+
+    def tend(self, job: str, world: World) -> str | None:
+        if job == "compact" or (job == "retain" and self.retention is None):
+            return None
+        import psycopg
+
+        books = Bookkeeping(world.name, *_parts(self.table))
+        table, count = Table(books, (), ()), 0
+        with self.connect(world.given, SinkError) as connection:
+            try:
+                if not columns_of(connection, books.schema, books.table):
+                    return None
+                if job == "retain" and self.retention is not None:
+                    before_us = world.clock.now_us() - self.retention
+                    with connection.transaction():
+                        count = table.delete_before(connection, "time", before_us)
+                        books.forget(connection, datetime.fromtimestamp(before_us / 1e6, UTC))
+                else:
+                    table.vacuum(connection)
+            except psycopg.Error as error:
+                raise trouble(self.url, error, SinkError) from error
+        return f"{count} old rows deleted" if job == "retain" else "vacuumed and analyzed"
 
     def joins(self) -> str | None:
         return self.load
