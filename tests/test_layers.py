@@ -20,7 +20,7 @@ LAYERS = (
     "bases ends pipeline",
     "testing",
     "domain",
-    "mqtt kafka kinesis postgres lake",
+    "mqtt kafka kinesis postgres mongodb lake",
     "acquire decode condition detect estimate notify output",
     "engine",
     "serve",

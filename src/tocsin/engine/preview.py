@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA, Batch, empty, tick
+from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA, REST, Batch, empty, tick
 from tocsin.contracts import Operator, Reader, Source
 from tocsin.pipeline.plan import Plan, Port, SourceNode
 from tocsin.world import SystemClock, SystemDisk, World
@@ -87,7 +87,7 @@ def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
                 for name, (batch, _) in ((name, one) for name, one in polled.items() if one is not None):
                     batches.append(batch.with_rows(batch.rows.slice(0, left)))
                     left -= len(batches[-1])
-                    if batch.watermark_us == END:
+                    if batch.watermark_us in (END, REST):
                         ended.add(name)
                 if not readers:
                     time.sleep(POLL_S)  # a group gives its splits only after a while
