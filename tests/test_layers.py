@@ -21,6 +21,7 @@ LAYERS = (
     "testing",
     "domain",
     "mqtt kafka kinesis postgres lake",
+    "models",
     "acquire decode condition detect estimate notify output",
     "engine",
     "serve",
