@@ -12,7 +12,7 @@ import click
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
-from tocsin.cli.models import models
+from tocsin.cli.models import models, train
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def main() -> None:
 main.add_command(alarms)
 main.add_command(certs)
 main.add_command(models)
+main.add_command(train)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
