@@ -171,6 +171,18 @@ def aws_split(path: Path, validate: bool) -> dict[str, Any]:
     return result
 
 
+def known(value: Floats) -> tuple[Floats, Floats, Floats]:
+    """Returns of each hour the last reading, the mean of a day of readings, and how long it has been silent."""
+    level, mean, silent = np.zeros((3, len(value)))
+    last, average, hours = value[0], value[0], 0
+    for i, now in enumerate(value):
+        hours = 0 if now else min(hours + 1, SILENCES)
+        last = now or last
+        average += (now - average) * 2 / 25 if now else 0.0
+        level[i], mean[i], silent[i] = last, average, hours
+    return level, mean, silent
+
+
 def aws_lstm(path: Path, validate: bool) -> dict[str, Any]:
     """RMSE of a trained LSTM on the same split: taught once, on what comes before, and not after."""
     table = pa.csv.read_csv(path).combine_chunks()
@@ -180,6 +192,10 @@ def aws_lstm(path: Path, validate: bool) -> dict[str, Any]:
     columns: dict[str, Any] = {"time": as_times(hours * 3_600_000_000), "pollution": value, "silent": value == 0}
     columns |= {name: table[name].to_numpy().astype(np.float64) for name in ("dew", "temp", "press", "snow", "rain")}
     columns |= {f"wind_{k}": np.where(wind == k, np.log1p(table["wnd_spd"].to_numpy()), 0.0) for k in range(4)}
+    level, mean, silent = known(value)
+    columns |= {"level": level, "mean": mean, "hours_silent": silent}
+    run = np.diff(table["wnd_spd"].to_numpy(), prepend=0.0)
+    columns["speed"] = np.where(run > 0, run, table["wnd_spd"].to_numpy())
     turn = 2 * np.pi * (hours % 24) / 24
     columns |= {"sin": np.sin(turn), "cos": np.cos(turn)}
     begin, end = (A_YEAR_H, 2 * A_YEAR_H) if validate else (2 * A_YEAR_H, 4 * A_YEAR_H)
