@@ -52,19 +52,23 @@ def main() -> None:
         start(*BROKER, options.port, waits=True)
         start(sys.executable, HERE / "device.py", options.csv, url, waits=True)
         start(*TOCSIN, "run", HERE.parent / "pollution.yaml")
-        user = Plain(url, "everything", ["pollution/data", "pollution/data/infer", "pollution/data/model/accuracy"])
-        user.connect()
+        plant = Plain(url, "plant")
+        plant.connect()
         while not hours(lake):  # until the pipeline has subscribed, nobody keeps what the device sends
-            user.publish("pollution/data/ingest/trigger", b"1")
-            user.poll(1.0)
-        user.publish("pollution/data/ingest/trigger", str(options.history).encode())
+            plant.publish("pollution/data/ingest/trigger", b"1")
+            plant.poll(1.0)
+        plant.publish("pollution/data/ingest/trigger", str(options.history).encode())
         while (kept := hours(lake)) < options.history:
-            user.poll(1.0)
+            plant.poll(1.0)
+        plant.close()
         print(f"kept: {kept:,} hours", flush=True)
 
         training = [f"folder={lake}", f"store={folder / 'models'}", f"model.epochs={options.epochs}"]
         words = [word for one in training for word in ("--set", one)]
-        subprocess.run([*TOCSIN, "train", HERE / "train.yaml", "--promote", *words], check=True)
+        subprocess.run([*TOCSIN, "train", HERE / "train.yaml", *words], check=True)
+        # With little history it may not beat the last reading; the way is shown all the same.
+        promote = ["models", "promote", "pollution", "1", "--force", "--store", folder / "models"]
+        subprocess.run([*TOCSIN, *promote], check=True)
         key = folder / "edge.key"
         key.write_bytes(secrets.token_bytes(32))
         deploy = ["models", "deploy", "pollution", "--store", folder / "models", "--key", key]
@@ -73,6 +77,8 @@ def main() -> None:
         told |= {"key": str(key), "url": url, "folder": str(folder / "edge")}
         (folder / "edge.json").write_text(json.dumps(told))
         start(sys.executable, "-m", "tocsin.edge", folder / "edge.json")
+        user = Plain(url, "everything", ["pollution/data", "pollution/data/infer", "pollution/data/model/accuracy"])
+        user.connect()
         while not (folder / "edge" / "current.bundle").exists():
             user.poll(0.1)
         for _ in range(24 + options.hours):  # its window fills first
