@@ -21,8 +21,9 @@ LAYERS = (
     "testing",
     "domain",
     "mqtt kafka kinesis postgres mongodb lake",
+    "models",
     "acquire decode condition detect estimate notify output",
-    "engine",
+    "edge engine",
     "serve",
     "cli",
 )
