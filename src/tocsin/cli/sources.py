@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
+from pydantic_core import PydanticCustomError
 
 from tocsin.acquire.files import Files
 from tocsin.batch import OUT, RAW, START, Batch, as_times
@@ -23,7 +24,7 @@ from tocsin.contracts import Source
 from tocsin.engine.preview import sample as read_some
 from tocsin.errors import ConfigError, SourceError
 from tocsin.infer.sample import Field, Form, Piece, Sample
-from tocsin.pipeline.parts import build
+from tocsin.pipeline.parts import build, sentences
 from tocsin.pipeline.plan import Plan
 
 HEAD_BYTES, WHOLE_BYTES, FILES_MAX = 256 * 1024, 64 * 2**20, 8
@@ -31,7 +32,9 @@ HEAD_BYTES, WHOLE_BYTES, FILES_MAX = 256 * 1024, 64 * 2**20, 8
 MESSAGES_MAX, ROWS_MAX = 3_000, 2_000
 PASSWORD = "TOCSIN_SOURCE_PASSWORD"  # noqa: S105 (the name of a variable)
 """A password in an address goes into this variable, so that no file holds it."""
-_KNOWN = "mqtt://broker/plant/#, kafka://broker:9092/topic, postgresql://host/database/table, host, a file, a pattern or a folder"
+_KNOWN = (
+    "mqtt://broker/plant/#, kafka://broker/topic, postgresql://host/database/table, host, a file, pattern or folder"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ class Named:
     @property
     def name(self) -> str:
         """A name for a pipeline that reads it."""
-        last = Path(self.address).stem if self.is_files else re.split(r"[?]", self.address)[0].rstrip("/#+").rpartition("/")[2]
+        last = (
+            Path(self.address).stem
+            if self.is_files
+            else re.split(r"[?]", self.address)[0].rstrip("/#+").rpartition("/")[2]
+        )
         slug = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")
         return f"watch_{slug}"[:63] if not slug[:1].isalpha() else slug[:63]
 
@@ -119,7 +126,14 @@ class Named:
         """Whether the names of the files say a format already."""
         if key != "format":
             return False
-        known = {".csv": "csv", ".tsv": "csv", ".xml": "xml", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet"}
+        known = {
+            ".csv": "csv",
+            ".tsv": "csv",
+            ".xml": "xml",
+            ".ndjson": "ndjson",
+            ".jsonl": "ndjson",
+            ".parquet": "parquet",
+        }
         return all(known.get(Path(path.name.removesuffix(".gz")).suffix) == value for path in self.paths())
 
     def paths(self) -> list[Path]:
@@ -138,7 +152,9 @@ class Named:
         """Return a sample of what the source gives; of a live one what comes within ``listen_s``."""
         if self.is_files:
             base = Files(path=self.address).base()
-            return Sample([Piece(str(p.relative_to(base)), _beginning(p)) for p in self.paths()[:FILES_MAX]], is_files=True)
+            return Sample(
+                [Piece(str(p.relative_to(base)), _beginning(p)) for p in self.paths()[:FILES_MAX]], is_files=True
+            )
         settings = self.source()
         if "mqtt" in settings:
             # What the broker has kept counts in a look, though not in the run: slow devices retain what they said last.
@@ -151,8 +167,8 @@ class Named:
         ]
         if not pieces:
             raise SourceError(
-                f"{self.address}: nothing came within {listen_s:g} s. Is the address right, and does anything publish there? "
-                "For devices that speak seldom: --listen 60"
+                f"{self.address}: nothing came within {listen_s:g} s. Is the address right, and does anything publish "
+                "there? For devices that speak seldom: --listen 60"
             )
         return Sample(pieces)
 
@@ -172,15 +188,28 @@ class Named:
         return Form("", {}, [""] * table.num_rows, [_typed(name, table[name]) for name in table.column_names], [said])
 
 
+def named_by(source: str, more: Sequence[str]) -> Named:
+    """Return the source of an address; of several files, as a shell makes them of a pattern, the pattern for all."""
+    if not more:
+        return Named(source)
+    paths = [Path(path) for path in (source, *more)]
+    folders, suffixes = {path.parent for path in paths}, {path.suffix for path in paths}
+    if len(folders) == 1 and len(suffixes) == 1 and all(path.is_file() for path in paths):
+        pattern = str(folders.pop() / f"*{suffixes.pop()}")
+        if set(map(Path, glob.glob(pattern))) == set(paths):  # noqa: PTH207
+            return Named(pattern)
+    raise ConfigError(
+        f"these are {len(paths)} sources; name one, or a pattern for several files in quotes: 'readings/*.csv'"
+    )
+
+
 def _built(settings: Mapping[str, Any]) -> Source:
     ((name, given),) = settings.items()
     told = {key: os.environ.get(PASSWORD, "") if key == "password" else value for key, value in given.items()}
-    from tocsin.pipeline.parts import sentences
-
     try:
         source = build("source", {name: told})
-    except ValueError as error:
-        raise ConfigError("; ".join(sentences(error)) if hasattr(error, "context") else str(error)) from error
+    except PydanticCustomError as error:
+        raise ConfigError("; ".join(sentences(error))) from error
     assert isinstance(source, Source)
     return source
 
@@ -209,9 +238,15 @@ def _beginning(path: Path) -> bytes:
 
 def estimated_rows(named: Named, form: Form, sample: Sample) -> int:
     """Return about how many rows all files have, by their sizes and the rows in the sample."""
+    lines = [line for piece in sample.pieces for line in piece.payload.splitlines() if line.strip()]
+    rows = len(form.topics)
+    if form.decoder not in ("json", "xml"):
+        rows = max(rows, len(lines))  # of a table only the beginning was looked at
+    elif rows >= ROWS_MAX:
+        rows = max(rows, len(lines) * rows // ROWS_MAX)
     seen = sum(len(piece.payload) for piece in sample.pieces)
     whole = sum(path.stat().st_size * (8 if path.name.endswith(".gz") else 1) for path in named.paths())
-    return max(len(form.topics), round(len(form.topics) * whole / max(1, seen)))
+    return round(rows * max(1.0, whole / max(1, seen)))
 
 
 def read_sample(plan: Plan, sample: Sample) -> tuple[int, int, Counter[str]]:

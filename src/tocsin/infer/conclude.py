@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ from tocsin.errors import ConfigError
 from tocsin.infer import signals as signals_of
 from tocsin.infer.form import recognise
 from tocsin.infer.machine import Machine, conclude_machine, counted_runs, names_signals
-from tocsin.infer.sample import Field, Form, Sample, spoken
+from tocsin.infer.sample import Form, Sample, spoken
 from tocsin.infer.signals import Signals, conclude_signals, is_value_name
 from tocsin.infer.time import Time, conclude_time
 from tocsin.values.times import parse_times
@@ -60,18 +60,20 @@ class Conclusion:
             yield "note", note
 
 
-def conclude(sample: Sample, hints: Hints | None = None, zone: tuple[str, str] = ("UTC", "")) -> Conclusion:
-    """Return what a sample is.
+def conclude(
+    sample: Sample, hints: Hints | None = None, zone: tuple[str, str] = ("UTC", ""), form: Form | None = None
+) -> Conclusion:
+    """Return what a sample is; ``form`` is that of a source which has columns of its own.
 
     ``zone`` is that of times that name none, if the hints say nothing, and why it is taken. Raises `ConfigError` with a
     remedy where nothing can be concluded.
     """
     hints = hints or Hints()
-    form = recognise(sample)
+    form = form or recognise(sample)
     if form is None:
         raise ConfigError(
-            f"what this source holds is no text that is known ({_head(sample)}); JSON, CSV, XML, Influx line protocol and "
-            "Prometheus' text are. For anything else write a pipeline file (docs/plugins.md: decoders of your own)"
+            f"what this source holds is no text that is known ({_head(sample)}); JSON, CSV, XML, Influx line protocol "
+            "and Prometheus' text are. For anything else write a pipeline file (docs/plugins.md: decoders of your own)"
         )
     for path in (hints.machine, hints.time, *hints.signals):
         _require(form, path)
@@ -92,13 +94,14 @@ def conclude(sample: Sample, hints: Hints | None = None, zone: tuple[str, str] =
     signals, machine = _one_series_each(form, signals, machine, taken)
     if not signals.fields:
         raise ConfigError(
-            f"no field looks like a signal, a number that is measured; there are [{spoken([f.path for f in form.fields], 20)}]. "
-            "Name them: --signals pressure,temperature"
+            "no field looks like a signal, a number that is measured; there are "
+            f"[{spoken([one.path for one in form.fields], 20)}]. Name them: --signals pressure,temperature"
         )
     notes = _notes(form, time, sample)
     is_local = time.is_local and hints.zone is None
     said = (hints.zone, "as you said") if hints.zone else zone
-    made = Conclusion(form, time, machine, signals, *(said if time.is_local else (None, "")), notes=notes)
+    where, why = said if time.is_local else (None, "")
+    made = Conclusion(form, time, machine, signals, where, why, notes=notes)
     made = _files_as_machines(made, sample)
     if is_local and zone[1]:
         made = replace(made, notes=[*made.notes, "times name no zone: if it is another one, say --zone Europe/Berlin"])
@@ -126,7 +129,9 @@ def _is_by_topic(form: Form) -> bool:
     numbers = [one for one in form.fields if one.is_number and is_value_name(one.path)]
     others = [one for one in form.fields if one.is_number and signals_of.is_about_the_record(one.path) is False]
     alone = len(form.fields) == 1 or len(others) <= 2
-    return form.decoder in ("csv", "json") and bool(numbers) and alone and (names_signals(topics) or len(form.fields) == 1)
+    return (
+        form.decoder in ("csv", "json") and bool(numbers) and alone and (names_signals(topics) or len(form.fields) == 1)
+    )
 
 
 def _machine(form: Form, taken: set[str], sample: Sample, hints: Hints, *, topic_names: bool) -> Machine:
@@ -154,7 +159,9 @@ def _cycles(form: Form, runs: tuple[str, str]) -> tuple[Time, Machine]:
     unit, count = (form.get(path) for path in runs)
     reason = "counts up for each machine; no date is told, so a cycle is read as a second since 1970"
     lateness = 3_600.0 + 2 * max(count.known)
-    reason_machine = f"'{unit.path}': a number that stands while '{count.path}' counts ({len(unit.distinct)} in the sample)"
+    reason_machine = (
+        f"'{unit.path}': a number that stands while '{count.path}' counts ({len(unit.distinct)} in the sample)"
+    )
     time = Time((count.path,), reason, unit="s", is_elapsed=True, lateness_s=lateness)
     return time, Machine(reason_machine, path=unit.path, key=unit.path, names=tuple(unit.distinct))
 
@@ -186,7 +193,7 @@ def _overlap(made: Conclusion) -> bool:
             low, high = spans.get(topic, (us, us))
             spans[topic] = min(low, us), max(high, us)
     ordered = sorted(spans.values())
-    return any(low <= before for (_, before), (low, _) in zip(ordered, ordered[1:], strict=False))
+    return any(low <= before for (_, before), (low, _) in pairwise(ordered))
 
 
 def _rate(made: Conclusion, sample: Sample) -> float | None:
@@ -198,7 +205,9 @@ def _rate(made: Conclusion, sample: Sample) -> float | None:
 def _notes(form: Form, time: Time, sample: Sample) -> list[str]:
     notes = []
     if time.is_ambiguous:
-        notes.append(f"day and month of the time cannot be told apart here; read as {time.format}. If not: --time-format")
+        notes.append(
+            f"day and month of the time cannot be told apart here; read as {time.format}. If not: --time-format"
+        )
     if time.paths == ("topic",):
         notes.append("how many samples a second a recording has is not told: each file is read as one second long")
     lists = [piece for piece in sample.pieces[:5] if re.search(rb"\[\s*-?\d[^\[\]]{400,}\]", piece.payload)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,7 +158,9 @@ def dialect(table: Table, *, is_files: bool) -> dict[str, object]:
 
 def told(table: Table) -> list[str]:
     """Return what was concluded of a table, as parts of a sentence."""
-    parts = [f"{len(table.names)} columns apart by {WORDS_FOR[table.delimiter]}" if len(table.names) > 1 else "1 column"]
+    parts = [
+        f"{len(table.names)} columns apart by {WORDS_FOR[table.delimiter]}" if len(table.names) > 1 else "1 column"
+    ]
     parts.append(f"decimal '{table.decimal}'" + (f", thousands '{table.thousands}'" if table.thousands else ""))
     parts.append("names in the header" if table.has_header else "no header, so columns are called c1, c2 ...")
     if table.skip:

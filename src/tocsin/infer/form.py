@@ -27,6 +27,8 @@ def recognise(sample: Sample) -> Form | None:
         return None
     texts = [Piece(p.topic, p.payload.decode(encoding, "replace").lstrip("\ufeff").encode()) for p in pieces]
     form = _of_text(texts, sample.is_files)
+    if form is not None and not sample.is_files:
+        form = replace(form, files={})
     if form is None or encoding == "utf-8":
         return form
     mark = pieces[0].payload[:3]
@@ -71,9 +73,7 @@ def _of_text(pieces: Sequence[Piece], is_files: bool) -> Form | None:
     return _one_value(pieces) or _delimited(pieces, is_files)
 
 
-def _by_line(
-    name: str, said: str, parts_of: Callable[[str], Mapping[str, Any]], lines: Sequence[Piece]
-) -> Form | None:
+def _by_line(name: str, said: str, parts_of: Callable[[str], Mapping[str, Any]], lines: Sequence[Piece]) -> Form | None:
     rows, wrong = [], 0
     for line in lines:
         text = line.payload.decode("utf-8", "replace").strip()
@@ -85,7 +85,7 @@ def _by_line(
             wrong += 1
     if not rows or len(rows) < MOSTLY * (len(rows) + wrong):
         return None
-    if name == "prometheus" and all("{" not in line.payload.decode("utf-8", "replace") and "_" not in row["@name"] for line, (_, row) in zip(lines, rows, strict=False)):
+    if name == "prometheus" and not any(b"{" in line.payload or b"_" in line.payload for line in lines):
         return None  # `word 20.5`: any line with a name and a number
     paths = list(dict.fromkeys(path for _, row in rows for path in row))
     fields = []

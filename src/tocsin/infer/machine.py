@@ -8,20 +8,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from tocsin.infer.sample import Field, Form, spoken
-from tocsin.infer.signals import words_of
+from tocsin.infer.vocabulary import FAIR, NOT_A_NAME, NUMBERED, STRONG, WEAK, words_of
 
-STRONG = frozenset(
-    "machine maschine device dev asset equipment anlage station host hostname robot thing engine motor pump turbine unit "
-    "deviceid machineid assetid deveui entity aggregat instance compressor vehicle press maquina".split()  # noqa: SIM905
-)
-"""Words in names of machines, and of what sends for one."""
-FAIR = frozenset("sensor sensorid node nodeid serial serialnumber sn mac location line linie cell client gateway source src bn plc sps site room bearing".split())  # noqa: SIM905
-WEAK = frozenset("id name key object label".split())  # noqa: SIM905
-NOT_A_NAME = frozenset(
-    "status state type typ model version firmware fw mode ip user message msg text time date description unit_of topic "
-    "color class brand vendor manufacturer application app tenant timezone cluster network join session correlation "
-    "module modules session schema group groups count profile key_id".split()  # noqa: SIM905
-)
 KIND = re.compile(
     r"^(?:sensor|state|status|telemetry|data|up|uplink|events?|info|result|attributes|json|values?|readings?|messages?|"
     r"rpc|v\d|report|measurements?|lwt|online|tele|stat|cmnd|ndata|ddata|status\d*:?\d*)$",
@@ -50,13 +38,13 @@ def conclude_machine(form: Form, taken: Collection[str], *, is_files: bool, topi
     ``topic_names`` says that a level of the topic names the signal of each value.
     """
     topics = list(dict.fromkeys(form.topics))
-    ranked = sorted(((_rank(one, form), -i, one) for i, one in enumerate(form.fields) if one.path not in taken), key=lambda e: e[:2])
-    best = ranked[-1] if ranked else None
+    ranked = [(_rank(one), -i, one) for i, one in enumerate(form.fields) if one.path not in taken]
+    best = max(ranked, key=lambda entry: entry[:2], default=None)
     by_topic = None if is_files else _by_topic(topics, topic_names=topic_names)
     if topic_names and by_topic is not None:
         return by_topic
-    varies = by_topic is not None and len(by_topic.names) > 1
-    if best is not None and best[0] >= 1.5 and not (varies and len(best[2].distinct) < len(by_topic.names if by_topic else ())):
+    told_apart = len(by_topic.names) if by_topic is not None else 1
+    if best is not None and best[0] >= 1.5 and len(best[2].distinct) >= told_apart:
         one = best[2]
         count = len(one.distinct)
         reason = f"'{one.path}': {count} {'name' if count == 1 else 'names'} ({spoken(one.distinct, 4)})"
@@ -66,28 +54,42 @@ def conclude_machine(form: Form, taken: Collection[str], *, is_files: bool, topi
     return Machine("nothing names one, so all rows are of one machine")
 
 
-def _rank(one: Field, form: Form) -> float:
+def _rank(one: Field) -> float:
     """How much a field looks like the name of a machine; 1.5 and more is enough."""
     rows, values, distinct = len(one.values), one.given, len(one.distinct)
     if not values or len(values) < 0.7 * rows or any(isinstance(value, bool | float) for value in values[:50]):
         return 0.0
     words = words_of(one.name) if one.name not in (".", "name()") else []
-    if one.path.startswith("$."):
-        words = words_of(one.path.removeprefix("$."))
+    if one.path.startswith("$.") or (set(words) <= WEAK and "." in one.path):
+        words = words_of(".".join(one.path.removeprefix("$.").split(".")[-2:]))
     joined = "".join(words)
-    hint = 3.0 if STRONG & {*words, joined} else 2.0 if FAIR & {*words, joined} else 1.0 if WEAK & {*words, joined} else 0.0
+    spelled = {*words, joined}
+    hint = 3.0 if STRONG & spelled else 2.0 if FAIR & spelled else float(bool(WEAK & spelled))
     if NOT_A_NAME & set(words) or (one.is_number and (hint < 2 or not one.is_whole)):
         return 0.0
-    if one.is_number and distinct > max(1, rows / 2):
+    if one.is_number and (distinct > max(1, rows / 2) or not set(words) <= STRONG | FAIR | NUMBERED):
         return 0.0  # a number in every row anew is measured
-    rank = hint - 0.2 * one.path.removeprefix("$.").count(".") - 3.0 * bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0.")))
+    if "unit" in words and not any(re.search(r"\d", str(value)) for value in values):
+        return 0.0  # of measure
+    is_listed = bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0.")))
+    rank = hint - 0.2 * one.path.removeprefix("$.").count(".") - 3.0 * is_listed
     is_one_each = distinct == rows and rows > 8
     is_shared = 1 < distinct <= rows / 2
     if hint <= 1:
         named = sum(bool(re.search(r"\d", str(v)) and re.search(r"[A-Za-z]", str(v))) for v in values) > len(values) / 2
         long_texts = any(len(str(v)) > 40 or str(v).count(" ") > 3 for v in values)
-        return 0.0 if long_texts or is_one_each else rank + (0.7 if named else 0.0) + (0.9 if is_shared else -0.6 * (hint < 1))
-    return rank + 0.5 * is_shared - 2.0 * is_one_each - 0.4 * ("uuid" in words) - 0.1 * ("name" in words and len(words) > 1)
+        return (
+            0.0
+            if long_texts or is_one_each
+            else rank + (0.7 if named else 0.0) + (0.9 if is_shared else -0.6 * (hint < 1))
+        )
+    return (
+        rank
+        + 0.5 * is_shared
+        - 2.0 * is_one_each
+        - 0.4 * ("uuid" in words)
+        - 0.1 * ("name" in words and len(words) > 1)
+    )
 
 
 def counted_runs(form: Form) -> tuple[str, str] | None:
@@ -99,10 +101,12 @@ def counted_runs(form: Form) -> tuple[str, str] | None:
         units, counts = one.known, beside.known
         if len(units) != len(counts) or len(units) < 6 or not (one.is_whole and beside.is_whole):
             continue
-        runs = [[count for _, count in run] for _, run in groupby(zip(units, counts, strict=True), lambda pair: pair[0])]
-        if len(runs) == len(set(units)) and len(units) / len(runs) >= 3 and all(_counts(run) for run in runs):
-            if len(runs) > 1 or STRONG & set(words_of(one.name)) or units[0] == counts[0] == 1:
-                return one.path, beside.path
+        runs = [
+            [count for _, count in run] for _, run in groupby(zip(units, counts, strict=True), lambda pair: pair[0])
+        ]
+        is_counted = len(runs) == len(set(units)) and len(units) / len(runs) >= 3 and all(map(_counts, runs))
+        if is_counted and (len(runs) > 1 or STRONG & set(words_of(one.name)) or units[0] == counts[0] == 1):
+            return one.path, beside.path
     return None
 
 
@@ -127,13 +131,15 @@ def _by_topic(topics: Sequence[str], *, topic_names: bool) -> Machine | None:
     is_even = all(len(one) == depth for one in levels)
     if topic_names:
         return _with_signal(levels, depth, is_even=is_even)
-    varying = [i for i in range(depth) if len({one[i] for one in levels}) > 1 and not all(KIND.match(one[i]) for one in levels)]
+    varying = [
+        i for i in range(depth) if len({one[i] for one in levels}) > 1 and not all(KIND.match(one[i]) for one in levels)
+    ]
     if not varying:
         steady = [i for i in range(1, depth) if not KIND.match(levels[0][i])]
         if not steady:
             return None
         varying = steady[-1:]
-    return _template(levels, varying, depth, "" if is_even else "#", signal=None)
+    return _template(levels, varying if is_even else varying[:1], depth, is_even=is_even, signal=None)
 
 
 def _with_signal(levels: Sequence[Sequence[str]], depth: int, *, is_even: bool) -> Machine:
@@ -147,10 +153,10 @@ def _with_signal(levels: Sequence[Sequence[str]], depth: int, *, is_even: bool) 
         signal = depth - 1
         if varying and varying[-1] < depth - 2:
             signal = varying[-1] + 1
-        return _template(levels, places, depth, "", signal=signal)
+        return _template(levels, places, depth, is_even=True, signal=signal)
     first = [i for i in varying if i <= 1] or varying
     places = first[-1:] or [_steady(levels[0], depth - 1)]
-    return _template(levels, places, depth, "", signal=places[-1] + 1)
+    return _template(levels, places, depth, is_even=True, signal=places[-1] + 1)
 
 
 def _is_nested(levels: Sequence[Sequence[str]], i: int) -> bool:
@@ -169,27 +175,32 @@ def _steady(levels: Sequence[str], end: int) -> int:
 
 
 def _template(
-    levels: Sequence[Sequence[str]], places: Sequence[int], depth: int, rest: str, *, signal: int | None
+    levels: Sequence[Sequence[str]], places: Sequence[int], depth: int, *, is_even: bool, signal: int | None
 ) -> Machine:
     """The template of the topics; where names come again under other levels, those are part of the key."""
     machine = places[-1]
     used = [machine]
     for place in reversed(places[:-1]):
-        if len({tuple(one[i] for i in used) for one in levels}) < len({tuple(one[i] for i in [place, *used]) for one in levels}):
+        if len({tuple(one[i] for i in used) for one in levels}) < len(
+            {tuple(one[i] for i in [place, *used]) for one in levels}
+        ):
             used.insert(0, place)
     names: Mapping[int, str] = {machine: "machine", **{place: f"level{place}" for place in used[:-1]}}
     parts = []
     for i in range(depth):
         if i == signal:
             break
+        if i == machine and not is_even:
+            parts.append("{machine...}")
+            break
         word = levels[0][i]
         parts.append(f"{{{names[i]}}}" if i in names else word if all(one[i] == word for one in levels) else "+")
     if signal is not None:
         ends = {len(one) - signal for one in levels}
         parts.append("{signal}" if ends == {1} else "{signal...}")
-    elif rest:
-        parts.append(rest)
-    machines = list(dict.fromkeys("/".join(one[i] for i in used) for one in levels))
+    machines = list(
+        dict.fromkeys("/".join(one[i] for i in used) if is_even else "/".join(one[machine:]) for one in levels)
+    )
     key = "machine" if len(used) == 1 else "/".join(f"{{{names[i]}}}" for i in used)
     reason = f"level {machine + 1} of the topic: {len(machines)} {'name' if len(machines) == 1 else 'names'} ({spoken(machines, 4)})"
     return Machine(reason, None, "/".join(parts), key, tuple(machines), signal is not None)

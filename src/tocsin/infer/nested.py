@@ -13,7 +13,8 @@ from tocsin.decode.xml import Document
 from tocsin.infer.numbers import as_number
 from tocsin.infer.sample import Field, Form, Piece
 from tocsin.infer.signals import is_about_the_record
-from tocsin.infer.time import HINT, is_time
+from tocsin.infer.time import is_time
+from tocsin.infer.vocabulary import is_time_name
 
 FIELDS_MAX, LIST_MAX, DEPTH_MAX, ROWS_MAX = 400, 16, 8, 3_000
 """Bounds of what is looked at: fields, elements of a list of numbers that are fields, levels, rows."""
@@ -59,12 +60,14 @@ def _fields(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Field]:
         texts = [value for value in values if isinstance(value, str) and value.strip()]
         plain = [value for value in values if _is_plain_number(value)]
         is_quoted = bool(texts) and not plain and all(as_number(text) is not None for text in texts)
-        numbers = [
-            float(value) if _is_plain_number(value) else as_number(value) if is_quoted and isinstance(value, str) else None
-            for value in values
-        ]
-        fields.append(Field(path, values, numbers, is_quoted))
+        fields.append(Field(path, values, [_number(value, is_quoted=is_quoted) for value in values], is_quoted))
     return fields
+
+
+def _number(value: Any, *, is_quoted: bool) -> float | None:
+    if _is_plain_number(value):
+        return float(value)
+    return as_number(value) if is_quoted and isinstance(value, str) else None
 
 
 def _is_plain_number(value: Any) -> bool:
@@ -121,7 +124,7 @@ def _rows_path(records: Sequence[tuple[str, Any]]) -> str | None:
         }  # fmt: skip
         inner = [{p: v for p, v in e.items() if not p.startswith("$.")} for e in elements]
         named = inner and all(any(NAME.match(p) for p in e) and any(VALUE.match(p) for p in e) for e in inner)
-        numbers = sum(any(_is_plain_number(v) and not HINT.search(p) for p, v in e.items()) for e in inner)
+        numbers = sum(any(_is_plain_number(v) and not is_time_name(p) for p, v in e.items()) for e in inner)
         if not inner or (outside and not (named and len(inner) > len(outside))) or numbers == 0:
             continue
         if best is None or numbers > best[0]:
@@ -130,7 +133,7 @@ def _rows_path(records: Sequence[tuple[str, Any]]) -> str | None:
 
 
 def _is_beside(path: str) -> bool:
-    return bool(HINT.search(path.rpartition(".")[2])) or is_about_the_record(path) or bool(re.search(r"\.\d+\.", path))
+    return is_time_name(path.rpartition(".")[2]) or is_about_the_record(path) or bool(re.search(r"\.\d+\.", path))
 
 
 def _lists(value: Any, path: str = "", depth: int = 0) -> Iterator[str]:
@@ -154,7 +157,11 @@ def xml_form(pieces: Sequence[Piece]) -> Form | None:
     payloads = [piece for piece in pieces if piece.payload.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")]
     if len(payloads) * 2 <= len(pieces) or not payloads:
         return None
-    names = Counter(name for p in payloads for name in re.findall(r"<(?:\w+:)?([A-Za-z_][\w.-]*)", p.payload.decode("utf-8", "replace")))
+    names = Counter(
+        name
+        for p in payloads
+        for name in re.findall(r"<(?:\w+:)?([A-Za-z_][\w.-]*)", p.payload.decode("utf-8", "replace"))
+    )
     leaves = _numeric_leaves(payloads)
     best: tuple[tuple[float, float], str, list[tuple[str, dict[str, Any]]]] | None = None
     for name, count in names.items():

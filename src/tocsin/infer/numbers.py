@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 
 _PLAIN = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_GROUPED = {mark: re.compile(rf"[+-]?\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+(?:[.,]\d+)?") for mark in ".,' \u00a0\u202f"}
+_GROUPED = {
+    mark: re.compile(rf"[+-]?\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+(?:[.,]\d+)?") for mark in ".,' \u00a0\u202f"
+}
 _COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 _POINT = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
 NOT_A_NUMBER = frozenset(("nan", "inf", "-inf", "infinity", "-infinity", "null", "n/a", "#n/a", "na", "-", "none"))

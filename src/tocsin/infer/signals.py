@@ -9,22 +9,10 @@ from dataclasses import field as dataclass_field
 from itertools import pairwise
 
 from tocsin.infer.sample import Field, Form
+from tocsin.infer.vocabulary import ABOUT, STRONG_NAMES, VALUE_WORDS, WEAK_NAMES, words_of
 
 SIGNALS_MAX = 64
 """How many signals are judged together at most."""
-ABOUT = frozenset(
-    "id ids uuid guid seq sequence sequencenumber index idx nr no row version port fport fcnt cnt quality qual q status "
-    "statuscode validity code rssi snr lqi linkquality lat lon lng latitude longitude bandwidth spreading rx metadata "
-    "settings gateway wifi uptime heap batch charge lot order auftrag recipe rezept sn serial channelindex timezone "
-    "partition offset schema year month day hour minute second count lsb loadavg mqttcount sleep".split()  # noqa: SIM905
-)
-"""Words in names of what is said about a record, its way or its order, rather than measured."""
-VALUE_WORDS = frozenset("v val value wert messwert reading y data number result vl valor magnitude valeur sv pv".split())  # noqa: SIM905
-STRONG_NAMES = frozenset(
-    "tag tagname signal sensor metric variable var point item dataitemid property parameter quantity field symbol n "
-    "messstelle kanal channel varname measurement label kpi attribute kind".split()  # noqa: SIM905
-)
-WEAK_NAMES = frozenset("id name key type typ node nodeid displayname".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -39,18 +27,6 @@ class Signals:
     """Other fields with numbers, and why they are no signals."""
     names: tuple[str, ...] = ()
     """What the signals are called."""
-
-
-def words_of(name: str) -> list[str]:
-    """Return the words of a name, in small letters, without places in lists.
-
-    Examples
-    --------
-    >>> words_of("uplink_message.fCnt"), words_of("@dataItemId"), words_of("MotorTemp2")
-    (['uplink', 'message', 'f', 'cnt'], ['data', 'item', 'id'], ['motor', 'temp', '2'])
-    """
-    parted = re.sub(r"(?<=[a-zäöü0-9])(?=[A-ZÄÖÜ])", " ", name)
-    return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
 
 
 def is_about_the_record(path: str) -> bool:
@@ -91,7 +67,7 @@ def conclude_signals(form: Form, taken: Collection[str], *, topic_names: bool) -
         else:
             kept.append(one)
     values = [one for one in kept if is_value_name(one.path)]
-    if values and (len(kept) == 1 or (form.decoder in ("xml", "prometheus") and values[0].path in (".", "@value"))):
+    if values and (len(kept) == 1 or values[0].path in (".", "@value")):
         value = values[0]
         left_out |= {one.path: "stands beside the value" for one in kept if one is not value}
         if topic_names:

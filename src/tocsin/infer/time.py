@@ -12,19 +12,16 @@ import pyarrow.compute as pc
 
 from tocsin.errors import SchemaError
 from tocsin.infer.sample import Field, Form
+from tocsin.infer.vocabulary import EXACT, is_time_name
 from tocsin.values.times import parse_times
 
-HINT = re.compile(
-    r"(?:^|[_\W]|(?<=[a-z]))(?:date|time|timestamp|ts|datetime|at|when|zeit\w*|datum|uhrzeit|fecha|hora|heure|utc|epoch|t|bt)"
-    r"(?:$|[_\W\d]|(?=[A-Z]))|time|date|zeit|datum",
-    re.IGNORECASE,
+ARRIVAL = re.compile(
+    r"recei|server|enqueue|ingest|process|arriv|stored|last.?changed|publish|gateway|^gw", re.IGNORECASE
 )
-"""Names of times, in some languages."""
-ARRIVAL = re.compile(r"recei|server|enqueue|ingest|process|arriv|stored|last.?changed|publish", re.IGNORECASE)
 """Names of times at which somebody else noticed; where there are several, these come last."""
 ELAPSED = re.compile(r"cycle|zyklus|elapsed|laufzeit|seconds?\b|\bsec\b|\bms\b|^t$|time|zeit", re.IGNORECASE)
 """Names of what is counted from a beginning."""
-SECOND, MINUTE, YEAR_2001, YEAR_2100 = 1.0, 60.0, 978_307_200, 4_102_444_800
+YEAR_2001, YEAR_2100 = 978_307_200, 4_102_444_800
 UNITS = (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9))
 _DAY = r"\d{1,2}(?P<mark>[./-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})"
 _CLOCK = r"\d{1,2}:\d\d(?::\d\d(?P<fraction>[.,:]\d+)?)?"
@@ -91,9 +88,11 @@ def conclude_time(form: Form, *, is_files: bool) -> Time:
 
 
 def _candidates(one: Field, form: Form, is_files: bool) -> list[tuple[float, Time]]:
-    hint = 1.0 if HINT.search(one.name) else 0.0
-    depth = one.path.count(".") - one.path.startswith("$.") + 3 * bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0")))
-    base = hint - 1.5 * bool(ARRIVAL.search(one.path)) - 0.3 * depth - 0.7 * one.path.startswith("$.") + 0.5 * (len(one.distinct) > 1)
+    hint = 1.0 if is_time_name(one.name) else 0.0
+    hint += 0.3 * (one.name.lower().strip("@_") in EXACT)
+    is_around, is_listed = one.path.startswith("$."), bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0")))
+    depth = one.path.count(".") - is_around + 3 * is_listed
+    base = hint - 1.5 * bool(ARRIVAL.search(one.path)) - 0.3 * depth - 0.7 * is_around + 0.5 * (len(one.distinct) > 1)
     if one.is_number:
         return [(base + score, time) for score, time in _numbers(one, hint, is_files)]
     texts = [str(value) for value in one.given]
@@ -125,7 +124,8 @@ def _numbers(one: Field, hint: float, is_files: bool) -> list[tuple[float, Time]
     if is_files and is_clock and sum(step > 0 for step in steps) >= 0.6 * len(steps):
         unit = "ms" if re.search(r"ms\b|milli|_ms", one.name, re.IGNORECASE) else "s"
         reason = f"counts up from {numbers[0]:g}; no date is told, so it is read as {unit} since 1970"
-        return [(0.6, Time((one.path,), reason, unit=unit, is_elapsed=True, lateness_s=max(_lateness(one, unit), 3600)))]
+        lateness = max(_lateness(one, unit), 3_600.0)
+        return [(0.6, Time((one.path,), reason, unit=unit, is_elapsed=True, lateness_s=lateness))]
     return []
 
 

@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tocsin.bases import VERDICT
+from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
 from tocsin.infer.sample import Field, last_step
 
-RESERVED = {"key", "received", "late"}
+RESERVED = {"key", "received", "late", *(field.name for field in (*VERDICT, *Health.EXTRA))}
+"""What key, source and detector add to the columns."""
 LEARN_MIN, LEARN_MAX = 20, 500
 """After how many readings a machine is judged, by how many there are."""
 
@@ -25,24 +28,35 @@ def pipeline_file(
     an end; ``told`` goes above it as comments.
     """
     columns = _Columns(made)
+    health = _judged(made, columns, readings)
     above = [f"# {what}: {text}" for what, text in told]
     lines = [
-        "# Written by `tocsin watch`. What was concluded from a sample of the source:", *above,
+        "# Written by `tocsin watch`. What was concluded from a sample of the source:",
+        *above,
         f"name: {name}",
         f"folder: {_flow(folder)}",
         "",
         "source:",
         f"  {_setting(source)}",
-        "decode:                          # from bytes to rows",
-        f"  {made.form.decoder}:",
-        *(f"    {key}: {_flow(value)}" for key, value in _decoder(made, columns).items()),
-        "    columns:",
-        *(f"      {column}: {_flow(settings)}" for column, settings in columns.written.items()),
+        *_decode(made, columns),
         f"key: {_key(made, columns, name)}".ljust(33) + "# which machine a row is of",
         *_time(made, columns),
         "",
-        *_streams(made, columns, readings),
+        *_streams(
+            f": {_flow(health)}" if health else "",
+            None if made.signals.named_by is not None else columns.of[made.signals.fields[0].path],
+            columns.cast,
+        ),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def host_file(name: str, folder: str, told: Sequence[tuple[str, str]]) -> str:
+    """Return the text of a pipeline file for this computer, which knows its signals itself."""
+    lines = [
+        "# Written by `tocsin watch`:", *(f"# {what}: {text}" for what, text in told),
+        f"name: {name}", f"folder: {_flow(folder)}", "", "source: host", "", *_streams("", None, []),
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -54,6 +68,9 @@ class _Columns:
         self.of: dict[str, str] = {}
         self.cast: list[str] = []
         form, time = made.form, made.time
+        if not form.decoder:  # the source has columns of its own
+            self.of = {one.path: one.path for one in form.fields}
+            return
         self._is_flat = form.decoder == "csv"
         for path in time.paths:
             if path != "topic":
@@ -64,7 +81,8 @@ class _Columns:
                 self._add(path, settings)
         signals = {one.path for one in made.signals.fields}
         if made.machine.path is not None and made.machine.path not in self.of:
-            is_int = form.get(made.machine.path).is_number and form.decoder == "json"
+            named_by = form.get(made.machine.path)
+            is_int = named_by.is_number and form.decoder == "json" and not named_by.is_quoted
             self._add(made.machine.path, {"type": "int" if is_int else "category"})
         if (name := made.signals.named_by) not in (None, "topic"):
             self._add(str(name), {"type": "category"}, "signal")
@@ -86,9 +104,8 @@ class _Columns:
     def _add(self, path: str, settings: Mapping[str, Any], name: str | None = None) -> str:
         base = name or _slug(path if self._is_flat else last_step(path))
         column, n = base, 2
-        while column.casefold() in {*(other.casefold() for other in self.written), *RESERVED} or (
-            column == "time" and settings.get("type") != "timestamp"
-        ):
+        taken = {other.casefold() for other in self.written} | (RESERVED if name is None else set())
+        while column.casefold() in taken or (column == "time" and settings.get("type") != "timestamp"):
             column, n = f"{base}_{n}", n + 1
         told = {key: value for key, value in settings.items() if value is not None}
         plain = path if self._is_flat else path.replace("\\.", ".") if "." not in path.replace("\\.", "") else path
@@ -113,13 +130,22 @@ def _slug(path: str) -> str:
     return f"c_{slug}" if slug[0].isdigit() else slug
 
 
-def _decoder(made: Conclusion, columns: _Columns) -> dict[str, Any]:
+def _decode(made: Conclusion, columns: _Columns) -> list[str]:
+    """How bytes become rows; nothing where the source has columns of its own."""
     settings = dict(made.form.settings)
+    if not made.form.decoder:
+        return []
     if made.machine.template is not None:
         settings["topic"] = made.machine.template
     elif made.time.paths == ("topic",):
         settings["topic"] = "{recorded}"
-    return settings
+    return [
+        "decode:                          # from bytes to rows",
+        f"  {made.form.decoder}:",
+        *(f"    {key}: {_flow(value)}" for key, value in settings.items()),
+        "    columns:",
+        *(f"      {column}: {_flow(told)}" for column, told in columns.written.items()),
+    ]
 
 
 def _key(made: Conclusion, columns: _Columns, name: str) -> str:
@@ -143,31 +169,40 @@ def _time(made: Conclusion, columns: _Columns) -> list[str]:
         settings = {"column": names, "format": time.format, "zone": made.zone, **settings}
     else:
         settings = {"column": columns.of[time.paths[0]], **settings}
+        if not made.form.decoder:
+            settings |= {"unit": time.unit, "format": time.format, "zone": made.zone}
     return [f"time: {_flow(settings)}"]
 
 
-def _streams(made: Conclusion, columns: _Columns, readings: int | None) -> list[str]:
-    learn = None if readings is None else max(LEARN_MIN, min(LEARN_MAX, readings // 4))
+def _judged(made: Conclusion, columns: _Columns, readings: int | None) -> dict[str, Any]:
+    """The settings of `health`."""
     settings: dict[str, Any] = {}
-    named = made.signals.named_by is not None
-    if not named:
+    if made.signals.named_by is None:
         names = [columns.of[one.path] for one in made.signals.fields]
         settings["of"] = names if len(names) > 1 else names[0]
-    if learn is not None and learn != LEARN_MAX:
-        settings["learn"] = learn
-    cast = [f"    steps: [cast: {_flow(dict.fromkeys(columns.cast, 'float'))}]"] if columns.cast else []
-    series = ["  series:                        # one for each signal of each machine", "    from: readings", "    steps: [rekey: \"{key}/{signal}\"]"]
-    health = f"health: {_flow(settings)}" if settings else "health"
+    learn = None if readings is None else max(LEARN_MIN, min(LEARN_MAX, readings // 4))
+    return settings | ({"learn": learn} if learn not in (None, LEARN_MAX) else {})
+
+
+def _streams(health: str, first: str | None, cast: Sequence[str]) -> list[str]:
+    """The streams; ``first`` is the first of several judged columns, None where each signal is a series of its own."""
+    named = first is None
+    steps = [f"    steps: [cast: {_flow(dict.fromkeys(cast, 'float'))}]"] if cast else []
+    series = [
+        "  series:                        # one for each signal of each machine",
+        "    from: readings",
+        '    steps: [rekey: "{key}/{signal}"]',
+    ]
     return [
         "streams:",
         "  readings:                      # every reading, kept once, in a table",
-        *cast,
+        *steps,
         "    sinks: [delta: readings]",
         *(series if named else []),
         "  judged:                        # against what each machine was like while it was well",
         f"    from: {'series' if named else 'readings'}",
         "    steps:",
-        f"      - {health}",
+        f"      - health{health}",
         "  anomalies:",
         "    from: judged",
         "    steps: [keep: score >= 75]",
@@ -175,7 +210,7 @@ def _streams(made: Conclusion, columns: _Columns, readings: int | None) -> list[
         "  alarms:                        # few and clear: raised once, cleared when it is over",
         "    from: judged",
         "    steps:",
-        f"      - alarm: {{rule: abnormal, of: {'value' if named else columns.of[made.signals.fields[0].path]}, score: 75}}",
+        f"      - alarm: {{rule: abnormal, of: {first or 'value'}, score: 75}}",
         *(["      - cases: {depth: 1}        # one case for each machine"] if named else []),
         "    sinks: [delta: alarms]",
         "  bell:                          # who is told; add mail, Teams ... to the list (see notify)",
