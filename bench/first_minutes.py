@@ -9,15 +9,16 @@ or ``messages.ndjson``, with a line ``{"topic": "...", "payload": "..."}`` for e
     {"machine": "device", "time": "ts", "signals": ["a", "b"]}
 
 ``machine`` is the column that names it, ``topic`` (or any other word that is no field) for a level of the topic, ``file
-name`` for the name of the file, or null where all rows are of one, or none is named; ``time`` is a column (of a date and
-a time of day either), ``file name``, ``any`` for whatever it may be, or null for none: the arrival, or rows counted.
+name`` for the name of the file, or null where all rows are of one, or none is named; ``time`` is a column (of a date
+and a time of day either), ``file name``, ``any`` for whatever it may be, or null for none: arrival, or rows counted.
 Where each row names its one signal, ``signals`` are the column with the value, or what the signals are called; ``.`` is
-the own text of an XML element. Columns without a header are c1, c2 ..., or 0, 1 ... or 1, 2 ...
+the own text of an XML element. Columns without a header are c1, c2 ..., or go by their place from 0 or 1; a name that
+somebody gave them is not compared.
 
-Compared is without letters' case, and by the last step of a path. Where null is expected a field may be the machine that
-has one name in the whole sample, or that names each signal. All signals expected must be there, and of others at most
-half as many, or two. Right also means that the file which `tocsin watch --save` writes passes `tocsin check`, and that
-it reads at least nine of ten records of the sample.
+Compared is without letters' case, and by the last step of a path. Where null is expected a field may be the machine
+that has one name in the whole sample, or that names each signal. All signals expected must be there, and of others at
+most half as many, or two. Right also means that the file which `tocsin watch --save` writes passes `tocsin check`, and
+that it reads at least nine of ten records of the sample.
 
 Printed is a line for each sample and, last, JSON: samples, right, and the median of the seconds that one took.
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import tempfile
@@ -95,47 +97,60 @@ def sample_of(folder: Path, scratch: Path) -> tuple[Sample, Mapping[str, Any]]:
 
 def compared(made: Conclusion, expected: Mapping[str, Any]) -> list[str]:
     """Return where a conclusion differs from what is expected."""
+    named = _Named(made)
     wrong = []
-    machine = made.machine
+    machine, wanted = made.machine, expected["machine"]
     concluded = machine.path
     if concluded is None and machine.key is not None:
         concluded = "file name" if made.form.files else "topic"
-    known = {_plain(one.path) for one in made.form.fields}
-    wanted = expected["machine"]
-    is_one = wanted is None and (
-        len(machine.names) <= 1 or machine.path == made.signals.named_by or "series" in machine.reason
-    )
-    is_level = concluded == "topic" and wanted is not None and _plain(str(wanted)) not in known
-    if not (_same(concluded, wanted) or is_one or is_level):
+    is_one = wanted is None and (len(machine.names) <= 1 or "series" in machine.reason)
+    is_level = concluded == "topic" and wanted is not None and not named.is_field(wanted)
+    if not (named.same(concluded, wanted) or is_one or is_level):
         wrong.append(f"machine {concluded}, not {wanted}")
-    times = ["file name" if path == "topic" else path for path in made.time.paths]
-    wanted = expected["time"]
-    if wanted != "any" and not (any(_same(path, wanted) for path in times) or (wanted is None and not times)):
+    times, wanted = ["file name" if path == "topic" else path for path in made.time.paths], expected["time"]
+    if wanted != "any" and not (any(named.same(path, wanted) for path in times) or (wanted is None and not times)):
         wrong.append(f"time {' and '.join(times) or None}, not {wanted}")
-    values = {_plain(one.path) for one in made.signals.fields} | {_plain(one.name) for one in made.signals.fields}
-    names = {_plain(name) for name in made.signals.names}
-    if made.machine.signal_in_topic:
-        names |= {_plain(topic) for topic in made.form.topics}
+    signals = [one.path for one in made.signals.fields]
+    told = set(map(_plain, made.signals.names))
+    if machine.signal_in_topic:
+        told |= {
+            _plain("/".join(topic.split("/")[i:])) for topic in made.form.topics for i in range(topic.count("/") + 1)
+        }
     lacking = [
-        name for name in expected["signals"]
-        if _plain(name) not in values | names and not any(one.endswith("/" + _plain(name)) for one in names)
+        str(name) for name in expected["signals"]
+        if _plain(name) not in told and not any(named.same(path, name) for path in signals)
     ]  # fmt: skip
     if lacking:
         wrong.append(f"signals lack {', '.join(lacking)}")
-    more = len(made.signals.fields) - len(expected["signals"])
-    if more > max(2, len(expected["signals"]) // 2):
-        wrong.append(f"{more} signals too many: {', '.join(one.path for one in made.signals.fields)}")
+    if len(signals) - len(expected["signals"]) > max(2, len(expected["signals"]) // 2):
+        wrong.append(f"too many signals: {', '.join(signals)}")
     return wrong
 
 
-def _plain(path: str) -> str:
-    return last_step(path).lstrip("@").casefold() if path != "." else path
+class _Named:
+    """How fields may be called by whoever wrote down what is expected."""
+
+    def __init__(self, made: Conclusion) -> None:
+        self._fields = {_plain(one.path) for one in made.form.fields}
+        self._without_names = made.form.files.get("header") == "none"
+
+    def is_field(self, name: Any) -> bool:
+        return _plain(name) in self._fields
+
+    def same(self, path: str | None, name: Any) -> bool:
+        """Return whether a path is what was named; a column without a name may be called by its place, or anyhow."""
+        if path is None or name is None:
+            return path is name
+        if _plain(path) == _plain(name) or path.casefold() == str(name).casefold():
+            return True
+        if not self._without_names or self.is_field(name):
+            return False
+        place = re.fullmatch(r"\D*(\d+)", str(name))
+        return place is None or _plain(path) in (f"c{place[1]}", f"c{int(place[1]) + 1}")
 
 
-def _same(concluded: str | None, expected: str | None) -> bool:
-    if concluded is None or expected is None:
-        return concluded is expected
-    return _plain(concluded) == _plain(expected) or concluded.casefold() == expected.casefold()
+def _plain(path: Any) -> str:
+    return last_step(path).lstrip("@").casefold() if isinstance(path, str) and path != "." else str(path)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def conclude(
         )
     for path in (hints.machine, hints.time, *hints.signals):
         _require(form, path)
-    time = conclude_time(_only(form, hints.time) if hints.time else form, is_files=sample.is_files)
+    time = conclude_time(form, is_files=sample.is_files, told=hints.time)
     runs = counted_runs(form) if sample.is_files and (not time.paths or time.is_elapsed) and not hints.time else None
     taken = set(time.paths)
     topic_names = not sample.is_files and _is_by_topic(form)
@@ -116,11 +116,6 @@ def _head(sample: Sample) -> str:
 def _require(form: Form, path: str | None) -> None:
     if path is not None and path not in [one.path for one in form.fields]:
         raise ConfigError(f"there is no field '{path}'; there are [{spoken([one.path for one in form.fields], 30)}]")
-
-
-def _only(form: Form, path: str) -> Form:
-    """The form with one field that can have the time, and those without numbers, among which may be its time of day."""
-    return replace(form, fields=[form.get(path), *(f for f in form.fields if f.path != path and not f.is_number)])
 
 
 def _is_by_topic(form: Form) -> bool:
@@ -206,7 +201,7 @@ def _notes(form: Form, time: Time, sample: Sample) -> list[str]:
     notes = []
     if time.is_ambiguous:
         notes.append(
-            f"day and month of the time cannot be told apart here; read as {time.format}. If not: --time-format"
+            f"day and month of the time cannot be told apart here; read as {time.format}. If not, change it in the file"
         )
     if time.paths == ("topic",):
         notes.append("how many samples a second a recording has is not told: each file is read as one second long")

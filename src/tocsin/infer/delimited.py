@@ -54,6 +54,8 @@ def table_of(text: str) -> Table | None:
         return None
     split = {mark: _fields(kept, mark) for mark in DELIMITERS}
     fits = {mark: _fit(rows) for mark, rows in split.items()}
+    if not any(may_be_number(cell) for row in split[" "] for cell in row):
+        fits[" "] = 0.0  # sentences have blanks, too
     best = max(DELIMITERS, key=lambda mark: (round(fits[mark], 2), -DELIMITERS.index(mark)))
     if fits[best] < 0.5:
         return _one_column(kept, comment)

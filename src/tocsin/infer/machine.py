@@ -46,12 +46,16 @@ def conclude_machine(form: Form, taken: Collection[str], *, is_files: bool, topi
     told_apart = len(by_topic.names) if by_topic is not None else 1
     if best is not None and best[0] >= 1.5 and len(best[2].distinct) >= told_apart:
         one = best[2]
-        count = len(one.distinct)
-        reason = f"'{one.path}': {count} {'name' if count == 1 else 'names'} ({spoken(one.distinct, 4)})"
-        return Machine(reason, path=one.path, key=one.path, names=tuple(one.distinct))
+        return Machine(
+            f"'{one.path}': {_counted(one.distinct)}", path=one.path, key=one.path, names=tuple(one.distinct)
+        )
     if by_topic is not None:
         return by_topic
     return Machine("nothing names one, so all rows are of one machine")
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} {'name' if len(names) == 1 else 'names'} ({spoken(names, 4)})"
 
 
 def _rank(one: Field) -> float:
@@ -202,5 +206,5 @@ def _template(
         dict.fromkeys("/".join(one[i] for i in used) if is_even else "/".join(one[machine:]) for one in levels)
     )
     key = "machine" if len(used) == 1 else "/".join(f"{{{names[i]}}}" for i in used)
-    reason = f"level {machine + 1} of the topic: {len(machines)} {'name' if len(machines) == 1 else 'names'} ({spoken(machines, 4)})"
+    reason = f"level {machine + 1} of the topic: {_counted(machines)}"
     return Machine(reason, None, "/".join(parts), key, tuple(machines), signal is not None)

@@ -112,7 +112,7 @@ def _counts(one: Field) -> bool:
 
 
 def _clock_parts(fields: Sequence[Field]) -> set[str]:
-    """Columns without names that are the parts of a time of day: whole numbers that stand still before one that counts."""
+    """Columns without names that are parts of a time of day: whole numbers that stand before one that counts."""
     parts: set[str] = set()
     for one in fields:
         if one.path != f"c{len(parts) + 1}" or not one.is_number or not one.is_whole:

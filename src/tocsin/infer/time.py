@@ -10,7 +10,7 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.errors import SchemaError
+from tocsin.errors import ConfigError, SchemaError
 from tocsin.infer.sample import Field, Form
 from tocsin.infer.vocabulary import EXACT, is_time_name
 from tocsin.values.times import parse_times
@@ -70,15 +70,24 @@ def is_time(text: str) -> bool:
     return bool(parse_times(pa.array([text]), None, "UTC")[0].is_valid()[0].as_py())
 
 
-def conclude_time(form: Form, *, is_files: bool) -> Time:
-    """Return which field of a form has the time, and how it is to be read; without one it is the arrival."""
+def conclude_time(form: Form, *, is_files: bool, told: str | None = None) -> Time:
+    """Return which field of a form has the time, and how it is to be read; without one it is the arrival.
+
+    ``told`` is the field that has it for sure; `ConfigError` if it holds nothing that can be read as times.
+    """
+    fields = [form.get(told)] if told is not None else form.fields
     ranked = sorted(
-        ((score, -i, time) for i, one in enumerate(form.fields) for score, time in _candidates(one, form, is_files)),
+        ((score, -i, time) for i, one in enumerate(fields) for score, time in _candidates(one, form, is_files, told)),
         key=lambda entry: entry[:2],
         reverse=True,
     )
     if ranked and ranked[0][0] > 0:
         return ranked[0][2]
+    if told is not None:
+        said = str((form.get(told).given or ["nothing"])[0])[:40]
+        raise ConfigError(
+            f"'{told}' holds no times that can be read ({said!r}); write the file with --save, and a format"
+        )
     recorded = _in_the_file_name(form) if is_files else None
     if recorded is not None:
         return recorded
@@ -87,8 +96,8 @@ def conclude_time(form: Form, *, is_files: bool) -> Time:
     return Time((), "no field has a time: the arrival counts")
 
 
-def _candidates(one: Field, form: Form, is_files: bool) -> list[tuple[float, Time]]:
-    hint = 1.0 if is_time_name(one.name) else 0.0
+def _candidates(one: Field, form: Form, is_files: bool, told: str | None) -> list[tuple[float, Time]]:
+    hint = 9.0 if told is not None else 1.0 if is_time_name(one.name) else 0.0
     hint += 0.3 * (one.name.lower().strip("@_") in EXACT)
     is_around, is_listed = one.path.startswith("$."), bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0")))
     depth = one.path.count(".") - is_around + 3 * is_listed
