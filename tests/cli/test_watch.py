@@ -91,6 +91,16 @@ def test_a_second_look_goes_on_where_the_first_ended(werk: Path) -> None:
     assert "was read before" in invoked(*arguments).stderr
 
 
+def test_a_folder_of_another_source_is_refused(werk: Path) -> None:
+    lake = werk.parent / "lake"
+    invoked("watch", str(werk), "--no-page", "--folder", str(lake))
+    other = werk.parent / "other.csv"
+    other.write_bytes(werk.read_bytes())
+    told = invoked("watch", str(other), "--no-page", "--folder", str(lake), code=2).stderr
+    assert f"{lake} holds what was read from another source" in told
+    assert query("select * from readings", lake).num_rows == 2 * ROWS
+
+
 def test_init_asks_writes_the_file_and_says_how_to_run_it(werk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(werk.parent)
     answers = ["Europe/Berin", "Europe/Berlin", "n", "", "", "Temperatur °C", "Europe/Berlin", "y", "own.yaml"]

@@ -115,6 +115,14 @@ def test_times_that_go_back_are_waited_for() -> None:
     assert made.time.lateness_s >= 40
 
 
+def test_files_from_the_future_are_taken_and_it_is_said() -> None:
+    sample = Sample([Piece("a.csv", rows("ts,force", "1700000000,1.5", "1700000001,2.5").encode())], is_files=True)
+    for now_s, is_ahead in ((1_700_000_002, False), (1_600_000_000, True)):
+        made = conclude(sample, now_us=now_s * 1_000_000)
+        assert made.time.is_ahead is is_ahead
+        assert ("some times lie in the future" in made.notes) is is_ahead
+
+
 # ------------------------------------------------------------------------------------------------------------ machines
 
 

@@ -137,7 +137,7 @@ def run(
 @main.command()
 @click.argument("source")
 @click.argument("more", nargs=-1)
-@_folder
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to write; else tocsin-data/NAME.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write the pipeline file that this stands for.")
 @click.option("--machine", metavar="FIELD", help="The field that names the machine, if another than concluded.")
 @click.option("--time", metavar="FIELD", help="The field with the time, likewise.")
@@ -149,7 +149,7 @@ def run(
 def watch(
     source: str,
     more: tuple[str, ...],
-    folder: Path,
+    folder: Path | None,
     save: Path | None,
     machine: str | None,
     time: str | None,
@@ -170,6 +170,7 @@ def watch(
     from tocsin.infer.conclude import Hints
 
     named = named_by(source, more)
+    folder = folder or Path("tocsin-data") / named.name
     hints = Hints(machine, time, tuple(signals.split(",")) if signals else (), zone)
     seen = look(named, folder, hints, listen, asked if sys.stdin.isatty() else None)
     click.echo(f"tocsin watch: {named.name}", err=True)
@@ -191,12 +192,12 @@ def watch(
 
 @main.command()
 @click.argument("source", required=False)
-@_folder
-def init(source: str | None, folder: Path) -> None:
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to write; else tocsin-data/NAME.")
+def init(source: str | None, folder: Path | None) -> None:
     """Write a pipeline file in a dialogue: what is concluded of a source can be corrected before."""
     from tocsin.cli.watch import checked, dialogue, show, write_file
 
-    seen, file = dialogue(source, folder)
+    seen, file, folder = dialogue(source, folder)
     write_file(seen.text, file)
     _, _, sentence = checked(seen.text, folder, seen.sample)
     show([("checked", sentence), ("saved", str(file))])

@@ -30,6 +30,8 @@ from tocsin.pipeline.plan import Plan
 HEAD_BYTES, WHOLE_BYTES, FILES_MAX = 256 * 1024, 64 * 2**20, 8
 """How much is read of a file that has lines, and of one that is a document; of how many files."""
 MESSAGES_MAX, ROWS_MAX = 3_000, 2_000
+CONNECT_S = 3.0
+"""How much longer is waited for the first message: connecting takes its time."""
 PASSWORD = "TOCSIN_SOURCE_PASSWORD"  # noqa: S105 (the name of a variable)
 """A password in an address goes into this variable, so that no file holds it."""
 _KNOWN = (
@@ -51,6 +53,11 @@ class Named:
         scheme, mark, _ = self.address.partition("://")
         return scheme.lower() if mark else "files"
 
+    def _stem(self) -> str:
+        """The last part of a path that is no pattern."""
+        steps = [step for step in Path(self.address).parts if not glob.has_magic(step)]
+        return Path(steps[-1]).stem if steps else "files"
+
     @property
     def is_files(self) -> bool:
         return self.scheme == "files"
@@ -58,11 +65,8 @@ class Named:
     @property
     def name(self) -> str:
         """A name for a pipeline that reads it."""
-        last = (
-            Path(self.address).stem
-            if self.is_files
-            else re.split(r"[?]", self.address)[0].rstrip("/#+").rpartition("/")[2]
-        )
+        where = self.address.partition("?")[0].rstrip("/#+").rpartition("/")[2]
+        last = self._stem() if self.is_files else where
         slug = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")
         return f"watch_{slug}"[:63] if not slug[:1].isalpha() else slug[:63]
 
@@ -158,8 +162,8 @@ class Named:
         settings = self.source()
         if "mqtt" in settings:
             # What the broker has kept counts in a look, though not in the run: slow devices retain what they said last.
-            settings["mqtt"]["retained"] = True
-        batches = [b for b in read_some(_built(settings), MESSAGES_MAX, listen_s) if b.port == OUT]
+            settings["mqtt"] |= {"retained": True, "qos": 0}
+        batches = [b for b in read_some(_built(settings), MESSAGES_MAX, listen_s, CONNECT_S) if b.port == OUT]
         pieces = [
             Piece(topic or "", payload)
             for batch in batches

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,8 +33,8 @@ WIDTH = 10
 """Of the words before the conclusions."""
 QUARTER_S = 900
 """Offsets of zones are multiples of it."""
-SAVED = "watch.yaml"
-"""The name of the file in the data folder, where none is asked for."""
+SAVED, STATE = "watch.yaml", ".state"
+"""The file in the data folder, where none is asked for; and where its state is."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ def look(
         if not named.is_files:
             click.echo(f"listening to {_shown(named)} for {listen_s:g} s ...", err=True)
         sample = named.sample(listen_s)
-    made = conclude(sample, hints, form=typed)
+    now_us = time.time_ns() // 1_000
+    made = conclude(sample, hints, form=typed, now_us=now_us)
     if made.time.is_local and hints.zone is None:
         zone, reason = _zone(made, sample, ask)
-        made = conclude(sample, replace(hints, zone=None), (zone, reason), form=typed)
+        made = conclude(sample, replace(hints, zone=None), (zone, reason), typed, now_us)
     lines = [("source", _seen(named, sample, typed)), *made.lines()]
     text = pipeline_file(
         made, named.name, named.source(made.form), folder=str(folder), readings=_readings(named, made, sample),
@@ -162,8 +164,14 @@ def checked(text: str, folder: Path, sample: Sample | None) -> tuple[Pipeline, P
 
     The file stands in the data folder, so that a second look goes on with what the first has learnt.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / SAVED
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    if (folder / STATE).exists() and _source(before) != _source(text):
+        raise ConfigError(
+            f"{folder} holds what was read from another source ({_source(before) or 'of a pipeline file'}); "
+            "choose another folder with --folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     pipeline, plan = load_with_plan(file)
     if sample is None or not (sample.pieces or sample.is_files):
@@ -175,6 +183,11 @@ def checked(text: str, folder: Path, sample: Sample | None) -> tuple[Pipeline, P
             "mend it there, and run it with tocsin run"
         )
     return pipeline, plan, f"{read} of {seen} rows of the sample are read{f' ({_reasons(reasons)})' if reasons else ''}"
+
+
+def _source(text: str) -> str:
+    """The source that a file which was written here reads."""
+    return text.partition("\nsource:")[2].partition("\n  ")[2].partition("\n")[0].strip()
 
 
 def _reasons(reasons: Counter[str]) -> str:
@@ -210,13 +223,17 @@ def told_alarms(folder: Path, name: str) -> str:
     if not rows:
         return f"{name}: nothing rang: no machine left what it was like at the beginning"
     counted = Counter(row["key"] for row in rows)
-    lines = [f"{name}: {len(rows)} alarms at {len(counted)} machines; the first of each:"]
+    lines = [f"{name}: {_many(len(rows), 'alarm')} at {_many(len(counted), 'machine')}; the first of each:"]
     for key in list(counted)[:10]:
         first = next(row for row in rows if row["key"] == key)
         lines.append(f"  {key:<24} {first['time']:%Y-%m-%d %H:%M:%S} (UTC)  {_why(first)}")
     if len(counted) > 10:
         lines.append(f"  ... and {len(counted) - 10} more machines")
     return "\n".join(lines)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _why(row: Mapping[str, Any]) -> str:
@@ -235,12 +252,13 @@ def asked(question: str, default: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- init
 
 
-def dialogue(source: str | None, folder: Path) -> tuple[Look, Path]:
-    """Ask for a source, let each conclusion be corrected, and return what was agreed on and the file to write."""
+def dialogue(source: str | None, folder: Path | None) -> tuple[Look, Path, Path]:
+    """Ask for a source, let each conclusion be corrected; return what was agreed on, the file to write, the folder."""
     address = source or asked(
         "Where do the readings come from? (file, folder, mqtt://broker/plant/#, kafka://..., host)", "host"
     )
     named = Named(address)
+    folder = folder or Path("tocsin-data") / named.name
     seen, hints = look(named, folder, ask=asked), Hints()
     while seen.made is not None:
         show(seen.lines)
@@ -251,7 +269,7 @@ def dialogue(source: str | None, folder: Path) -> tuple[Look, Path]:
             seen = look(named, folder, hints, ask=asked)
         except ConfigError as error:
             click.echo(str(error), err=True)
-    return seen, Path(asked("Write the pipeline to", f"{named.name}.yaml"))
+    return seen, Path(asked("Write the pipeline to", f"{named.name}.yaml")), folder
 
 
 def _corrected(made: Conclusion, hints: Hints) -> Hints:
@@ -259,14 +277,14 @@ def _corrected(made: Conclusion, hints: Hints) -> Hints:
     click.echo(f"  fields    {', '.join(paths[:40])}", err=True)
     none = "(none)"
     machine = asked("Field that names the machine", made.machine.path or none)
-    time = asked("Field with the time", made.time.paths[0] if made.time.paths else none)
+    stamp = asked("Field with the time", made.time.paths[0] if made.time.paths else none)
     signals = asked("Fields that are signals, with commas", ",".join(one.path for one in made.signals.fields))
     zone = asked("Time zone", made.zone or none) if made.time.is_local else none
     named = tuple(word.strip() for word in signals.split(",") if word.strip())
     return replace(
         hints,
         machine=None if machine == none else machine,
-        time=None if time in (none, "topic") else time,
+        time=None if stamp in (none, "topic") else stamp,
         signals=() if named == tuple(one.path for one in made.signals.fields) else named,
         zone=None if zone == none else zone,
     )

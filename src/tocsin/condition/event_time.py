@@ -187,6 +187,11 @@ class EventTime(Operator):
         return pa.schema(fields)
 
     @property
+    def _by_arrival(self) -> bool:
+        """Whether nothing but the arrival says when a row happened."""
+        return self.column is None and self.rate is None
+
+    @property
     def _columns(self) -> tuple[str, ...]:
         return self.column or ("received",)
 
@@ -238,12 +243,11 @@ class EventTime(Operator):
             rows, times = rows.filter(pa.array(good)), times[good]
             marks = None if marks is None else marks.filter(pa.array(good))
         late = None
-        by_arrival = self.column is None and self.rate is None
-        lane = None if by_arrival else batch.lane
+        lane = None if self._by_arrival else batch.lane
         state.begin(lane)
         if len(times):
             newest = np.maximum(np.maximum.accumulate(times), state.newest(lane))
-            if by_arrival:
+            if self._by_arrival:
                 times = newest
             else:
                 behind = times < newest - self.lateness
@@ -269,7 +273,7 @@ class EventTime(Operator):
             return END
         newest = min(state.lanes.values(), default=state.overall)
         if newest != START:
-            state.passed = max(state.passed, newest if self.column is self.rate is None else newest - self.lateness)
+            state.passed = max(state.passed, newest if self._by_arrival else newest - self.lateness)
         return state.passed
 
     def _times(
@@ -280,7 +284,7 @@ class EventTime(Operator):
         if self.column is None and self.rate is not None:
             said = as_times(np.zeros(len(rows), np.int64))
         if said.type == TIME_TYPE and not said.null_count:
-            times = times_us(rows, self._columns[0])
+            times = said.view(pa.int64()).to_numpy(zero_copy_only=False)
             reasons = None
             if len(times) and (times.min() < 0 or times.max() >= END_US):
                 reasons = np.where((times < 0) | (times >= END_US), "ts_range", "").astype(object)

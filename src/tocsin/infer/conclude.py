@@ -61,9 +61,13 @@ class Conclusion:
 
 
 def conclude(
-    sample: Sample, hints: Hints | None = None, zone: tuple[str, str] = ("UTC", ""), form: Form | None = None
+    sample: Sample,
+    hints: Hints | None = None,
+    zone: tuple[str, str] = ("UTC", ""),
+    form: Form | None = None,
+    now_us: int | None = None,
 ) -> Conclusion:
-    """Return what a sample is; ``form`` is that of a source which has columns of its own.
+    """Return what a sample is; ``form`` is that of a source which has columns of its own, ``now_us`` the time.
 
     ``zone`` is that of times that name none, if the hints say nothing, and why it is taken. Raises `ConfigError` with a
     remedy where nothing can be concluded.
@@ -103,6 +107,8 @@ def conclude(
     where, why = said if time.is_local else (None, "")
     made = Conclusion(form, time, machine, signals, where, why, notes=notes)
     made = _files_as_machines(made, sample)
+    if sample.is_files and now_us is not None and any(us is not None and us > now_us for us in _times(made)):
+        made = replace(made, time=replace(time, is_ahead=True), notes=[*made.notes, "some times lie in the future"])
     if is_local and zone[1]:
         made = replace(made, notes=[*made.notes, "times name no zone: if it is another one, say --zone Europe/Berlin"])
     return replace(made, rate=_rate(made, sample))
@@ -179,16 +185,24 @@ def _files_as_machines(made: Conclusion, sample: Sample) -> Conclusion:
 def _overlap(made: Conclusion) -> bool:
     if not made.time.paths or made.time.is_elapsed:
         return True
-    one = made.form.get(made.time.paths[0])
-    texts = pa.array([None if value is None else str(value) for value in one.values], pa.string())
-    times = parse_times(texts, made.time.unit, "UTC", made.time.format if len(made.time.paths) == 1 else None)[0]
     spans: dict[str, tuple[int, int]] = {}
-    for topic, us in zip(made.form.topics, times.cast(pa.int64()).to_pylist(), strict=True):
+    for topic, us in zip(made.form.topics, _times(made), strict=True):
         if us is not None:
             low, high = spans.get(topic, (us, us))
             spans[topic] = min(low, us), max(high, us)
     ordered = sorted(spans.values())
     return any(low <= before for (_, before), (low, _) in pairwise(ordered))
+
+
+def _times(made: Conclusion) -> list[int | None]:
+    """The time of each row in microseconds, by its own clock."""
+    if not made.time.paths or made.time.paths == ("topic",):
+        return []
+    columns = [made.form.get(path).values for path in made.time.paths]
+    texts = [None if None in values else " ".join(map(str, values)) for values in zip(*columns, strict=True)]
+    times, _ = parse_times(pa.array(texts, pa.string()), made.time.unit, "UTC", made.time.format)
+    told: list[int | None] = times.cast(pa.int64()).to_pylist()
+    return told
 
 
 def _rate(made: Conclusion, sample: Sample) -> float | None:

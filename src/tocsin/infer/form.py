@@ -15,6 +15,8 @@ from tocsin.infer.nested import ROWS_MAX, json_form, xml_form
 from tocsin.infer.numbers import as_number, number_style
 from tocsin.infer.sample import Field, Form, Piece, Sample
 
+DOCUMENT_BYTES = 200 * 1024
+"""Larger documents need a setting to be taken whole."""
 MOSTLY = 0.8
 """Share of the lines that must be of a format."""
 
@@ -29,6 +31,8 @@ def recognise(sample: Sample) -> Form | None:
     form = _of_text(texts, sample.is_files)
     if form is not None and not sample.is_files:
         form = replace(form, files={})
+    if form is not None and form.files.get("format") in ("json", "xml") and max(map(_size, pieces)) > DOCUMENT_BYTES:
+        form = replace(form, settings={**form.settings, "payload_max": "64MiB"})
     if form is None or encoding == "utf-8":
         return form
     mark = pieces[0].payload[:3]
@@ -36,6 +40,10 @@ def recognise(sample: Sample) -> Form | None:
     settings = form.settings if is_marked else {**form.settings, "encoding": encoding}
     said = f"text in {encoding}, by its mark" if is_marked else f"text in {encoding}, since it is not UTF-8"
     return replace(form, settings=settings, reasons=[*form.reasons, said])
+
+
+def _size(piece: Piece) -> int:
+    return len(piece.payload)
 
 
 def _encoding(pieces: Sequence[Piece]) -> str | None:

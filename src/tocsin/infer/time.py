@@ -52,6 +52,8 @@ class Time:
     """A further field with seconds to be added."""
     lateness_s: float = LATENESS_S
     """How far times go back in the sample, rounded up."""
+    is_ahead: bool = False
+    """Whether times in a file lie in the future, so that they are to be taken nevertheless."""
 
 
 def is_time(text: str) -> bool:

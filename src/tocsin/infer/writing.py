@@ -55,7 +55,7 @@ def host_file(name: str, folder: str, told: Sequence[tuple[str, str]]) -> str:
     """Return the text of a pipeline file for this computer, which knows its signals itself."""
     lines = [
         "# Written by `tocsin watch`:", *(f"# {what}: {text}" for what, text in told),
-        f"name: {name}", f"folder: {_flow(folder)}", "", "source: host", "", *_streams("", None, []),
+        f"name: {name}", f"folder: {_flow(folder)}", "", "source:", "  host: {}", "", *_streams("", None, []),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -161,7 +161,9 @@ def _time(made: Conclusion, columns: _Columns) -> list[str]:
         if made.rate is None:
             return ["# No time: the arrival of each reading counts."]
         return [f"time: {{rate: {made.rate:g}}}".ljust(33) + "# rows are counted, from 1970 on"]
-    settings: dict[str, Any] = {"lateness": f"{time.lateness_s:g}s"}
+    settings: dict[str, Any] = {"lateness": f"{time.lateness_s:.0f}s"}
+    if time.is_ahead:
+        settings["slack"] = "36500d"
     if time.paths == ("topic",):
         settings = {"column": "recorded", "format": time.format, "zone": made.zone, "rate": made.rate, **settings}
     elif len(time.paths) > 1:
