@@ -16,10 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from kafka_server import Kafka
+from postgres_server import PASSWORD as POSTGRES_PASSWORD
+from postgres_server import USER, Postgres
 from servers import Mosquitto
 
 from tocsin.cli import main
 from tocsin.cli.sources import PASSWORD, Named, named_by
+from tocsin.cli.watch import checked, look
 from tocsin.errors import ConfigError
 from tocsin.lake.read import query
 
@@ -218,3 +222,36 @@ def test_a_silent_broker_says_what_to_do(mosquitto: Callable[..., Mosquitto]) ->
     told = invoked("watch", f"{mosquitto().url}/hall/#", "--listen", "0.5", "--no-page", code=1).stderr
     assert "nothing came within 0.5 s" in told
     assert "--listen 60" in told
+
+
+# ----------------------------------------------------------------------------------------------------- other servers
+
+
+def test_a_topic_of_kafka_is_looked_at(kafka: Kafka, tmp_path: Path) -> None:
+    topic = kafka.topic()
+    lines = [f'{{"pump": "p{i % 2}", "ts": {1_770_000_000 + i}, "flow": {i / 7}}}'.encode() for i in range(60)]
+    kafka.send(topic, lines)
+    seen = look(Named(f"kafka://{kafka.address}/{topic}"), tmp_path, listen_s=2.0)
+    pipeline, _, sentence = checked(seen.text, tmp_path, seen.sample)
+    assert sentence == "60 of 60 rows of the sample are read"
+    assert seen.made is not None
+    assert (seen.made.machine.path, seen.made.time.unit, seen.made.signals.names) == ("pump", "s", ("flow",))
+    assert not pipeline.sources["source"].source.bounded()
+
+
+def test_a_table_of_postgres_is_looked_at(postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = f"{postgres.schema()}.readings"
+    postgres.execute(f"create table {table} (id bigserial primary key, pump text, at timestamptz, flow float8)")
+    postgres.execute(
+        f"insert into {table} (pump, at, flow) select 'p' || i % 3, to_timestamp(1770000000 + i), i / 7.0 "
+        "from generate_series(1, 60) i"
+    )
+    monkeypatch.delenv(PASSWORD, raising=False)
+    host = postgres.url.removeprefix("postgresql://")
+    seen = look(Named(f"postgresql://{USER}:{POSTGRES_PASSWORD}@{host}/{table}"), tmp_path)
+    monkeypatch.setenv(PASSWORD, POSTGRES_PASSWORD)
+    _, plan, _ = checked(seen.text, tmp_path, seen.sample)
+    assert seen.made is not None
+    assert (seen.made.machine.path, seen.made.time.paths, seen.made.signals.names) == ("pump", ("at",), ("flow",))
+    assert POSTGRES_PASSWORD not in seen.text
+    assert plan.sources[0].schemas["out"].names == ["key", "time", "id", "flow"]

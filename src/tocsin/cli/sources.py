@@ -102,7 +102,7 @@ class Named:
     @staticmethod
     def _credentials(user: str | None, password: str | None) -> dict[str, str]:
         if password:
-            os.environ.setdefault(PASSWORD, unquote(password))
+            os.environ[PASSWORD] = unquote(password)
         given = {"user": unquote(user)} if user else {}
         return given | ({"password": f"${{{PASSWORD}}}"} if password else {})
 
