@@ -111,14 +111,14 @@ def compared(made: Conclusion, expected: Mapping[str, Any]) -> list[str]:
     if wanted != "any" and not (any(named.same(path, wanted) for path in times) or (wanted is None and not times)):
         wrong.append(f"time {' and '.join(times) or None}, not {wanted}")
     signals = [one.path for one in made.signals.fields]
-    told = set(map(_plain, made.signals.names))
+    told = set(map(_plain, made.signals.names)) | set(map(str.casefold, made.signals.names))
     if machine.signal_in_topic:
         told |= {
             _plain("/".join(topic.split("/")[i:])) for topic in made.form.topics for i in range(topic.count("/") + 1)
         }
     lacking = [
         str(name) for name in expected["signals"]
-        if _plain(name) not in told and not any(named.same(path, name) for path in signals)
+        if not {_plain(name), str(name).casefold()} & told and not any(named.same(path, name) for path in signals)
     ]  # fmt: skip
     if lacking:
         wrong.append(f"signals lack {', '.join(lacking)}")

@@ -16,6 +16,11 @@ KIND = re.compile(
     re.IGNORECASE,
 )
 """Levels of a topic that say what kind of message it is."""
+COMPOUND = re.compile(
+    r"(?:maschine|machine|anlage|device|equipment|ger(?:ä|ae)t|asset|aggregat|station)(?:n|en|s)?"
+    r"(?:nummer|nr|number|no|id|name|bezeichnung|code)?"
+)
+"""Names of machines in one word."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,12 @@ def _rank(one: Field) -> float:
     if one.path.startswith("$.") or (set(words) <= WEAK and "." in one.path):
         words = words_of(".".join(one.path.removeprefix("$.").split(".")[-2:]))
     joined = "".join(words)
-    spelled = {*words, joined}
+    spelled = {*words, joined, *(("machine",) if COMPOUND.fullmatch(joined) else ())}
     hint = 3.0 if STRONG & spelled else 2.0 if FAIR & spelled else float(bool(WEAK & spelled))
     if NOT_A_NAME & set(words) or (one.is_number and (hint < 2 or not one.is_whole)):
         return 0.0
-    if one.is_number and (distinct > max(1, rows / 2) or not set(words) <= STRONG | FAIR | NUMBERED):
+    is_number_of = COMPOUND.fullmatch(joined) or set(words) <= STRONG | FAIR | NUMBERED
+    if one.is_number and (distinct > max(1, rows / 2) or not is_number_of):
         return 0.0  # a number in every row anew is measured
     if "unit" in words and not any(re.search(r"\d", str(value)) for value in values):
         return 0.0  # of measure
@@ -80,13 +86,10 @@ def _rank(one: Field) -> float:
     is_one_each = distinct == rows and rows > 8
     is_shared = 1 < distinct <= rows / 2
     if hint <= 1:
-        named = sum(bool(re.search(r"\d", str(v)) and re.search(r"[A-Za-z]", str(v))) for v in values) > len(values) / 2
-        long_texts = any(len(str(v)) > 40 or str(v).count(" ") > 3 for v in values)
-        return (
-            0.0
-            if long_texts or is_one_each
-            else rank + (0.7 if named else 0.0) + (0.9 if is_shared else -0.6 * (hint < 1))
-        )
+        if is_one_each or any(len(str(value)) > 40 or str(value).count(" ") > 3 for value in values):
+            return 0.0
+        numbered = sum(bool(re.search(r"\d", str(v)) and re.search(r"[A-Za-z]", str(v))) for v in values)
+        return rank + 0.7 * (numbered > len(values) / 2) + (0.9 if is_shared else -0.6 * (hint < 1))
     return (
         rank
         + 0.5 * is_shared

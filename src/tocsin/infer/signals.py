@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import pairwise
 
-from tocsin.infer.sample import Field, Form
+from tocsin.infer.sample import Field, Form, last_step
 from tocsin.infer.vocabulary import ABOUT, STRONG_NAMES, VALUE_WORDS, WEAK_NAMES, words_of
 
 SIGNALS_MAX = 64
@@ -39,6 +40,8 @@ def name_rank(path: str) -> int:
     """Return how well a field's name says that it names signals: 2, 1 or 0."""
     words = words_of(path.rpartition(".")[2] or path)
     joined = "".join(words)
+    if path == "@name":
+        return 2  # of a metric
     if joined in STRONG_NAMES or (len(words) > 1 and words[0] in STRONG_NAMES and words[-1] in ("name", "id", "alias")):
         return 2
     return int(joined in WEAK_NAMES or (len(words) > 1 and words[-1] == "name"))
@@ -80,7 +83,22 @@ def conclude_signals(form: Form, taken: Collection[str], *, topic_names: bool) -
     if len(kept) > SIGNALS_MAX:
         left_out |= {one.path: f"beyond the first {SIGNALS_MAX}" for one in kept[SIGNALS_MAX:]}
         kept = kept[:SIGNALS_MAX]
-    return Signals(tuple(kept), "numbers that are measured", None, left_out, tuple(one.name for one in kept))
+    short = short_names([one.path for one in kept])
+    return Signals(tuple(kept), "numbers that are measured", None, left_out, tuple(short.values()))
+
+
+def short_names(paths: Sequence[str]) -> Mapping[str, str]:
+    """Return a name for each path: its last step, or as many as tell it from the others.
+
+    Examples
+    --------
+    >>> short_names(["AM2301.Humidity", "DS18B20-1.Temperature", "DS18B20-2.Temperature"])["DS18B20-2.Temperature"]
+    'DS18B20-2.Temperature'
+    """
+    last = {path: last_step(path) for path in paths}
+    count = Counter(last.values())
+    whole = {path: path.removeprefix("$.").replace("\\.", ".") for path in paths}
+    return {path: name if count[name] == 1 else whole[path] for path, name in last.items()}
 
 
 def _naming(form: Form, taken: Collection[str]) -> Field | None:
@@ -127,4 +145,4 @@ def _clock_parts(fields: Sequence[Field]) -> set[str]:
 
 def told(signals: Signals) -> Sequence[str]:
     """Return the names to show; those of a topic are not known by the fields."""
-    return signals.names or tuple(one.name for one in signals.fields)
+    return signals.names or tuple(short_names([one.path for one in signals.fields]).values())

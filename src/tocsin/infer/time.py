@@ -19,6 +19,8 @@ ARRIVAL = re.compile(
     r"recei|server|enqueue|ingest|process|arriv|stored|last.?changed|publish|gateway|^gw", re.IGNORECASE
 )
 """Names of times at which somebody else noticed; where there are several, these come last."""
+AFTER = re.compile(r"process|ingest|stored", re.IGNORECASE)
+"""And of these the very last."""
 ELAPSED = re.compile(r"cycle|zyklus|elapsed|laufzeit|seconds?\b|\bsec\b|\bms\b|^t$|time|zeit", re.IGNORECASE)
 """Names of what is counted from a beginning."""
 YEAR_2001, YEAR_2100 = 978_307_200, 4_102_444_800
@@ -103,7 +105,8 @@ def _candidates(one: Field, form: Form, is_files: bool, told: str | None) -> lis
     hint += 0.3 * (one.name.lower().strip("@_") in EXACT)
     is_around, is_listed = one.path.startswith("$."), bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0")))
     depth = one.path.count(".") - is_around + 3 * is_listed
-    base = hint - 1.5 * bool(ARRIVAL.search(one.path)) - 0.3 * depth - 0.7 * is_around + 0.5 * (len(one.distinct) > 1)
+    base = hint + 0.5 * (len(one.distinct) > 1) - 0.3 * depth - 0.7 * is_around
+    base -= bool(ARRIVAL.search(one.path)) + 0.5 * bool(AFTER.search(one.path))
     if one.is_number:
         return [(base + score, time) for score, time in _numbers(one, hint, is_files)]
     texts = [str(value) for value in one.given]

@@ -11,6 +11,7 @@ from tocsin.bases import VERDICT
 from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
 from tocsin.infer.sample import Field, last_step
+from tocsin.infer.signals import short_names
 
 RESERVED = {"key", "received", "late", *(field.name for field in (*VERDICT, *Health.EXTRA))}
 """What key, source and detector add to the columns."""
@@ -72,6 +73,7 @@ class _Columns:
             self.of = {one.path: one.path for one in form.fields}
             return
         self._is_flat = form.decoder == "csv"
+        self._names = short_names([one.path for one in made.signals.fields])
         for path in time.paths:
             if path != "topic":
                 settings: dict[str, Any] = {"type": "text"}
@@ -102,7 +104,7 @@ class _Columns:
             self.cast.append(column)
 
     def _add(self, path: str, settings: Mapping[str, Any], name: str | None = None) -> str:
-        base = name or _slug(path if self._is_flat else last_step(path))
+        base = name or _slug(path if self._is_flat else self._names.get(path, last_step(path)))
         column, n = base, 2
         taken = {other.casefold() for other in self.written} | (RESERVED if name is None else set())
         while column.casefold() in taken or (column == "time" and settings.get("type") != "timestamp"):
