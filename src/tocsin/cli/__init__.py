@@ -166,7 +166,7 @@ def watch(
     """
     from tocsin.cli.launch import launch
     from tocsin.cli.sources import named_by
-    from tocsin.cli.watch import asked, checked, look, show, told_alarms, write_file
+    from tocsin.cli.watch import asked, checked, look, saved_lines, show, told_alarms, write_file
     from tocsin.infer.conclude import Hints
 
     named = named_by(source, more)
@@ -179,7 +179,7 @@ def watch(
         write_file(seen.text, save)
     pipeline, plan, sentence = checked(seen.text, folder, seen.sample)
     runs = f"health, alarms at a score of 75; tables in {folder}"
-    show([*([("checked", sentence)] if sentence else []), ("runs", runs), *([("saved", str(save))] if save else [])])
+    show([*([("checked", sentence)] if sentence else []), ("runs", runs), *saved_lines(seen.text, save)])
     address = None
     if page:
         from tocsin.serve.access import Address
@@ -195,12 +195,12 @@ def watch(
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write; else tocsin-data/NAME.")
 def init(source: str | None, folder: Path | None) -> None:
     """Write a pipeline file in a dialogue: what is concluded of a source can be corrected before."""
-    from tocsin.cli.watch import checked, dialogue, show, write_file
+    from tocsin.cli.watch import checked, dialogue, saved_lines, show, write_file
 
     seen, file, folder = dialogue(source, folder)
     write_file(seen.text, file)
     _, _, sentence = checked(seen.text, folder, seen.sample)
-    show([("checked", sentence), ("saved", str(file))])
+    show([("checked", sentence), *saved_lines(seen.text, file)])
     click.echo(f"tocsin run {file} --page", err=True)
 
 

@@ -56,7 +56,7 @@ class Named:
     def _stem(self) -> str:
         """The last part of a path that is no pattern."""
         steps = [step for step in Path(self.address).parts if not glob.has_magic(step)]
-        return Path(steps[-1]).stem if steps else "files"
+        return Path(steps[-1].removesuffix(".gz")).stem if steps else "files"
 
     @property
     def is_files(self) -> bool:

@@ -19,7 +19,7 @@ import click
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.cli.sources import Named, estimated_rows, read_sample
+from tocsin.cli.sources import PASSWORD, Named, estimated_rows, read_sample
 from tocsin.errors import ConfigError
 from tocsin.infer.conclude import Conclusion, Hints, conclude
 from tocsin.infer.sample import Form, Sample
@@ -209,6 +209,13 @@ def write_file(text: str, file: Path) -> None:
     if not file.absolute().parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {file.absolute().parent}; make it first")
     file.write_text(text, encoding="utf-8")
+
+
+def saved_lines(text: str, file: Path | None) -> list[tuple[str, str]]:
+    """Return where the file was saved, if it was, and what it needs to run."""
+    if file is None:
+        return []
+    return [("saved", f"{file}{f'; set {PASSWORD} before you run it' if PASSWORD in text else ''}")]
 
 
 def told_alarms(folder: Path, name: str) -> str:
