@@ -196,3 +196,25 @@ def test_a_row_that_names_its_signal() -> None:
 def test_a_source_without_signals_says_which_fields_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no field looks like a signal.*\[machine, id\].*--signals"):
         of_file(rows("machine,id", "press 1,7", "press 2,9", "press 2,8"))
+
+
+# ------------------------------------------------------------------------------------------- what long files have shown
+
+
+def test_more_rows_than_are_looked_at_change_nothing() -> None:
+    lines = [f"2026-01-01 {i // 3600:02}:{i // 60 % 60:02}:{i % 60:02},p{i % 2},{i % 7}.5" for i in range(590)]
+    beside = [Piece(name, rows("time,pump,flow", *lines).encode()) for name in ("a.csv", "b.csv", "c.csv")]
+    made = conclude(Sample(beside, is_files=True))
+    assert (made.time.paths, made.machine.path) == (("time",), "pump")
+
+
+def test_a_date_that_is_spread_over_columns_is_put_together() -> None:
+    lines = [f"{i},2010,1,{1 + i // 24},{i % 24},{i % 9}.5" for i in range(60)]
+    made = of_file(rows("No,year,month,day,hour,pm2.5", *lines))
+    assert (made.time.paths, made.time.format) == (("year", "month", "day", "hour"), "%Y %m %d %H")
+    assert (made.machine.path, made.signals.names) == (None, ("pm2.5",))
+
+
+def test_a_measured_number_is_no_machine_by_its_name_alone() -> None:
+    lines = [f"2026-01-01 00:00:{i:02},{1020 + i % 3}.0,{i % 9}.5" for i in range(40)]
+    assert of_file(rows("time,press,temp", *lines)).machine.path is None

@@ -67,7 +67,7 @@ def look(
     made = conclude(sample, hints, form=typed, now_us=now_us)
     if made.time.is_local and hints.zone is None:
         zone, reason = _zone(made, sample, ask)
-        made = conclude(sample, replace(hints, zone=None), (zone, reason), typed, now_us)
+        made = conclude(sample, replace(hints, zone=None), (zone, reason), made.form, now_us)
     lines = [("source", _seen(named, sample, typed)), *made.lines()]
     text = pipeline_file(
         made, named.name, named.source(made.form), folder=str(folder), readings=_readings(named, made, sample),

@@ -14,7 +14,8 @@ from tocsin.infer.time import is_time
 
 DELIMITERS = ("\t", ";", "|", ",", " ")
 """What is tried, the least likely to stand inside a field first."""
-LINES_MAX, PREAMBLE_MAX = 600, 40
+LINES_MAX, PREAMBLE_MAX, STYLE_ROWS = 600, 40, 200
+"""How many lines are looked at; of them for a preamble; and how many rows for how numbers are written."""
 WORDS_FOR = {"\t": "tabs", " ": "blanks", ",": "commas", ";": "semicolons", "|": "bars"}
 
 
@@ -116,7 +117,7 @@ def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> T
         begin += 1
     skip = [*range(1, first + 1), *(first + i + 1 for i in range(1, begin))]
     cells = [row for row in body[begin:] if len(row) == width]
-    style = number_style(cell for row in cells for cell in row if not is_time(cell))
+    style = number_style(cell for row in cells[:STYLE_ROWS] for cell in row if not is_time(cell))
     if style[0] == delimiter:
         style = (".", "")
     return Table(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit)

@@ -65,7 +65,7 @@ def _counted(names: Sequence[str]) -> str:
 
 def _rank(one: Field) -> float:
     """How much a field looks like the name of a machine; 1.5 and more is enough."""
-    rows, values, distinct = len(one.values), one.given, len(one.distinct)
+    rows, values, distinct = one.rows, one.given, len(one.distinct)
     if not values or len(values) < 0.7 * rows or any(isinstance(value, bool | float) for value in values[:50]):
         return 0.0
     words = words_of(one.name) if one.name not in (".", "name()") else []
@@ -77,6 +77,7 @@ def _rank(one: Field) -> float:
     if NOT_A_NAME & set(words) or (one.is_number and (hint < 2 or not one.is_whole)):
         return 0.0
     is_number_of = COMPOUND.fullmatch(joined) or set(words) <= STRONG | FAIR | NUMBERED
+    is_number_of = is_number_of and all(str(value).isdigit() for value in values)
     if one.is_number and (distinct > max(1, rows / 2) or not is_number_of):
         return 0.0  # a number in every row anew is measured
     if "unit" in words and not any(re.search(r"\d", str(value)) for value in values):
@@ -106,6 +107,8 @@ def counted_runs(form: Form) -> tuple[str, str] | None:
     """
     for one, beside in zip(form.fields[:4], form.fields[1:5], strict=False):
         units, counts = one.known, beside.known
+        if {"day", "hour", "month", "minute", "tag", "stunde"} & set(words_of(one.name)):
+            continue
         if len(units) != len(counts) or len(units) < 6 or not (one.is_whole and beside.is_whole):
             continue
         runs = [

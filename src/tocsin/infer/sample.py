@@ -41,8 +41,13 @@ class Field:
 
     @cached_property
     def given(self) -> list[Any]:
-        """The values that are there."""
+        """The values that are there, the first `VALUES_MAX`."""
         return [value for value in self.values if value is not None and value != ""][:VALUES_MAX]
+
+    @property
+    def rows(self) -> int:
+        """How many rows were looked at for `given`, if all of them have a value."""
+        return min(len(self.values), VALUES_MAX)
 
     @cached_property
     def known(self) -> list[float]:

@@ -103,7 +103,7 @@ def short_names(paths: Sequence[str]) -> Mapping[str, str]:
 
 def _naming(form: Form, taken: Collection[str]) -> Field | None:
     """The field that names the signal of each row."""
-    texts = [one for one in form.fields if one.given and not one.is_number and len(one.given) >= 0.8 * len(one.values)]
+    texts = [one for one in form.fields if one.given and not one.is_number and len(one.given) >= 0.8 * one.rows]
     ranked = [(name_rank(one.path), len(one.distinct) > 1, one) for one in texts if one.path not in taken]
     good = [entry for entry in ranked if entry[0] == 2 or (entry[0] == 1 and entry[1])]
     return max(good, key=lambda entry: entry[:2])[2] if good else None

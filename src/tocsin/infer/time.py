@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import pyarrow as pa
@@ -23,6 +24,11 @@ AFTER = re.compile(r"process|ingest|stored", re.IGNORECASE)
 """And of these the very last."""
 ELAPSED = re.compile(r"cycle|zyklus|elapsed|laufzeit|seconds?\b|\bsec\b|\bms\b|^t$|time|zeit", re.IGNORECASE)
 """Names of what is counted from a beginning."""
+PARTS = (
+    (("year", "jahr", "yyyy"), "%Y"), (("month", "monat", "mm"), "%m"), (("day", "tag", "dd"), "%d"),
+    (("hour", "stunde", "hh"), "%H"), (("minute", "min"), "%M"), (("second", "sekunde", "sec"), "%S"),
+)  # fmt: skip
+"""Names of the parts of a date, from the largest on."""
 YEAR_2001, YEAR_2100 = 978_307_200, 4_102_444_800
 UNITS = (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9))
 _DAY = r"\d{1,2}(?P<mark>[./-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})"
@@ -58,6 +64,7 @@ class Time:
     """Whether times in a file lie in the future, so that they are to be taken nevertheless."""
 
 
+@lru_cache(maxsize=8_192)
 def is_time(text: str) -> bool:
     """Return whether a text is a date or a time of day in a form that people and machines write.
 
@@ -85,6 +92,10 @@ def conclude_time(form: Form, *, is_files: bool, told: str | None = None) -> Tim
         key=lambda entry: entry[:2],
         reverse=True,
     )
+    if ranked and ranked[0][0] > 0 and not ranked[0][2].is_elapsed:
+        return ranked[0][2]
+    if told is None and (parts := _parts(form)) is not None:
+        return parts
     if ranked and ranked[0][0] > 0:
         return ranked[0][2]
     if told is not None:
@@ -110,7 +121,7 @@ def _candidates(one: Field, form: Form, is_files: bool, told: str | None) -> lis
     if one.is_number:
         return [(base + score, time) for score, time in _numbers(one, hint, is_files)]
     texts = [str(value) for value in one.given]
-    if not texts or len(texts) < 0.5 * len(one.values):
+    if not texts or len(texts) < 0.5 * one.rows:
         return []
     time = _written(one, texts)
     if time is None:
@@ -210,6 +221,17 @@ def _clock_beside(day: Field, form: Form) -> Field | None:
         if one is not day and texts and all(_CLOCK_ALONE.fullmatch(text) for text in texts):
             return one
     return None
+
+
+def _parts(form: Form) -> Time | None:
+    """A date that is spread over columns named year, month, day, and on to the second."""
+    names = {one.name.lower(): one.path for one in form.fields}
+    paths = [next((names[word] for word in words if word in names), None) for words, _ in PARTS]
+    if None in paths[:3] or form.decoder == "json":
+        return None
+    known = [path for path in paths[: paths.index(None) if None in paths else None] if path is not None]
+    written = " ".join(directive for _, directive in PARTS[: len(known)])
+    return Time(tuple(known), f"{len(known)} columns, {written}", None, written, True)
 
 
 def _two(day: Time, clock: Field, form: Form) -> Time:
