@@ -105,6 +105,19 @@ def test_a_folder_of_another_source_is_refused(werk: Path) -> None:
     assert query("select * from readings", lake).num_rows == 2 * ROWS
 
 
+def test_machines_one_after_the_other_are_all_judged(tmp_path: Path) -> None:
+    noise = np.random.default_rng(2).normal(0, 1, (3, 200))
+    lines = [
+        f"{engine + 1} {cycle + 1} {500 + noise[engine, cycle] + (40 if cycle > 150 else 0):.3f} {cycle % 7}.5"
+        for engine in range(3)
+        for cycle in range(200)
+    ]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    done = invoked("watch", str(tmp_path / "train.txt"), "--no-page", "--folder", str(tmp_path / "lake"))
+    assert "3 machines" in done.stdout
+    assert "too late" not in done.stderr
+
+
 def test_init_asks_writes_the_file_and_says_how_to_run_it(werk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(werk.parent)
     answers = ["Europe/Berin", "Europe/Berlin", "n", "", "", "Temperatur °C", "Europe/Berlin", "y", "own.yaml"]

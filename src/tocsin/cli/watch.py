@@ -95,6 +95,8 @@ def _readings(named: Named, made: Conclusion, sample: Sample) -> int | None:
     """About how many readings there are of each machine, None if they have no end."""
     if not named.is_files or not sample.pieces:
         return None
+    if made.is_in_blocks:
+        return len(made.form.topics) // max(1, len(made.machine.names))
     series = max(1, len(made.machine.names)) * max(1, len(made.signals.names) if made.signals.named_by else 1)
     return estimated_rows(named, made.form, sample) // series
 
@@ -224,9 +226,7 @@ def told_alarms(folder: Path, name: str) -> str:
 
     if not (folder / "alarms").is_dir():
         return f"{name}: nothing rang: no machine left what it was like at the beginning"
-    rows = query(
-        "select key, time, message, evidence from alarms where event = 'raised' order by time", folder
-    ).to_pylist()
+    rows = query("select key, time, message, evidence from alarms where ring order by time", folder).to_pylist()
     if not rows:
         return f"{name}: nothing rang: no machine left what it was like at the beginning"
     counted = Counter(row["key"] for row in rows)

@@ -43,6 +43,8 @@ class Conclusion:
     rate: float | None = None
     """Rows a second, where they are counted from the beginning of a recording."""
     notes: Sequence[str] = field(default_factory=tuple)
+    is_in_blocks: bool = False
+    """Whether the rows of each machine stand together in a file, so that time begins again with the next."""
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield what each conclusion is about, and what it is and why."""
@@ -111,7 +113,7 @@ def conclude(
         made = replace(made, time=replace(time, is_ahead=True), notes=[*made.notes, "some times lie in the future"])
     if is_local and zone[1]:
         made = replace(made, notes=[*made.notes, "times name no zone: if it is another one, say --zone Europe/Berlin"])
-    return replace(made, rate=_rate(made, sample))
+    return replace(made, rate=_rate(made, sample), is_in_blocks=sample.is_files and _in_blocks(made))
 
 
 def _head(sample: Sample) -> str:
@@ -203,6 +205,14 @@ def _times(made: Conclusion) -> list[int | None]:
     times, _ = parse_times(pa.array(texts, pa.string()), made.time.unit, "UTC", made.time.format)
     told: list[int | None] = times.cast(pa.int64()).to_pylist()
     return told
+
+
+def _in_blocks(made: Conclusion) -> bool:
+    """Whether a field names the machine, and each name stands in one run of rows."""
+    if made.machine.path is None:
+        return False
+    values = [str(value) for value in made.form.get(made.machine.path).values]
+    return len([name for name, _ in groupby(values)]) == len(set(values))
 
 
 def _rate(made: Conclusion, sample: Sample) -> float | None:

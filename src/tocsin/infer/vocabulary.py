@@ -38,6 +38,7 @@ NOT_A_NAME = _words(
 """Words in names of what is said of a machine."""
 ABOUT = _words(
     """
+    label anomaly changepoint target failure fault
     id ids uuid guid seq sequence sequencenumber index idx nr no row version port fport fcnt cnt quality qual q
     status statuscode validity code rssi snr lqi linkquality lat lon lng latitude longitude bandwidth spreading rx
     metadata settings gateway wifi uptime heap batch charge lot order auftrag recipe rezept sn serial channelindex
