@@ -23,6 +23,7 @@ LAYERS = (
     "mqtt kafka kinesis postgres mongodb lake",
     "models",
     "acquire decode condition detect estimate notify output",
+    "infer",
     "edge engine",
     "serve",
     "cli",
