@@ -23,7 +23,7 @@ LAYERS = (
     "mqtt kafka kinesis postgres lake",
     "models",
     "acquire decode condition detect estimate notify output",
-    "engine",
+    "edge engine",
     "serve",
     "cli",
 )

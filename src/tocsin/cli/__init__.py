@@ -12,7 +12,8 @@ import click
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
-from tocsin.cli.models import models
+from tocsin.cli.edge import deploy, edge
+from tocsin.cli.models import models, train
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def main() -> None:
 
 main.add_command(alarms)
 main.add_command(certs)
+models.add_command(deploy)
 main.add_command(models)
+main.add_command(edge)
+main.add_command(train)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:

@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from tocsin.errors import ConfigError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -110,3 +112,38 @@ def diff(folder: Path, name: str, one: int, other: int) -> None:
 
     for place, (left, right) in Store(folder).diff(name, one, other).items():
         click.echo(f"{place}: {json.dumps(left)} -> {json.dumps(right)}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Override a setting, as model.units=64.")
+@click.option("--promote", is_flag=True, help="Follow it at once, if it beats its baseline.")
+def train(file: Path, settings: tuple[str, ...], promote: bool) -> None:
+    """Train a forecaster from a file (data set, net), prove it, and keep it as a new version.
+
+    Interrupted, it goes on where it was when it is started again.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tocsin.models.store import Store
+    from tocsin.models.train import Training
+    from tocsin.models.train import train as run
+
+    if strange := [pair for pair in settings if "=" not in pair]:
+        raise ConfigError(f"--set {strange[0]}: write it as place=value, such as --set model.units=64")
+    training = Training.read(file, dict(pair.split("=", 1) for pair in settings))
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}")
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(training.name, total=1.0, loss="")
+        manifest = run(training, lambda share, loss: bar.update(task, completed=share, loss=f"loss {loss:.5f}"))
+        bar.update(task, completed=1.0)
+    click.echo(json.dumps({"model": manifest.name, "version": manifest.version, **manifest.metrics}))
+    click.echo(manifest.verdict(), err=True)
+    if promote:
+        Store(training.store).promote(manifest.name, manifest.version)
+        click.echo(f"{manifest.name} {manifest.version} is the champion", err=True)
+    else:
+        click.echo(
+            f"follow it: tocsin models promote {manifest.name} {manifest.version} --store {training.store}", err=True
+        )

@@ -19,6 +19,7 @@ forecast must not depend on how many machines were asked about at once."""
 ROWS_MAX = 4096
 """Windows of one call: what they need of memory has a limit."""
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 class Forecaster:
@@ -32,9 +33,12 @@ class Forecaster:
         if manifest.kind != KIND:
             raise ConfigError(f"{place} is a model of kind {manifest.kind}; what forecasts is of kind {KIND}")
         self.manifest = manifest
-        self.mean = np.array(manifest.scaling["mean"], np.float64)
-        self.scale = np.array(manifest.scaling["scale"], np.float64)
-        self.change_scale = float(manifest.scaling["change"])
+        self.keys: Mapping[str, int] = {key: i for i, key in enumerate(manifest.settings.get("keys", ()))}
+        """The machines that have weights of their own, and which; none where one model is for all."""
+        self.mean, self.scale, self.change = (
+            np.atleast_2d(np.array(manifest.scaling[name], np.float64)) for name in ("mean", "scale", "change")
+        )
+        self.change = self.change.reshape(-1)
         self.at = manifest.inputs.index(manifest.target)
         self._session = Session(files[MODEL], f"{place}/{MODEL}")
 
@@ -43,20 +47,30 @@ class Forecaster:
         """Returns a version of a model, its files held against their digests."""
         return cls(store.show(name, version), store.files(name, version), str(store.place(name, version)))
 
-    def predict(self, windows: Floats) -> Floats:
+    def predict(self, windows: Floats, which: Ints | None = None) -> Floats:
         """Returns the target ``horizon`` periods after each window, shape (rows,).
 
         ``windows`` has the shape (rows, window, inputs), oldest period first, in the readings' own units; a window with
-        a number missing has no forecast (NaN).
+        a number missing has no forecast (NaN). Where machines have weights of their own, ``which`` says whose each
+        window is, as `keys` has it, or -1 for a machine that was not taught: it has none either.
         """
         said = np.full(len(windows), np.nan)
-        whole = np.flatnonzero(np.isfinite(windows).all(axis=(1, 2)))
+        whole = np.isfinite(windows).all(axis=(1, 2))
+        if not self.keys:
+            self._predict(windows, np.flatnonzero(whole), None, said)
+            return said
+        assert which is not None
+        for k in np.unique(which[whole & (which >= 0)]).tolist():
+            self._predict(windows, np.flatnonzero(whole & (which == k)), k, said)
+        return said
+
+    def _predict(self, windows: Floats, whole: Ints, key: int | None, said: Floats) -> None:
+        k = key or 0
+        inputs = {} if key is None else {"key": np.array([key], np.int64)}
         for start in range(0, len(whole), ROWS_MAX):
             some = whole[start : start + ROWS_MAX]
-            scaled = ((windows[some] - self.mean) / self.scale).astype(np.float32)
-            padding = max(0, ROWS_MIN - len(some))
-            if padding:
-                scaled = np.concatenate([scaled, np.zeros((padding, *scaled.shape[1:]), np.float32)])
-            (change,) = self._session.run({"window": scaled})
-            said[some] = windows[some, -1, self.at] + change[: len(some), 0].astype(np.float64) * self.change_scale
-        return said
+            scaled = ((windows[some] - self.mean[k]) / self.scale[k]).astype(np.float32)
+            if len(some) < ROWS_MIN:
+                scaled = np.concatenate([scaled, np.zeros((ROWS_MIN - len(some), *scaled.shape[1:]), np.float32)])
+            (change,) = self._session.run({"window": scaled, **inputs})
+            said[some] = windows[some, -1, self.at] + change[: len(some), 0].astype(np.float64) * self.change[k]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 IR_VERSION, OPSET = 8, 17
 FLOAT32, INT64 = 1, 7
-_INT, _STRING = 2, 3
+_INT, _STRING, _INTS = 2, 3, 7
 Weights = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 Shape = Sequence[int | str]
 """A dimension is a number, or a name where it may be any."""
@@ -46,15 +46,18 @@ class Graph:
         self.weights.append(dims + _number(2, kind) + _text(8, name) + _bytes(9, raw))
         return name
 
-    def model(self, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> bytes:
-        """Returns the model as a file holds it; inputs and outputs are of float32."""
+    def model(
+        self, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], whole: Mapping[str, Shape] | None = None
+    ) -> bytes:
+        """Returns the model as a file holds it; inputs and outputs are of float32, inputs in ``whole`` of int64."""
         graph = b"".join(
             (
                 *(_bytes(1, node) for node in self.nodes),
                 _text(2, self.name),
                 *(_bytes(5, weight) for weight in self.weights),
-                *(_bytes(11, _value(name, shape)) for name, shape in inputs.items()),
-                *(_bytes(12, _value(name, shape)) for name, shape in outputs.items()),
+                *(_bytes(11, _value(name, shape, FLOAT32)) for name, shape in inputs.items()),
+                *(_bytes(11, _value(name, shape, INT64)) for name, shape in (whole or {}).items()),
+                *(_bytes(12, _value(name, shape, FLOAT32)) for name, shape in outputs.items()),
             )
         )
         operators = _text(1, "") + _number(2, OPSET)
@@ -67,12 +70,12 @@ def _attribute(name: str, value: int | str | Sequence[int]) -> bytes:
         return head + _text(4, value) + _number(20, _STRING)
     if isinstance(value, int):
         return head + _number(3, value) + _number(20, _INT)
-    return head + b"".join(_number(8, one) for one in value) + _number(20, 7)
+    return head + b"".join(_number(8, one) for one in value) + _number(20, _INTS)
 
 
-def _value(name: str, shape: Shape) -> bytes:
+def _value(name: str, shape: Shape, kind: int) -> bytes:
     dims = b"".join(_bytes(1, _text(2, d) if isinstance(d, str) else _number(1, d)) for d in shape)
-    return _text(1, name) + _bytes(2, _bytes(1, _number(1, FLOAT32) + _bytes(2, dims)))
+    return _text(1, name) + _bytes(2, _bytes(1, _number(1, kind) + _bytes(2, dims)))
 
 
 def _varint(value: int) -> bytes:
