@@ -107,7 +107,7 @@ def _run(cell: str, recurrent: Any, given: Any) -> Any:
         own = state[0] @ recurrent
         return _advance(cell, state, x, own), (state, own)
 
-    (hidden, _), before = jax.lax.scan(step, (zero, zero), given, unroll=4)
+    (hidden, _), before = jax.lax.scan(step, (zero, zero), given)
     return hidden, (recurrent, given, before)
 
 
@@ -119,7 +119,7 @@ def _run_back(cell: str, kept: Any, slope: Any) -> Any:
         (hidden, memory), of_x, of_own = jax.vjp(partial(_advance, cell), state, x, own)[1](slopes)
         return (hidden + of_own @ recurrent.T, memory), (of_x, of_own)
 
-    _, (of_given, of_own) = jax.lax.scan(step, (slope, jnp.zeros_like(slope)), (given, before), reverse=True, unroll=4)
+    _, (of_given, of_own) = jax.lax.scan(step, (slope, jnp.zeros_like(slope)), (given, before), reverse=True)
     return jnp.einsum("tbh,tbg->hg", before[0][0], of_own), of_given
 
 
