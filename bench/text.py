@@ -80,9 +80,7 @@ def logs(path: Path) -> dict[str, Any]:
     us = (time.process_time() - begin) / len(problems) * 1e6
     counts = Counter(left["category_text"])
     again = sum(count > 1 for count in left["category_count"]) / len(problems)
-    high = [
-        text for text, score in zip(problems, left["score"], strict=True) if score is not None and score >= 75
-    ]
+    high = [text for text, score in zip(problems, left["score"], strict=True) if score is not None and score >= 75]
     print(f"{len(problems):,} messages, {len(counts):,} categories; the largest: {counts.most_common(3)}")
     return {
         "messages": len(problems), "categories": len(counts), "seen_before": round(again, 3),

@@ -1,4 +1,4 @@
-"""Remaining life: regimes, features, the ONNX model beside the libraries, what the bounds promise; the shipped sample."""
+"""Remaining life: regimes, features, ONNX beside the libraries, what the bounds promise; the shipped sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from tocsin.batch import Floats
 from tocsin.errors import ConfigError
 from tocsin.estimate.remaining_life import RemainingLife
 from tocsin.models import SAMPLES
-from tocsin.models.life import Effort, LifeModel, LifePredictor, learn_bounds, nasa_score, remaining, rmse, train, version
+from tocsin.models.life import (
+    Effort,
+    LifeModel,
+    LifePredictor,
+    learn_bounds,
+    nasa_score,
+    remaining,
+    rmse,
+    train,
+    version,
+)
 from tocsin.models.life_features import NEW, SPANS, Numbers, find_regimes
 from tocsin.models.manifest import MODEL
 from tocsin.models.store import Store

@@ -21,8 +21,8 @@ WORDS = {
     "leaking oil|hydraulic fluid low, pump noisy|pressure valve of the pump stuck|oil leak at hose and valve",
     "electrical": "fuse blown, no power|power supply fuse blown again|motor cable burnt, no power|sensor cable broken"
     "|relay burnt, fuse replaced|no signal from sensor, cable loose|power relay and cable replaced",
-    "mechanical": "bearing worn, noisy|gear tooth broken, gearbox noisy|bearing of gearbox worn out|shaft bent, bearing "
-    "replaced|belt torn and shaft worn|gearbox shaft misaligned|belt and gear worn",
+    "mechanical": "bearing worn, noisy|gear tooth broken, gearbox noisy|bearing of gearbox worn out|shaft bent, "
+    "bearing replaced|belt torn and shaft worn|gearbox shaft misaligned|belt and gear worn",
 }
 TEXTS = [text for texts in WORDS.values() for text in texts.split("|")]
 CLASSES = [name for name, texts in WORDS.items() for _ in texts.split("|")]

@@ -25,7 +25,7 @@ class Classify(Stateless):
     """Says which class the text in a column belongs to: a maintenance log's line to "hydraulics" or "electrical".
 
     Each row gets ``class``, and ``confidence``, the probability of that class. Both are null where there is no text, or
-    no word of it was in the texts that taught; ``class`` alone is null where the confidence is below ``confidence_min``.
+    no word of it was in the texts that taught; below ``confidence_min`` only the class is null.
 
     The model is a version in the store of models (kind ``text``), taught by `tocsin.models.text`: TF-IDF with naive
     Bayes or a linear model. Without ``version`` it is the one that was promoted when the run starts. Where there are no

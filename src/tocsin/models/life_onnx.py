@@ -67,7 +67,7 @@ def _trees(dump: Mapping[str, Any]) -> Mapping[str, Any]:
         for name, value in zip(names, row, strict=True):
             nodes[f"nodes_{name}"].append(value)
         if leaf:
-            for name, value in zip(("treeids", "nodeids", "ids", "weights"), (tree, number, 0, node["leaf_value"])):
+            for name, value in {"treeids": tree, "nodeids": number, "ids": 0, "weights": node["leaf_value"]}.items():
                 target[f"target_{name}"].append(value)
             return number
         at = begins[tree] + number
