@@ -16,11 +16,12 @@ def ensemble(boosted: Any, networks: Sequence[Any]) -> bytes:
     ``boosted`` is a regressor of LightGBM, ``networks`` are scikit-learn's, each behind a scaler.
     """
     try:
-        from onnx import TensorProto, helper, numpy_helper
+        import onnx.helper
+        from onnx import TensorProto, numpy_helper
     except ImportError:
         raise MissingExtra("onnx", "train", "a model of remaining life") from None
     trees = _trees(boosted.booster_.dump_model())
-    nodes = [helper.make_node("TreeEnsembleRegressor", ["features"], ["trees"], domain="ai.onnx.ml", **trees)]
+    nodes = [onnx.helper.make_node("TreeEnsembleRegressor", ["features"], ["trees"], domain="ai.onnx.ml", **trees)]
     numbers: dict[str, Any] = {}
     for number, pipeline in enumerate(networks):
         scaler, network = pipeline[0], pipeline[1]
@@ -30,27 +31,27 @@ def ensemble(boosted: Any, networks: Sequence[Any]) -> bytes:
                 weights, bias = weights / scaler.scale_[:, None], bias - (scaler.mean_ / scaler.scale_) @ weights
             name = f"{number}_{layer}"
             numbers |= {f"w{name}": weights, f"b{name}": bias}
-            nodes.append(helper.make_node("Gemm", [last, f"w{name}", f"b{name}"], [f"y{name}"]))
+            nodes.append(onnx.helper.make_node("Gemm", [last, f"w{name}", f"b{name}"], [f"y{name}"]))
             last = f"y{name}"
             if layer + 1 < len(network.coefs_):
-                nodes.append(helper.make_node("Relu", [last], [f"r{name}"]))
+                nodes.append(onnx.helper.make_node("Relu", [last], [f"r{name}"]))
                 last = f"r{name}"
         nodes[-1].output[0] = f"network{number}"
     nodes += [
-        helper.make_node("Mean", [f"network{number}" for number in range(len(networks))], ["network"]),
-        helper.make_node("Mean", ["trees", "network"], ["life"]),
+        onnx.helper.make_node("Mean", [f"network{number}" for number in range(len(networks))], ["network"]),
+        onnx.helper.make_node("Mean", ["trees", "network"], ["life"]),
     ]
     constants = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in numbers.items()]
     shape = ["rows", boosted.n_features_in_]
-    graph = helper.make_graph(
+    graph = onnx.helper.make_graph(
         nodes,
         "remaining_life",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("life", TensorProto.FLOAT, ["rows", 1])],
+        [onnx.helper.make_tensor_value_info("features", TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("life", TensorProto.FLOAT, ["rows", 1])],
         constants,
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
 def _trees(dump: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -205,10 +205,11 @@ def _sharpness(scores: Floats, numbers: npt.NDArray[np.int64]) -> float:
 def _graph(words: Sequence[str], idf: Scores, weights: Scores, bias: Scores, classes: Sequence[str]) -> bytes:
     """The model in ONNX's operators, and one of the runtime's own (``Tokenizer`` of com.microsoft)."""
     try:
-        from onnx import TensorProto, helper, numpy_helper
+        import onnx.helper
+        from onnx import TensorProto, numpy_helper
     except ImportError:
         raise MissingExtra("onnx", "train", "a model of texts") from None
-    node = helper.make_node
+    node = onnx.helper.make_node
     nodes = [
         # The locale C lowers A to Z alone, everywhere alike; what calls the model has lowered the other letters.
         node("StringNormalizer", ["text"], ["lower"], case_change_action="LOWER", locale="C", is_case_sensitive=1),
@@ -233,17 +234,19 @@ def _graph(words: Sequence[str], idf: Scores, weights: Scores, bias: Scores, cla
     ]  # fmt: skip
     numbers = {"one": np.ones(1, np.float32), "idf": idf, "weights": weights, "bias": bias, "across": np.array([1])}
     constants = [numpy_helper.from_array(np.ascontiguousarray(values), name) for name, values in numbers.items()]
-    constants.append(helper.make_tensor("classes", TensorProto.STRING, [len(classes)], [c.encode() for c in classes]))
+    constants.append(
+        onnx.helper.make_tensor("classes", TensorProto.STRING, [len(classes)], [c.encode() for c in classes])
+    )
     outputs = {"class": TensorProto.STRING, "probability": TensorProto.FLOAT, "known": TensorProto.FLOAT}
-    graph = helper.make_graph(
+    graph = onnx.helper.make_graph(
         nodes,
         "text",
-        [helper.make_tensor_value_info("text", TensorProto.STRING, ["rows"])],
-        [helper.make_tensor_value_info(name, kind, ["rows"]) for name, kind in outputs.items()],
+        [onnx.helper.make_tensor_value_info("text", TensorProto.STRING, ["rows"])],
+        [onnx.helper.make_tensor_value_info(name, kind, ["rows"]) for name, kind in outputs.items()],
         constants,
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
 class TextClassifier:
