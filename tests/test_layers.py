@@ -20,9 +20,11 @@ LAYERS = (
     "bases ends pipeline",
     "testing",
     "domain",
-    "mqtt kafka kinesis postgres lake",
+    "mqtt kafka kinesis postgres mongodb lake",
+    "models",
     "acquire decode condition detect estimate notify output",
-    "engine",
+    "infer",
+    "edge engine",
     "serve",
     "cli",
 )

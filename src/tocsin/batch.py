@@ -17,6 +17,8 @@ START = -(2**63)
 """The watermark before anything is known."""
 END = 2**63 - 1
 """The watermark after which nothing follows."""
+REST = START + 1
+"""In place of a source's watermark: nothing more comes in this run, but the next one goes on, and no window ends."""
 
 OUT = "out"
 LATE = "late"

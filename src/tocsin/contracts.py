@@ -160,6 +160,7 @@ class Reader(Protocol):
         Never takes longer than ``timeout_s``, however silent the other side is. A split ends with a batch (often
         empty) whose watermark is `END`; `poll` is not called after it. What cannot be given as rows (the rest of a
         damaged file) is a batch of `REJECTED_SCHEMA` on port ``rejected``: it is set aside, and counted by its reason.
+        A split that is read load by load says `REST` instead of `END`: this run is over for it, the next one goes on.
 
         Raises
         ------
@@ -268,6 +269,20 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class JoinedWriter(Protocol):
+    """The open tables of a load: a `Writer` for all of them, whose every `publish` is one transaction."""
+
+    def stage(self, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> Token:
+        """Make an epoch's rows of some of the tables durable, by their sinks."""
+
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None: ...
+    def published(self) -> int | None: ...
+    def discard(self, keep: Sequence[Token]) -> None: ...
+    def housekeep(self) -> None: ...
+    def counters(self) -> Mapping[str, int]: ...
+    def close(self) -> None: ...
+
+
 class Sink(Component, ABC):
     """Where rows are kept."""
 
@@ -288,6 +303,22 @@ class Sink(Component, ABC):
         """Returns for about how long committed epochs may wait to be published together, because many small
         publications cost its table more than a few large ones; 0 where each may be published at once."""
         return 0.0
+
+    def tend(self, job: str, world: World) -> str | None:
+        """Do the job ``compact``, ``vacuum`` or ``retain`` on the table, beside whoever writes to it.
+
+        Returns what was done, for people; None where there is nothing to do for such a job.
+        """
+        return None
+
+    def joins(self) -> str | None:
+        """Returns the name of the load that it is part of: sinks of one load are published together, all or none."""
+        return None
+
+    @classmethod
+    def open_joined(cls, members: Mapping[str, tuple[Sink, World, pa.Schema]]) -> JoinedWriter:
+        """Open all tables of a load, by their sinks; asked only where `joins` names one."""
+        raise NotImplementedError(f"{cls.name()} joins no load")
 
     @abstractmethod
     def open(self, world: World, schema: pa.Schema) -> Writer:

@@ -12,6 +12,10 @@ import click
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
+from tocsin.cli.edge import deploy, edge
+from tocsin.cli.jobs import jobs
+from tocsin.cli.models import models, train
+from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -49,6 +53,13 @@ def main() -> None:
 
 main.add_command(alarms)
 main.add_command(certs)
+main.add_command(jobs)
+models.add_command(deploy)
+main.add_command(models)
+main.add_command(edge)
+main.add_command(train)
+main.add_command(watch)
+main.add_command(init)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
@@ -92,7 +103,7 @@ def demo(port: int, folder: Path) -> None:
 @main.command()
 @_file
 @_set
-@click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, such as hot.0.window.")
+@click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, or a source be read anew.")
 @click.option("--forget-changed", is_flag=True, help="Let all steps start anew whose state no longer fits.")
 @click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")

@@ -34,6 +34,7 @@ from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import ACTIONS_SPLIT, Attempt, Effects, open_split, start
+from tocsin.engine.sink_task import JoinedTask
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
 from tocsin.engine.trouble import disk_trouble, waiting_is_vain
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
@@ -291,12 +292,18 @@ class EmbeddedRunner(Runner):
         self, attempt: Attempt, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
     ) -> tuple[dict[str, Staged], dict[str, StepState]]:
         """Rows and states on disk, visible to nobody."""
-        ids = [id for id in attempt.sinks if id in rows]
+        tasks = {attempt.loads.get(id, id) for id in rows}
+        ids = [id for id in attempt.sinks if id in tasks]
         states: list[dict[str, StepState]] = []
         staged: dict[str, Staged] = {}
 
         def stage(id: str) -> None:
-            staged[id] = attempt.sinks[id].stage(epoch, rows[id])
+            task = attempt.sinks[id]
+            if isinstance(task, JoinedTask):
+                of_load = {one: rows[one] for one, load in attempt.loads.items() if load == id and one in rows}
+                staged[id] = task.stage_joined(epoch, of_load)
+            else:
+                staged[id] = task.stage(epoch, rows[id])
 
         jobs: list[Callable[[], None]] = [partial(stage, id) for id in ids]
         self._together([*jobs, lambda: states.append(self._write_states(attempt, epoch))])
@@ -370,13 +377,16 @@ class EmbeddedRunner(Runner):
 
     def _drain(self, attempt: Attempt) -> None:
         """Wait for the tables to have all that was committed; `SinkError` where one of them is away at the end."""
+        has_ended = all(source.finished for source in attempt.sources.values())
         for task in attempt.sinks.values():
-            task.drain(DRAIN_S)
+            if has_ended or not task.is_whole:
+                task.drain(DRAIN_S)
             task.check()
         undelivered = {relay: relay.drain(DRAIN_S) for relay in attempt.relays}
         left = {task.id: task for task in attempt.sinks.values() if task.staged()}
         for task in left.values():
-            logger.warning("'%s' lacks %d epochs; they are written after the next start", task.id, len(task.staged()))
+            when = "once the load has ended" if task.is_whole and not has_ended else "after the next start"
+            logger.warning("'%s' lacks %d epochs; they are written %s", task.id, len(task.staged()), when)
         if left and not self._stopping:
             task = next(iter(left.values()))
             raise Unwritten(

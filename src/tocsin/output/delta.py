@@ -102,6 +102,21 @@ class Delta(Sink):
         if not is_remote(self.path) and (log := Log(world.inside(self.path), world.disk)).exists:
             new_fields(_with_date(self, schema), log.snapshot.fields)
 
+    def tend(self, job: str, world: World) -> str | None:
+        if is_remote(self.path) or job == "retain":
+            return None
+        log = Log(world.inside(self.path), world.disk, "tocsin jobs", world.clock)
+        if not log.exists:
+            return None
+        if job == "compact":
+            before = len(log.snapshot.files)
+            while maintenance.compact(log, "compacted", 2, self.file_size):
+                continue
+            return f"{before} files became {len(log.snapshot.files)}"
+        count = maintenance.vacuum(log, self.retention)
+        maintenance.clean_log(log, self.retention)
+        return f"{count} old files deleted"
+
     def open(self, world: World, schema: pa.Schema) -> Writer:
         self.accepts(schema)
         if is_remote(self.path):

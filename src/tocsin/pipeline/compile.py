@@ -45,6 +45,7 @@ class Compiler:
         for name in self._order():
             self._stream(name, pipeline.streams[name])
         self._set_aside()
+        self._require_one_server()
         return Plan(
             name=pipeline.name,
             sources=tuple(self.sources),
@@ -216,6 +217,20 @@ class Compiler:
                 )
             united = pa.schema([a.with_nullable(a.nullable or b.nullable) for a, b in zip(united, schema, strict=True)])
         return tuple(port for port, _ in outlets), united
+
+    def _require_one_server(self) -> None:
+        """Sinks of one load write in one transaction, so they are of one kind and one server."""
+        places: dict[str, tuple[str, object]] = {}
+        for target in self.sinks:
+            if not isinstance(target.part, Sink) or (name := target.part.joins()) is None:
+                continue
+            place = (target.id, [target.part.name(), target.part.place().get("server")])
+            first = places.setdefault(name, place)
+            if first[1] != place[1]:
+                raise ConfigError(
+                    f"load '{name}' has sinks of two servers, '{first[0]}' and '{target.id}', which share no "
+                    "transaction; give them loads of their own"
+                )
 
     def _set_aside(self) -> None:
         """Rows that nobody asked for but that must not be lost: rejected ones and late ones."""

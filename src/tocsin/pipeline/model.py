@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.contracts import Operator
@@ -71,6 +74,46 @@ class Stream(Settings):
     """Where the rows are kept or sent."""
 
 
+class Job(Settings):
+    """What is done to a schedule of its own, by ``tocsin jobs``."""
+
+    cron: str
+    """When: minute, hour, day of the month, month, day of the week, as ``30 2 * * *`` for each night at half past
+    two."""
+    do: Literal["load", "reload", "compact", "vacuum", "retain"]
+    """``load`` runs the pipeline to the end of its sources; ``reload`` too, but reads all that they hold anew;
+    ``compact`` merges small files, ``vacuum`` gives space back, ``retain`` deletes rows beyond their retention."""
+    zone: str = "UTC"
+    """The time zone of ``cron``, as ``Europe/Berlin``."""
+    retries: int = Field(3, ge=0, le=100)
+    """How often it is tried again after it has failed."""
+    retry_after: Duration = Field(60_000_000, ge=0)
+    """Time before the first try again; it doubles after each."""
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        try:
+            return ZoneInfo(zone).key
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone '{zone}'; write it as Europe/Berlin") from error
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_is_right(cls, cron: str) -> str:
+        try:
+            if len(cron.split()) == 5:
+                next(CronSim(cron, datetime.now(UTC)))
+                return cron
+        except (CronSimError, StopIteration):
+            pass
+        raise ValueError(f"'{cron}' is no time; write minute, hour, day, month and weekday, as 30 2 * * *")
+
+    def next_after(self, at: datetime) -> datetime:
+        """Returns the next time, in UTC."""
+        return next(CronSim(self.cron, at.astimezone(ZoneInfo(self.zone)))).astimezone(UTC)
+
+
 class Page(Settings):
     """What the live page shows."""
 
@@ -113,6 +156,8 @@ class Pipeline(Settings):
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
     """What the live page shows."""
+    jobs: Mapping[Name, Job] = {}
+    """What is done to schedules of their own, by name: loads, and housekeeping."""
 
     @model_validator(mode="before")
     @classmethod
@@ -135,4 +180,4 @@ class Pipeline(Settings):
         return Compiler(self).plan()
 
 
-__all__ = ["Input", "Page", "Pipeline", "Stream"]
+__all__ = ["Input", "Job", "Page", "Pipeline", "Stream"]
