@@ -164,6 +164,8 @@ def _is_news(key: Floats, recent: Singles, novelty: float, intervals: float) -> 
     for at in range(int(key[CLOCK]) + 1, int(key[CLOCK] + intervals) + 1):
         recent[at % RECENT] = 0.0
     key[CLOCK] += intervals
+    if novelty == 0.0:
+        return False
     news = novelty > float(recent.max())
     at = int(key[CLOCK]) % RECENT
     recent[at] = max(recent[at], novelty)
@@ -254,7 +256,8 @@ def judge(
                 recent[slot] = 0.0
             continue
         novelty = float(np.float32(np.sqrt(total)))  # as it will be remembered
-        key[STORMY] *= np.exp(-intervals / STORM_SPAN)
+        if key[STORMY] > 0.0:
+            key[STORMY] *= np.exp(-intervals / STORM_SPAN)
         news = _is_news(key, recent[slot], novelty, intervals)
         if n > SCORE_FROM:
             out[3, row] = _score(key, novelty, n) if news else 0.0
