@@ -54,6 +54,7 @@ DRAIN_S = 5.0
 RETRIES = 5
 RETRY_AFTER_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 DISK_FULL_RETRY_S = 1.0
+DISK_FULL = "the disk is full; waiting for space"
 
 
 class EmbeddedRunner(Runner):
@@ -173,6 +174,8 @@ class EmbeddedRunner(Runner):
                 cost_s = last_epoch_s - now_s
                 spacing_s = min(max(4 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
                 self.counters.epoch(1e3 * cost_s)
+                if self.counters.trouble == DISK_FULL:
+                    logger.warning("there is space again; it goes on")
                 self.counters.trouble, self._failures = None, 0
             if self._feed is not None and (last or now_s - last_feed_s >= FEED_EVERY_S):
                 last_feed_s = now_s
@@ -418,9 +421,13 @@ class EmbeddedRunner(Runner):
                 raise error
             self._failures += 1
         wait_s = DISK_FULL_RETRY_S if full else RETRY_AFTER_S[self._failures - 1]
-        self.counters.trouble = "the disk is full; waiting for space" if full else str(error)
+        if not full:
+            logger.warning("%s; going back to the last checkpoint in %.1f s", error, wait_s)
+        elif self.counters.trouble != DISK_FULL:
+            place = getattr(error, "filename", None) or self.plan.state_folder
+            logger.warning("no space is left for %s; make room: nothing is lost, and it goes on by itself", place)
+        self.counters.trouble = DISK_FULL if full else str(error)
         self.counters.recoveries += 1
-        logger.warning("%s; going back to the last checkpoint in %.1f s", error, wait_s)
         until_s = self._clock.monotonic_s() + wait_s
         while not self._stopping and (left_s := until_s - self._clock.monotonic_s()) > 0:
             self._clock.sleep(min(left_s, 0.1))
