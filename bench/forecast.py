@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,12 +30,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from tocsin.batch import Batch, Floats, floats
+from tocsin.batch import Batch, Floats, as_times, floats
 from tocsin.condition.derive import Derive
 from tocsin.condition.difference import Difference
 from tocsin.contracts import Operator
 from tocsin.detect.ewma import Ewma
 from tocsin.estimate.forecast import Forecast
+from tocsin.models.train import Training, train_on
 from tocsin.testing import rows
 
 Hours = npt.NDArray[np.bool_]
@@ -42,6 +44,7 @@ A_YEAR_H, A_MONTH_H = 8760, 720
 SILENCES = 3
 """Hours of silence that are told apart; longer ones count as this long."""
 WEATHER = ("dew", "temperature", "pressure", "snow", "rain")
+LSTM = {"cell": "lstm", "units": 32, "epochs": 40, "patience": 6, "batch": 128, "learning_rate": 0.003}
 WINDS = ("ne", "nw", "se")
 
 
@@ -168,6 +171,56 @@ def aws_split(path: Path, validate: bool) -> dict[str, Any]:
     return result
 
 
+def known(value: Floats) -> tuple[Floats, Floats, Floats]:
+    """Returns of each hour the last reading, the mean of a day of readings, and how long it has been silent."""
+    level, mean, silent = np.zeros((3, len(value)))
+    last, average, hours = value[0], value[0], 0
+    for i, now in enumerate(value):
+        hours = 0 if now else min(hours + 1, SILENCES)
+        last = now or last
+        average += (now - average) * 2 / 25 if now else 0.0
+        level[i], mean[i], silent[i] = last, average, hours
+    return level, mean, silent
+
+
+def aws_lstm(path: Path, validate: bool) -> dict[str, Any]:
+    """RMSE of a trained LSTM on the same split: taught once, on what comes before, and not after."""
+    table = pa.csv.read_csv(path).combine_chunks()
+    hours = table["date"].to_numpy().astype("datetime64[h]").astype(np.int64)
+    value = table["pollution"].to_numpy().astype(np.float64)
+    wind = table["wnd_dir"].to_numpy()
+    columns: dict[str, Any] = {"time": as_times(hours * 3_600_000_000), "pollution": value, "silent": value == 0}
+    columns |= {name: table[name].to_numpy().astype(np.float64) for name in ("dew", "temp", "press", "snow", "rain")}
+    columns |= {f"wind_{k}": np.where(wind == k, np.log1p(table["wnd_spd"].to_numpy()), 0.0) for k in range(4)}
+    level, mean, silent = known(value)
+    columns |= {"level": level, "mean": mean, "hours_silent": silent}
+    run = np.diff(table["wnd_spd"].to_numpy(), prepend=0.0)
+    columns["speed"] = np.where(run > 0, run, table["wnd_spd"].to_numpy())
+    turn = 2 * np.pi * (hours % 24) / 24
+    columns |= {"sin": np.sin(turn), "cos": np.cos(turn)}
+    begin, end = (A_YEAR_H, 2 * A_YEAR_H) if validate else (2 * A_YEAR_H, 4 * A_YEAR_H)
+    at = [str(hours[k].astype("datetime64[h]")) + ":00Z" for k in (int(0.8 * begin), begin + 1)]
+    until = {"until": str(hours[end].astype("datetime64[h]")) + ":00Z"} if end < len(hours) else {}
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training.model_validate(
+            {
+                "name": "sample",
+                "store": folder,
+                "dataset": {
+                    "query": str(path), "target": "pollution", "window": 24,
+                    "features": [name for name in columns if name not in ("time", "pollution")],
+                    "validate_from": at[0], "test_from": at[1], **until,
+                },
+                "model": LSTM,
+            }
+        )  # fmt: skip
+        made = train_on(training, training.dataset.series(pa.table(columns), {}))
+    result = {"rmse": round(made.metrics["rmse"], 3), "persistence": round(made.baselines["persistence"]["rmse"], 3)}
+    print(f"aws_split, LSTM of {LSTM['units']}: {made.data['windows']}, {made.settings['learnt_epochs']} epochs")
+    print(f"  RMSE {result['rmse']}, persistence {result['persistence']}, coverage {made.metrics['coverage']:.3f}")
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -179,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures, us = pm25(folder, options.test, options.validate)
     sample = folder / "pollution_sample.csv"
     split = aws_split(sample, options.validate) if sample.exists() else None
-    print(json.dumps({"pm25": figures, "aws_split": split, "us_per_reading": round(us, 2)}))
+    net = aws_lstm(sample, options.validate) if sample.exists() else None
+    print(json.dumps({"pm25": figures, "aws_split": split, "aws_split_lstm": net, "us_per_reading": round(us, 2)}))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ LAYERS = (
     "testing",
     "domain",
     "mqtt kafka kinesis postgres mongodb lake",
+    "models",
     "acquire decode condition detect estimate notify output",
-    "engine",
+    "infer",
+    "edge engine",
     "serve",
     "cli",
 )

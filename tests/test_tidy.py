@@ -24,7 +24,7 @@ NAMED_BY_OTHERS = re.compile(
 """Names that a protocol of Python or of a library gives: they are called from there."""
 BANNED = {
     r"\b(TODO|FIXME|XXX|HACK)\b": "say it in an issue, or do it",
-    r"(?<!importlib\.)(?<!email\.)\b(utils?|helpers?)\b": "name the thing for what it does",
+    r"(?<!importlib\.)(?<!email\.)(?<!onnx\.)\b(utils?|helpers?)\b": "name the thing for what it does",
     r"\bmanager\b": "name the thing for what it does",
     r"\bpickle\.": "it runs code: Arrow, JSON and ONNX are the formats here",
     r"shell\s*=\s*True": "no shell",

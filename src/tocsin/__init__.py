@@ -7,6 +7,7 @@ for name, rows in tocsin.preview(pipeline):      # a sample after each step
     print(name, rows)
 tocsin.run(pipeline)                             # to the end of its sources, or until Ctrl-C
 tocsin.read("anomalies").to_pandas()             # a table as Arrow, from there to pandas or polars
+tocsin.train("load.yaml")                        # a forecaster from tables, as a version in the store
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "load", "preview", "query", "read", "run"]
+__all__ = ["Pipeline", "load", "preview", "query", "read", "run", "train"]
 
 if TYPE_CHECKING:
     from tocsin.engine.api import preview, run
     from tocsin.lake.read import query, read
+    from tocsin.models.train import train
     from tocsin.pipeline.model import Pipeline
     from tocsin.pipeline.yamlfile import load
 
@@ -29,6 +31,7 @@ _WHERE = {
     "query": "tocsin.lake.read",
     "read": "tocsin.lake.read",
     "run": "tocsin.engine.api",
+    "train": "tocsin.models.train",
 }
 
 

@@ -12,7 +12,10 @@ import click
 from tocsin import __version__
 from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
+from tocsin.cli.edge import deploy, edge
 from tocsin.cli.jobs import jobs
+from tocsin.cli.models import models, train
+from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -51,6 +54,12 @@ def main() -> None:
 main.add_command(alarms)
 main.add_command(certs)
 main.add_command(jobs)
+models.add_command(deploy)
+main.add_command(models)
+main.add_command(edge)
+main.add_command(train)
+main.add_command(watch)
+main.add_command(init)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:

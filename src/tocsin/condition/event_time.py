@@ -134,7 +134,8 @@ class EventTime(Operator):
     """Unit of the offset."""
     rate: float | None = Setting(None, gt=0, allow_inf_nan=False)
     """Samples per second, where ``column`` says only when a recording began (often its file's name): the rows of a
-    machine with the same time are its samples in order, the first one at that time."""
+    machine with the same time are its samples in order, the first one at that time. Without ``column`` all rows of a
+    machine are samples of one recording that began at 1970-01-01: for files in which nothing has a time."""
     zone: str | None = None
     """Zone of times that name none, as ``Europe/Berlin``."""
     lateness: Duration = Setting(5_000_000, ge=0)
@@ -161,8 +162,8 @@ class EventTime(Operator):
 
     @model_validator(mode="after")
     def _what_is_added_needs_a_base(self) -> EventTime:
-        if self.column is None and (self.offset is not None or self.rate is not None):
-            raise ValueError("offset and rate are added to a time: name its column, as column: start")
+        if self.column is None and self.offset is not None:
+            raise ValueError("an offset is added to a time: name its column, as column: start")
         return self
 
     @field_validator("zone")
@@ -200,6 +201,11 @@ class EventTime(Operator):
                 raise SchemaError(f"{self.name()} would make a second column '{self.mark}'; name the mark otherwise")
             fields.append(pa.field(self.mark, pa.string()))
         return pa.schema(fields)
+
+    @property
+    def _by_arrival(self) -> bool:
+        """Whether nothing but the arrival says when a row happened."""
+        return self.column is None and self.rate is None
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -265,11 +271,11 @@ class EventTime(Operator):
             rows, times = rows.filter(pa.array(good)), times[good]
             marks = None if marks is None else marks.filter(pa.array(good))
         late = None
-        lane = batch.lane if self.column is not None else None
+        lane = None if self._by_arrival else batch.lane
         state.begin(lane)
         if len(times):
             newest = np.maximum(np.maximum.accumulate(times), state.newest(lane))
-            if self.column is None:
+            if self._by_arrival:
                 times = newest
             else:
                 behind = self._behind(state, rows, times, newest, lane)
@@ -305,7 +311,7 @@ class EventTime(Operator):
             return END
         newest = min(state.lanes.values(), default=state.overall)
         if newest != START:
-            state.passed = max(state.passed, newest if self.column is None else newest - self.lateness)
+            state.passed = max(state.passed, newest if self._by_arrival else newest - self.lateness)
         return state.passed
 
     def _times(
@@ -313,8 +319,10 @@ class EventTime(Operator):
     ) -> tuple[Ints, npt.NDArray[np.object_] | None, pa.Array | None]:
         """Times, what is wrong with each (empty text: nothing), and what is odd; None if nothing is with any."""
         said, marks = self._said(rows), None
+        if self.column is None and self.rate is not None:
+            said = as_times(np.zeros(len(rows), np.int64))
         if said.type == TIME_TYPE and not said.null_count:
-            times = times_us(rows, self._columns[0])
+            times = said.view(pa.int64()).to_numpy(zero_copy_only=False)
             reasons = None
             if len(times) and (times.min() < 0 or times.max() >= END_US):
                 reasons = np.where((times < 0) | (times >= END_US), "ts_range", "").astype(object)

@@ -13,7 +13,6 @@ from pydantic import model_validator
 
 from tocsin.bases import Keyed, added, promised, require
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints, as_numbers, as_times, floats, times_us
-from tocsin.estimate._conformal import ABOVE, BELOW, CONFORMAL, ERRORS, ERRORS_MIN, SCALE, is_wild, learn_error
 from tocsin.estimate._ridge import (
     PRIOR,
     STARTUP,
@@ -26,6 +25,7 @@ from tocsin.estimate._ridge import (
     terms,
 )
 from tocsin.kernels import inner, kernel
+from tocsin.models.conformal import ABOVE, BELOW, CONFORMAL, ERRORS, ERRORS_MIN, SCALE, is_wild, learn_error
 from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field

@@ -100,6 +100,23 @@ def query(
 
     The query sees the tables and nothing else: no files, no network, no settings.
     """
+    return _ask(sql, folder, elsewhere or {}, parameters or {}, timeout_s, memory, threads)[0]
+
+
+def snapshot(sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 600) -> tuple[pa.Table, Mapping[str, int]]:
+    """Returns what DuckDB answers, as `query` does, and which Delta version of each table it was asked of."""
+    return _ask(sql, folder, {}, {}, timeout_s, "2GB", 2)
+
+
+def _ask(
+    sql: str,
+    folder: Path | str,
+    elsewhere: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    timeout_s: float,
+    memory: str,
+    threads: int,
+) -> tuple[pa.Table, Mapping[str, int]]:
     import duckdb
 
     known = tables(folder)
@@ -124,11 +141,12 @@ def query(
         for name in wanted:
             logs.append(log := _open(known[name]))
             _show(connection, name, dataset(log), original_names(log.snapshot.fields))
-        for name, address in (elsewhere or {}).items():
+        for name, address in elsewhere.items():
             _show(connection, name, *RemoteTable(address, {}).dataset())
         timer.start()
         answer = connection.sql(sql, params=dict(parameters) if parameters else None)
-        return pa.table({}) if answer is None else answer.to_arrow_table()
+        versions = {name: log.snapshot.version for name, log in zip(wanted, logs, strict=True)}
+        return pa.table({}) if answer is None else answer.to_arrow_table(), versions
     except duckdb.InterruptException:
         raise ConfigError(f"the query took longer than {timeout_s:g} s; ask for less, or allow more time") from None
     except duckdb.OutOfMemoryException as error:

@@ -98,6 +98,10 @@ class Delta(Sink):
         else:
             world.inside(self.path)
 
+    def fits(self, world: World, schema: pa.Schema) -> None:
+        if not is_remote(self.path) and (log := Log(world.inside(self.path), world.disk)).exists:
+            new_fields(_with_date(self, schema), log.snapshot.fields)
+
     def tend(self, job: str, world: World) -> str | None:
         if is_remote(self.path) or job == "retain":
             return None
@@ -112,10 +116,6 @@ class Delta(Sink):
         count = maintenance.vacuum(log, self.retention)
         maintenance.clean_log(log, self.retention)
         return f"{count} old files deleted"
-
-    def fits(self, world: World, schema: pa.Schema) -> None:
-        if not is_remote(self.path) and (log := Log(world.inside(self.path), world.disk)).exists:
-            new_fields(_with_date(self, schema), log.snapshot.fields)
 
     def open(self, world: World, schema: pa.Schema) -> Writer:
         self.accepts(schema)

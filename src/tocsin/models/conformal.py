@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tocsin.batch import Floats
+from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import inner, kernel
 
 ERRORS, SCALE, BELOW, ABOVE = range(4)
@@ -49,3 +49,42 @@ def learn_error(k: Floats, error: float, lower: float, upper: float, coverage: f
     k[ERRORS] += 1
     if k[ERRORS] > STARTUP:
         k[SCALE] += (size - k[SCALE]) * max(1.0 / (k[ERRORS] - STARTUP), 2.0 / (SPAN + 1.0))
+
+
+PENDING = 3
+"""Numbers of a forecast whose reading has not come: itself and its bounds."""
+GIVEN, GIVEN_LOWER, GIVEN_UPPER = range(PENDING)
+YHAT, LOWER, UPPER, AHEAD, AHEAD_LOWER, AHEAD_UPPER = range(6)
+OUTPUTS = 6
+
+
+@kernel
+def follow(
+    slots: Codes, steps: Ints, values: Floats, ahead: Floats, horizon: int, coverage: float, periods: Ints,
+    conformal: Floats, pending: Floats, out: Floats,
+) -> None:  # fmt: skip
+    """Put forecasts beside the readings that they were made for, learn how far off they were, and give them bounds.
+
+    Row i is ``steps[i]`` periods after the row of its key before it (below 1: it begins no new one and is passed over);
+    ``ahead[i]`` is what is forecast there for ``horizon`` periods later. ``out`` has the shape (`OUTPUTS`, rows).
+    """
+    for i in range(len(slots)):
+        s = slots[i]
+        if steps[i] < 1:
+            continue
+        for skipped in range(1, min(steps[i], horizon + 1)):
+            at = (periods[s] + skipped) % horizon * PENDING
+            pending[s, at : at + PENDING] = np.nan
+        periods[s] += steps[i]
+        k, at = conformal[s], periods[s] % horizon * PENDING
+        made = pending[s, at : at + PENDING]
+        out[YHAT, i], out[LOWER, i], out[UPPER, i] = made[GIVEN], made[GIVEN_LOWER], made[GIVEN_UPPER]
+        error = values[i] - made[GIVEN]
+        if not np.isnan(error):
+            learn_error(k, error, made[GIVEN_LOWER] - made[GIVEN], made[GIVEN_UPPER] - made[GIVEN], coverage)
+        made[GIVEN] = ahead[i]
+        made[GIVEN_LOWER] = made[GIVEN_UPPER] = np.nan
+        if k[ERRORS] >= ERRORS_MIN:
+            made[GIVEN_LOWER] = ahead[i] - k[BELOW] * k[SCALE]
+            made[GIVEN_UPPER] = ahead[i] + k[ABOVE] * k[SCALE]
+        out[AHEAD, i], out[AHEAD_LOWER, i], out[AHEAD_UPPER, i] = made[GIVEN], made[GIVEN_LOWER], made[GIVEN_UPPER]

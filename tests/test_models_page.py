@@ -1,0 +1,54 @@
+"""The page on models: what it shows runs, and gives what it states."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tocsin.cli import main
+from tocsin.edge.device import Process, Settings
+from tocsin.lake.read import read
+from tocsin.models.store import Store
+
+PAGE = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def shown(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jax")
+    monkeypatch.chdir(tmp_path)
+    exec(shown("python")[0], {})
+    for name, text in zip(("heating", "load", "live"), shown("yaml"), strict=True):
+        Path(f"{name}.yaml").write_text(text)
+    printed = {}
+    for line in "".join(shown("sh")).splitlines():
+        program, *words = shlex.split(line)
+        if program == "tocsin":
+            done = CliRunner().invoke(main, words)
+            assert done.exit_code == 0, done.output
+            printed[line] = done.output
+        else:
+            subprocess.run([program, *words], check=True, timeout=30)
+    first = Store("models").show("load", 1)
+    assert first.metrics["rmse"] < 0.5 * first.baselines["persistence"]["rmse"]
+    assert first.data["tables"].keys() == {"heating"}
+    assert "settings.units: 8 -> 12" in printed["tocsin models diff load 1 2"]
+    forecasts = read("forecasts", "live-data")
+    assert forecasts["version"].drop_null().unique().to_pylist() == [1]
+    assert read("surprises", "live-data").num_rows < 0.2 * forecasts.num_rows
+    (told,) = shown("json")
+    Path("edge.json").write_text(json.dumps(json.loads(told) | {"url": "mqtt://127.0.0.1:1"}))
+    process = Process(Settings.read("edge.json"))
+    process.turn(0.0)
+    assert process.device.counts["bundles"] == 1
+    process.close()
