@@ -80,6 +80,7 @@ class Warehouse:
 
 @pytest.fixture
 def warehouse(mongo: Mongo, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    monkeypatch.setattr("tocsin.engine.embedded.DRAIN_S", 1.0)  # a table that refuses is not waited for
     return Warehouse(mongo, postgres, tmp_path, monkeypatch)
 
 
