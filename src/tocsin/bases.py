@@ -46,7 +46,9 @@ def promised(operator: Operator, input: pa.Schema) -> pa.Schema:
 
 
 class Stateless(Operator):
-    """An operator that looks at one batch at a time."""
+    """An operator that looks at one row at a time."""
+
+    TIMELESS: ClassVar[bool] = True
 
     @abstractmethod
     def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -164,7 +166,7 @@ class Detector(Keyed):
             require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        verdict = judging(VERDICT, self.of) if len(self.signals) == 1 else VERDICT
+        verdict = judging(VERDICT, self.signals[0]) if len(self.signals) == 1 else VERDICT
         return added(input, (*verdict, *self.adds(input)), self.name())
 
     def adds(self, input: pa.Schema) -> Sequence[pa.Field]:

@@ -18,7 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from tocsin.batch import Batch
+from tocsin.batch import Apart, Batch
+from tocsin.errors import ConfigError
 from tocsin.settings import Settings
 from tocsin.world import World
 
@@ -57,6 +58,11 @@ class Operator(Component, ABC):
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
     ACROSS_KEYS: ClassVar[str] = ""
     """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+    TIMELESS: ClassVar[bool] = False
+    """Whether what becomes of a row depends on that row alone, whenever it comes: then late rows may pass as well, on
+    their way to an archive."""
+    ONE_TIME: ClassVar[bool] = False
+    """Whether rows behind the watermark are lost to it, so that keys with a time of their own are refused."""
     STATE: ClassVar[int] = 1
     """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
     a default that shapes the state changes: then operators are asked before the state is forgotten."""
@@ -90,6 +96,23 @@ class Operator(Component, ABC):
     def counters(self, state: State) -> Mapping[str, int]:
         """Returns what the step counts beside rows, by name (fields unknown ...)."""
         return {}
+
+    def apart(self, input: Apart | None) -> Apart | None:
+        """Returns how far keys may be apart in what leaves; `ConfigError` where this cannot work."""
+        if input is not None and self.ONE_TIME:
+            raise ConfigError(
+                f"{self.name()} goes by one time of all machines; take keys_apart out of time:, and let lateness be as "
+                "long as machines may be apart"
+            )
+        return input
+
+    def tells_late(self) -> bool:
+        """Returns whether it says which rows are late: they leave by port ``late``, as they would by port ``out``."""
+        return False
+
+    def takes_late(self) -> bool:
+        """Returns whether rows that came too late are to reach it as well, since it can still use some."""
+        return False
 
     def shape(self, input: pa.Schema) -> Mapping[str, Any]:
         """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.
@@ -253,6 +276,9 @@ class Sink(Component, ABC):
 
     def check(self, world: World) -> None:
         """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a path that leaves."""
+
+    def fits(self, world: World, schema: pa.Schema) -> None:
+        """Raises `SchemaError`, naming the column, if the table that is there cannot take rows of this schema."""
 
     def place(self) -> Mapping[str, Any]:
         """Returns the settings that say which table it is: with any of them changed it is another one."""

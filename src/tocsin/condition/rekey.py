@@ -47,6 +47,7 @@ class Rekey(Operator):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    TIMELESS: ClassVar[bool] = True
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"of": "text"},
         {"of": "{text}-{sequence}", "keys_max": 20},

@@ -20,7 +20,7 @@ from tocsin.engine.ingest_log import SEGMENT_BYTES
 from tocsin.engine.outbox import Relay
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
-from tocsin.errors import ConfigError, StateMismatch
+from tocsin.errors import ConfigError, SchemaError, StateMismatch
 from tocsin.pipeline.plan import Plan, SourceNode
 from tocsin.world import Clock, Disk, SystemClock, SystemDisk, World
 
@@ -121,6 +121,22 @@ def check_ends(plan: Plan, effects: Effects) -> None:
             part.check(effects.world(plan, kind, id))
         except ConfigError as error:
             raise ConfigError(f"{id}: {error}") from error
+
+
+def check_tables(plan: Plan, effects: Effects) -> None:
+    """Ask every sink whether the table that is there takes what the plan would write; a start asks the same.
+
+    Raises
+    ------
+    SchemaError
+        Names the sink and the column.
+    """
+    for end in plan.sinks:
+        if isinstance(end.part, Sink):
+            try:
+                end.part.fits(effects.world(plan, "staged", end.id), end.schema)
+            except SchemaError as error:
+                raise SchemaError(f"'{end.id}': {error}") from error
 
 
 def start(

@@ -89,12 +89,14 @@ def query(
     sql: str,
     folder: Path | str = FOLDER,
     *,
+    parameters: Mapping[str, object] | None = None,
     elsewhere: Mapping[str, str] | None = None,
     timeout_s: float = 60,
     memory: str = "1GB",
     threads: int = 2,
 ) -> pa.Table:
     """Returns what DuckDB answers; a table's name is its folder's, or that of ``elsewhere``, which gives addresses.
+    The values of ``parameters`` stand for ``$name`` in the text.
 
     The query sees the tables and nothing else: no files, no network, no settings.
     """
@@ -125,7 +127,7 @@ def query(
         for name, address in (elsewhere or {}).items():
             _show(connection, name, *RemoteTable(address, {}).dataset())
         timer.start()
-        answer = connection.sql(sql)
+        answer = connection.sql(sql, params=dict(parameters) if parameters else None)
         return pa.table({}) if answer is None else answer.to_arrow_table()
     except duckdb.InterruptException:
         raise ConfigError(f"the query took longer than {timeout_s:g} s; ask for less, or allow more time") from None

@@ -95,6 +95,10 @@ class Delta(Sink):
         else:
             world.inside(self.path)
 
+    def fits(self, world: World, schema: pa.Schema) -> None:
+        if not is_remote(self.path) and (log := Log(world.inside(self.path), world.disk)).exists:
+            new_fields(_with_date(self, schema), log.snapshot.fields)
+
     def open(self, world: World, schema: pa.Schema) -> Writer:
         self.accepts(schema)
         if is_remote(self.path):

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from tocsin.contracts import Operator
 from tocsin.pipeline.parts import ADecoder, AKey, AnOperator, ASink, ASource, ATime, delta_table
 from tocsin.pipeline.plan import Plan
 from tocsin.settings import Many, Settings
 from tocsin.settings.quantities import Duration, Size
 
+BEFORE_KEY = ("derive", "keep", "cast")
+"""The steps that a source may have: they go row by row, and need neither key nor time."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -33,12 +36,26 @@ class Input(Settings):
     """Where rows come from."""
     decode: ADecoder | None = None
     """From bytes to rows."""
+    steps: tuple[AnOperator, ...] = ()
+    """What is done to the rows before they have key and time: derive, keep or cast, for a key or a time that must be
+    made of several columns."""
     key: AKey | None = None
     """Which column, or template of columns, says which machine or series it is (settings of `rekey`)."""
     time: ATime | None = None
     """Which column says when it happened, and how late a row may come (settings of `event_time`); else the arrival."""
     idle_timeout: Duration = 10_000_000
     """How long a partition may be silent before it no longer holds the watermark back."""
+
+    @field_validator("steps")
+    @classmethod
+    def _row_by_row(cls, steps: tuple[Operator, ...]) -> tuple[Operator, ...]:
+        for step in steps:
+            if step.name() not in BEFORE_KEY:
+                raise ValueError(
+                    f"{step.name()} needs rows with key and time, so it stands in the steps: of a stream; before key "
+                    f"and time there may be {', '.join(BEFORE_KEY)}"
+                )
+        return steps
 
 
 class Stream(Settings):
@@ -101,7 +118,7 @@ class Pipeline(Settings):
     @classmethod
     def _single_source(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "source" in data:
-            single = {k: data[k] for k in ("source", "decode", "key", "time", "idle_timeout") if k in data}
+            single = {k: data[k] for k in Input.model_fields if k in data}
             rest = {k: v for k, v in data.items() if k not in single}
             if "sources" in rest:
                 raise ValueError("write either source (one) or sources (several, by name)")

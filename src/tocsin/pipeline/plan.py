@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from tocsin.batch import Apart
 from tocsin.contracts import Channel, Operator, Sink, Source
 
 LATE_COLUMN = pa.field("late", pa.bool_())
@@ -62,6 +63,10 @@ class Step:
     input_schema: pa.Schema
     schemas: Mapping[str, pa.Schema]
     """By port."""
+    late: tuple[Port, ...] = ()
+    """Inputs beside the others, of rows that came too late: what becomes of them leaves by port ``late``."""
+    apart: Apart | None = None
+    """Where each key of what comes has a time of its own: how far they may be apart."""
 
     def shard(self, keys: pa.Array) -> pa.Array:
         """Returns the shard of each key: where the step runs in several copies, its rows are exchanged by it."""

@@ -1,7 +1,6 @@
 """What the page knows: machines, their series, alarms and counters, each within bounds.
 
-What the columns of a stream mean comes with its rows (`engine.wire.Stream`). A key that ends in the signal
-(``press-1/vibration``) belongs to the machine before it.
+What the columns of a stream mean comes with its rows (`engine.wire.Stream`).
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.domain.alarms import ACTIVE
 from tocsin.engine.wire import Counted, Stream
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
 from tocsin.serve.messages import Changes, Figures, RecentSeries, ShownAlarm, ShownMachine, Tile
+from tocsin.serve.naming import named, placed
 from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, pack
 
 MACHINES_MAX = 2000
@@ -107,16 +106,9 @@ class Live:
         if stream.kind == "alarms":
             self.alarms.take(rows)
             return
-        names = _machines(rows, stream.machine)
-        if stream.signal:
-            signals = rows.column(stream.signal).cast(pa.string()).fill_null("value")
-            self._take_values(stream, _without_signal(names, signals), signals, rows, "value", now_s)
-        else:
-            for column in stream.values[:SIGNALS_MAX]:
-                machines, signals = names, pa.chunked_array([pa.array([column] * rows.num_rows, pa.string())])
-                if stream.values == ("value",) and stream.machine != "machine":
-                    machines, signals = _split(names)
-                self._take_values(stream, machines, signals, rows, column, now_s)
+        names = named(rows, stream.machine)
+        for column in stream.values[:SIGNALS_MAX]:
+            self._take_values(stream, *placed(stream, rows, names, column), rows, column, now_s)
         if stream.state:
             states = dict(zip(names.to_pylist(), rows.column(stream.state).to_pylist(), strict=True))
             for name, state in states.items():
@@ -249,30 +241,6 @@ class Live:
             sinks={id: sink for id, sink in counted.sinks.items() if sink.reason or sink.lag_epochs > LAG_EPOCHS_MAX},
             sources={id: source for id, source in counted.sources.items() if source.reason},
         )
-
-
-def _machines(rows: pa.Table, column: str) -> pa.ChunkedArray:
-    """Returns the machine of each row; the key where the column is null."""
-    return pc.coalesce(rows.column(column).cast(pa.string()), rows.column("key").cast(pa.string()))
-
-
-def _without_signal(names: pa.ChunkedArray, signals: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns names without the signal at their end."""
-    return pc.if_else(pc.equal(_last(names), signals), _before(names), names)
-
-
-def _split(names: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Returns machine and signal of ``press-1/vibration``; the signal is ``value`` where there is no slash."""
-    slash = pc.match_substring(names, "/")
-    return pc.if_else(slash, _before(names), names), pc.if_else(slash, _last(names), "value")
-
-
-def _before(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.replace_substring_regex(names, r"(?s)/[^/]*$", "")
-
-
-def _last(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.replace_substring_regex(names, r"(?s)^.*/", "")
 
 
 def _floats(column: pa.ChunkedArray) -> Points:
