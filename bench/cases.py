@@ -10,6 +10,10 @@ cannot be changed. ``expected.json`` says, for one pipeline file or by the names
 - ``message``: a phrase, or several, of what is printed;
 - ``tables``: by name, the number of rows, or the rows; of these, only the columns named are compared, times as text.
 
+- ``follows``: true where the pipeline does not end by itself: it is stopped once the tables are right;
+- ``files``: what is written beforehand, text by path;
+- ``then``: further expectations, each run in the same place after the one before; ``file`` names its pipeline.
+
 A pipeline may also be given in the expectation itself, as ``pipeline``, in place of a file. The last line is JSON.
 """
 
@@ -19,9 +23,11 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -33,6 +39,7 @@ from tocsin.errors import TocsinError
 from tocsin.pipeline.yamlfile import load
 
 TIMEOUT_S = 120
+POLL_S = 0.3
 
 
 def cases(folder: Path, expectations: Path | None) -> Iterator[tuple[str, Path, str, Mapping[str, Any]]]:
@@ -62,20 +69,53 @@ def run(inputs: Path, file: str, expected: Mapping[str, Any]) -> str:
         shutil.copytree(inputs, home, copy_function=shutil.copyfile)
         for path in [home, *home.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
-        if "pipeline" in expected:
-            (home / file).write_text(expected["pipeline"], encoding="utf-8")
-        command = [sys.executable, "-c", "from tocsin.cli import main; main()", "run", file]
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        printed = done.stdout + done.stderr
-        if "Traceback" in printed:
-            return f"a traceback: {printed.strip().splitlines()[-1]}"
-        if done.returncode != expected.get("exit", 0):
-            return f"exit {done.returncode}, not {expected.get('exit', 0)}: {printed.strip()[-300:]}"
-        phrases = expected.get("message", [])
-        for phrase in [phrases] if isinstance(phrases, str) else phrases:
-            if phrase not in " ".join(printed.split()):
-                return f"nothing says {phrase!r}: {printed.strip()[-300:]}"
-        return next(filter(None, (compare(home, file, *table) for table in expected.get("tables", {}).items())), "")
+        return next(filter(None, (step(home, one.get("file", file), one) for one in steps_of(expected))), "")
+
+
+def steps_of(expected: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The runs of a case, in order."""
+    return [expected, *expected.get("then", [])]
+
+
+def step(home: Path, file: str, expected: Mapping[str, Any]) -> str:
+    """What is wrong with one run."""
+    for path, text in expected.get("files", {}).items():
+        (home / path).write_text(text, encoding="utf-8")
+    if "pipeline" in expected:
+        (home / file).write_text(expected["pipeline"], encoding="utf-8")
+    code, printed = started(home, file, expected)
+    if "Traceback" in printed:
+        return f"a traceback: {printed.strip().splitlines()[-1]}"
+    if code != expected.get("exit", 0):
+        return f"{file}: exit {code}, not {expected.get('exit', 0)}: {printed.strip()[-300:]}"
+    phrases = expected.get("message", [])
+    for phrase in [phrases] if isinstance(phrases, str) else phrases:
+        if phrase not in " ".join(printed.split()):
+            return f"{file}: nothing says {phrase!r}: {printed.strip()[-300:]}"
+    return differences(home, file, expected)
+
+
+def started(home: Path, file: str, expected: Mapping[str, Any]) -> tuple[int, str]:
+    """Run a pipeline to its end, or until its tables are right; returns its exit code and what it has printed."""
+    command = [sys.executable, "-c", "from tocsin.cli import main; main()", "run", file]
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        until = time.monotonic() + TIMEOUT_S
+        while expected.get("follows") and running.poll() is None and time.monotonic() < until:
+            if not differences(home, file, expected):
+                running.send_signal(signal.SIGINT)
+                break
+            time.sleep(POLL_S)
+        try:
+            printed, _ = running.communicate(timeout=max(until - time.monotonic(), 1))
+        except subprocess.TimeoutExpired:
+            running.kill()
+            printed, _ = running.communicate()
+        return running.returncode, printed
+
+
+def differences(home: Path, file: str, expected: Mapping[str, Any]) -> str:
+    """How the first table that differs does."""
+    return next(filter(None, (compare(home, file, *table) for table in expected.get("tables", {}).items())), "")
 
 
 def compare(home: Path, file: str, name: str, wanted: int | list[dict[str, Any]]) -> str:

@@ -4,8 +4,9 @@
 
 A part is a source or a sink with its other side, started here: `files` (a growing file to files), `delta` (a growing
 file to a Delta table), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
-one, the server stopped in turn as an operator and as a crash does it). Ends with one JSON line; the exit status says
-whether each part kept its promise.
+one, the server stopped in turn as an operator and as a crash does it), `mongodb` (two collections of the stand-in for
+MongoDB to two tables of a real PostgreSQL, written together). Ends with one JSON line; the exit status says whether
+each part kept its promise.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from engine_process import end, engine
+from mongo_server import Mongo, mongo_jars
 from postgres_server import PASSWORD, USER, Postgres
 from servers import Mosquitto
 
@@ -178,11 +180,69 @@ class PostgresTables:
         self._server.remove()
 
 
+class MongoCollections:
+    """Two collections of the stand-in for MongoDB, followed by the date of change, to tables that are one load."""
+
+    promise = "exactly once"
+    _names = ("even", "odd")
+
+    def __init__(self, folder: Path) -> None:
+        java = _program("java", "default-jdk-headless")
+        place = folder / "mongo"
+        place.mkdir()
+        self._server = Mongo(java, mongo_jars(lambda name: _program(name, "maven")), place).start()
+        self._tables = Postgres().start()
+
+    def pipeline(self) -> Mapping[str, Any]:
+        settings = {"collections": self._names, "modified": "at", "follow": True, "every": "20ms"}
+        source = {"mongodb": {"url": f"{self._server.host}/plant", **settings}}
+        decode = {"json": {"topic": "{collection}", "columns": {"machine": "text", "n": "int"}}}
+        server = {"url": self._tables.url, "user": USER, "password": PASSWORD, "load": "all"}
+        streams = {
+            name: {
+                "steps": [{"keep": f"collection = '{name}'"}],
+                "sinks": [{"postgres": {**server, "table": f"out.{name}"}}],
+            }
+            for name in self._names
+        }
+        return {"source": source, "decode": decode, "key": "machine", "streams": streams}
+
+    def send(self, numbers: Sequence[int]) -> None:
+        at = self._server.client.admin.command("hello")["localTime"]
+        for i, name in enumerate(self._names):
+            self._server.insert(
+                "plant", name, [{"machine": f"m{n % 5}", "n": n, "at": at} for n in numbers if n % 2 == i]
+            )
+
+    def restart(self) -> None:
+        self._server.stop()
+        self._server.start()
+
+    def received(self) -> Counter[int]:
+        counted: Counter[int] = Counter()
+        for name in self._names:
+            if self._tables.execute("select to_regclass(%s) is not null", f"out.{name}")[0][0]:
+                counted.update(n for (n,) in self._tables.execute(f"select n from out.{name}"))
+        return counted
+
+    def close(self) -> None:
+        self._server.stop()
+        self._tables.remove()
+
+
+def _program(name: str, package: str) -> str:
+    program = shutil.which(name)
+    if program is None:
+        raise SystemExit(f"{name} is missing; install it with: apt-get install {package}")
+    return program
+
+
 PARTS: Mapping[str, Callable[[Path], Part]] = {
     "mqtt": Mqtt,
     "files": Files,
     "delta": Delta,
     "postgres": PostgresTables,
+    "mongodb": MongoCollections,
 }
 
 

@@ -30,6 +30,9 @@ class Series:
     values: Floats
     windows: Sequence[tuple[int, int]]
 
+    def __len__(self) -> int:
+        return len(self.values)
+
     @property
     def probation(self) -> int:
         """Rows at the start in which a detector may learn."""
@@ -50,6 +53,15 @@ def read(folder: Path) -> list[Series]:
         limits = [(at[a.partition(".")[0]], at[b.partition(".")[0]]) for a, b in windows]
         found.append(Series(name, stamps, np.array([float(row[1]) for row in rows]), limits))
     return found
+
+
+def thinned(series: Series, out: npt.NDArray[np.bool_]) -> Series:
+    """Returns the series without the rows that are ``out``; windows begin and end at what is left."""
+    kept = np.flatnonzero(~out)
+    stamps = [series.stamps[row] for row in kept]
+    firsts, lasts = np.array(series.windows, np.int64).reshape(-1, 2).T
+    limits = zip(np.searchsorted(kept, firsts), np.searchsorted(kept, lasts, "right") - 1, strict=True)
+    return Series(series.name, stamps, series.values[kept], [(int(first), int(last)) for first, last in limits])
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -101,15 +113,10 @@ def sweep(series: Sequence[Series], scores: Mapping[str, Floats], profile: str) 
     return point[last], 100.0 * (raw + fn_weight * count) / (count * (1.0 + fn_weight))
 
 
-def best(series: Sequence[Series], scores: Mapping[str, Floats], profile: str) -> tuple[float, float]:
-    """The best score over all thresholds (a threshold that never rings gives 0), and that threshold."""
-    thresholds, normalised = sweep(series, scores, profile)
-    i = int(np.argmax(normalised))
-    return (float(normalised[i]), float(thresholds[i])) if normalised[i] > 0 else (0.0, float("inf"))
-
-
-def at(series: Sequence[Series], scores: Mapping[str, Floats], profile: str, threshold: float) -> float:
-    """The score at a given threshold: rows that reach it are detections."""
+def best_and_at(
+    series: Sequence[Series], scores: Mapping[str, Floats], profile: str, threshold: float
+) -> tuple[float, float]:
+    """The best score over all thresholds (one that never rings gives 0), and the score at one: rows that reach it."""
     thresholds, normalised = sweep(series, scores, profile)
     reached = np.flatnonzero(thresholds >= threshold)
-    return float(normalised[reached[-1]]) if len(reached) else 0.0
+    return max(float(normalised.max()), 0.0), float(normalised[reached[-1]]) if len(reached) else 0.0

@@ -55,7 +55,7 @@ def main() -> None:
                 print(text, file=sys.stderr)
             print(f"\r{min(i * CHUNK, settings.seeds)} seeds, {len(broken)} failures", end="", file=sys.stderr)
         print(file=sys.stderr)
-        mutants = [*simulation.MUTANTS, *simulation.DELTA_MUTANTS]
+        mutants = [*simulation.MUTANTS, *simulation.DELTA_MUTANTS, *simulation.LOAD_MUTANTS]
         results = dict(zip(mutants, pool.map(caught, mutants), strict=True))
     for mutant, seed in results.items():
         print(f"{mutant}: {'not found' if seed is None else f'found by seed {seed}'}", file=sys.stderr)

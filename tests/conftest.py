@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from kafka_server import Kafka, jars
 from kinesis_server import CREDENTIALS, Gate, Kinesis, program
+from mongo_server import Mongo, mongo_jars
 from postgres_server import Postgres
 from servers import InfluxDb, Mosquitto, Needs, ObjectStore
 
@@ -106,6 +107,16 @@ def kafka(needs: Needs, certificates: Path, tmp_path_factory: pytest.TempPathFac
 def kinesis_server(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinesis]:
     """A stand-in for Kinesis for the whole session; each test has streams of its own."""
     server = Kinesis(needs("node"), program(needs), tmp_path_factory.mktemp("kinesis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongo(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
+    """A stand-in for MongoDB, one for all tests; each has databases of its own."""
+    pytest.importorskip("pymongo")
+    needs("javac")
+    server = Mongo(needs("java"), mongo_jars(needs), tmp_path_factory.mktemp("mongo")).start()
     yield server
     server.stop()
 

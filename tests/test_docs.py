@@ -10,6 +10,7 @@ import pytest
 from tocsin.cli import main
 from tocsin.pipeline.reference import markdown
 from tocsin.pipeline.registry import FOLDERS, names
+from tocsin.values.expressions import NAMES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,3 +74,8 @@ def test_the_page_on_the_ends_is_made_from_their_kits() -> None:
 
 if __name__ == "__main__":
     (ROOT / "docs" / "ends.md").write_text(ends_page())
+
+
+def test_every_function_is_documented() -> None:
+    page = (ROOT / "docs" / "expressions.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page and f"`{name}(" not in page] == []

@@ -46,7 +46,9 @@ def promised(operator: Operator, input: pa.Schema) -> pa.Schema:
 
 
 class Stateless(Operator):
-    """An operator that looks at one batch at a time."""
+    """An operator that looks at one row at a time."""
+
+    TIMELESS: ClassVar[bool] = True
 
     @abstractmethod
     def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -123,6 +125,9 @@ def judged(schema: pa.Schema, field: str = "score") -> str | None:
     return None if not metadata or _JUDGES not in metadata else str(metadata[_JUDGES].decode())
 
 
+Tells = Literal["lasting", "surprise", "standstill"]
+
+
 class Detector(Keyed):
     """Judges each reading before it learns from it, and adds `VERDICT` to each row: one verdict a row."""
 
@@ -140,8 +145,12 @@ class Detector(Keyed):
     KEEPS_STATE: ClassVar[Collection[str]] = ("direction", "deviation_min", "deviation_min_percent")
     EXTRA: ClassVar[Sequence[pa.Field]] = ()
     """Columns that this detector adds beside the verdict."""
-    LASTING: ClassVar[bool] = False
-    """Whether it claims to hold a level against what was normal: then what lasts stays told."""
+    TELLS: ClassVar[Tells]
+    """What it tells, for each detector to declare.
+
+    ``lasting``: it holds a level against what was normal, and what lasts stays told. ``surprise``: it tells what is
+    new, and what lasts becomes usual. ``standstill``: it tells that nothing moves for as long as nothing does.
+    """
     LIMITS_ITSELF: ClassVar[bool] = False
     """Whether `judge` has called `limited` already: by the level that it judges, not by the single reading."""
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "spike"
@@ -164,7 +173,7 @@ class Detector(Keyed):
             require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        verdict = judging(VERDICT, self.of) if len(self.signals) == 1 else VERDICT
+        verdict = judging(VERDICT, self.signals[0]) if len(self.signals) == 1 else VERDICT
         return added(input, (*verdict, *self.adds(input)), self.name())
 
     def adds(self, input: pa.Schema) -> Sequence[pa.Field]:

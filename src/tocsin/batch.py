@@ -17,6 +17,8 @@ START = -(2**63)
 """The watermark before anything is known."""
 END = 2**63 - 1
 """The watermark after which nothing follows."""
+REST = START + 1
+"""In place of a source's watermark: nothing more comes in this run, but the next one goes on, and no window ends."""
 
 OUT = "out"
 LATE = "late"
@@ -110,11 +112,22 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """How far keys may be apart, where each has a time of its own: in microseconds."""
+
+    lateness_us: int
+    """No row of a key follows that is so much older than the key's newest one."""
+    most_us: int
+    """No row of any key follows that is so much older than the watermark."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows, and how far event time has come once they are seen.
 
-    The watermark says: no row with an earlier ``time`` follows, except on the port ``late``. It travels with the rows,
-    so time is data. An empty batch whose watermark has moved is a tick; one at `END` is the end.
+    The watermark says: no row with an earlier ``time`` follows, except on the port ``late``; with ``apart`` this holds
+    within its bounds only. It travels with the rows, so time is data. An empty batch whose watermark has moved is a
+    tick; one at `END` is the end.
     """
 
     rows: pa.RecordBatch
@@ -122,6 +135,8 @@ class Batch:
     port: str = OUT
     lane: Lane | None = None
     """Where a source reads several things in turn: the one that these rows are of."""
+    apart: Apart | None = None
+    """Where each key has a time of its own, and rows of one may be older than the watermark: how much."""
 
     @property
     def schema(self) -> pa.Schema:

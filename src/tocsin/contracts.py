@@ -18,7 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from tocsin.batch import Batch
+from tocsin.batch import Apart, Batch
+from tocsin.errors import ConfigError
 from tocsin.settings import Settings
 from tocsin.world import World
 
@@ -57,6 +58,11 @@ class Operator(Component, ABC):
     """Whether batches of `ACTIONS_SCHEMA` on port ``actions`` may come between the batches of rows."""
     ACROSS_KEYS: ClassVar[str] = ""
     """Why the rows of one key may touch those of another; empty for nearly all parts, whose state can be split."""
+    TIMELESS: ClassVar[bool] = False
+    """Whether what becomes of a row depends on that row alone, whenever it comes: then late rows may pass as well, on
+    their way to an archive."""
+    ONE_TIME: ClassVar[bool] = False
+    """Whether rows behind the watermark are lost to it, so that keys with a time of their own are refused."""
     STATE: ClassVar[int] = 1
     """Version of the state. Raise it when `load` no longer understands what `dump` of the version before wrote, or when
     a default that shapes the state changes: then operators are asked before the state is forgotten."""
@@ -90,6 +96,23 @@ class Operator(Component, ABC):
     def counters(self, state: State) -> Mapping[str, int]:
         """Returns what the step counts beside rows, by name (fields unknown ...)."""
         return {}
+
+    def apart(self, input: Apart | None) -> Apart | None:
+        """Returns how far keys may be apart in what leaves; `ConfigError` where this cannot work."""
+        if input is not None and self.ONE_TIME:
+            raise ConfigError(
+                f"{self.name()} goes by one time of all machines; take keys_apart out of time:, and let lateness be as "
+                "long as machines may be apart"
+            )
+        return input
+
+    def tells_late(self) -> bool:
+        """Returns whether it says which rows are late: they leave by port ``late``, as they would by port ``out``."""
+        return False
+
+    def takes_late(self) -> bool:
+        """Returns whether rows that came too late are to reach it as well, since it can still use some."""
+        return False
 
     def shape(self, input: pa.Schema) -> Mapping[str, Any]:
         """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.
@@ -137,6 +160,7 @@ class Reader(Protocol):
         Never takes longer than ``timeout_s``, however silent the other side is. A split ends with a batch (often
         empty) whose watermark is `END`; `poll` is not called after it. What cannot be given as rows (the rest of a
         damaged file) is a batch of `REJECTED_SCHEMA` on port ``rejected``: it is set aside, and counted by its reason.
+        A split that is read load by load says `REST` instead of `END`: this run is over for it, the next one goes on.
 
         Raises
         ------
@@ -245,6 +269,20 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class JoinedWriter(Protocol):
+    """The open tables of a load: a `Writer` for all of them, whose every `publish` is one transaction."""
+
+    def stage(self, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> Token:
+        """Make an epoch's rows of some of the tables durable, by their sinks."""
+
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None: ...
+    def published(self) -> int | None: ...
+    def discard(self, keep: Sequence[Token]) -> None: ...
+    def housekeep(self) -> None: ...
+    def counters(self) -> Mapping[str, int]: ...
+    def close(self) -> None: ...
+
+
 class Sink(Component, ABC):
     """Where rows are kept."""
 
@@ -254,6 +292,9 @@ class Sink(Component, ABC):
     def check(self, world: World) -> None:
         """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a path that leaves."""
 
+    def fits(self, world: World, schema: pa.Schema) -> None:
+        """Raises `SchemaError`, naming the column, if the table that is there cannot take rows of this schema."""
+
     def place(self) -> Mapping[str, Any]:
         """Returns the settings that say which table it is: with any of them changed it is another one."""
         return self.model_dump(mode="json", exclude_defaults=True)
@@ -262,6 +303,22 @@ class Sink(Component, ABC):
         """Returns for about how long committed epochs may wait to be published together, because many small
         publications cost its table more than a few large ones; 0 where each may be published at once."""
         return 0.0
+
+    def tend(self, job: str, world: World) -> str | None:
+        """Do the job ``compact``, ``vacuum`` or ``retain`` on the table, beside whoever writes to it.
+
+        Returns what was done, for people; None where there is nothing to do for such a job.
+        """
+        return None
+
+    def joins(self) -> str | None:
+        """Returns the name of the load that it is part of: sinks of one load are published together, all or none."""
+        return None
+
+    @classmethod
+    def open_joined(cls, members: Mapping[str, tuple[Sink, World, pa.Schema]]) -> JoinedWriter:
+        """Open all tables of a load, by their sinks; asked only where `joins` names one."""
+        raise NotImplementedError(f"{cls.name()} joins no load")
 
     @abstractmethod
     def open(self, world: World, schema: pa.Schema) -> Writer:

@@ -82,6 +82,10 @@ class ForeignCommit(SinkError):
     """A table's position is not the one that the last checkpoint left."""
 
 
+class NothingKept(TocsinError):
+    """The sources have ended, and all that they held was set aside."""
+
+
 class Unwritten(SinkError):
     """The sources have ended, but rows wait on disk for a sink that is away."""
 

@@ -273,7 +273,7 @@ def test_a_large_file_in_utf_16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"    \r\n", b"\t\n"])
 def test_blank_lines_give_the_loop_back_block_by_block(tmp_path: Path, packed: bool, newline: bytes) -> None:
     blank = newline * (12 * _lines.BLOCK_BYTES // len(newline))
     text = b"first\n" + blank + b"last\n"

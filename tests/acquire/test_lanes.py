@@ -15,9 +15,9 @@ from hand_clock import HandClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.acquire import files as files_module
 from tocsin.acquire._lanes import DONE, Finished
 from tocsin.acquire.files import Files, FilesReader
+from tocsin.acquire.files import _reader as files_reader
 from tocsin.batch import END, LATE, OUT, START, Batch, as_keys, as_times
 from tocsin.condition.event_time import EventTime, Newest
 from tocsin.pipeline.model import Pipeline
@@ -104,7 +104,7 @@ def test_files_that_follow_each_other_are_read_one_after_the_other(tmp_path: Pat
 
 
 def test_thousands_of_files_are_not_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "MERGED_MAX", 4)
+    monkeypatch.setattr(files_reader, "MERGED_MAX", 4)
     for i in range(60):
         write(tmp_path / f"{i}.txt", range(i % 7, 30))
     before = len(os.listdir("/proc/self/fd"))

@@ -8,11 +8,13 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from written_actions import ActionLog
 
 from tocsin.cli import main
+from tocsin.cli.tables import show
 from tocsin.domain.alarms import OPERATOR_ACTIONS, operator_action
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
@@ -185,3 +187,10 @@ def test_a_table_for_a_pipe_is_not_broken(folder: Path) -> None:
     message = str(listed(folder)[0]["message"])
     assert len(message) < 40
     assert message in tocsin("alarms", "list", "--folder", folder).stdout
+
+
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    show(pa.table({":x:": [":smile: [b]x[/b]"]}), ":x:")
+    printed = capsys.readouterr().out
+    assert printed.count(":x:") == 2
+    assert ":smile: [b]x[/b]" in printed

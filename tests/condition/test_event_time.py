@@ -95,6 +95,15 @@ def test_samples_of_a_recording_are_numbered_by_key_and_time(chop: int) -> None:
     assert [t - BEGIN_US for t in us] == [0, 0, 333_333, 666_667, 333_333, 1_000_000]
 
 
+@pytest.mark.parametrize("chop", [1, 3, 100])
+def test_rows_in_which_nothing_has_a_time_are_counted(chop: int) -> None:
+    read = (
+        given([None] * 4).drop_columns(["key"]).add_column(0, "key", pa.array(["a", "b", "a", "b"]).dictionary_encode())
+    )
+    us = feed(EventTime(rate=2), read, chop=chop)["time"].cast(pa.int64()).to_pylist()
+    assert us == [0, 0, 500_000, 500_000]
+
+
 def test_an_offset_is_added_and_one_that_says_nothing_is_set_aside() -> None:
     given = rows({"ts": ["2026-01-01T00:00:00Z"] * 4, "ms": pa.array([0, 1_500, None, 2**62])}).drop_columns(["time"])
     step = EventTime(column="ts", offset="ms", offset_unit="ms")

@@ -30,11 +30,22 @@ def test_nothing_but_blanks_is_no_name(word: str) -> None:
     assert feed(Rekey(of="{machine}/x"), only)["key"].to_pylist() == ["pump/x"]
 
 
-@pytest.mark.parametrize("sign", [0x202E, 0x202A, 0x2066, 0x2069, 0x200F, 0x61C, 0x200B, 0xFEFF, 0x2028, 0xAD])
+UNSEEN = (
+    *(0x202E, 0x202A, 0x2066, 0x2069, 0x200F, 0x61C, 0x200B, 0xFEFF, 0x2028, 0xAD),
+    *(0x200C, 0x200D, 0x34F, 0x3164, 0x2800, 0x2063, 0x206A, 0x180E, 0xFFF9, 0xFE0F, 0xE0041, 0xE0101),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", UNSEEN)
 def test_signs_that_nobody_sees_or_that_turn_the_text_are_in_no_name(sign: int) -> None:
     given = rows({"machine": ["pump", f"pu{chr(sign)}mp", "\u067e\u0645\u067e"]})
     assert feed(Rekey(of="machine"), given)["key"].to_pylist() == ["pump", "\u067e\u0645\u067e"]
     assert feed(Rekey(of="machine"), given, port="rejected")["reason"].to_pylist() == ["key_characters"]
+
+
+def test_signs_that_a_script_needs_stay() -> None:
+    names = ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0915\u094d\u200d\u0937", "\u2699\ufe0f 1"]
+    assert feed(Rekey(of="machine"), rows({"machine": names}))["key"].to_pylist() == names
 
 
 def test_a_template_needs_all_its_parts() -> None:

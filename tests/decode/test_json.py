@@ -193,6 +193,15 @@ def test_topic_columns_are_shared_words() -> None:
     assert [(b.port, len(b)) for b in batches] == [(REJECTED, 1), (OUT, 0)]
 
 
+def test_a_name_may_stand_for_several_levels_of_a_topic() -> None:
+    decoder = Json(columns={"n": "int"}, topic="shellies/{machine}/{signal...}")
+    for topic, signal in (("shellies/p1/relay/0/power", "relay/0/power"), ("shellies/p1/temperature", "temperature")):
+        _, (out,) = decoder.step(decoder.initial(), Batch(raw([b'{"n": 1}'], topic)))
+        assert (out.rows["machine"][0].as_py(), out.rows["signal"][0].as_py()) == ("p1", signal)
+    _, batches = decoder.step(decoder.initial(), Batch(raw([b'{"n": 1}'], "shellies/p1")))
+    assert [(b.port, len(b)) for b in batches] == [(REJECTED, 1), (OUT, 0)]
+
+
 @pytest.mark.parametrize(("unit", "value"), [("s", "1767225600.5"), ("ms", "1767225600500"), ("auto", "1767225600500")])
 def test_epoch_numbers(unit: str, value: str) -> None:
     decoder = Json(columns={"t": {"type": "timestamp", "unit": unit}})

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 from kafka_server import Kafka
 from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
+from mongo_server import Mongo
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
 from servers import Mosquitto, free_port
@@ -26,6 +28,7 @@ from tocsin.acquire.http import Http
 from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.kinesis import Kinesis
 from tocsin.acquire.modbus import Modbus
+from tocsin.acquire.mongodb import Mongodb
 from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
 from tocsin.acquire.postgres import Postgres
@@ -182,6 +185,53 @@ class PostgresHarness:
         return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
+class MongoHarness:
+    """A collection, whose documents are known as new by their dates, or by their ids."""
+
+    def __init__(self, server: Mongo, follow: bool, modified: str | None) -> None:
+        self._server, self._follow, self._modified = server, follow, modified
+        self._database = server.database()
+        self._sockets: list[socket.socket] = []
+
+    def _at(self, port: int, **settings: Any) -> Mongodb:
+        url = f"mongodb://127.0.0.1:{port}/{self._database}"
+        more = {"url": url, "collections": "kit", "modified": self._modified, "fields": "n", "every": "20ms"}
+        return Mongodb.model_validate({**more, "follow": self._follow, **settings})
+
+    def source(self) -> Mongodb:
+        return self._at(self._server.port)
+
+    def send(self, count: int) -> bool:
+        now = self._server.client.admin.command("hello")["localTime"] - timedelta(seconds=1)
+        documents = [{"n": i, "at": now + timedelta(milliseconds=i // 2)} for i in range(count)]
+        self._server.insert(self._database, "kit", documents)
+        return True
+
+    def restart(self) -> bool:
+        if not self._follow:  # it has ended
+            return False
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> Mongodb:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return self._at(listener.getsockname()[1])
+
+    def absent(self) -> Mongodb:
+        return self._at(free_port())
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Mongodb, str]:
+        return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
+
+
 class HttpHarness(WithoutPeer):
     """Our own server, and a program that posts to it; its answer comes once the runner has acknowledged."""
 
@@ -331,4 +381,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
-ELSEWHERE = ("kafka", "kinesis", "postgres")
+ELSEWHERE = ("kafka", "kinesis", "mongodb", "postgres")

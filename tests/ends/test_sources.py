@@ -10,6 +10,7 @@ import pytest
 from kafka_server import Kafka
 from kinesis_server import Kinesis
 from modbus_server import ModbusServer
+from mongo_server import Mongo
 from opcua_server import OpcuaServer
 from postgres_server import Postgres
 from servers import Mosquitto
@@ -21,6 +22,7 @@ from sources import (
     FieldHarness,
     KafkaHarness,
     KinesisHarness,
+    MongoHarness,
     MqttHarness,
     PostgresHarness,
     modbus,
@@ -63,6 +65,13 @@ def test_mqtt(harness: MqttHarness, check: Any) -> None:
 @pytest.mark.parametrize("follow", [False, True])
 def test_postgres(postgres: Postgres, follow: bool, check: Any) -> None:
     with closing(PostgresHarness(postgres, follow)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("follow", "modified"), [(False, "at"), (True, "at"), (True, None)])
+def test_mongodb(mongo: Mongo, follow: bool, modified: str | None, check: Any) -> None:
+    with closing(MongoHarness(mongo, follow, modified)) as harness:
         check(harness)
 
 

@@ -11,7 +11,7 @@ import simulated_parts as parts
 
 from tocsin.batch import END, RAW, Batch, empty
 from tocsin.engine.ingest_log import SYNC_AFTER_S, SYNC_BYTES, IngestLog, LoggedReader
-from tocsin.errors import CorruptState
+from tocsin.errors import CorruptState, DurabilityError
 from tocsin.world import SystemDisk
 
 
@@ -84,6 +84,25 @@ def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
     sorted(tmp_path.iterdir())[2].unlink()
     with pytest.raises(CorruptState, match="hole"):
         IngestLog(tmp_path, SystemDisk(), 1)
+
+
+def test_a_log_whose_fsync_failed_stays_failed(tmp_path: Path) -> None:
+    """The system tells of it once; a second fsync returns 0, and would be acknowledged."""
+
+    class Lying(SystemDisk):
+        calls = 0
+
+        def sync(self, path: Path) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise DurabilityError("simulated")
+
+    log = IngestLog(tmp_path, Lying())
+    log.append(batch(b"lost"), None)
+    for _ in range(2):
+        with pytest.raises(DurabilityError):
+            log.sync()
+    assert log.durable == 0
 
 
 def test_forgets_whole_segments_but_the_last_two(tmp_path: Path) -> None:

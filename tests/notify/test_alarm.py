@@ -451,6 +451,15 @@ def test_an_alarm_names_the_signal_of_the_row_or_the_column_of_its_limit() -> No
     assert [r["signal"] for r in feed(Alarm(when="dirty"), wide).to_pylist()] == ["dirty"]
 
 
+def test_of_several_judged_columns_the_row_has_the_value_of_the_one_that_is_named() -> None:
+    judged = rows(
+        {"t_in": [20.0] * 3, "t_out": [60.0, 80.0, 60.0], "score": [0.0, 90.0, 0.0], "signal": [None, "t_out", None]}
+    )
+    raised, cleared = feed(Alarm(rule="r", of="t_in", score=75), judged).to_pylist()
+    assert (raised["signal"], raised["value"], json.loads(raised["evidence"])["t_out"]) == ("t_out", 80.0, 80.0)
+    assert (cleared["event"], cleared["signal"], cleared["value"]) == ("cleared", "t_out", 60.0)
+
+
 def test_state_from_before_alarms_named_their_signal_is_read() -> None:
     alarm = Alarm(rule="hot", high=80)
     state, _ = alarm.step(alarm.initial(), next(iter(stream(rows({"value": [81.0]})))))

@@ -218,6 +218,27 @@ def test_a_machine_says_its_own_state() -> None:
     assert live.changes().machines[0].state == "unplanned stop"
 
 
+def test_a_verdict_on_a_signal_is_the_machines_and_the_gravest_stands() -> None:
+    live = Live()
+    of = {"machine": ["motor", "motor"], "signal": ["load", "heat"], "value": [1.0, 2.0]}
+    for keyed in (of, {name: of[name] for name in ("signal", "value")}):
+        take(live, "judged", rows(["motor/load", "motor/heat"], state=["abnormal", "normal"], **keyed), 100.0)
+        take(live, "judged", rows(["motor/heat"], signal=["heat"], value=[2.1], state=["normal"]), 101.0)
+        assert list(live.machines) == ["motor"], "a key of a signal is no machine of its own, which falls silent"
+        assert live.machines["motor"].tile(None, 105.0).state == "abnormal"
+        take(live, "judged", rows(["motor/load"], signal=["load"], value=[1.0], state=["normal"]), 106.0)
+        assert live.machines["motor"].tile(None, 107.0).state == "normal"
+
+
+def test_a_stream_that_speaks_only_of_changes_does_not_look_silent() -> None:
+    live = Live()
+    take(live, "downtime", rows(["p"], state=["idle"]), 100.0)
+    tile = live.changes(5000.0).machines[0]
+    assert (tile.status, tile.state) == ("running", "idle")
+    take(live, "readings", rows(["p"], x=[1.0]), 5001.0)
+    assert live.changes(9000.0).machines[0].status == "silent", "its readings have stopped"
+
+
 def test_rates_come_from_the_counters() -> None:
     live = Live()
     live.engines = 1

@@ -309,14 +309,26 @@ class MqttReader:
         self.world.io("disconnect")
 
 
+LOAD = "load"
+
+
 class SmallTable(Sink):
     """A table in the manner of Delta, small enough for thousands of schedules: parts, and a log extended by link(2)."""
 
     world: Any
     path: str
+    load: str | None = None
 
     def place(self) -> Mapping[str, Any]:
         return {"path": self.path}
+
+    def joins(self) -> str | None:
+        return self.load
+
+    @classmethod
+    def open_joined(cls, members: Mapping[str, tuple[Sink, World, pa.Schema]]) -> SmallLoadWriter:
+        sink, world, _ = next(iter(members.values()))
+        return SmallLoadWriter(sink.world, world.folder / LOAD, world.disk)  # type: ignore[attr-defined]
 
     def open(self, world: World, schema: pa.Schema) -> Writer:
         return SmallTableWriter(self.world, world.folder / self.path, world.disk)
@@ -395,6 +407,31 @@ class SmallTableWriter:
             if name.endswith(".json"):
                 for part in json.loads(log[name].data)["parts"]:
                     yield from json.loads(disk.folders[folder][part].data)
+
+
+class SmallLoadWriter(SmallTableWriter):
+    """Several small tables with one log: each part holds rows of all of them."""
+
+    def stage(self, epoch: int, rows: Any) -> Token:
+        name = f"part-{epoch:06d}-{self.staged}.json"
+        self.staged += 1
+        plain = {id: [parts._plain(row) for batch in some for row in batch.to_pylist()] for id, some in rows.items()}
+        self.disk.write(self.folder / name, json.dumps(plain, default=_text).encode())
+        self.disk.sync(self.folder / name)
+        self.disk.sync_folder(self.folder)
+        return {"part": name}
+
+    @staticmethod
+    def rows(disk: SimulatedDisk, folder: Path) -> Iterator[dict[str, Any]]:
+        load = folder.parent / LOAD
+        for name in SmallLoadWriter.published_entries(disk, load):
+            for part in json.loads(disk.folders[load / "_delta_log"][name].data)["parts"]:
+                yield from json.loads(disk.folders[load][part].data).get(folder.name, [])
+
+    @staticmethod
+    def published_entries(disk: SimulatedDisk, load: Path) -> list[str]:
+        """The names of the entries of the log, in order."""
+        return sorted(name for name in disk.folders.get(load / "_delta_log", {}) if name.endswith(".json"))
 
 
 def _parsed(data: bytes) -> bool:

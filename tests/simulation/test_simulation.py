@@ -30,7 +30,7 @@ def test_delta_tables() -> None:
         simulation.simulate(seed, tables="delta")
 
 
-@pytest.mark.parametrize("mutant", [*simulation.MUTANTS, *simulation.DELTA_MUTANTS])
+@pytest.mark.parametrize("mutant", [*simulation.MUTANTS, *simulation.DELTA_MUTANTS, *simulation.LOAD_MUTANTS])
 def test_planted_mistakes_are_found(mutant: str) -> None:
     assert simulation.caught(mutant, range(2000)) is not None, f"two thousand schedules do not find: {mutant}"
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tocsin.bases import Detector, Keyed, Stateless, require
+from tocsin.bases import Detector, Keyed, Stateless, Tells, require
 from tocsin.batch import END, Batch, Codes, Floats, Ints, floats, times_us
 from tocsin.state import Columns, Field
 from tocsin.testing import checks
@@ -66,6 +66,8 @@ class Deviation(Detector):
     >>> feed(Deviation(), rows({"value": [1.0, 2.0]}))["score"].to_pylist()
     [None, None]
     """
+
+    TELLS: ClassVar[Tells] = "surprise"
 
     def fields(self) -> Mapping[str, Field]:
         return {"n": Field(), "mean": Field(), "m2": Field()}
@@ -267,12 +269,30 @@ class ConstantIsOdd(Deviation):
 class LearnsTheFault(Deviation):
     """Claims to hold a level, and forgets it within some ten readings."""
 
-    LASTING: ClassVar[bool] = True
+    TELLS: ClassVar[Tells] = "lasting"
 
     def learn(self, state: Columns, s: int, x: float) -> None:
         super().learn(state, s, x)
         state["n"][s] = min(state["n"][s], 20)
         state["m2"][s] = min(state["m2"][s], 20 * (x - state["mean"][s]) ** 2 + 20)
+
+
+class HoldsALevel(Deviation):
+    """Claims to tell surprises only, and goes on telling what lasts."""
+
+    def learn(self, state: Columns, s: int, x: float) -> None:
+        if state["n"][s] < 100:
+            super().learn(state, s, x)
+
+
+class SaysNotWhatItTells(Deviation):
+    TELLS: ClassVar[Any] = None
+
+
+class ForgetsStandstill(Deviation):
+    """Claims to tell that nothing moves, and judges readings."""
+
+    TELLS: ClassVar[Tells] = "standstill"
 
 
 MUTANTS: Mapping[Any, str] = {
@@ -298,7 +318,10 @@ MUTANTS: Mapping[Any, str] = {
     LearnsFirst: "judges_before_it_learns",
     GapsAreZero: "missing_readings_change_nothing",
     ConstantIsOdd: "a_constant_series_is_usual",
-    LearnsTheFault: "what_lasts_stays_told",
+    LearnsTheFault: "what_lasts_is_told_as_declared",
+    HoldsALevel: "what_lasts_is_told_as_declared",
+    SaysNotWhatItTells: "what_lasts_is_told_as_declared",
+    ForgetsStandstill: "what_lasts_is_told_as_declared",
 }
 
 

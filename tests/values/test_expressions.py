@@ -80,6 +80,7 @@ def test_where_duckdb_differs(text: str, wanted: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
+        ("fetch > 1", ConfigError, 'a column of the name fetch is written "fetch"'),
         ("a >", ConfigError, "'a >' is not an expression"),
         ("select 1", ConfigError, "cannot stand in an expression"),
         ("a; drop table x", ConfigError, "cannot stand in an expression"),
@@ -107,3 +108,8 @@ def test_what_does_not_fit_is_said_before_data_flows(text: str, error: type[Exce
 def test_a_condition_is_true_or_false() -> None:
     with pytest.raises(SchemaError, match="must be true or false"):
         condition("a + 1", SAMPLE.schema)
+
+
+@pytest.mark.parametrize("name", ["load", "set", "copy", "use", "show", "comment", "begin", "update", "desc", "reset"])
+def test_a_column_named_as_a_command(name: str) -> None:
+    assert expression(f"{name} > 1")(rows({name: [1, 2]})).to_pylist() == [False, True]

@@ -96,7 +96,7 @@ def test_what_is_accepted_is_what_a_person_reads(text: str) -> None:
         ("2026-01-01T00:00:00+01:", None, None, None, "ts_syntax"),
         ("2026-01-01T00:00:00Zx", None, None, None, "ts_syntax"),
         ("2026-01-01T00:00:00+99:00", None, None, None, "ts_syntax"),
-        ("", None, None, None, "ts_syntax"),
+        ("", None, None, None, "ts_missing"),
         ("1969-12-31T23:59:59Z", None, None, None, "ts_range"),
         ("2200-01-01T00:00:00Z", None, None, None, "ts_range"),
         ("9999-12-31T23:59:59Z", None, None, None, "ts_range"),
@@ -166,3 +166,16 @@ def test_no_timestamp_wraps_around(unit: str) -> None:
     times, reasons = parse_times(pa.array([-(2**63), 2**63 - 1], pa.timestamp(unit, "UTC")))
     assert times.to_pylist() == [None, None]
     assert reasons.to_pylist() == ["ts_range", "ts_range"]
+
+
+@pytest.mark.parametrize("column", [pa.array(["20260131"]), pa.array([20260131]), pa.array([20260131.0])])
+def test_a_date_without_marks_is_not_guessed_to_be_a_number(column: pa.Array) -> None:
+    times, reasons = parse_times(column, "auto")
+    assert (times.to_pylist(), reasons.to_pylist()) == ([None], ["ts_syntax"])
+    assert parse_times(column, "s")[1].null_count == 1
+
+
+def test_numbers_with_an_exponent_are_read_to_the_digit() -> None:
+    times, reasons = parse_times(pa.array(["1.772323200123456789e18", "1.7698608e9", "1e-3", " "]), "auto")
+    assert times.cast(pa.int64()).to_pylist() == [1_772_323_200_123_456, 1_769_860_800_000_000, None, None]
+    assert reasons.to_pylist() == [None, None, "ts_syntax", "ts_missing"]

@@ -23,7 +23,10 @@ BLOCK_BYTES = 4 * 2**20
 """How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""
 WHOLE_BYTES = 64 * 2**20
 """How much of a document is read at most."""
-_BLANK = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
+BLANK = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
+"""By byte: whether a line of nothing but such bytes is blank."""
+BLANK_CSV = BLANK & (np.arange(256) != ord("\t"))
+"""The same where a tab may stand between two empty fields."""
 HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
 
@@ -173,17 +176,15 @@ class Block:
         if self.ends[-1] < self.size:
             self.ends = np.append(self.ends, np.int32(self.size))
 
-    def blanks(self, first: int, last: int) -> npt.NDArray[np.bool_]:
-        """Returns which lines hold nothing but their end, or one blank, shape (last - first,)."""
-        begins, ends = self.ends[first:last], self.ends[first + 1 : last + 1]
-        blank = ends - begins <= 2
-        short = np.flatnonzero(blank)
-        blank[short] = _BLANK[self.buffer[begins[short]]] & _BLANK[self.buffer[ends[short] - 1]]
-        return np.asarray(blank)
+    def blanks(self, first: int, last: int, is_blank: npt.NDArray[np.bool_] = BLANK) -> npt.NDArray[np.bool_]:
+        """Returns which lines hold nothing but blanks and their end, however many, shape (last - first,)."""
+        blank = np.empty(last - first, np.bool_)
+        blank_lines(self.buffer, self.ends, is_blank, first, blank)
+        return blank
 
-    def text_from(self, first: int) -> int:
+    def text_from(self, first: int, is_blank: npt.NDArray[np.bool_] = BLANK) -> int:
         """Returns the first line from here on that is not blank; behind the last one where all are."""
-        return int(first_text(self.buffer, self.ends, _BLANK, first))
+        return int(first_text(self.buffer, self.ends, is_blank, first))
 
     def payloads(self, first: int, last: int) -> tuple[pa.Array, Ints, Ints]:
         """Lines as binary values over the block itself, and the positions at which they begin and end."""
@@ -213,12 +214,31 @@ def line_ends(data: int, size: int, ends: npt.NDArray[np.int32]) -> int:
 
 
 @kernel
+def blank_lines(
+    data: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int32],
+    is_blank: npt.NDArray[np.bool_],
+    first: int,
+    blank: npt.NDArray[np.bool_],
+) -> None:
+    """Write for each line from ``first`` on whether it is of such bytes alone."""
+    for i in range(len(blank)):
+        at, end = ends[first + i], ends[first + i + 1]
+        while at < end and is_blank[data[at]]:
+            at += 1
+        blank[i] = at == end
+
+
+@kernel
 def first_text(
     data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int32], is_blank: npt.NDArray[np.bool_], first: int
 ) -> int:
-    """Returns the first line from ``first`` on that is more than its end or one blank; else how many there are."""
+    """Returns the first line from ``first`` on that is of more than such bytes; else how many there are."""
     lines = len(ends) - 1
     for i in range(first, lines):
-        if ends[i + 1] - ends[i] > 2 or not is_blank[data[ends[i]]] or not is_blank[data[ends[i + 1] - 1]]:
+        at, end = ends[i], ends[i + 1]
+        while at < end and is_blank[data[at]]:
+            at += 1
+        if at < end:
             return i
     return lines

@@ -13,7 +13,9 @@ from tocsin import __version__
 from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
+from tocsin.cli.jobs import jobs
 from tocsin.cli.models import models, train
+from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
@@ -51,10 +53,13 @@ def main() -> None:
 
 main.add_command(alarms)
 main.add_command(certs)
+main.add_command(jobs)
 models.add_command(deploy)
 main.add_command(models)
 main.add_command(edge)
 main.add_command(train)
+main.add_command(watch)
+main.add_command(init)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
@@ -98,7 +103,7 @@ def demo(port: int, folder: Path) -> None:
 @main.command()
 @_file
 @_set
-@click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, such as hot.0.window.")
+@click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, or a source be read anew.")
 @click.option("--forget-changed", is_flag=True, help="Let all steps start anew whose state no longer fits.")
 @click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
@@ -154,11 +159,12 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
         if file.suffix == ".json":
             click.echo(_check_json(file))
             continue
-        from tocsin.engine.recovery import Effects, check_ends
+        from tocsin.engine.recovery import Effects, check_ends, check_tables
         from tocsin.pipeline.yamlfile import load_with_plan
 
         _, plan = load_with_plan(file, _settings(settings))
         check_ends(plan, Effects())
+        check_tables(plan, Effects())
         for origin in plan.sources:
             click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
@@ -290,11 +296,21 @@ def simulate(folder: Path, seconds: int, fast: bool, seed: int) -> None:
 @click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
 @click.option("--value", metavar="COL", help="The column to judge; else 'value'.")
 @click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
-def score(job: Path, data: Path, out: Path, time: str | None, value: str | None, key: str | None) -> None:
+@click.option("--decimal", type=click.Choice([",", "."]), help="What stands before decimals; else it is guessed.")
+@click.option("--format", metavar="FORMAT", help="How times are written, as '%d.%m.%Y %H:%M:%S'.")
+@click.option("--zone", default="UTC", show_default=True, metavar="ZONE", help="Of times that name none.")
+@click.option("--encoding", metavar="NAME", help="As cp1252; else UTF-8, or UTF-16 by its mark.")
+@click.option("--skip", multiple=True, type=click.IntRange(1), metavar="LINE", help="A line of the file to leave out.")
+def score(
+    job: Path, data: Path, out: Path, time: str | None, value: str | None, key: str | None,
+    decimal: str | None, format: str | None, zone: str, encoding: str | None, skip: tuple[int, ...],
+) -> None:  # fmt: skip
     """Run a detector (YAML, or its bare name) or an anomaly job (JSON) over a file, as a stream."""
+    from tocsin.cli.data_file import Writing
     from tocsin.cli.score import score as score_file
 
-    click.echo(f"{score_file(job, data, out, time, value, key)} rows in {out}", err=True)
+    writing = Writing(decimal, encoding, skip, format, zone)
+    click.echo(f"{score_file(job, data, out, time, value, key, writing)} rows in {out}", err=True)
 
 
 @main.command()

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tocsin.batch import Floats, Ints
-from tocsin.cli.score import as_stream, read_data, read_steps, schema_after, through, time_column
+from tocsin.cli.data_file import read_data, time_column
+from tocsin.cli.score import as_stream, read_steps, schema_after, through
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError
 from tocsin.estimate.forecast import Forecast

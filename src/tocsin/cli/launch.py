@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from tocsin.batch import LATE
+from tocsin.cli import set_aside
 from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.feed import SOCKET, PageFeed
 from tocsin.engine.trouble import disk_trouble
 from tocsin.engine.wire import streams_of
 from tocsin.errors import TocsinError, Undelivered, Unwritten
-from tocsin.pipeline.plan import Plan
+from tocsin.pipeline.plan import Plan, Port, SinkNode
 from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5
@@ -35,16 +36,20 @@ def launch(
         raise disk_trouble(error, plan.state_folder) from error
     if address is None:
         runner = EmbeddedRunner(plan, forget=forget)
-        with _told_at_the_end(runner), _progress(runner):
+        with _told_at_the_end(runner), _progress(runner), set_aside.told(plan, runner.counters):
             runner.run()
         _tell_late(plan, runner)
+        if _bounded(plan):
+            set_aside.refuse_nothing(plan, runner.counters)
         return runner.snapshot()
     feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
     try:
         runner = EmbeddedRunner(plan, feed=feed, forget=forget)
-        with _told_at_the_end(runner), _page(plan, streams, address, runner):
+        with _told_at_the_end(runner), _page(plan, streams, address, runner), set_aside.told(plan, runner.counters):
             runner.run()
         _tell_late(plan, runner)
+        if _bounded(plan):
+            set_aside.refuse_nothing(plan, runner.counters)
         return runner.snapshot()
     finally:
         feed.close()
@@ -55,7 +60,9 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
     for (id, port), count in runner.counters.rows_out.items():
         if port != LATE or not count:
             continue
-        ends = [end for end in plan.sinks if (id, port) in end.inputs]
+        if any(step.id == id and step.late for step in plan.steps):
+            continue
+        ends = _ends(plan, (id, port))
         marked = [end.id.partition(".")[0] for end in ends if end.marks_late]
         if marked:
             where = f"kept in '{marked[0]}' with late: true"
@@ -65,10 +72,16 @@ def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:
         rows = "row" if count == 1 else "rows"
         print(
             f"{plan.name}: {count:,} {rows} of '{id}' came too late for windows and alarms: {where}. "
-            "A longer lateness under time: waits for such rows",
+            "A longer lateness under time: waits for such rows, keys_apart judges each machine by itself",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _ends(plan: Plan, port: Port) -> list[SinkNode]:
+    """Where the late rows of a port are kept: at once, or behind steps that they pass."""
+    passed = [ends for step in plan.steps if port in step.late for ends in _ends(plan, (step.id, LATE))]
+    return [*(end for end in plan.sinks if port in end.inputs), *passed]
 
 
 def _bounded(plan: Plan) -> bool:

@@ -11,33 +11,33 @@ from pydantic_core import PydanticCustomError
 
 from tocsin.bases import Detector
 from tocsin.batch import END, KEY, OUT, START, TIME, Batch, as_keys, tick, times_us
+from tocsin.cli.data_file import Writing, read_data, time_column
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError
 from tocsin.pipeline.parts import build, sentences
-from tocsin.values.times import parse_times
 
 ROWS = 8_192
-TIME_NAMES = ("time", "timestamp", "@timestamp", "ts", "datetime", "date")
 
 
 def score(
-    job: Path, data: Path, out: Path, time: str | None = None, value: str | None = None, key: str | None = None
-) -> int:
+    job: Path, data: Path, out: Path, time: str | None = None, value: str | None = None, key: str | None = None,
+    writing: Writing = Writing(),  # noqa: B008 (frozen)
+) -> int:  # fmt: skip
     """Run what ``job`` describes over ``data`` in the order of its rows; writes ``out``, returns its number of rows.
 
     For a detector ``out`` has the input's rows and columns and the detector's; else the rows that leave the steps.
     Files are CSV, NDJSON or Parquet, by their suffix. Without ``key`` all rows are one series; without ``time`` it is
-    the column of a usual name, read as UTC where it has no zone. The steps know the two as ``key`` and ``time``; other
+    the column of a usual name. The steps know the two as ``key`` and ``time``; other
     columns of these names do not reach them.
     """
-    table = read_data(data)
+    table = read_data(data, writing)
     steps = read_steps(job, value)
     if time is None and (described := getattr(steps[0], "time_field", None)) in table.column_names:
         time = described  # an anomaly job says itself which column has the time
     if key is None and steps[0].ACROSS_KEYS and "key" in table.column_names:
         # To such a step the key is a field like any other; an object is none that splits.
         key = None if pa.types.is_nested(table.schema.field("key").type) else "key"
-    rows = as_stream(table, time_column(table, time), key)
+    rows = as_stream(table, time_column(table, time, writing), key)
     schema = schema_after(steps, rows.schema)
     result = pa.Table.from_batches(list(through(steps, rows)), schema=schema)
     if len(steps) == 1 and isinstance(steps[0], Detector):
@@ -77,32 +77,6 @@ def _with_value(entry: Any, value: str | None) -> Operator:
     return part
 
 
-def read_data(path: Path) -> pa.Table:
-    """Returns what a file of CSV, NDJSON or Parquet holds, by its suffix."""
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(path)
-        if path.suffix in (".ndjson", ".jsonl"):
-            import pyarrow.json
-
-            return pyarrow.json.read_json(path)
-        if path.suffix == ".csv":
-            import pyarrow.csv
-
-            with path.open(encoding="utf-8", errors="replace") as file:
-                head = file.readline()
-            delimiter = ";" if head.count(";") > head.count(",") else ","
-            as_written = pyarrow.csv.ConvertOptions(timestamp_parsers=["times stay text"])
-            return pyarrow.csv.read_csv(
-                path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter), convert_options=as_written
-            )
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    raise ConfigError(f"{path}: data is a file named .csv, .ndjson or .parquet")
-
-
 def _write(table: pa.Table, path: Path) -> None:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
@@ -113,20 +87,6 @@ def _write(table: pa.Table, path: Path) -> None:
 
     with path.open("w", encoding="utf-8", newline="") as file:
         write(table, "csv" if path.suffix == ".csv" else "json", file)
-
-
-def time_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Returns the times of all rows, from the column that is named, or has a usual name."""
-    names = {column.lower(): column for column in table.column_names}
-    time = name or next((names[usual] for usual in TIME_NAMES if usual in names), None)
-    if time not in table.column_names:
-        raise ConfigError(f"say with --time which column has the time; there are [{', '.join(table.column_names)}]")
-    column = table.column(time).combine_chunks()
-    times, _ = parse_times(column, "auto", "UTC")
-    if times.null_count:
-        row = times.is_null().index(True).as_py()
-        raise ConfigError(f"column '{time}' has no time in row {row + 1}: {column[row].as_py()!r}")
-    return times
 
 
 def as_stream(table: pa.Table, times: pa.Array, key: str | None) -> pa.RecordBatch:

@@ -17,21 +17,21 @@ WIDTH_MAX = 40
 def show(table: pa.Table, title: str = "") -> None:
     """Print a table for people; control characters from devices are escaped."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=escape(title) or None, title_justify="left")
+    drawn = Table(title=Text(title) if title else None, title_justify="left")
     for field in table.schema:
         number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
         # The first column, by which people name a row, is never broken.
         drawn.add_column(
-            escape(_text(field.name)),
+            Text(_text(field.name)),
             justify="right" if number else "left",
             overflow="fold",
             no_wrap=field.name == table.column_names[0],
         )
     for row in table.to_pylist():
-        drawn.add_row(*(escape(_text(value)) for value in row.values()))
+        drawn.add_row(*(Text(_text(value)) for value in row.values()))
     console = Console()
     if not console.is_terminal:
         # A pipe or a file is as wide as the table; without this it would be 80.

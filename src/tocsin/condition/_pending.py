@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +89,8 @@ class Pending:
 
 class Waiting(Operator):
     """A step whose rows wait for the watermark; what comes behind it leaves by port ``late``."""
+
+    ONE_TIME: ClassVar[bool] = True
 
     @abstractmethod
     def kept(self) -> Sequence[str]:

@@ -34,6 +34,7 @@ class Cast(Operator):
     """
 
     SHORTHAND: ClassVar[str | None] = "columns"
+    TIMELESS: ClassVar[bool] = True
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"columns": {"value": "int", "count": "float", "flag": "text"}},
         {"columns": {"text": "float", "sequence": "timestamp"}},

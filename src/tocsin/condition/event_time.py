@@ -24,7 +24,9 @@ from tocsin.batch import (
     START,
     TIME,
     TIME_TYPE,
+    Apart,
     Batch,
+    Codes,
     Ints,
     Lane,
     as_keys,
@@ -36,13 +38,17 @@ from tocsin.batch import (
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
+from tocsin.kernels import kernel
 from tocsin.settings import Many
 from tocsin.settings.quantities import Duration, duration_text
+from tocsin.state import Columns, Field
 from tocsin.values.time_forms import advice, format_pattern
 from tocsin.values.times import END_US, parse_times
 
+Bools = npt.NDArray[np.bool_]
 ColumnName = Annotated[str, Setting(min_length=1)]
-_PASSED, _LANE, _SAMPLES = "passed", "/", "#"
+_PASSED, _LANE, _SAMPLES, _KEY = "passed", "/", "#", "@"
+OF_KEYS = {"newest": Field(np.int64, START)}
 RECORDINGS_MAX = 1_024
 """Of how many recordings the samples are counted at the same time; those without new ones the longest go first."""
 
@@ -57,6 +63,8 @@ class Newest:
     """The watermark that was given out last: rows before it are late."""
     lanes: dict[str, int] = field(default_factory=dict)
     """The newest time of each lane that has begun and not ended (`batch.Lane`)."""
+    keys: Columns = field(default_factory=lambda: Columns(OF_KEYS))
+    """The newest time of each key, if each is judged by itself."""
     samples: dict[str, int] = field(default_factory=dict)
     """How many samples of each recording have come, by its time and key."""
 
@@ -85,7 +93,8 @@ class EventTime(Operator):
     """Make the column ``time``: when a row happened, from one of its columns, or else when it arrived.
 
     Rows may come in any order within ``lateness`` of the newest one before them; older ones leave by port ``late``,
-    whatever the batches are. Files of one source are judged each by itself: time goes on with the one that is behind.
+    whatever the batches are. With ``keys_apart`` each machine is judged by itself, and its windows close by its own
+    time. Files of one source are judged each by itself: time goes on with the one that is behind.
     A time that is missing, cannot be read, lies outside 1970 to 2199, or further in the future than ``slack`` after
     the arrival is ``rejected`` (``ts_missing``, ``ts_syntax``, ``ts_zone``, ``ts_range``, ``ts_future``, ``ts_past``)
     and never moves the watermark. The column ``received`` is not passed on.
@@ -110,7 +119,7 @@ class EventTime(Operator):
         {"column": "stamp", "lateness": "2s"},
         {"column": "sequence", "unit": "s", "past": "1h"},
     )
-    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "slack", "past", "mark")
+    KEEPS_STATE: ClassVar[Collection[str]] = ("lateness", "keys_apart", "slack", "past", "mark")
 
     column: Annotated[Many[ColumnName], Setting(min_length=1)] | None = None
     """The column that says when it happened, or several whose texts are put together, as ``[date, time]``; without one
@@ -125,18 +134,23 @@ class EventTime(Operator):
     """Unit of the offset."""
     rate: float | None = Setting(None, gt=0, allow_inf_nan=False)
     """Samples per second, where ``column`` says only when a recording began (often its file's name): the rows of a
-    machine with the same time are its samples in order, the first one at that time."""
+    machine with the same time are its samples in order, the first one at that time. Without ``column`` all rows of a
+    machine are samples of one recording that began at 1970-01-01: for files in which nothing has a time."""
     zone: str | None = None
     """Zone of times that name none, as ``Europe/Berlin``."""
     lateness: Duration = Setting(5_000_000, ge=0)
     """How much older than the newest row a row may be."""
+    keys_apart: Duration | None = Setting(None, ge=0)
+    """How far machines may be apart, where each is to have a time of its own (gateways that send a buffer, files sorted
+    by machine): a row is late if it is older than its machine's newest one by more than ``lateness``, or older than the
+    newest one of all by so much more."""
     slack: Duration = Setting(300_000_000, ge=0)
     """How far after its arrival a time may lie: clocks differ."""
     past: Duration | None = Setting(None, ge=0)
     """How far before its arrival a time may lie; any time, if not set."""
     mark: str | None = None
     """Name of a column to add that says what is odd about a time: ``ts_fold`` in an hour that happens twice (the first
-    is taken), ``ts_gap`` in one that the clock skipped (what it would have been is taken), ``ts_leap`` in a leap
+    is taken), ``ts_gap`` in one that the clock skipped (its end is taken), ``ts_leap`` in a leap
     second."""
 
     @field_validator("format")
@@ -148,8 +162,8 @@ class EventTime(Operator):
 
     @model_validator(mode="after")
     def _what_is_added_needs_a_base(self) -> EventTime:
-        if self.column is None and (self.offset is not None or self.rate is not None):
-            raise ValueError("offset and rate are added to a time: name its column, as column: start")
+        if self.column is None and self.offset is not None:
+            raise ValueError("an offset is added to a time: name its column, as column: start")
         return self
 
     @field_validator("zone")
@@ -175,7 +189,10 @@ class EventTime(Operator):
             if not (pt.is_integer(kind := input.field(self.offset).type) or pt.is_floating(kind)):
                 raise SchemaError(f"the offset '{self.offset}' is {kind}, but must be a number; decode it as float")
         if "time" in input.names and "time" not in self._columns:
-            raise SchemaError(f"{self.name()} makes the column 'time', but there is one already: name it, or rename it")
+            raise SchemaError(
+                f"{self.name()} makes the column 'time', but there is one already. Name its column under the source's "
+                "time:, where steps: before key: and time: may make it; or write column: time to take it anew"
+            )
         self._parsed(empty(input))
         fields = [field for field in input if field.name not in ("received", *self._columns)]
         fields.insert(1 if "key" in input.names[:1] else 0, TIME)
@@ -184,6 +201,11 @@ class EventTime(Operator):
                 raise SchemaError(f"{self.name()} would make a second column '{self.mark}'; name the mark otherwise")
             fields.append(pa.field(self.mark, pa.string()))
         return pa.schema(fields)
+
+    @property
+    def _by_arrival(self) -> bool:
+        """Whether nothing but the arrival says when a row happened."""
+        return self.column is None and self.rate is None
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -207,21 +229,33 @@ class EventTime(Operator):
     def initial(self) -> Newest:
         return Newest()
 
+    def tells_late(self) -> bool:
+        return self.column is not None
+
+    def apart(self, input: Apart | None) -> Apart | None:
+        if self.column is None or self.keys_apart is None:
+            return input
+        return Apart(self.lateness, self.keys_apart)
+
     def dump(self, state: Newest) -> pa.Table:
-        """Whole, left behind, lanes (their names after a ``/``), samples (after a ``#``)."""
+        """Whole, left behind, lanes (their names after a ``/``), samples (after a ``#``), keys (after a ``@``)."""
         keys = ["", _PASSED, *(_LANE + name for name in state.lanes), *(_SAMPLES + name for name in state.samples)]
         times = [state.overall, state.passed, *state.lanes.values(), *state.samples.values()]
+        held = state.keys.dump()
+        keys += [_KEY + name for name in held["key"].to_pylist()]
+        times += held["newest"].to_pylist()
         return pa.table({"key": pa.array(keys, pa.string()), "newest_us": pa.array(times, pa.int64())})
 
     def load(self, table: pa.Table) -> Newest:
         held = dict(zip(table["key"].to_pylist(), table["newest_us"].to_pylist(), strict=True))
         overall = held.pop("", START)
         passed = held.pop(_PASSED, START if overall == START else overall - self.lateness)
-        lanes, samples = (
+        lanes, samples, keys = (
             {key.removeprefix(mark): number for key, number in held.items() if key.startswith(mark)}
-            for mark in (_LANE, _SAMPLES)
+            for mark in (_LANE, _SAMPLES, _KEY)
         )
-        return Newest(overall, passed, lanes, samples)
+        of_keys = pa.table({"key": pa.array(keys, pa.string()), "newest": pa.array(keys.values(), pa.int64())})
+        return Newest(overall, passed, lanes, Columns.load(OF_KEYS, of_keys), samples)
 
     def step(self, state: Newest, batch: Batch) -> tuple[Newest, Sequence[Batch]]:
         rows = batch.rows
@@ -237,16 +271,14 @@ class EventTime(Operator):
             rows, times = rows.filter(pa.array(good)), times[good]
             marks = None if marks is None else marks.filter(pa.array(good))
         late = None
-        lane = batch.lane if self.column is not None else None
+        lane = None if self._by_arrival else batch.lane
         state.begin(lane)
         if len(times):
             newest = np.maximum(np.maximum.accumulate(times), state.newest(lane))
-            if self.column is None:
+            if self._by_arrival:
                 times = newest
             else:
-                behind = times < newest - self.lateness
-                if lane is not None:
-                    behind |= times < state.passed
+                behind = self._behind(state, rows, times, newest, lane)
                 late = behind if behind.any() else None
             state.reach(int(newest[-1]), lane)
         state.end(lane)
@@ -262,12 +294,24 @@ class EventTime(Operator):
         left = [b.until(watermark) for b in left]
         return state, (*left, Batch(out, watermark))
 
+    def _behind(self, state: Newest, rows: pa.RecordBatch, times: Ints, newest: Ints, lane: Lane | None) -> Bools:
+        """Which rows are late: measured against the newest row before them, of all or of their key."""
+        if self.keys_apart is not None:
+            before = np.empty(len(times), np.int64)
+            newest_of_keys(state.keys.slots(rows.column("key")), times, state.keys["newest"], before)
+            overall = np.maximum(np.maximum.accumulate(times), state.overall)
+            return (times < before - self.lateness) | (times < overall - self.lateness - self.keys_apart)
+        behind: Bools = times < newest - self.lateness
+        if lane is not None:
+            behind |= times < state.passed
+        return behind
+
     def _watermark(self, state: Newest, given: int) -> int:
         if given == END:
             return END
         newest = min(state.lanes.values(), default=state.overall)
         if newest != START:
-            state.passed = max(state.passed, newest if self.column is None else newest - self.lateness)
+            state.passed = max(state.passed, newest if self._by_arrival else newest - self.lateness)
         return state.passed
 
     def _times(
@@ -275,8 +319,10 @@ class EventTime(Operator):
     ) -> tuple[Ints, npt.NDArray[np.object_] | None, pa.Array | None]:
         """Times, what is wrong with each (empty text: nothing), and what is odd; None if nothing is with any."""
         said, marks = self._said(rows), None
+        if self.column is None and self.rate is not None:
+            said = as_times(np.zeros(len(rows), np.int64))
         if said.type == TIME_TYPE and not said.null_count:
-            times = times_us(rows, self._columns[0])
+            times = said.view(pa.int64()).to_numpy(zero_copy_only=False)
             reasons = None
             if len(times) and (times.min() < 0 or times.max() >= END_US):
                 reasons = np.where((times < 0) | (times >= END_US), "ts_range", "").astype(object)
@@ -360,3 +406,12 @@ class EventTime(Operator):
             case "ts_missing":
                 return f"nothing in {name}"
         return f"{name}: {str(said)[:100]!r} {advice(str(said), reason, self.format)}".rstrip()
+
+
+@kernel
+def newest_of_keys(slots: Codes, times: Ints, newest: Ints, before: Ints) -> None:
+    """Note how far each key has come, and how far it had with each row (the row itself counts)."""
+    for i in range(len(slots)):
+        if times[i] > newest[slots[i]]:
+            newest[slots[i]] = times[i]
+        before[i] = newest[slots[i]]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 from pydantic import BeforeValidator
+from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, TIME, Batch, as_times, empty, times_us
@@ -47,7 +48,9 @@ class Pivot(Waiting):
     value: str
     """The column with its value."""
     columns: Annotated[
-        Mapping[str, str], BeforeValidator(_named, json_schema_input_type=str | list[str] | dict[str, str])
+        Mapping[str, str],
+        BeforeValidator(_named, json_schema_input_type=str | list[str] | dict[str, str]),
+        Setting(min_length=1),
     ]
     """The signals that become columns: a list of names, or ``{column: signal}`` to call them otherwise."""
 

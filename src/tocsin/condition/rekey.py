@@ -20,8 +20,21 @@ from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, SchemaError
 from tocsin.state import Columns
 
-_UNSEEN = r"[\x00-\x1f\x7f-\x9f\x{ad}\x{61c}\x{200b}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2060}\x{2066}-\x{2069}\x{feff}]"
-"""Control characters, and those that are not seen or turn the text around them (Unicode's bidirectional controls)."""
+_JOINING = (
+    r"\p{Arabic}\p{Syriac}\p{Mongolian}\p{Khmer}\p{Devanagari}\p{Bengali}\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}"
+    r"\p{Telugu}\p{Kannada}\p{Malayalam}\p{Sinhala}"
+)
+"""Scripts that are spelt with joiners."""
+_UNSEEN = (
+    r"[\p{Cc}\p{Zl}\p{Zp}\x{ad}\x{34f}\x{600}-\x{605}\x{61c}\x{115f}\x{1160}\x{17b4}\x{17b5}\x{180b}-\x{180f}\x{200b}"
+    r"\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{206f}\x{2800}\x{3164}\x{feff}\x{ffa0}\x{fff0}-\x{fffb}\x{1bca0}-"
+    r"\x{1bca3}\x{1d173}-\x{1d17a}\x{e0000}-\x{e0fff}]"
+    rf"|(^|[^{_JOINING}])[\x{{200c}}\x{{200d}}]"
+    r"|(^|[^\p{So}])[\x{fe00}-\x{fe0f}]"
+)
+"""Control characters, and those that are not seen or turn the text around them: Unicode's bidirectional controls,
+tags, fillers and invisible operators; joiners, where the script has no use for them, and what chooses between forms of
+a sign, where none is before it."""
 _FINE, _MISSING, _CHARACTERS, _LENGTH, _LIMIT = range(5)
 _REASONS = ("", "missing_key", "key_characters", "key_length", "key_limit")
 
@@ -47,6 +60,7 @@ class Rekey(Operator):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    TIMELESS: ClassVar[bool] = True
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"of": "text"},
         {"of": "{text}-{sequence}", "keys_max": 20},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
@@ -16,12 +15,13 @@ from pydantic import BeforeValidator, model_validator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
-from tocsin.batch import END, KEY, START, TIME, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
+from tocsin.batch import END, KEY, START, TIME, Apart, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
+from tocsin.condition._by_row import AFTER, Frame, Groups, Open, close, take
 from tocsin.condition._clock import HOUR_US, Clock
 from tocsin.condition._figures import OF_INTEGERS, figure, finite, first_or_last, integer_figure, is_number
 from tocsin.condition._groups import group_order, leaving, sort_by_time
-from tocsin.condition._pending import Pending, Waiting
-from tocsin.errors import SchemaError, UnknownName
+from tocsin.condition._pending import Waiting
+from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
 from tocsin.state import Keys
@@ -60,25 +60,7 @@ def _parsed(call: str) -> tuple[str, str]:
     return function, column
 
 
-@dataclass(slots=True)
-class Open(Pending):
-    """Readings whose windows are not closed yet."""
-
-    next_end_us: int = END
-    """No window with readings in it ends earlier."""
-
-
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """The windows that leave: ``order[starts[g]:starts[g + 1]]`` are the readings of window g, in time order."""
-
-    order: Ints
-    starts: Ints
-    begins_us: Ints
-    ends_us: Ints
-    keep: npt.NDArray[np.bool_]
-    """The readings that a later window needs."""
-    next_end_us: int
+LATE_READINGS = pa.field("late_readings", pa.int64(), nullable=False)
 
 
 class Window(Waiting):
@@ -94,6 +76,10 @@ class Window(Waiting):
     any percentile (p95, p99.9). A missing, NaN or infinite reading counts only in ``count(*)`` and in lists. Sums of
     integers are exact, or null if they need more than 64 bits; a median or percentile of integers is null where they
     are beyond 2^53. Readings for a window that has left go to port ``late``.
+
+    With ``allowed_lateness`` a window is kept so much longer: whenever late readings come for it, it leaves again,
+    with all its figures. ``late_readings`` says how many there were, so of the rows of a window the one with the most
+    is right. With ``keys_apart`` under ``time:`` the windows of each machine close by its own time.
 
     Open windows are kept with all their readings: for an hour or more of fast readings, window twice.
 
@@ -112,7 +98,9 @@ class Window(Waiting):
         {"every": "20s", "compute": ["first(text)", "last(count)", "sum(count)", "std(value)", "median(other)"]},
         {"gap": "2s", "compute": ["min(value)", "max(value)"]},
         {"every": "10s", "offset": "3s", "compute": ["count(*)", "last(value)"]},
+        {"every": "10s", "allowed_lateness": "20s", "compute": ["count(*)", "sum(count)"]},
     )
+    ONE_TIME: ClassVar[bool] = False
 
     every: Duration | None = Setting(None, gt=0)
     """How often a window begins; also its length, unless ``size`` says otherwise."""
@@ -124,6 +112,8 @@ class Window(Waiting):
     """How long after midnight, or after the hour, windows begin: 6h for days from 06:00 on."""
     gap: Duration | None = Setting(None, gt=0)
     """For sessions instead: how long nothing must come for one to end."""
+    allowed_lateness: Duration = Setting(0, ge=0)
+    """How long after it left a window is corrected by late readings, as in Flink; for windows by ``every`` alone."""
     collect: Many[str] = ()
     """Columns whose readings are kept as lists."""
     compute: Annotated[
@@ -147,6 +137,8 @@ class Window(Waiting):
             raise ValueError("a reading would be in more than 1,000 windows; take a longer every")
         if (self.zone is not None or self.offset) and (self.gap is not None or self.size is not None):
             raise ValueError("zone and offset are for windows by every alone")
+        if self.allowed_lateness and (self.gap is not None or self.size is not None):
+            raise ValueError("allowed_lateness is for windows by every alone; take out gap and size")
         if self.zone is not None:
             if self.every is not None and self.every < HOUR_US:
                 raise ValueError("windows by the clock of a zone are an hour or longer; shorter ones need no zone")
@@ -173,6 +165,8 @@ class Window(Waiting):
             fields.append(pa.field(name, pa.list_(kind.value_type if pt.is_dictionary(kind) else kind)))
         for name, call in self.compute.items():
             fields.append(pa.field(name, self._type(input, *_parsed(call))))
+        if self.allowed_lateness:
+            fields.append(LATE_READINGS)
         names = [f.name for f in fields]
         if twice := [n for n in names if names.count(n) > 1]:
             raise SchemaError(f"{self.name()} would make two columns '{twice[0]}'; name the figure otherwise")
@@ -222,7 +216,19 @@ class Window(Waiting):
             return self._clock.start(time_us)
         return (time_us - (self.size or self.every)) // self.every * self.every + self.every
 
+    def apart(self, input: Apart | None) -> Apart | None:
+        if input is None:
+            return None
+        if self.gap is not None:
+            raise ConfigError(
+                "sessions go by one time of all machines; take keys_apart out of time:, or gap out of here"
+            )
+        longest = (self.size or self.every or 0) + (HOUR_US if self.zone is not None else 0)
+        return Apart(0, input.most_us + longest)
+
     def step(self, state: Open, batch: Batch) -> tuple[Open, Sequence[Batch]]:
+        if batch.apart is not None or self.allowed_lateness:
+            return self._step_by_row(state, batch)
         before = state.watermark_us
         rows, left = state.split_late(batch)
         if rows.num_rows:
@@ -236,13 +242,34 @@ class Window(Waiting):
         watermark = self._watermark(state)
         return state, (*(b.until(watermark) for b in left), Batch(out, watermark))
 
+    def takes_late(self) -> bool:
+        return self.allowed_lateness > 0
+
+    def _step_by_row(self, state: Open, batch: Batch) -> tuple[Open, Sequence[Batch]]:
+        """The same, each key by its own time, or with an allowance."""
+        left, before, now, new = take(state, batch, self._frame, self.kept())
+        schema = promised(self, batch.schema)
+        out = empty(schema)
+        if state.times and (state.next_ends <= now).any():
+            groups = close(state, self._frame, before, now, new)
+            out = self._figures(schema, groups, state.keys, *state.merge())
+            state.keep(np.flatnonzero(groups.keep))
+        watermark = self._watermark(state)
+        return state, (*(b.until(watermark) for b in left), Batch(out, watermark))
+
+    @cached_property
+    def _frame(self) -> Frame:
+        every, length = self.every or 1, self.size or self.every or 1
+        number = self._clock.numbers if self._clock is not None else lambda times: times // every
+        return Frame(number, self._bounds, -(-length // every), self.allowed_lateness)
+
     def _watermark(self, state: Open) -> int:
         """No window that may still leave begins earlier."""
         if state.watermark_us in (START, END):
             return state.watermark_us
         if self.gap is not None:
             return min(state.watermark_us, state.oldest_us)
-        return self._first_start(state.watermark_us)
+        return self._first_start(state.watermark_us - self.allowed_lateness)
 
     # ------------------------------------------------------------------------------------------------------- closing
 
@@ -361,6 +388,9 @@ class Window(Waiting):
                 values, integers = finite(floats(column(of))), pt.is_integer(column(of).type)
                 made = figure(function, values, starts, figures, of, integers=integers)
                 arrays.append(made.cast(schema.field(name).type, safe=False))
+        if self.allowed_lateness:
+            after = np.concatenate([[0], np.cumsum(columns.column(AFTER).take(at).to_numpy(zero_copy_only=False))])
+            arrays.append(pa.array(after[starts[1:]] - after[starts[:-1]], pa.int64()))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

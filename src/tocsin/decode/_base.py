@@ -54,7 +54,8 @@ class Decoder(Operator):
     columns: Columns
     """Name and type (int, float, text, category, bool, timestamp) of each column, or its type with further settings."""
     topic: str | None = None
-    """Template of the topic, as ``plant/{machine}/+``; what stands at a name in braces becomes a column."""
+    """Template of the topic, as ``plant/{machine}/+``; what stands at a name in braces becomes a column, and
+    ``{name...}`` stands for one level or more, with the ``/`` between them."""
     metadata: Metadata = {}
     """Columns from what a record carries beside its payload, as ``{machine: key, at: sent, unit: attributes.unit}``:
     the record's ``key``, when it was ``sent``, and its ``attributes`` (headers) by name. Kafka's records carry all."""
@@ -288,20 +289,20 @@ def _unpacked(payload: bytes, bytes_max: int) -> bytes:
 
 
 def _topic_pattern(template: str) -> re.Pattern[str]:
-    """A template as a pattern: ``{name}`` and ``+`` stand for one level, ``#`` for the rest."""
+    """A template as a pattern: ``{name}`` and ``+`` stand for one level, ``{name...}`` for several, ``#`` for any."""
     levels, seen = [], set()
     for level in template.split("/"):
-        if name := re.fullmatch(r"\{([A-Za-z_]\w*)\}", level):
+        if name := re.fullmatch(r"\{([A-Za-z_]\w*)(\.\.\.)?\}", level):
             if name[1] in seen:
                 raise ValueError(f"topic template {template!r} names '{name[1]}' twice")
             seen.add(name[1])
-            levels.append(f"(?P<{name[1]}>[^/]+)")
+            levels.append(f"(?P<{name[1]}>[^/]+)" if name[2] is None else f"(?P<{name[1]}>.+)")
         elif level == "+":
             levels.append("[^/]*")
         elif level == "#":
             levels.append(".*")
         elif set(level) & set("{}+#"):
-            raise ValueError(f"topic template {template!r}: a level is a word, {{name}}, + or #")
+            raise ValueError(f"topic template {template!r}: a level is a word, {{name}}, {{name...}}, + or #")
         else:
             levels.append(re.escape(level))
     return re.compile("/".join(levels), re.DOTALL)

@@ -23,11 +23,12 @@ def decoded_by_line(
     rejects: Rejects,
     is_comment: Callable[[str], bool],
     parts_of: Callable[[str], Mapping[str, Any]],
+    value_of: Callable[[str, Column, Any], Any] = from_value,
 ) -> Decoded:
     """Returns a row for each line; a line that cannot be read is rejected alone.
 
     ``unit`` is that of the time where its column names none; ``parts_of`` gives what stands in a line, by name, or
-    raises `Bad`.
+    raises `Bad`; ``value_of`` makes one of them a value of its column.
     """
     columns = {
         name: column.model_copy(update={"unit": column.unit or unit}) if column.path == TIME else column
@@ -45,7 +46,7 @@ def decoded_by_line(
             part = line.encode() if len(lines) > 1 else None
             try:
                 parts = parts_of(line)
-                values = [from_value(n, c, parts.get(c.path or n)) for n, c in columns.items()]
+                values = [value_of(n, c, parts.get(c.path or n)) for n, c in columns.items()]
                 builder.add(i, row, values, part)
             except Bad as bad:
                 rejects.add(row, bad, part)

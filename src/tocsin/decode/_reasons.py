@@ -22,6 +22,7 @@ REASONS: Mapping[str, str] = {
     "csv_header": "the file's header lacks a required column, or names one twice",
     "influx_syntax": "not Influx line protocol",
     "prometheus_syntax": "not Prometheus text",
+    "pattern_syntax": "a line that the pattern does not fit",
     "xml_syntax": "not XML",
     "xml_dtd": "a document type or entity declaration",
     "xml_shape": "no element of the name, or a field twice in one",

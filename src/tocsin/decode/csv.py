@@ -199,7 +199,7 @@ class Csv(Decoder):
         """The names in a header line; one without a required column is set aside, as are all lines below it."""
         names: tuple[str, ...] = ()
         try:
-            names = tuple(name.strip() for name in next(self._fields_of(utf8(records.payloads[i].as_py())), ()))
+            names = tuple(name.strip() for name in next(self.fields_of(utf8(records.payloads[i].as_py())), ()))
             self._check(names)
         except Bad as bad:
             rejects.add(records.row(i), bad)
@@ -290,7 +290,7 @@ class Csv(Decoder):
         """Add the lines of one record, strictly."""
         count = 0
         try:
-            for fields in self._fields_of(utf8(payload)):
+            for fields in self.fields_of(utf8(payload)):
                 count += 1
                 if self.header == "each" and count == 1:
                     names = tuple(fields)
@@ -308,7 +308,7 @@ class Csv(Decoder):
         if count <= int(self.header == "each"):
             rejects.add(row, Bad("empty", "no line"))
 
-    def _fields_of(self, text: str) -> Iterator[list[str]]:
+    def fields_of(self, text: str) -> Iterator[list[str]]:
         if self.delimiter == " ":
             text = re.sub(r"[ \t]+(?=\r?\n|$)", "", text)
         reader = csv.reader(

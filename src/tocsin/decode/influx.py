@@ -46,7 +46,7 @@ class Influx(Decoder):
     """Unit of the time at the end of a line."""
 
     def decode(self, state: None, records: Records, rejects: Rejects) -> Decoded:
-        return decoded_by_line(self.told, self.precision, records, rejects, lambda line: line.startswith("#"), _parts)
+        return decoded_by_line(self.told, self.precision, records, rejects, lambda line: line.startswith("#"), parts_of)
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -56,7 +56,7 @@ class Influx(Decoder):
         return raw(lines, "influx", 0)
 
 
-def _parts(line: str) -> dict[str, Any]:
+def parts_of(line: str) -> dict[str, Any]:
     """What stands in a line, by name; a field hides a tag of its name."""
     match = LINE.fullmatch(line.strip("\r\n"))
     if match is None:

@@ -54,7 +54,7 @@ class Prometheus(Decoder):
     )
 
     def decode(self, state: None, records: Records, rejects: Rejects) -> Decoded:
-        return decoded_by_line(self.told, "ms", records, rejects, lambda line: line.lstrip().startswith("#"), _parts)
+        return decoded_by_line(self.told, "ms", records, rejects, lambda line: line.lstrip().startswith("#"), parts_of)
 
     @classmethod
     def sample(cls, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -65,7 +65,7 @@ class Prometheus(Decoder):
         return raw(lines, "metrics", 0)
 
 
-def _parts(line: str) -> dict[str, Any]:
+def parts_of(line: str) -> dict[str, Any]:
     """What stands in a line, by name."""
     match = _SAMPLE.fullmatch(line.strip())
     if match is None:

@@ -62,7 +62,7 @@ class Xml(Decoder):
         around = any((column.path or name).startswith("$.") for name, column in self.columns.items())
         for i, payload in enumerate(records.payloads.to_pylist()):  # expat calls back: some 10 us a row
             row = records.row(i)
-            document = _Document(wanted, payload, around=around, encoding=told)
+            document = Document(wanted, payload, around=around, encoding=told)
             document.read()
             for element, begin, end in document.elements:
                 part = payload[begin:end] if self.rows is not None else None
@@ -98,7 +98,7 @@ class Xml(Decoder):
         return raw(documents, "export.xml", 0)
 
 
-class _Document:
+class Document:
     """One document under expat: the elements of a name, each as its fields by path (None where one stands twice)."""
 
     def __init__(self, wanted: frozenset[str], payload: bytes, *, around: bool, encoding: str | None = None) -> None:

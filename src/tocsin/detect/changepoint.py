@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints
 from tocsin.kernels import kernel, score_of
 from tocsin.state import Columns, Field
@@ -56,6 +56,7 @@ class Changepoint(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     LIMITS_ITSELF: ClassVar[bool] = True
+    TELLS: ClassVar[Tells] = "surprise"
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
     EXTRA: ClassVar[Sequence[pa.Field]] = (
         pa.field("changed", pa.bool_()),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
@@ -37,6 +37,7 @@ class Cusum(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     LIMITS_ITSELF: ClassVar[bool] = True
+    TELLS: ClassVar[Tells] = "surprise"
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"learn": 10, "limit": 6, "direction": "above"})
     KEEPS_STATE: ClassVar[Collection[str]] = ("limit",)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints
 from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
@@ -64,6 +64,7 @@ class Drift(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     LIMITS_ITSELF: ClassVar[bool] = True
+    TELLS: ClassVar[Tells] = "lasting"
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "drift"
     EXTRA: ClassVar[Sequence[pa.Field]] = (
         pa.field("drifted", pa.bool_()),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
@@ -34,6 +34,7 @@ class Ewma(Detector):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    TELLS: ClassVar[Tells] = "surprise"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"span": 20, "learn": 10, "direction": "above"})
     KEEPS_STATE: ClassVar[Collection[str]] = ("width",)
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field as Setting
 from pydantic import field_validator
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import ACTIONS, TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers
 from tocsin.detect import _episode as episode
 from tocsin.detect._baseline import PER_SIGNAL, PROFILE
@@ -64,7 +64,7 @@ class Health(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     ACCEPTS_ACTIONS: ClassVar[bool] = True
-    LASTING: ClassVar[bool] = True
+    TELLS: ClassVar[Tells] = "lasting"
     LIMITS_ITSELF: ClassVar[bool] = True
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "shift"
     KEEPS_STATE: ClassVar[Collection[str]] = ("width", "relearn", "frozen")

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import kernel
 from tocsin.state import Columns, Field
 
 # One set of constants for all series, chosen by cross-validation over 29 series of the Numenta Anomaly Benchmark and
-# copies of them at half the rate and with 15 % of the rows left out (docs/decisions/novelty.md has the table).
+# copies of them that lack some of their rows (docs/decisions/novelty.md has the tables).
 START = 80  # readings until distances are taken
 SCORE_FROM = 120  # readings until there is a verdict
 STORE = 128  # values remembered in a channel
@@ -22,8 +22,11 @@ RADIUS = 0.02  # a value closer than this (in standard deviations) to a remember
 QUANTILE = 0.975  # distances above this running quantile make the tail
 XI_MAX = 0.45  # heaviest tail
 GATE = 0.8  # share of the variance that the weekly rhythm must explain before it is taken off
-RECENT = 80  # readings in which only a higher score is news
-RING = 2.5  # novelty that the shipped threshold, score 50, stands for
+RECENT = 80  # usual intervals in which only a higher score is news
+STORM = 0.8  # how much the bar rises with the logarithm of the number of rings so far in a storm
+STORM_SPAN = 500.0  # usual intervals in which the number of rings falls to 37 %
+ON_TIME = 1.5  # a difference between readings further apart than so many usual intervals is not judged
+RING = 2.4  # novelty that the shipped threshold, score 50, stands for
 RARE = 2e-5  # share of readings that may score above 75
 
 CHANNELS = 10  # value, residual; averages over 3, 10, 40 of both; logarithm; difference
@@ -31,7 +34,8 @@ WEIGHTS = (1.0, 0.5, 0.5, 0.5, 0.25, 0.25)  # of value or residual, the three av
 
 # Columns of the arrays below.
 N, ORIGIN, LAST, MEAN_X, VAR_X, MEAN_R, VAR_R, LOW, SCALE, RINGS, EXCESS, AVERAGES = range(12)
-SINGLES = AVERAGES + 6
+TIME, INTERVAL, CLOCK, STORMY = range(AVERAGES + 6, AVERAGES + 10)
+SINGLES = AVERAGES + 10
 C_MEAN, C_VAR, C_QUANTILE, C_TAIL, C_SUM, C_SQUARES, C_COUNT, C_RADIUS = range(8)
 PER_CHANNEL = 8
 
@@ -138,8 +142,37 @@ def _learn_logarithm(key: Floats, channel: Floats, store: Singles, first: Single
 
 
 @kernel
+def _elapsed(key: Floats, time_us: int) -> float:
+    """Returns the time since the reading before, in usual intervals (their running median), at most `RECENT`.
+
+    What comes about when it should counts as one interval, so that jitter changes nothing.
+    """
+    since = max(time_us - key[TIME], 0.0)
+    key[TIME] += since
+    if key[INTERVAL] == 0.0:
+        key[INTERVAL] = since
+    elif since > 0.0 and since != key[INTERVAL]:
+        gain = max(1.0 / key[N], 0.01)
+        key[INTERVAL] *= np.exp(gain if since > key[INTERVAL] else -gain)
+    intervals = since / key[INTERVAL] if key[INTERVAL] > 0.0 else 1.0
+    return 1.0 if abs(intervals - 1.0) < 0.3 else min(intervals, float(RECENT))
+
+
+@kernel
+def _is_news(key: Floats, recent: Singles, novelty: float, intervals: float) -> bool:
+    """Whether a novelty is higher than all in the last `RECENT` intervals; it is remembered by when it came."""
+    for at in range(int(key[CLOCK]) + 1, int(key[CLOCK] + intervals) + 1):
+        recent[at % RECENT] = 0.0
+    key[CLOCK] += intervals
+    news = novelty > float(recent.max())
+    at = int(key[CLOCK]) % RECENT
+    recent[at] = max(recent[at], novelty)
+    return news
+
+
+@kernel
 def _surprises(
-    key: Floats, channel: Floats, store: Singles, x: float, residual: float, rhythmic: bool, n: int
+    key: Floats, channel: Floats, store: Singles, x: float, residual: float, rhythmic: bool, n: int, on_time: bool
 ) -> float:
     """The weighted sum of the squared novelties of all channels; each learns its value."""
     first = n == 1
@@ -156,7 +189,8 @@ def _surprises(
     if n > START:
         logarithm = _logarithm(x, key[LOW], key[SCALE])
         total += WEIGHTS[4] * _novelty(channel[8], store[8], logarithm, n) ** 2
-    total += WEIGHTS[5] * _novelty(channel[9], store[9], 0.0 if first else x - key[LAST], n) ** 2
+    if on_time:
+        total += WEIGHTS[5] * _novelty(channel[9], store[9], 0.0 if first else x - key[LAST], n) ** 2
     return float(total)
 
 
@@ -183,8 +217,13 @@ def judge(
         if first:
             key[ORIGIN] = values[row]
         x = values[row] - key[ORIGIN]
+        if first:
+            key[TIME] = times_us[row]
+        elif x == key[LAST] and times_us[row] == key[TIME]:
+            continue  # the same reading again
         n = int(key[N]) + 1
         key[N] = n
+        intervals = 1.0 if first else _elapsed(key, times_us[row])
         hour = (times_us[row] // 3_600_000_000) % 168
         seen = week[slot, 168 + hour]
         rhythm = week[slot, hour] if seen > 0.0 else key[MEAN_X]
@@ -206,7 +245,7 @@ def judge(
         key[VAR_R] += off * (residual - key[MEAN_R])
         rhythmic = key[VAR_X] > 0.0 and 1.0 - key[VAR_R] / key[VAR_X] > GATE
 
-        total = _surprises(key, channel, store, x, residual, rhythmic, n)
+        total = _surprises(key, channel, store, x, residual, rhythmic, n, intervals <= ON_TIME)
         key[LAST] = x
         if n <= START:
             recent[slot, n - 1] = x
@@ -214,19 +253,19 @@ def judge(
                 _learn_logarithm(key, channel[8], store[8], recent[slot])
                 recent[slot] = 0.0
             continue
-        novelty = np.float32(np.sqrt(total))
-        not_news = 0
-        if novelty > 0.0:
-            for i in range(RECENT):
-                not_news += recent[slot, i] >= novelty
-        recent[slot, n % RECENT] = novelty
+        novelty = float(np.float32(np.sqrt(total)))  # as it will be remembered
+        key[STORMY] *= np.exp(-intervals / STORM_SPAN)
+        news = _is_news(key, recent[slot], novelty, intervals)
         if n > SCORE_FROM:
-            out[3, row] = 0.0 if not_news else _score(key, float(novelty), n)
+            out[3, row] = _score(key, novelty, n) if news else 0.0
 
 
 @kernel
 def _score(key: Floats, novelty: float, n: int) -> float:
-    """0 to 100: 50 at `RING`, 75 where this series' own past says that `RARE` readings go beyond."""
+    """0 to 100: 50 at `RING`, 75 where this series' own past says that `RARE` readings go beyond.
+
+    In a storm the bar rises with each ring.
+    """
     # Exponential tail of this series' own novelty above 2, with a prior worth two rings in 2,000 readings.
     mean = (key[EXCESS] + 2.0 * 0.7) / (key[RINGS] + 2.0)
     share = (key[RINGS] + 2.0) / (n + 2000.0)
@@ -234,8 +273,10 @@ def _score(key: Floats, novelty: float, n: int) -> float:
     if novelty > 2.0:
         key[RINGS] += 1.0
         key[EXCESS] += novelty - 2.0
+    novelty = max(novelty - STORM * np.log(1.0 + key[STORMY]), 0.0)
     if novelty < RING:
-        return 50.0 * novelty / RING
+        return float(50.0 * novelty / RING)
+    key[STORMY] += 1.0
     if novelty < rare:
         return float(50.0 + 25.0 * (novelty - RING) / (rare - RING))
     return float(100.0 - 25.0 * np.exp((rare - novelty) / rare))
@@ -247,7 +288,12 @@ class Novelty(Detector):
     Each reading is seen in six ways: as it is (or less its weekly rhythm, once that explains most of the variance),
     as averages over 3, 10 and 40 readings, as a logarithm and as a step. In each, the distance to the nearest value
     ever seen is held against the tail of such distances (generalised Pareto), and the surprises are added up. A score
-    is given when it is higher than all of the last 80: what goes on being strange is no longer news.
+    is given when it is higher than all of the last 80: what goes on being strange is no longer news. Each ring raises
+    the bar for the next, for some 500 readings, so that bursts and a new regime ring a few times only.
+
+    Times count, not places: 80 and 500 are multiples of the usual interval between readings, a jump across a gap is
+    not taken for a sudden one, and the same reading twice is no reading. It is a surprise detector: it holds no level,
+    and what lasts is not told for long (`health` does that).
 
     Score 50 is the threshold to ring at; above 75 comes about one normal reading in 50,000, by the series' own past.
     The first 120 readings have no verdict. Multiplying a series or adding to it changes nothing.
@@ -268,6 +314,8 @@ class Novelty(Detector):
     (1500, True)
     """
 
+    STATE: ClassVar[int] = 2  # the first did not know when a reading came
+    TELLS: ClassVar[Tells] = "surprise"
     EXAMPLES: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
 
     def fields(self) -> Mapping[str, Field]:

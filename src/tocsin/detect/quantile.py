@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import kernel, score_of
 from tocsin.state import Columns, Field
@@ -39,6 +39,7 @@ class Quantile(Detector):
     """
 
     SHORTHAND: ClassVar[str | None] = "of"
+    TELLS: ClassVar[Tells] = "surprise"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"low": 0.1, "high": 0.9, "factor": 1.5, "learn": 20})
     KEEPS_STATE: ClassVar[Collection[str]] = ("factor",)
 

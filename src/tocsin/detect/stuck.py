@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from tocsin.bases import Detector, Judgement
+from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.kernels import kernel, score_of
 from tocsin.settings.quantities import Duration
@@ -33,6 +33,7 @@ class Stuck(Detector):
     """
 
     SHORTHAND: ClassVar[str | None] = "after"
+    TELLS: ClassVar[Tells] = "standstill"
     FAULT: ClassVar[Literal["spike", "shift", "drift", "stuck", "none"]] = "stuck"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"after": "30s", "tolerance": 0.01})
     KEEPS_STATE: ClassVar[Collection[str]] = ("after", "times")

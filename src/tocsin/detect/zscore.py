@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from pydantic import Field as Setting
 
-from tocsin.bases import Detector, Judgement, added, require
+from tocsin.bases import Detector, Judgement, Tells, added, require
 from tocsin.batch import Codes, Floats, Ints, floats
 from tocsin.kernels import at_least, kernel, score_of
 from tocsin.state import Columns, Field
@@ -40,6 +40,7 @@ class Zscore(Detector):
 
     SHORTHAND: ClassVar[str | None] = "of"
     EXTRA: ClassVar[Sequence[pa.Field]] = (Z,)
+    TELLS: ClassVar[Tells] = "surprise"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({}, {"learn": 10, "direction": "above", "deviation_min": 0.5})
     KEEPS_STATE: ClassVar[Collection[str]] = ("width",)
 

@@ -9,8 +9,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.contracts import Checkpoint, Message, Staged, StepState
-from tocsin.errors import AlreadyRunning, CorruptState
-from tocsin.world import Disk
+from tocsin.errors import AlreadyRunning, CorruptState, DurabilityError
+from tocsin.world import Disk, SystemDisk
 
 REMEMBERED = 100_000
 """Delivered ids that are kept in each channel, so that a message can never be sent again under a known id."""
 PRUNE_EPOCHS = 100
+_FSYNC_FAILED = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 RESTORE = "restore a backup of the state folder and the tables from the same time, or move both away to start afresh"
 """The remedy for a damaged state: one of the two alone would not fit the other."""
 
@@ -51,8 +52,10 @@ class SqliteStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._locks = _lock(folder)
         self._lock = threading.Lock()
-        path = folder / "checkpoints.db"
+        path = self._path = folder / "checkpoints.db"
+        self._failed: DurabilityError | None = None
         try:
+            _sync_what_is_there(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
@@ -60,9 +63,11 @@ class SqliteStore:
         except sqlite3.DatabaseError as error:
             _unlock(self._locks)
             if isinstance(error, sqlite3.OperationalError):
-                raise
+                raise self._trouble(error) from error
             raise CorruptState(f"{path} is damaged ({error}); {RESTORE}") from error
-        self._path = path
+        except DurabilityError:
+            _unlock(self._locks)
+            raise
 
     def last(self) -> Checkpoint | None:
         last = _last(self._db, self._path)
@@ -84,8 +89,7 @@ class SqliteStore:
             if one.epoch == checkpoint.epoch
         ]
         rows = [(c, m.id, m.body, checkpoint.epoch) for c, messages in outbox.items() for m in messages]
-        with self._lock, self._db:
-            self._db.execute("begin immediate")
+        with self._transaction():
             digest = hashlib.sha256(text.encode()).hexdigest()
             self._db.execute("insert into epochs values (?, ?, ?)", (checkpoint.epoch, text, digest))
             self._db.executemany("insert or ignore into outbox (channel, id, body, epoch) values (?, ?, ?, ?)", rows)
@@ -102,11 +106,30 @@ class SqliteStore:
             return [Message(id, body) for id, body in self._db.execute(query, (channel, limit))]
 
     def delivered(self, channel: str, ids: Sequence[str]) -> None:
-        with self._lock, self._db:
-            self._db.execute("begin immediate")
+        with self._transaction():
             self._db.executemany(
                 "update outbox set delivered = 1, body = null where channel = ? and id = ?", [(channel, i) for i in ids]
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One that is durable at the end; after a failed fsync there is none any more, whichever thread asks."""
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                with self._db:
+                    self._db.execute("begin immediate")
+                    yield
+            except sqlite3.OperationalError as error:
+                raise self._trouble(error) from error
+
+    def _trouble(self, error: sqlite3.OperationalError) -> Exception:
+        """Returns a failed fsync under its own name: SQLite calls it an I/O error, which could be tried again."""
+        if error.sqlite_errorcode not in _FSYNC_FAILED:
+            return error
+        self._failed = DurabilityError(f"fsync of {self._path} failed ({error}); check the disk, then start again")
+        return self._failed
 
     def close(self) -> None:
         with self._lock:
@@ -133,6 +156,19 @@ def _last(db: sqlite3.Connection, path: Path) -> Checkpoint | None:
     if hashlib.sha256(row[0].encode()).hexdigest() != row[1]:
         raise CorruptState(f"the last checkpoint in {path} does not match its checksum; {RESTORE}")
     return decoded(row[0])
+
+
+def _sync_what_is_there(path: Path) -> None:
+    """Make the database durable, log included, before it is trusted.
+
+    After a kill -9 its last transaction may be seen and not be on disk; a table that follows it would be ahead of it
+    after a power cut. SQLite syncs what it writes, not what it finds.
+    """
+    disk = SystemDisk()
+    for one in (path.with_name(path.name + "-wal"), path):
+        if one.exists():
+            disk.sync(one)
+    disk.sync_folder(path.parent)
 
 
 def _lock(folder: Path) -> list[int]:

@@ -24,6 +24,8 @@ class Counters:
         """By step that makes alarms: how often one of them rang."""
         self.rejected: Counter[tuple[str, str]] = Counter()
         """By source or step, and reason."""
+        self.details: dict[tuple[str, str], str] = {}
+        """Of the first row that was rejected for it: what was wrong, often with a remedy."""
         self.events: Counter[tuple[str, str]] = Counter()
         """By partition or sink, and name: what readers and channels counted that are closed now."""
         self.epochs = 0

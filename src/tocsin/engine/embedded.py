@@ -34,6 +34,7 @@ from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import ACTIONS_SPLIT, Attempt, Effects, open_split, start
+from tocsin.engine.sink_task import JoinedTask
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
 from tocsin.engine.trouble import disk_trouble, waiting_is_vain
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
@@ -53,6 +54,7 @@ DRAIN_S = 5.0
 RETRIES = 5
 RETRY_AFTER_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 DISK_FULL_RETRY_S = 1.0
+DISK_FULL = "the disk is full; waiting for space"
 
 
 class EmbeddedRunner(Runner):
@@ -172,6 +174,8 @@ class EmbeddedRunner(Runner):
                 cost_s = last_epoch_s - now_s
                 spacing_s = min(max(4 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
                 self.counters.epoch(1e3 * cost_s)
+                if self.counters.trouble == DISK_FULL:
+                    logger.warning("there is space again; it goes on")
                 self.counters.trouble, self._failures = None, 0
             if self._feed is not None and (last or now_s - last_feed_s >= FEED_EVERY_S):
                 last_feed_s = now_s
@@ -288,12 +292,18 @@ class EmbeddedRunner(Runner):
         self, attempt: Attempt, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]
     ) -> tuple[dict[str, Staged], dict[str, StepState]]:
         """Rows and states on disk, visible to nobody."""
-        ids = [id for id in attempt.sinks if id in rows]
+        tasks = {attempt.loads.get(id, id) for id in rows}
+        ids = [id for id in attempt.sinks if id in tasks]
         states: list[dict[str, StepState]] = []
         staged: dict[str, Staged] = {}
 
         def stage(id: str) -> None:
-            staged[id] = attempt.sinks[id].stage(epoch, rows[id])
+            task = attempt.sinks[id]
+            if isinstance(task, JoinedTask):
+                of_load = {one: rows[one] for one, load in attempt.loads.items() if load == id and one in rows}
+                staged[id] = task.stage_joined(epoch, of_load)
+            else:
+                staged[id] = task.stage(epoch, rows[id])
 
         jobs: list[Callable[[], None]] = [partial(stage, id) for id in ids]
         self._together([*jobs, lambda: states.append(self._write_states(attempt, epoch))])
@@ -367,13 +377,16 @@ class EmbeddedRunner(Runner):
 
     def _drain(self, attempt: Attempt) -> None:
         """Wait for the tables to have all that was committed; `SinkError` where one of them is away at the end."""
+        has_ended = all(source.finished for source in attempt.sources.values())
         for task in attempt.sinks.values():
-            task.drain(DRAIN_S)
+            if has_ended or not task.is_whole:
+                task.drain(DRAIN_S)
             task.check()
         undelivered = {relay: relay.drain(DRAIN_S) for relay in attempt.relays}
         left = {task.id: task for task in attempt.sinks.values() if task.staged()}
         for task in left.values():
-            logger.warning("'%s' lacks %d epochs; they are written after the next start", task.id, len(task.staged()))
+            when = "once the load has ended" if task.is_whole and not has_ended else "after the next start"
+            logger.warning("'%s' lacks %d epochs; they are written %s", task.id, len(task.staged()), when)
         if left and not self._stopping:
             task = next(iter(left.values()))
             raise Unwritten(
@@ -408,9 +421,13 @@ class EmbeddedRunner(Runner):
                 raise error
             self._failures += 1
         wait_s = DISK_FULL_RETRY_S if full else RETRY_AFTER_S[self._failures - 1]
-        self.counters.trouble = "the disk is full; waiting for space" if full else str(error)
+        if not full:
+            logger.warning("%s; going back to the last checkpoint in %.1f s", error, wait_s)
+        elif self.counters.trouble != DISK_FULL:
+            place = getattr(error, "filename", None) or self.plan.state_folder
+            logger.warning("no space is left for %s; make room: nothing is lost, and it goes on by itself", place)
+        self.counters.trouble = DISK_FULL if full else str(error)
         self.counters.recoveries += 1
-        logger.warning("%s; going back to the last checkpoint in %.1f s", error, wait_s)
         until_s = self._clock.monotonic_s() + wait_s
         while not self._stopping and (left_s := until_s - self._clock.monotonic_s()) > 0:
             self._clock.sleep(min(left_s, 0.1))

@@ -60,7 +60,7 @@ class Fit:
 def fit(plan: Plan, last: Checkpoint, forget: Collection[str] | str = ()) -> Fit:
     """Returns the checkpoint as the plan goes on from it.
 
-    ``forget`` names steps that start anew, or is `CHANGED`. Positions in the sources are always kept.
+    ``forget`` names steps that start anew, and sources to be read anew, or is `CHANGED`: then all positions are kept.
     """
     return _Fitting(plan, last, forget).fit()
 
@@ -81,9 +81,12 @@ class _Fitting:
         self.last = last
         self.all_changed = forget == CHANGED
         self.forget = set() if self.all_changed else {forget} if isinstance(forget, str) else set(forget)
+        sources = {origin.id for origin in plan.sources if origin.source.REPLAYABLE}
         for name in self.forget:
-            if name not in self.prints:
-                raise UnknownName("step to forget", name, self.prints)
+            if name not in self.prints and name not in sources:
+                raise UnknownName("step or source to forget", name, [*self.prints, *sources])
+        self.anew = self.forget & sources
+        """Sources that are read from their beginning again."""
         self.plan = plan
         self.states: dict[str, StepState] = {}
         self.aside = {id: state for id, state in last.states.items() if is_set_aside(id)}
@@ -100,16 +103,22 @@ class _Fitting:
         for old in self._old_steps() - places.keys():
             self._put_aside(old, self.last.states.get(old))
         for id, state in self.last.states.items():
-            if "/" in id and not is_set_aside(id):
+            if "/" in id and not is_set_aside(id) and not self._is_anew(id):
                 self._chain(id, state)
+        self.fitted.forgotten |= self.anew
         fresh = {id.partition("/")[2] for id in self.newly_aside}
         aside = {id: state for id, state in self.aside.items() if id.partition("/")[2] not in fresh}
         self.fitted.checkpoint = replace(
             self.last,
             states={**aside, **self.newly_aside, **self.states},
             watermarks=self._watermarks(places),
+            offsets={id: offset for id, offset in self.last.offsets.items() if not self._is_anew(id)},
         )
         return self.fitted
+
+    def _is_anew(self, id: str) -> bool:
+        """Return whether this is of a split whose source is read anew."""
+        return id.partition("/")[0] in self.anew and "/" in id
 
     def _old_steps(self) -> set[str]:
         """Ids of the steps that wrote the checkpoint: ``id<`` is the watermark that had reached one."""
@@ -182,7 +191,13 @@ class _Fitting:
     def _watermarks(self, places: Mapping[str, str]) -> dict[str, int]:
         """Those of splits and sources as they are, those of steps under the ids of now."""
         gone = self._old_steps()
-        kept = {id: us for id, us in self.last.watermarks.items() if id.partition("<")[0] not in gone}
+        kept = {
+            id: us
+            for id, us in self.last.watermarks.items()
+            if id.partition("<")[0] not in gone and id.partition("/")[0] not in self.anew
+        }
+        if self.anew:  # time begins again, or all rows would be late
+            return kept
         for old, new in places.items():
             for end in ("", "<"):
                 kept[new + end] = self.last.watermarks.get(old + end, START)

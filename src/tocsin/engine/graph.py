@@ -37,6 +37,8 @@ from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
 from tocsin.world import FirstTime
 
+OF_LATE = -1
+"""In place of an input's number: of the rows that came too late."""
 RING = "ring"
 """The column by which an alarm says that it is to ring now."""
 
@@ -57,6 +59,7 @@ class Chain:
         self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in origin.chain]
         self.watermark_us = START
         self.idle = False
+        self.has_keys_apart = any(operator.apart(None) is not None for operator in origin.chain)
 
     def through(self, batch: Batch) -> list[Batch]:
         """What leaves the chain; rows on side ports leave it at once."""
@@ -172,6 +175,8 @@ class Graph:
         for step_task in self.step_tasks:
             for i, port in enumerate(step_task.step.inputs):
                 self._readers[port].append((step_task, i))
+            for port in step_task.step.late:
+                self._readers[port].append((step_task, OF_LATE))
             self._ancestors[step_task.step.id] = {a for id, _ in step_task.step.inputs for a in self._ancestors[id]}
         self._sinks: dict[Port, list[SinkNode]] = defaultdict(list)
         for target in plan.sinks:
@@ -180,6 +185,8 @@ class Graph:
         self._ringing = {
             (step.id, OUT) for step in plan.steps if step.operator.ACCEPTS_ACTIONS and RING in step.schemas[OUT].names
         }
+        self._passing_late = {step.id for step in plan.steps if step.late}
+        """Steps that late rows only pass: they were counted where they were found late."""
         self._streams: dict[Port, list[str]] = defaultdict(list)
         for name, ports in plan.streams.items():
             for port in ports:
@@ -213,7 +220,7 @@ class Graph:
             if out.port != OUT:
                 self._emit(chain.origin.id, out)
                 continue
-            if chain.watermark_us < self.watermarks[chain.origin.id]:
+            if chain.watermark_us < self.watermarks[chain.origin.id] and not chain.has_keys_apart:
                 out = self._without_late(chain.origin.id, out)
             chain.watermark_us = max(chain.watermark_us, out.watermark_us)
             self._emit(chain.origin.id, out.until(self._merged(chain.origin)))
@@ -274,6 +281,9 @@ class Graph:
         for step_task in self.step_tasks:
             waiting, step_task.waiting = step_task.waiting, []
             for i, batch in waiting:
+                if i == OF_LATE:
+                    self._step_late(step_task, batch)
+                    continue
                 step_task.watermarks[i] = max(step_task.watermarks[i], batch.watermark_us)
                 self._step(step_task, batch)
             if step_task.merged() > step_task.watermark_us:  # an input fell idle
@@ -285,15 +295,22 @@ class Graph:
             return
         step_task.watermark_us = merged
         rows = _united(batch.rows, step_task.step)
-        for out in step_task.node.step(Batch(rows, merged)):
+        for out in step_task.node.step(Batch(rows, merged, apart=step_task.step.apart)):
             self._emit(step_task.step.id, out)
+
+    def _step_late(self, step_task: StepTask, batch: Batch) -> None:
+        """Take late rows through a step that has no time to be late for."""
+        if len(batch):
+            for out in step_task.node.step(Batch(batch.rows, step_task.watermark_us)):
+                self._emit(step_task.step.id, out.on_port(LATE) if out.port == OUT else out)
 
     def _emit(self, id: str, batch: Batch) -> None:
         if batch.port == REJECTED:
             batch = self._named(id, batch)
         port = (id, batch.port)
         if len(batch):
-            self.counters.rows_out[port] += len(batch)
+            if batch.port != LATE or id not in self._passing_late:
+                self.counters.rows_out[port] += len(batch)
             if port in self._ringing:
                 self.counters.rung[id] += pc.sum(batch.rows.column(RING)).as_py() or 0
             for target in self._sinks[port]:
@@ -327,7 +344,11 @@ class Graph:
         """Rejected rows with the place they were rejected at, counted by reason."""
         rows = batch.rows
         for reason in pc.value_counts(rows.column("reason")).to_pylist():
-            self.counters.rejected[id, reason["values"]] += reason["counts"]
+            counted = (id, reason["values"])
+            self.counters.rejected[counted] += reason["counts"]
+            if counted not in self.counters.details:
+                first = pc.index(rows.column("reason"), reason["values"]).as_py()
+                self.counters.details[counted] = rows.column("detail")[first].as_py()
         at = rows.schema.get_field_index("source")
         return batch.with_rows(rows.set_column(at, rows.schema.field(at), pa.array([id] * len(batch), pa.string())))
 

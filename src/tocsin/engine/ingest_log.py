@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from tocsin.batch import END, Batch
 from tocsin.contracts import Offset, Reader
-from tocsin.errors import CorruptState
+from tocsin.errors import CorruptState, DurabilityError
 from tocsin.world import Clock, Disk
 
 SEGMENT_BYTES = 8 << 20
@@ -64,6 +64,7 @@ class IngestLog:
         self._segments = [int(name.removesuffix(".log")) for name in disk.names(folder) if name.endswith(".log")]
         self._bytes = 0
         self._fresh = False
+        self._failed: DurabilityError | None = None
         self.seq = (self._segments[0] if self._segments else 1) - 1
         self.tail: Frame | None = None
         for first in self._segments:
@@ -95,13 +96,22 @@ class IngestLog:
         return self.seq
 
     def sync(self) -> None:
-        """Make all frames durable."""
+        """Make all frames durable. Once this has failed it always does.
+
+        The system tells of a failure once: a second fsync, by whichever thread, would return 0 for what is lost.
+        """
+        if self._failed is not None:
+            raise self._failed
         if self.durable == self.seq:
             return
-        self._disk.sync(self._path(self._segments[-1]))
-        if self._fresh:
-            self._disk.sync_folder(self._folder)
-            self._fresh = False
+        try:
+            self._disk.sync(self._path(self._segments[-1]))
+            if self._fresh:
+                self._disk.sync_folder(self._folder)
+                self._fresh = False
+        except DurabilityError as error:
+            self._failed = error
+            raise
         self.durable = self.seq
 
     def after(self, seq: int) -> Iterator[Frame]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA, Batch, empty, tick
+from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA, REST, Batch, empty, tick
 from tocsin.contracts import Operator, Reader, Source
 from tocsin.pipeline.plan import Plan, Port, SourceNode
 from tocsin.world import SystemClock, SystemDisk, World
@@ -35,12 +35,12 @@ def preview(plan: Plan, rows_max: int = 1_000, wait_s: float = 10.0) -> Iterator
 def _origin(
     origin: SourceNode, seen: dict[Port, list[Batch]], rows_max: int, wait_s: float
 ) -> Iterator[tuple[str, pa.Table]]:
-    sample = _sample(origin.source, rows_max, wait_s)
+    batches_read = sample(origin.source, rows_max, wait_s)
     schema = origin.source.output_schema()
-    batches = [batch for batch in sample if batch.port == OUT]
+    batches = [batch for batch in batches_read if batch.port == OUT]
     place = f"{origin.id}.{origin.source.name()}"
     yield place, _table(schema, batches)
-    if aside := [batch for batch in sample if batch.port == REJECTED]:
+    if aside := [batch for batch in batches_read if batch.port == REJECTED]:
         yield f"{place}.{REJECTED}", _table(REJECTED_SCHEMA, aside)
     for i, operator in enumerate(origin.chain):
         seen[origin.id, OUT] = []
@@ -69,9 +69,13 @@ def _passed(
             yield place if port == OUT else f"{place}.{port}", _table(port_schema, passed)
 
 
-def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
+def sample(source: Source, rows_max: int, wait_s: float, connect_s: float = 0.0) -> list[Batch]:
+    """Return what a source gives, up to ``rows_max`` records, without acknowledging any.
+
+    Waits at most ``wait_s`` from the first record on, and ``connect_s`` longer for that one.
+    """
     batches: list[Batch] = []
-    left, until_s = rows_max, time.monotonic() + wait_s
+    left, until_s = rows_max, time.monotonic() + wait_s + connect_s
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         world = World(SystemClock(), SystemDisk(), folder, folder, "preview")
@@ -85,9 +89,11 @@ def _sample(source: Source, rows_max: int, wait_s: float) -> list[Batch]:
                         readers[split.name] = connection.read(split, None)
                 polled = {n: reader.poll(left, POLL_S) for n, reader in readers.items() if n not in ended}
                 for name, (batch, _) in ((name, one) for name, one in polled.items() if one is not None):
+                    if not batches:
+                        until_s = min(until_s, time.monotonic() + wait_s)
                     batches.append(batch.with_rows(batch.rows.slice(0, left)))
                     left -= len(batches[-1])
-                    if batch.watermark_us == END:
+                    if batch.watermark_us in (END, REST):
                         ended.add(name)
                 if not readers:
                     time.sleep(POLL_S)  # a group gives its splits only after a while

@@ -18,9 +18,9 @@ from tocsin.engine.fitting import fit, is_set_aside
 from tocsin.engine.graph import Chain, Feed, Graph, first_time
 from tocsin.engine.ingest_log import SEGMENT_BYTES
 from tocsin.engine.outbox import Relay
-from tocsin.engine.sink_task import SinkTask
+from tocsin.engine.sink_task import JoinedTask, SinkTask
 from tocsin.engine.source_task import SourceTask
-from tocsin.errors import ConfigError, StateMismatch
+from tocsin.errors import ConfigError, SchemaError, StateMismatch
 from tocsin.pipeline.plan import Plan, SourceNode
 from tocsin.world import Clock, Disk, SystemClock, SystemDisk, World
 
@@ -64,6 +64,9 @@ class Attempt:
     last: Checkpoint
     sources: dict[str, SourceTask] = field(default_factory=dict)
     sinks: dict[str, SinkTask] = field(default_factory=dict)
+    """By sink, or by the id of the load that several are published as."""
+    loads: dict[str, str] = field(default_factory=dict)
+    """By sink: the load that it is part of."""
     splits: dict[str, SplitState] = field(default_factory=dict)
     """By ``source/split``."""
     revoked: list[str] = field(default_factory=list)
@@ -123,6 +126,22 @@ def check_ends(plan: Plan, effects: Effects) -> None:
             raise ConfigError(f"{id}: {error}") from error
 
 
+def check_tables(plan: Plan, effects: Effects) -> None:
+    """Ask every sink whether the table that is there takes what the plan would write; a start asks the same.
+
+    Raises
+    ------
+    SchemaError
+        Names the sink and the column.
+    """
+    for end in plan.sinks:
+        if isinstance(end.part, Sink):
+            try:
+                end.part.fits(effects.world(plan, "staged", end.id), end.schema)
+            except SchemaError as error:
+                raise SchemaError(f"'{end.id}': {error}") from error
+
+
 def start(
     plan: Plan, effects: Effects, counters: Counters, feed: Feed | None = None, forget: Collection[str] | str = ()
 ) -> Attempt:
@@ -166,19 +185,34 @@ def _finish(attempt: Attempt, plan: Plan, effects: Effects) -> None:
     """Bring each table to the last epoch, and delete what was staged for one that never came to be."""
     last = attempt.last
     tables = plan.tables()
-    for target in plan.sinks:
-        if isinstance(target.part, Sink):
-            task = SinkTask(target.id, target.part, target.schema, effects.world(plan, "staged", target.id))
-            attempt.sinks[target.id] = task
-            moved = last.tables.get(target.id, tables[target.id]) != tables[target.id]
-            since = last.epoch if moved else None
-            task.recover(last.staged.get(target.id, ()), last.published.get(target.id), since)
+    _open_tables(attempt, plan, effects)
+    for id, task in attempt.sinks.items():
+        known = last.tables.get(id, None if isinstance(task, JoinedTask) else tables[id])
+        since = last.epoch if known != tables[id] else None
+        task.recover(last.staged.get(id, ()), last.published.get(id), since)
     for id in last.staged.keys() - attempt.sinks.keys():
         if last.staged[id]:
             logger.warning(
                 "'%s' is no longer in the pipeline: %d epochs that were staged for it are not written",
                 id, len(last.staged[id]),
             )  # fmt: skip
+
+
+def _open_tables(attempt: Attempt, plan: Plan, effects: Effects) -> None:
+    """Make a task for each sink, and one for all sinks of a load."""
+    for id, members in plan.loads().items():
+        worlds = {one.id: effects.world(plan, "staged", one.id) for one in members}
+        attempt.sinks[id] = JoinedTask(id, members, worlds, is_whole=plan.is_bounded())
+        attempt.loads |= {one.id: id for one in members}
+    for target in plan.sinks:
+        if isinstance(target.part, Sink) and target.id not in attempt.loads:
+            world = effects.world(plan, "staged", target.id)
+            attempt.sinks[target.id] = SinkTask(target.id, target.part, target.schema, world)
+        elif attempt.last.staged.get(target.id):
+            raise StateMismatch(
+                f"'{target.id}' is part of '{attempt.loads[target.id]}' from now on, but rows wait for it alone; undo "
+                "the change, run until they are written, then make the change again"
+            )
 
 
 def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from tocsin.contracts import Sink, Staged, Writer
-from tocsin.errors import DurabilityError, ForeignCommit, SchemaError, SinkError, StateMismatch, Unavailable
+from tocsin.contracts import JoinedWriter, Sink, Staged, Token, Writer
+from tocsin.errors import (
+    DurabilityError,
+    ForeignCommit,
+    SchemaError,
+    SinkError,
+    StateMismatch,
+    Unavailable,
+    Unwritten,
+)
+from tocsin.pipeline.plan import SinkNode
 from tocsin.world import World
 
 logger = logging.getLogger(__name__)
@@ -23,6 +32,8 @@ AT_ONCE = 4
 """So many epochs are published at once all the same, after a quiet time: an alarm does not wait for others."""
 HOUSEKEEPING_EPOCHS = 16
 """After so many a table keeps house."""
+HELD_S = 3_600.0
+"""So long a load waits for its end before it is looked at again."""
 BACKOFF_S = (0.05, 30.0)
 """Least and greatest time between two tries; it doubles after each."""
 
@@ -39,7 +50,7 @@ class SinkTask:
         self.id = id
         self._sink, self._schema, self._world = sink, schema, world
         try:
-            self._writer: Writer = sink.open(world, schema)
+            self._writer: Writer = self._opened()
         except SchemaError as error:
             raise SchemaError(f"'{id}': {error}") from error
         self._news = threading.Condition()
@@ -57,6 +68,8 @@ class SinkTask:
         self._retry_s = 0.0
         self._backoff_s = 0.0
         self._since_housekeeping = 0
+        self.is_whole = False
+        """Whether nothing is published before the sources have ended, and then all at once."""
         self._gathers_s = sink.gathers_s()
         self._credits, self._credited_s = float(AT_ONCE), world.clock.monotonic_s()
         """How many publications it may make now; one more comes each ``_gathers_s``."""
@@ -77,7 +90,7 @@ class SinkTask:
         tokens = [one.token for one in staged]
         try:
             self._settle()
-            while self._waiting:
+            while self._waiting and not self.is_whole:
                 self._publish()
             self._writer.discard(tokens)
         except Unavailable as error:
@@ -106,6 +119,11 @@ class SinkTask:
             raise self._failure
         if not patient and self._refusal is not None:
             raise self._refusal
+        if not patient and self.is_whole:
+            raise Unwritten(
+                f"'{self.id}' waits for its end, and is larger than the pipeline's lag allows; set lag: to more than "
+                "the whole load takes on disk, and run it again: it goes on from here"
+            )
 
     def staged(self) -> Sequence[Staged]:
         """Returns what is committed and not known to be published, oldest first."""
@@ -188,7 +206,7 @@ class SinkTask:
     def _run(self) -> None:
         while True:
             with self._news:
-                if not self._waiting or self._failure is not None:
+                if not self._waiting or self._failure is not None or self._is_held():
                     if self._stopping:
                         return
                     self._news.wait()
@@ -204,8 +222,13 @@ class SinkTask:
             except Exception as error:  # a defect of the sink: the epoch loop raises it, see `check`
                 self._failure = error
 
+    def _is_held(self) -> bool:
+        return self.is_whole and not self._draining
+
     def _due_in_s(self) -> float:
         """Returns how long what waits may go on gathering; 0 or less: it is to be published now."""
+        if self._is_held():
+            return HELD_S
         if not self._gathers_s or self._draining or self._stopping:
             return 0.0
         if self._bytes >= GATHERED_BYTES or len(self._waiting) >= EPOCHS_MAX:
@@ -218,8 +241,11 @@ class SinkTask:
     def _reopen(self) -> None:
         """Open the writer anew, and go on from where the table itself stands."""
         self._writer.close()
-        self._writer = self._sink.open(self._world, self._schema)
+        self._writer = self._opened()
         self._settle()
+
+    def _opened(self) -> Writer:
+        return self._sink.open(self._world, self._schema)
 
     def _settle(self) -> None:
         """Ask the table how far it has come, and drop what it has already."""
@@ -244,7 +270,7 @@ class SinkTask:
         self._reach(stands)
 
     def _publish(self) -> None:
-        some = self._waiting[:EPOCHS_MAX]
+        some = self._waiting if self.is_whole else self._waiting[:EPOCHS_MAX]
         self._credits = max(self._credits - 1.0, 0.0)
         self._verified = False  # until it has come back, nobody knows what the table has
         self._writer.publish(some[-1].epoch, [one.token for one in some])
@@ -273,3 +299,28 @@ class SinkTask:
             logger.warning("%s: %s; its rows wait on disk, the others go on", self.id, error)
         self._reason = str(error)
         self._refusal = error if isinstance(error, SinkError) and not isinstance(error, Unavailable) else None
+
+
+class JoinedTask(SinkTask):
+    """Publishes several sinks as one: each transaction holds the rows of all of them, or it does not come to be."""
+
+    def __init__(self, id: str, members: Sequence[SinkNode], worlds: Mapping[str, World], *, is_whole: bool) -> None:
+        self._members = {one.id: (_sink(one), worlds[one.id], one.schema) for one in members}
+        first = members[0]
+        super().__init__(id, _sink(first), first.schema, worlds[first.id])
+        self.is_whole = is_whole
+
+    def stage_joined(self, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> Staged:
+        """Make an epoch's rows of some of the sinks durable, by their ids."""
+        writer: Any = self._writer
+        token: Token = writer.stage(epoch, rows)
+        return Staged(epoch, token, sum(int(batch.nbytes) for some in rows.values() for batch in some))
+
+    def _opened(self) -> Any:
+        writer: JoinedWriter = self._sink.open_joined(self._members)
+        return writer
+
+
+def _sink(node: SinkNode) -> Sink:
+    assert isinstance(node.part, Sink)
+    return node.part

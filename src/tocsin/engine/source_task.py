@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin.batch import END, Batch
+from tocsin.batch import END, REST, START, Batch
 from tocsin.contracts import Connection, Offset, Reader, Source, Split
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.errors import Unavailable
@@ -263,13 +263,16 @@ class SourceTask:
             moved = True
             one.offset = self._offsets[one.split.name] = offset
             one.next_s = began_s + PACE_S if len(batch) < ROWS_FEW else 0.0
-            if batch.watermark_us == END:
+            is_over = batch.watermark_us in (END, REST)
+            if is_over:
                 self._ended.add(one.split.name)
                 self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
+            if batch.watermark_us == REST:  # time has not moved, and no window ends
+                batch = batch.until(START)
             with self._lock:
                 one.waiting += 1
             self._put(Rows(one.split.name, batch, offset))
-            if batch.watermark_us == END and all(split in self._ended for split in self._open):
+            if is_over and all(split in self._ended for split in self._open):
                 self._done = True
                 self._put(Finished())
         return moved

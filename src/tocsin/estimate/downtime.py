@@ -87,6 +87,7 @@ class Downtime(Operator):
      {'kind': 'running', 'status': 'open', 'duration_s': None, 'revision': 0}]
     """
 
+    ONE_TIME: ClassVar[bool] = True
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"state": "text", "states": {"fault": "unplanned_stop"}, "heartbeat": "4s", "microstop": "20s"},
         {"of": "value", "running_above": 20.2, "idle_above": 19.5, "reason": "text"},

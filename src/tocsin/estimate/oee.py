@@ -102,6 +102,7 @@ class Oee(Operator):
     [{'running_s': 900.0, 'unplanned_stop_s': 900.0, 'availability': 0.5}]
     """
 
+    ONE_TIME: ClassVar[bool] = True
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"every": "20s"},
         {

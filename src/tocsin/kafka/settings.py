@@ -40,7 +40,9 @@ class ClusterSettings(Settings):
     def _brokers(cls, brokers: tuple[str, ...]) -> tuple[str, ...]:
         for broker in brokers or ("",):
             if not _BROKER.fullmatch(broker):
-                raise ConfigError(f"{broker!r} is not the address of a broker; write host:9092")
+                # What looks as if it held a password is not shown.
+                shown = "this" if re.search("[@=#?]", broker) else repr(broker)
+                raise ConfigError(f"{shown} is not the address of a broker; write host:9092")
         return brokers
 
     @model_validator(mode="after")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import field_validator
 
 from tocsin.errors import ConfigError, MissingExtra
 from tocsin.settings import Settings
+from tocsin.settings.addresses import is_server
 
 _STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _CONNECT_S, _READ_S = 5.0, 15.0
@@ -39,8 +39,7 @@ class StreamSettings(Settings):
     def _endpoint(cls, endpoint: str | None) -> str | None:
         if endpoint is None:
             return None
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        if not is_server(endpoint, ("http", "https")):
             raise ValueError("this is not the address of a server; write https://host or https://host:port")
         return endpoint
 

@@ -89,25 +89,33 @@ def query(
     sql: str,
     folder: Path | str = FOLDER,
     *,
+    parameters: Mapping[str, object] | None = None,
     elsewhere: Mapping[str, str] | None = None,
     timeout_s: float = 60,
     memory: str = "1GB",
     threads: int = 2,
 ) -> pa.Table:
     """Returns what DuckDB answers; a table's name is its folder's, or that of ``elsewhere``, which gives addresses.
+    The values of ``parameters`` stand for ``$name`` in the text.
 
     The query sees the tables and nothing else: no files, no network, no settings.
     """
-    return _ask(sql, folder, elsewhere or {}, timeout_s, memory, threads)[0]
+    return _ask(sql, folder, elsewhere or {}, parameters or {}, timeout_s, memory, threads)[0]
 
 
 def snapshot(sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 600) -> tuple[pa.Table, Mapping[str, int]]:
     """Returns what DuckDB answers, as `query` does, and which Delta version of each table it was asked of."""
-    return _ask(sql, folder, {}, timeout_s, "2GB", 2)
+    return _ask(sql, folder, {}, {}, timeout_s, "2GB", 2)
 
 
 def _ask(
-    sql: str, folder: Path | str, elsewhere: Mapping[str, str], timeout_s: float, memory: str, threads: int
+    sql: str,
+    folder: Path | str,
+    elsewhere: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    timeout_s: float,
+    memory: str,
+    threads: int,
 ) -> tuple[pa.Table, Mapping[str, int]]:
     import duckdb
 
@@ -136,7 +144,7 @@ def _ask(
         for name, address in elsewhere.items():
             _show(connection, name, *RemoteTable(address, {}).dataset())
         timer.start()
-        answer = connection.sql(sql)
+        answer = connection.sql(sql, params=dict(parameters) if parameters else None)
         versions = {name: log.snapshot.version for name, log in zip(wanted, logs, strict=True)}
         return pa.table({}) if answer is None else answer.to_arrow_table(), versions
     except duckdb.InterruptException:

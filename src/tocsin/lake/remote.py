@@ -36,7 +36,7 @@ def is_remote(path: str) -> bool:
     """
     scheme, mark, _ = path.partition("://")
     if mark and scheme not in SCHEMES:
-        raise ConfigError(f"'{path}': {scheme}:// is no place for a table; there are {', '.join(SCHEMES)}, and folders")
+        raise ConfigError(f"{scheme}:// is no place for a table; there are {', '.join(SCHEMES)}, and folders")
     return bool(mark)
 
 

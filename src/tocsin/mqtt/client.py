@@ -20,6 +20,7 @@ from tocsin.errors import ConfigError, TocsinError
 from tocsin.mqtt import codec, packets
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.packets import ProtocolError
+from tocsin.settings.addresses import is_server
 from tocsin.settings.tls import Tls
 
 CONNECT_TIMEOUT_S = 10.0
@@ -68,15 +69,12 @@ def address(url: str) -> tuple[str, int, bool]:
     """
     if "@" in url:  # first of all: what else is said of it must not say the password
         raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), -1
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or parts.path.strip("/"):
-        raise ConfigError(f"{url!r} is not an MQTT address; write mqtt://host:1883 or mqtts://host:8883")
+    parts = urlsplit(url if is_server(url, ("mqtt", "mqtts")) else "")
+    if parts.hostname is None or parts.path.strip("/"):
+        shown = "this" if set("?#") & set(url) else repr(url)
+        raise ConfigError(f"{shown} is not an MQTT address; write mqtt://host:1883 or mqtts://host:8883")
     secure = parts.scheme == "mqtts"
-    return parts.hostname, port or (8883 if secure else 1883), secure
+    return parts.hostname, parts.port or (8883 if secure else 1883), secure
 
 
 @dataclass

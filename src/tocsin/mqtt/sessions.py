@@ -15,6 +15,7 @@ import msgspec
 from tocsin.errors import ConfigError, CorruptState
 from tocsin.mqtt.budget import OVERHEAD, Budget, Publication
 from tocsin.mqtt.topics import matches, valid_filter
+from tocsin.world import SystemDisk
 
 Access = Literal["read", "write", "readwrite"]
 SESSION_BYTES_MAX = 64 << 20
@@ -156,6 +157,7 @@ def save(path: Path, sessions: Iterable[Session], retained: Iterable[Publication
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+    SystemDisk().sync_folder(path.absolute().parent)
 
 
 def load(path: Path) -> tuple[list[Kept], list[Publication]]:
@@ -167,6 +169,7 @@ def load(path: Path) -> tuple[list[Kept], list[Publication]]:
     except msgspec.DecodeError as error:
         raise CorruptState(f"{path} is not what the broker wrote when it stopped ({error}); delete it") from error
     path.unlink()
+    SystemDisk().sync_folder(path.absolute().parent)  # gone for good, also after a power cut
     return kept
 
 

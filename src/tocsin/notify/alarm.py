@@ -272,10 +272,12 @@ class Alarm(Operator):
                 point.suppress_by_design(at, True, self.policy, emit)
             if point.level != level:
                 point.advance(at, self.policy, emit)
-                point.reading = {name: _plain(rows.column(name)[row].as_py()) for name in keep}
                 if level:
-                    point.column = self._about(self.levels[level - 1], judged_column)
-                    point.signal = _signal(rows, row) or point.column
+                    signal = _signal(rows, row)
+                    point.column = self._about(self.levels[level - 1], judged_column, signal, rows.schema)
+                    point.signal = signal or point.column
+                read = [*keep, point.column] if point.column in rows.schema.names else keep
+                point.reading = {name: _plain(rows.column(name)[row].as_py()) for name in read}
                 point.condition(at, level, self.policy, emit)
             if not hide_now and point.by_design:
                 point.suppress_by_design(at, False, self.policy, emit)
@@ -294,9 +296,11 @@ class Alarm(Operator):
         known = judged(schema, self.score_column) if self.score_column in schema.names else None
         return known or (self.of if self.of in schema.names else "")
 
-    def _about(self, level: Level, judged_column: str) -> str:
-        """Returns the column with the reading that a condition is about."""
-        return judged_column if level.name == "score" else level.column
+    def _about(self, level: Level, judged_column: str, signal: str, schema: pa.Schema) -> str:
+        """Returns the column with the reading that a condition is about; of several judged ones that which is named."""
+        if level.name != "score":
+            return level.column
+        return signal if signal in schema.names else judged_column
 
     def _advance(self, state: AlarmState, slot: int, to: int, out: list[dict[str, object]]) -> None:
         point = state.points[slot]

@@ -79,6 +79,7 @@ class Case:
 class CasesState:
     """Cases by asset, and the rows that wait for the watermark."""
 
+    ONE_TIME: ClassVar[bool] = True
     KEEPS_STATE: ClassVar[Collection[str]] = ("quiet", "flood_max", "flood_within")
 
     cases: dict[str, Case] = field(default_factory=dict)

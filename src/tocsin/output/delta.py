@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.types as pt
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 
 from tocsin.contracts import Sink, Token, Writer
 from tocsin.errors import ForeignCommit, SchemaError, SinkError
@@ -20,6 +20,7 @@ from tocsin.lake.log import Action, Log
 from tocsin.lake.remote import RemoteTable, is_remote
 from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_string
 from tocsin.output._remote_delta import RemoteDeltaWriter
+from tocsin.settings.addresses import without_password
 from tocsin.settings.quantities import Duration, Size
 from tocsin.world import World
 
@@ -71,6 +72,8 @@ class Delta(Sink):
     retention: Duration = 4 * _HOUR_US
     """How long files that were replaced, and old log entries, are kept for readers of older versions."""
 
+    _no_password = field_validator("path")(without_password)
+
     def gathers_s(self) -> float:
         return self.gather / 1e6
 
@@ -94,6 +97,25 @@ class Delta(Sink):
             RemoteTable(self.path, {})  # needs a library
         else:
             world.inside(self.path)
+
+    def fits(self, world: World, schema: pa.Schema) -> None:
+        if not is_remote(self.path) and (log := Log(world.inside(self.path), world.disk)).exists:
+            new_fields(_with_date(self, schema), log.snapshot.fields)
+
+    def tend(self, job: str, world: World) -> str | None:
+        if is_remote(self.path) or job == "retain":
+            return None
+        log = Log(world.inside(self.path), world.disk, "tocsin jobs", world.clock)
+        if not log.exists:
+            return None
+        if job == "compact":
+            before = len(log.snapshot.files)
+            while maintenance.compact(log, "compacted", 2, self.file_size):
+                continue
+            return f"{before} files became {len(log.snapshot.files)}"
+        count = maintenance.vacuum(log, self.retention)
+        maintenance.clean_log(log, self.retention)
+        return f"{count} old files deleted"
 
     def open(self, world: World, schema: pa.Schema) -> Writer:
         self.accepts(schema)

@@ -12,9 +12,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
+from pydantic import field_validator
 
 from tocsin.contracts import Sink, Token
-from tocsin.errors import ForeignCommit, SinkError
+from tocsin.errors import ConfigError, ForeignCommit, SinkError
+from tocsin.settings.addresses import without_password
 from tocsin.settings.quantities import Size
 from tocsin.values.text import unformula_column
 from tocsin.world import World
@@ -56,7 +58,15 @@ class Files(Sink):
     rotate: Size = 64 * 2**20
     """From what size on a text file is followed by the next."""
 
+    _no_password = field_validator("path")(without_password)
+
     def check(self, world: World) -> None:
+        if "://" in self.path:
+            scheme = self.path.partition("://")[0]
+            raise ConfigError(
+                f"sink files writes on this computer, not to {scheme}://; name a folder, or take sink delta, which "
+                "writes to object stores"
+            )
         world.inside(self.path)
 
     def open(self, world: World, schema: pa.Schema) -> FilesWriter:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pyarrow as pa
@@ -21,6 +20,7 @@ from tocsin.ends import SpooledAndNoted
 from tocsin.errors import SinkError, Unavailable
 from tocsin.output._lines import escaped_word, require_lines, to_lines
 from tocsin.settings import Many
+from tocsin.settings.addresses import is_server
 from tocsin.settings.tls import Tls
 from tocsin.world import World
 
@@ -77,11 +77,10 @@ class Influxdb(Sink):
     @field_validator("url")
     @classmethod
     def _url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("this is not the address of a server; write http://host:8086 or https://host:8086")
-        if parts.username or parts.password:
+        if "@" in url:
             raise ValueError("user and password do not belong in the url; give them as the settings user and password")
+        if not is_server(url, ("http", "https")):
+            raise ValueError("this is not the address of a server; write http://host:8086 or https://host:8086")
         return url.rstrip("/")
 
     @field_validator("measurement")

@@ -29,6 +29,7 @@ from tocsin.world import World
 
 log = logging.getLogger(__name__)
 
+_WEBHOOKS = ("http://", "https://")
 _PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 _REMEMBERED_MAX = 10_000
 REFUSALS_MAX = 10
@@ -94,16 +95,15 @@ class Notify(Channel):
                 )
 
     def check(self, world: World) -> None:
-        for target in self.to:
-            scheme, separator, _ = target.partition("://")
-            if target == "console" or scheme in ("http", "https"):
-                continue
-            import apprise
-
-            if not separator or apprise.Apprise.instantiate(target) is None:
+        for number, target in enumerate(self.to, 1):
+            if target != "console" and not _can_be_sent_to(target):
+                # Hardly any of it is shown: tokens stand in every part of what Apprise takes.
+                scheme, separator, _ = target.partition("://")
+                word = f"'{target}'" if target.isalpha() and len(target) < 16 else f"target {number}"
+                which = f"'{scheme}://...'" if separator else word
                 raise ConfigError(
-                    f"notify cannot send to '{_named(target) if separator else target}': write console, "
-                    "https:// and the address of a webhook, or a whole URL of Apprise (mailto://, slack:// ...)"
+                    f"notify cannot send to {which}: write console, https:// and the address of a webhook, or a "
+                    "whole URL of Apprise (mailto://, slack:// ...)"
                 )
 
     def _text(self, row: Mapping[str, Any]) -> str:
@@ -194,7 +194,7 @@ class Notifier:
     def _send(self, target: str, message: Message) -> None:
         if target == "console":
             _print(json.loads(message.body))
-        elif target.startswith(("http://", "https://")):
+        elif target.startswith(_WEBHOOKS):
             self._post(target, message)
         else:
             self._apprise(target, json.loads(message.body))
@@ -288,10 +288,23 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-def _named(url: str) -> str:
-    """Returns a target without its secrets, which stand in path, query and user."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or '...'}"
+def _can_be_sent_to(target: str) -> bool:
+    if target.startswith(_WEBHOOKS):
+        try:
+            parts = urlsplit(target)
+            return bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            return False
+    import apprise
+
+    return "://" in target and apprise.Apprise.instantiate(target) is not None
+
+
+def _named(target: str) -> str:
+    """Returns a target without its secrets: for a webhook in path, query and user, else anywhere behind the scheme."""
+    if target.startswith(_WEBHOOKS):
+        return f"{urlsplit(target).scheme}://{urlsplit(target).hostname}"
+    return target.partition("://")[0] + "://..."
 
 
 def _print(body: Mapping[str, Any]) -> None:

@@ -13,10 +13,10 @@ from pydantic import field_validator, model_validator
 from tocsin.contracts import Sink, Token
 from tocsin.ends import Spooled
 from tocsin.errors import ConfigError, SchemaError, SinkError, Unavailable
-from tocsin.postgres.bookkeeping import EPOCHS, HISTORY, REJECTED, Bookkeeping
+from tocsin.postgres.bookkeeping import EPOCHS, HISTORY, REJECTED, Bookkeeping, columns_of
 from tocsin.postgres.encode import row_text
 from tocsin.postgres.settings import ServerSettings, address
-from tocsin.postgres.table import Table, columns_for
+from tocsin.postgres.table import STAGING, Table, columns_for
 from tocsin.postgres.trouble import trouble
 from tocsin.postgres.types import TEXT
 from tocsin.settings import Many
@@ -68,6 +68,9 @@ class Postgres(ServerSettings, Sink):
     ``<table>_<column>``."""
     retention: Duration | None = None
     """How long rows are kept, by their column ``time``; without it for ever."""
+    load: str | None = None
+    """Name of a load: sinks with the same one write their tables in one transaction, all or none. Where the sources
+    end, that is the whole run; where they go on, each checkpoint."""
 
     @field_validator("table")
     @classmethod
@@ -87,6 +90,40 @@ class Postgres(ServerSettings, Sink):
 
     def place(self) -> Mapping[str, Any]:
         return {"server": list(address(self.url)), "table": list(_parts(self.table))}
+
+    def tend(self, job: str, world: World) -> str | None:
+        if job == "compact" or (job == "retain" and self.retention is None):
+            return None
+        import psycopg
+
+        books = Bookkeeping(world.name, *_parts(self.table))
+        table, count = Table(books, (), ()), 0
+        with self.connect(world.given, SinkError) as connection:
+            try:
+                if not columns_of(connection, books.schema, books.table):
+                    return None
+                if job == "retain" and self.retention is not None:
+                    before_us = world.clock.now_us() - self.retention
+                    with connection.transaction():
+                        count = table.delete_before(connection, "time", before_us)
+                        books.forget(connection, datetime.fromtimestamp(before_us / 1e6, UTC))
+                else:
+                    table.vacuum(connection)
+            except psycopg.Error as error:
+                raise trouble(self.url, error, SinkError) from error
+        return f"{count} old rows deleted" if job == "retain" else "vacuumed and analyzed"
+
+    def joins(self) -> str | None:
+        return self.load
+
+    @classmethod
+    def open_joined(cls, members: Mapping[str, tuple[Sink, World, pa.Schema]]) -> PostgresLoad:
+        opened = {}
+        for i, (id, (sink, world, schema)) in enumerate(members.items()):
+            assert isinstance(sink, Postgres)
+            sink.accepts(schema)
+            opened[id] = PostgresWriter(sink, world, schema, f"{STAGING}_{i}")
+        return PostgresLoad(opened)
 
     def accepts(self, schema: pa.Schema) -> None:
         for name in (*self.upsert, *self.surrogates):
@@ -141,11 +178,11 @@ def _type_of(schema: pa.Schema, column: str) -> pa.DataType:
 class PostgresWriter(Spooled):
     """The table. Connects when it publishes, or is asked how far the table reaches."""
 
-    def __init__(self, settings: Postgres, world: World, schema: pa.Schema) -> None:
+    def __init__(self, settings: Postgres, world: World, schema: pa.Schema, staging: str = STAGING) -> None:
         super().__init__(world, schema)
         self._settings = settings
         self._books = Bookkeeping(world.name, *_parts(settings.table))
-        self._table = Table(self._books, columns_for(schema, settings.surrogates), settings.upsert)
+        self._table = Table(self._books, columns_for(schema, settings.surrogates), settings.upsert, staging)
         self._connection: Connection | None = None
         self._is_settled = False
         """Whether the table is known to have our columns, over this connection."""
@@ -165,27 +202,50 @@ class PostgresWriter(Spooled):
         super().publish(epoch, tokens)
 
     def applied(self) -> int | None:
-        with self._connected() as connection, connection.transaction():
+        with self.connected() as connection, connection.transaction():
             return self._books.epoch(connection)
 
     def apply(self, epoch: int, rows: pa.Table) -> None:
-        with self._connected() as connection, connection.transaction():
-            self._books.lock(connection)
-            stands = self._books.epoch(connection)
-            if stands != self._stands:
-                # Which rows it has brought is known to whoever asks the table again.
-                raise Unavailable(
-                    f"{self._settings.url}: a transaction whose connection was lost has reached epoch {stands} of "
-                    f"{self._settings.table} after all"
-                )
-            if not self._is_settled:
-                self._books.create(connection)
-                self._table.settle(connection)
-            refused = self._table.write(connection, rows)
-            self._books.set_aside(connection, epoch, [(why, row_text(rows.slice(at, 1))) for at, why in refused])
-            self._books.reach(connection, epoch)
+        with self.connected() as connection, connection.transaction():
+            refused = self.write(connection, epoch, rows)
+        self.wrote(epoch, refused)
+
+    def write(self, connection: Connection, epoch: int, rows: pa.Table) -> int:
+        """Write rows and epoch in the open transaction; return how many rows were set aside."""
+        self._books.lock(connection)
+        stands = self._books.epoch(connection)
+        if stands != self._stands:
+            # Which rows it has brought is known to whoever asks the table again.
+            raise Unavailable(
+                f"{self._settings.url}: a transaction whose connection was lost has reached epoch {stands} of "
+                f"{self._settings.table} after all"
+            )
+        if not self._is_settled:
+            self._books.create(connection)
+            self._table.settle(connection)
+        refused = self._table.write(connection, rows)
+        self._books.set_aside(connection, epoch, [(why, row_text(rows.slice(at, 1))) for at, why in refused])
+        self._books.reach(connection, epoch)
+        return len(refused)
+
+    def wrote(self, epoch: int, refused: int) -> None:
+        """The transaction of `write` is durable."""
         self._is_settled, self._stands = True, epoch
-        self._rejected += len(refused)
+        self._rejected += refused
+
+    def share(self, connection: Connection) -> None:
+        """Write over this connection, which belongs to another table of the load."""
+        if self._connection is not connection:
+            self._connection, self._is_settled = connection, False
+
+    def ask(self, connection: Connection) -> int | None:
+        """Return the epoch that the table reaches to, and remember it."""
+        self._stands, self._is_known = self._books.epoch(connection), True
+        return self._stands
+
+    def staged(self, name: str) -> pa.Table:
+        """Return the rows of a staged file."""
+        return self._staged(name)
 
     def housekeep(self) -> None:
         """Delete what is older than the retention, once an hour."""
@@ -193,7 +253,7 @@ class PostgresWriter(Spooled):
         if self._settings.retention is None or now_us < self._next_tidy_us or not self._is_settled:
             return
         before_us = now_us - self._settings.retention
-        with self._connected() as connection:
+        with self.connected() as connection:
             with connection.transaction():
                 count = self._table.delete_before(connection, "time", before_us)
                 self._books.forget(connection, datetime.fromtimestamp(before_us / 1e6, UTC))
@@ -210,7 +270,7 @@ class PostgresWriter(Spooled):
             self._connection = None
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
+    def connected(self) -> Iterator[Connection]:
         """Give the connection; what goes wrong on it is told as `Unavailable` or `SinkError`."""
         if self._connection is None:
             self._connection, self._is_settled = self._settings.connect(self.world.given, SinkError), False
@@ -223,4 +283,57 @@ class PostgresWriter(Spooled):
             raise trouble(self._settings.url, error, SinkError) from error
 
 
-__all__ = ["Postgres", "PostgresWriter"]
+class PostgresLoad:
+    """The tables of a load, written over one connection: each transaction brings all of them to the same epoch."""
+
+    def __init__(self, writers: Mapping[str, PostgresWriter]) -> None:
+        self._writers = writers
+        self._first = next(iter(writers.values()))
+
+    def stage(self, epoch: int, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> Token:
+        return {id: self._writers[id].stage(epoch, some) for id, some in rows.items()}
+
+    def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
+        with self._shared() as connection, connection.transaction():
+            refused = {}
+            for id, writer in self._writers.items():
+                files = [str(token[id]["file"]) for token in tokens if id in token]
+                tables = [writer.schema.empty_table(), *map(writer.staged, files)]
+                refused[id] = writer.write(connection, epoch, pa.concat_tables(tables))
+        for id, writer in self._writers.items():
+            writer.wrote(epoch, refused[id])
+        for token in tokens:
+            for id, one in token.items():
+                writer = self._writers[id]
+                writer.world.disk.unlink(writer.world.scratch / str(one["file"]))
+
+    def published(self) -> int | None:
+        with self._shared() as connection, connection.transaction():
+            epochs = [writer.ask(connection) for writer in self._writers.values()]
+        # A table that is new in the load has none yet; one that was put back behind the others must show.
+        return min((epoch for epoch in epochs if epoch is not None), default=None)
+
+    def discard(self, keep: Sequence[Token]) -> None:
+        for id, writer in self._writers.items():
+            writer.discard([token[id] for token in keep if id in token])
+
+    def housekeep(self) -> None:
+        for writer in self._writers.values():
+            writer.housekeep()
+
+    def counters(self) -> Mapping[str, int]:
+        return {"rejected": sum(writer.counters()["rejected"] for writer in self._writers.values())}
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    @contextmanager
+    def _shared(self) -> Iterator[Connection]:
+        with self._first.connected() as connection:
+            for writer in self._writers.values():
+                writer.share(connection)
+            yield connection
+
+
+__all__ = ["Postgres", "PostgresLoad", "PostgresWriter"]

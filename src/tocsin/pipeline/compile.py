@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, OUT, REJECTED, is_undecoded
+from tocsin.batch import LATE, OUT, REJECTED, Apart, is_undecoded
 from tocsin.contracts import Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
@@ -26,7 +27,11 @@ class Compiler:
         self.pipeline = pipeline
         self.sources: list[SourceNode] = []
         self.steps: list[Step] = []
+        self._numbers: dict[str, int] = {}
+        """Where each step stands among them, by its id."""
         self.sinks: list[SinkNode] = []
+        self._apart: dict[str, Apart | None] = {}
+        """By source or step: how far keys may be apart in what leaves it, where each has a time of its own."""
         self._may_be_late: set[str] = set()
         """Sources whose rows say when they happened: by arrival none is late."""
         self.ports: dict[str, dict[str, list[tuple[Port, pa.Schema]]]] = {}
@@ -40,6 +45,7 @@ class Compiler:
         for name in self._order():
             self._stream(name, pipeline.streams[name])
         self._set_aside()
+        self._require_one_server()
         return Plan(
             name=pipeline.name,
             sources=tuple(self.sources),
@@ -66,6 +72,10 @@ class Compiler:
             schema = input.decode.output_schema(schema)
         elif input.decode is not None:
             raise ConfigError(f"{input.source.name()} gives decoded rows; remove decode")
+        for i, step in enumerate(input.steps):
+            with _at(f"sources.{name}.steps.{i}"):
+                chain.append(step)
+                schema = step.output_schema(schema)
         for place, operator in (("key", input.key), ("time", input.time)):
             if operator is None:
                 if place in schema.names:
@@ -87,7 +97,8 @@ class Compiler:
             before = operator.output_schema(before)
         self.sources.append(SourceNode(name, input.source, tuple(chain), ports, input.idle_timeout))
         self.ports[name] = {port: [((name, port), s)] for port, s in ports.items()}
-        if input.time is not None and input.time.model_dump().get("column") is not None:
+        self._apart[name] = next((a for operator in chain if (a := operator.apart(None)) is not None), None)
+        if any(operator.tells_late() for operator in chain):
             self._may_be_late.add(name)
 
     def _order(self) -> Iterator[str]:
@@ -122,34 +133,68 @@ class Compiler:
         ports: dict[str, list[tuple[Port, pa.Schema]]] = {}
         for i, operator in enumerate(stream.steps):
             step = f"{name}.{i}.{operator.name()}"
+            if operator.takes_late():
+                inputs = (*inputs, *self._late_for(inputs))
             with _at(f"{place}.steps.{i}"):
                 out, side = operator.output_schema(schema), operator.side_schemas(schema)
-            self.steps.append(Step(step, operator, inputs, schema, {OUT: out, **side}))
+                apart = self._apart_of(inputs)
+                self._apart[step] = operator.apart(apart)
+            self._numbers[step] = len(self.steps)
+            self.steps.append(Step(step, operator, inputs, schema, {OUT: out, **side}, apart=apart))
             for port, side_schema in side.items():
                 ports.setdefault(port, []).append(((step, port), side_schema))
             inputs, schema = ((step, OUT),), out
         self.ports[name] = {OUT: [(port, schema) for port in inputs], **ports}
         for i, part in enumerate(stream.sinks):
-            late = self._late_for(inputs, schema) if isinstance(part, Sink) and not stream.steps else ()
-            kept = schema.append(LATE_COLUMN) if late else schema
+            is_archive = isinstance(part, Sink) and LATE_COLUMN.name not in schema.names
+            late = self._late_for(inputs) if is_archive else ()
+            marks = is_archive and self._takes_both((*inputs, *late))
+            kept = schema.append(LATE_COLUMN) if marks else schema
             with _at(f"{place}.sinks.{i}"):
                 part.accepts(kept)
-            self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", (*inputs, *late), part, kept, bool(late)))
+            self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", (*inputs, *late), part, kept, marks))
 
-    def _late_for(self, inputs: Sequence[Port], schema: pa.Schema) -> tuple[Port, ...]:
-        """The late rows that an archive keeps beside the others: of sources whose rows reach it as they are.
+    @staticmethod
+    def _takes_both(inputs: Sequence[Port]) -> bool:
+        """Whether there are rows and the late ones of the same source or step, as with ``[plant, plant.late]``."""
+        return any((id, OUT) in inputs for id, port in inputs if port == LATE)
 
-        Those that a stream asks for by name (``source.late``) are left to it.
-        """
-        asked = {reference for stream in self.pipeline.streams.values() for reference in stream.from_}
-        timed = {
-            origin.id
-            for origin in self.sources
-            if LATE in origin.schemas and origin.id in self._may_be_late and f"{origin.id}.{LATE}" not in asked
-        }
-        if LATE_COLUMN.name in schema.names or any(port != OUT or id not in timed for id, port in inputs):
+    def _apart_of(self, inputs: Sequence[Port]) -> Apart | None:
+        """How far keys may be apart in several inputs together."""
+        parts = [apart for id, _ in inputs if (apart := self._apart[id]) is not None]
+        if not parts:
+            return None
+        return Apart(max(apart.lateness_us for apart in parts), max(apart.most_us for apart in parts))
+
+    def _late_for(self, inputs: Sequence[Port]) -> tuple[Port, ...]:
+        """The late rows beside others, where nothing on the way here goes by time."""
+        ordinary = [port for port in inputs if port[1] != LATE]
+        if any(not self._has_late(port) for port in ordinary):
             return ()
-        return tuple((id, LATE) for id, _ in inputs)
+        return tuple(port for port in map(self._late, ordinary) if port not in inputs)
+
+    def _has_late(self, port: Port) -> bool:
+        """Whether rows of a port have late ones that could stand beside them."""
+        id, name = port
+        if name != OUT:
+            return False
+        if id in self.pipeline.sources:
+            return id in self._may_be_late
+        step = self.steps[self._numbers[id]]
+        if step.operator.tells_late():
+            return True
+        return step.operator.TIMELESS and all(self._has_late(before) for before in step.inputs)
+
+    def _late(self, port: Port) -> Port:
+        """Returns the port of the late rows; the steps on the way to it take them along from now on."""
+        id, _ = port
+        if id not in self.pipeline.sources:
+            step = self.steps[self._numbers[id]]
+            if not step.operator.tells_late() and not step.late:
+                late = tuple(map(self._late, step.inputs))
+                schemas = {**step.schemas, LATE: step.schemas[OUT]}
+                self.steps[self._numbers[id]] = replace(step, late=late, schemas=schemas)
+        return id, LATE
 
     def _united(self, references: Sequence[str]) -> tuple[tuple[Port, ...], pa.Schema]:
         if not references:
@@ -173,9 +218,23 @@ class Compiler:
             united = pa.schema([a.with_nullable(a.nullable or b.nullable) for a, b in zip(united, schema, strict=True)])
         return tuple(port for port, _ in outlets), united
 
+    def _require_one_server(self) -> None:
+        """Sinks of one load write in one transaction, so they are of one kind and one server."""
+        places: dict[str, tuple[str, object]] = {}
+        for target in self.sinks:
+            if not isinstance(target.part, Sink) or (name := target.part.joins()) is None:
+                continue
+            place = (target.id, [target.part.name(), target.part.place().get("server")])
+            first = places.setdefault(name, place)
+            if first[1] != place[1]:
+                raise ConfigError(
+                    f"load '{name}' has sinks of two servers, '{first[0]}' and '{target.id}', which share no "
+                    "transaction; give them loads of their own"
+                )
+
     def _set_aside(self) -> None:
         """Rows that nobody asked for but that must not be lost: rejected ones and late ones."""
-        taken = {port for step in self.steps for port in step.inputs}
+        taken = {port for step in self.steps for port in (*step.inputs, *step.late)}
         taken |= {port for target in self.sinks for port in target.inputs}
         free = [
             (port, schema)

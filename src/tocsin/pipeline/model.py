@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from tocsin.contracts import Operator
 from tocsin.pipeline.parts import ADecoder, AKey, AnOperator, ASink, ASource, ATime, delta_table
 from tocsin.pipeline.plan import Plan
 from tocsin.settings import Many, Settings
 from tocsin.settings.quantities import Duration, Size
 
+BEFORE_KEY = ("derive", "keep", "cast")
+"""The steps that a source may have: they go row by row, and need neither key nor time."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -33,12 +39,26 @@ class Input(Settings):
     """Where rows come from."""
     decode: ADecoder | None = None
     """From bytes to rows."""
+    steps: tuple[AnOperator, ...] = ()
+    """What is done to the rows before they have key and time: derive, keep or cast, for a key or a time that must be
+    made of several columns."""
     key: AKey | None = None
     """Which column, or template of columns, says which machine or series it is (settings of `rekey`)."""
     time: ATime | None = None
     """Which column says when it happened, and how late a row may come (settings of `event_time`); else the arrival."""
     idle_timeout: Duration = 10_000_000
     """How long a partition may be silent before it no longer holds the watermark back."""
+
+    @field_validator("steps")
+    @classmethod
+    def _row_by_row(cls, steps: tuple[Operator, ...]) -> tuple[Operator, ...]:
+        for step in steps:
+            if step.name() not in BEFORE_KEY:
+                raise ValueError(
+                    f"{step.name()} needs rows with key and time, so it stands in the steps: of a stream; before key "
+                    f"and time there may be {', '.join(BEFORE_KEY)}"
+                )
+        return steps
 
 
 class Stream(Settings):
@@ -52,6 +72,46 @@ class Stream(Settings):
     """What is done to the rows, in order."""
     sinks: tuple[ASink, ...] = ()
     """Where the rows are kept or sent."""
+
+
+class Job(Settings):
+    """What is done to a schedule of its own, by ``tocsin jobs``."""
+
+    cron: str
+    """When: minute, hour, day of the month, month, day of the week, as ``30 2 * * *`` for each night at half past
+    two."""
+    do: Literal["load", "reload", "compact", "vacuum", "retain"]
+    """``load`` runs the pipeline to the end of its sources; ``reload`` too, but reads all that they hold anew;
+    ``compact`` merges small files, ``vacuum`` gives space back, ``retain`` deletes rows beyond their retention."""
+    zone: str = "UTC"
+    """The time zone of ``cron``, as ``Europe/Berlin``."""
+    retries: int = Field(3, ge=0, le=100)
+    """How often it is tried again after it has failed."""
+    retry_after: Duration = Field(60_000_000, ge=0)
+    """Time before the first try again; it doubles after each."""
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        try:
+            return ZoneInfo(zone).key
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone '{zone}'; write it as Europe/Berlin") from error
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_is_right(cls, cron: str) -> str:
+        try:
+            if len(cron.split()) == 5:
+                next(CronSim(cron, datetime.now(UTC)))
+                return cron
+        except (CronSimError, StopIteration):
+            pass
+        raise ValueError(f"'{cron}' is no time; write minute, hour, day, month and weekday, as 30 2 * * *")
+
+    def next_after(self, at: datetime) -> datetime:
+        """Returns the next time, in UTC."""
+        return next(CronSim(self.cron, at.astimezone(ZoneInfo(self.zone)))).astimezone(UTC)
 
 
 class Page(Settings):
@@ -96,12 +156,14 @@ class Pipeline(Settings):
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
     """What the live page shows."""
+    jobs: Mapping[Name, Job] = {}
+    """What is done to schedules of their own, by name: loads, and housekeeping."""
 
     @model_validator(mode="before")
     @classmethod
     def _single_source(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "source" in data:
-            single = {k: data[k] for k in ("source", "decode", "key", "time", "idle_timeout") if k in data}
+            single = {k: data[k] for k in Input.model_fields if k in data}
             rest = {k: v for k, v in data.items() if k not in single}
             if "sources" in rest:
                 raise ValueError("write either source (one) or sources (several, by name)")
@@ -118,4 +180,4 @@ class Pipeline(Settings):
         return Compiler(self).plan()
 
 
-__all__ = ["Input", "Page", "Pipeline", "Stream"]
+__all__ = ["Input", "Job", "Page", "Pipeline", "Stream"]

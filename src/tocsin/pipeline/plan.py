@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from tocsin.batch import Apart
 from tocsin.contracts import Channel, Operator, Sink, Source
 
 LATE_COLUMN = pa.field("late", pa.bool_())
@@ -62,6 +63,10 @@ class Step:
     input_schema: pa.Schema
     schemas: Mapping[str, pa.Schema]
     """By port."""
+    late: tuple[Port, ...] = ()
+    """Inputs beside the others, of rows that came too late: what becomes of them leaves by port ``late``."""
+    apart: Apart | None = None
+    """Where each key of what comes has a time of its own: how far they may be apart."""
 
     def shard(self, keys: pa.Array) -> pa.Array:
         """Returns the shard of each key: where the step runs in several copies, its rows are exchanged by it."""
@@ -101,15 +106,29 @@ class Plan:
     lag_bytes: int
     """How much may wait on disk for one sink that is away before nothing more is read."""
 
+    def loads(self) -> dict[str, tuple[SinkNode, ...]]:
+        """Returns the sinks that are published together, by the id of their load."""
+        loads: dict[str, list[SinkNode]] = {}
+        for target in self.sinks:
+            if isinstance(target.part, Sink) and (name := target.part.joins()) is not None:
+                loads.setdefault(f"load {name}", []).append(target)
+        return {id: tuple(members) for id, members in loads.items()}
+
+    def is_bounded(self) -> bool:
+        """Returns whether all sources end by themselves."""
+        return all(origin.source.bounded() for origin in self.sources)
+
     def prints(self) -> dict[str, Print]:
         """Returns the print of everything that may remember something: by the step's id, or as ``source.rekey``."""
         chains = {f"{origin.id}.{name}": one for origin in self.sources for name, one in origin.prints().items()}
         return chains | {step.id: print_of(step.operator, step.input_schema) for step in self.steps}
 
     def tables(self) -> dict[str, str]:
-        """Returns by sink what its table is known by again: another pipeline's name makes it another one."""
+        """Returns by sink, and by load, what its table is known by again: the pipeline's name is part of it."""
         sinks = {target.id: target.part for target in self.sinks if isinstance(target.part, Sink)}
-        return {id: _hash([self.name, sink.name(), sink.place()]) for id, sink in sinks.items()}
+        tables = {id: _hash([self.name, sink.name(), sink.place()]) for id, sink in sinks.items()}
+        loads = {id: _hash([[one.id, tables[one.id]] for one in members]) for id, members in self.loads().items()}
+        return tables | loads
 
 
 def print_of(operator: Operator, input: pa.Schema) -> Print:

@@ -113,5 +113,6 @@ def address(url: str) -> tuple[str, int, str]:
     database = unquote(parts.path.strip("/"))
     wrong = parts.scheme not in ("postgresql", "postgres") or not parts.hostname or port == -1
     if wrong or not database or "/" in database or parts.query or parts.fragment:
-        raise ConfigError(f"{url!r} is not the address of a database; write postgresql://host:5432/database")
+        # It is not shown: it may hold a password in some form that is not understood.
+        raise ConfigError("this is not the address of a database; write postgresql://host:5432/database")
     return str(parts.hostname), port or 5432, database

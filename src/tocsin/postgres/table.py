@@ -59,7 +59,10 @@ def columns_for(schema: pa.Schema, surrogates: Sequence[str]) -> list[Column]:
 class Table:
     """One table, whose name may need a schema, written over one connection at a time."""
 
-    def __init__(self, books: Bookkeeping, columns: Sequence[Column], key: Sequence[str]) -> None:
+    def __init__(
+        self, books: Bookkeeping, columns: Sequence[Column], key: Sequence[str], staging: str = STAGING
+    ) -> None:  # fmt: skip
+        self._staging = staging
         self._books, self._columns = books, columns
         self._key = [column.kept_as for name in key for column in columns if column.name == name]
         self._key_names = list(key)
@@ -250,7 +253,7 @@ class Table:
         parts = [sql.SQL("{} {}").format(sql.Identifier(f"c{i}"), type) for i, type in enumerate(types)]
         statement = sql.SQL("create temp table {} ({} bigint, {}) on commit delete rows")
         connection.execute(
-            statement.format(sql.Identifier(STAGING), sql.Identifier(PLACE), sql.SQL(", ").join(parts))
+            statement.format(sql.Identifier(self._staging), sql.Identifier(PLACE), sql.SQL(", ").join(parts))
         )  # fmt: skip
 
     # how rows get there
@@ -262,11 +265,11 @@ class Table:
             _copy(connection, self._identifier(), [c.kept_as for c in self._columns], copy_text(columns))
             return
         if self._has_staged:
-            connection.execute(_sql("truncate {}", STAGING))
+            connection.execute(_sql("truncate {}", self._staging))
         self._has_staged = True
         names = [PLACE, *(f"c{i}" for i in range(len(columns)))]
         places = pa.array(range(len(rows)), pa.int64())
-        _copy(connection, _sql("{}", STAGING), names, copy_text([places, *columns]))
+        _copy(connection, _sql("{}", self._staging), names, copy_text([places, *columns]))
         for i, column in enumerate(self._columns):
             if column.is_surrogate:
                 connection.execute(self._new_values(column, i))
@@ -280,7 +283,7 @@ class Table:
             "except select value from {dimension} on conflict do nothing"
         )
         return statement.format(
-            dimension=self._dimension(column), c=sql.Identifier(f"c{i}"), staging=sql.Identifier(STAGING)
+            dimension=self._dimension(column), c=sql.Identifier(f"c{i}"), staging=sql.Identifier(self._staging)
         )
 
     def _insert(self) -> Composed:
@@ -289,13 +292,13 @@ class Table:
         names = [column.kept_as for column in self._columns]
         values = sql.SQL(", ").join(self._value(i, column) for i, column in enumerate(self._columns))
         insert = sql.SQL("insert into {} ({}) select {} from {} s").format(
-            self._identifier(), _names(names), values, sql.Identifier(STAGING)
+            self._identifier(), _names(names), values, sql.Identifier(self._staging)
         )
         if not self._key:
             return insert + sql.SQL(" order by {}").format(sql.Identifier(PLACE))
         places = [sql.Identifier(f"c{i}") for i, column in enumerate(self._columns) if column.kept_as in self._key]
         last = sql.SQL(" where {p} in (select max({p}) from {staging} group by {key})").format(
-            p=sql.Identifier(PLACE), staging=sql.Identifier(STAGING), key=sql.SQL(", ").join(places)
+            p=sql.Identifier(PLACE), staging=sql.Identifier(self._staging), key=sql.SQL(", ").join(places)
         )
         return insert + last + self._on_conflict([name for name in names if name not in self._key])
 

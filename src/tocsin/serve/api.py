@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 import tocsin
 from tocsin.domain.alarms import action_words, operator_action
-from tocsin.engine.wire import Counted
+from tocsin.engine.wire import Counted, Stream
 from tocsin.errors import ConfigError
 from tocsin.serve.access import COOKIE, Keys, address_of, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
@@ -27,6 +27,8 @@ from tocsin.serve.series import pack
 BODY_BYTES_MAX = 16 * 2**10
 _TEXT_MAX = 500
 _SHELVE_S_MAX = 30 * 86_400
+_PARTS = 600
+_TIME_MS_MAX = 4_102_444_800_000  # 2100
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class PageContext:
     secure: bool = False
     lake_folder: Path | None = None
     """Where the tables are."""
+    streams: Collection[Stream] = ()
+    """What is shown of them; all if none is given."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
@@ -107,6 +111,8 @@ async def machines(request: Request) -> Response:
 async def series(request: Request) -> Response:
     page = page_of(request)
     name = request.query_params.get("machine", "")
+    if "from" in request.query_params or "to" in request.query_params:
+        return await _history(page, name, request.query_params)
     machine = page.live.machines.get(name)
     if machine is None:
         return refused(404, "no such machine; /api/machines lists them")
@@ -115,6 +121,22 @@ async def series(request: Request) -> Response:
         for one in machine.series.values()
     ]
     return answer(MachineHistory(page.hub.position, name, series))
+
+
+async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) -> Response:
+    """Returns what the lake holds of a machine over the range of time that is asked for."""
+    from tocsin.serve.history import PARTS_MAX, history  # on demand: the page starts sooner
+
+    try:
+        begin, end, parts = int(asked["from"]), int(asked["to"]), int(asked.get("points", _PARTS))
+    except (KeyError, ValueError):
+        return refused(422, "a range needs from and to, in milliseconds since 1970, and may have points")
+    if not (0 <= begin < end <= _TIME_MS_MAX and 0 < parts <= PARTS_MAX):
+        return refused(422, f"from must come before to, and points be 1 to {PARTS_MAX}")
+    if page.lake_folder is None or not page.lake_folder.is_dir():
+        return refused(404, "there is no past: this pipeline has written no table yet")
+    kept = await asyncio.to_thread(history, page.lake_folder, page.streams, machine, begin, end, parts)
+    return answer(MachineHistory(page.hub.position, machine, kept))
 
 
 async def alarms(request: Request) -> Response:

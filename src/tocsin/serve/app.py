@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
+ENDED_WITHIN_S = 10.0
 _READY = "ready"
 
 Endpoint = Callable[[Request], Any]
@@ -87,6 +89,7 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
+    "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
     "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),
     "/style.css": ("tocsin.serve", "pages/style.css", "text/css; charset=utf-8"),
@@ -154,10 +157,11 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
         writer.close()
 
 
-async def hear_engines(page: PageContext, lake_folder: Path | None, streams: Collection[Stream]) -> None:
+async def hear_engines(page: PageContext) -> None:
     """First the past, then what the engine sends."""
+    lake_folder = page.lake_folder
     if lake_folder is not None and lake_folder.is_dir():
-        for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, streams))):
+        for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, page.streams))):
             page.live.take(stream, rows, NEVER_S)
     engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
     async with engines:
@@ -187,11 +191,11 @@ def serve(
     lake folder's tables hold from before, of these ``streams`` if any are given.
     """
     address = address or Address()
-    page = PageContext(title, state_folder, Live(), Hub(), Keys(address.token), address.secure, lake_folder)
+    page = PageContext(title, state_folder, Live(), Hub(), Keys(address.token), address.secure, lake_folder, streams)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page, lake_folder, streams))]
+        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page))]
         for task in tasks:
             task.add_done_callback(_report)
         yield
@@ -345,12 +349,17 @@ def main() -> None:
         while sys.stdin.read(4096):
             pass
         ended.set()
+        time.sleep(ENDED_WITHIN_S)
+        os._exit(1)  # whatever still holds it: nobody is there any more to end it
+
+    def ready() -> None:
+        with suppress(OSError):  # who started it is gone already, which `watch` sees
+            print(_READY, flush=True)  # noqa: T201
 
     threading.Thread(target=watch, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # the engine comes first
     try:
-        ready = partial(print, _READY, flush=True)
         names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[Stream, ...])}
         serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
     except TocsinError as error:

@@ -1,7 +1,6 @@
 """What the page knows: machines, their series, alarms and counters, each within bounds.
 
-What the columns of a stream mean comes with its rows (`engine.wire.Stream`). A key that ends in the signal
-(``press-1/vibration``) belongs to the machine before it.
+What the columns of a stream mean comes with its rows (`engine.wire.Stream`).
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.domain.alarms import ACTIVE
 from tocsin.engine.wire import Counted, Stream
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
 from tocsin.serve.messages import Changes, Figures, RecentSeries, ShownAlarm, ShownMachine, Tile
+from tocsin.serve.naming import named, placed
 from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, pack
 
 MACHINES_MAX = 2000
@@ -33,6 +32,8 @@ LAG_EPOCHS_MAX = 10
 """A sink that is further behind is told of, even if nothing seems wrong with it."""
 STALLED_S = 5.0
 """An engine that has said nothing for so long is not live; it counts aloud four times a second."""
+GRAVEST_FIRST = ("abnormal", "warming")
+"""Verdicts that stand for a machine while one of its signals has them; of all other states the newest stands."""
 _SILENT_S_MIN = 10.0
 _SILENT_INTERVALS = 5.0
 
@@ -46,8 +47,8 @@ class MachineView:
     """When it was last heard, on the monotonic clock."""
     interval_s: float = 0.0
     """How often it is heard, smoothed."""
-    state: str = ""
-    """What the machine says of itself (running, idle ...), if anything."""
+    states: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What is said of it, by stream and signal (the signal is empty where the stream has none); the newest last."""
     series: dict[tuple[str, str], SeriesBuffer] = field(default_factory=dict)
     """By stream and signal."""
     told: Tile | None = None
@@ -62,9 +63,23 @@ class MachineView:
             self.interval_s = 0.9 * self.interval_s + 0.1 * min(gap, 10 * self.interval_s)
         self.seen_s = now_s
 
+    def say(self, stream: str, signal: str, state: str | None) -> None:
+        """Note what a stream says of it, or of one of its signals."""
+        self.states.pop((stream, signal), None)
+        self.states[stream, signal] = str(state or "")[:TEXT_MAX]
+
+    @property
+    def state(self) -> str:
+        """What the machine, or a verdict, says of it (running, idle, abnormal ...), if anything."""
+        said = list(self.states.values())
+        return next((state for state in GRAVEST_FIRST if state in said), said[-1] if said else "")
+
     def silent(self, now_s: float) -> bool:
-        """Returns whether nothing has come for much longer than usual."""
-        return now_s - self.seen_s > max(_SILENT_S_MIN, _SILENT_INTERVALS * self.interval_s)
+        """Returns whether no reading has come for much longer than usual.
+
+        Of what has no readings (a stream of changes only) silence says nothing.
+        """
+        return bool(self.series) and now_s - self.seen_s > max(_SILENT_S_MIN, _SILENT_INTERVALS * self.interval_s)
 
     def tile(self, worst: ShownAlarm | None, now_s: float) -> Tile:
         """Returns it at a glance, given its worst open alarm."""
@@ -107,21 +122,14 @@ class Live:
         if stream.kind == "alarms":
             self.alarms.take(rows)
             return
-        names = _machines(rows, stream.machine)
-        if stream.signal:
-            signals = rows.column(stream.signal).cast(pa.string()).fill_null("value")
-            self._take_values(stream, _without_signal(names, signals), signals, rows, "value", now_s)
-        else:
-            for column in stream.values[:SIGNALS_MAX]:
-                machines, signals = names, pa.chunked_array([pa.array([column] * rows.num_rows, pa.string())])
-                if stream.values == ("value",) and stream.machine != "machine":
-                    machines, signals = _split(names)
-                self._take_values(stream, machines, signals, rows, column, now_s)
-        if stream.state:
+        names = named(rows, stream.machine)
+        for column in stream.values[:SIGNALS_MAX]:
+            self._take_values(stream, *placed(stream, rows, names, column), rows, column, now_s)
+        if stream.state and not stream.values:
             states = dict(zip(names.to_pylist(), rows.column(stream.state).to_pylist(), strict=True))
             for name, state in states.items():
                 if (machine := self._machine(name, now_s)) is not None:
-                    machine.state = str(state or "")[:TEXT_MAX]
+                    machine.say(stream.name, "", state)
 
     def _take_values(
         self, stream: Stream, machines: pa.ChunkedArray, signals: pa.ChunkedArray, rows: pa.Table, column: str,
@@ -139,6 +147,7 @@ class Live:
         codes = where.indices.to_numpy().astype(np.int64) * len(what.dictionary) + what.indices.to_numpy()
         order = np.argsort(codes, kind="stable")
         cuts = np.flatnonzero(np.diff(codes[order])) + 1
+        states = rows.column(stream.state) if stream.state else None
         # A loop over series, not over rows: about 5 us each.
         for part in np.split(order, cuts):
             name = where[int(part[0])].as_py()
@@ -146,6 +155,8 @@ class Live:
             if series is not None:
                 series.add(points[:, part])
                 self._new_points.setdefault(series.id, []).append(points[:, part])
+                if states is not None:
+                    self.machines[series.machine].say(stream.name, series.signal, states[int(part[-1])].as_py())
 
     def _machine(self, name: str, now_s: float) -> MachineView | None:
         name = name[:TEXT_MAX]
@@ -162,7 +173,9 @@ class Live:
         machine = self._machine(name, now_s)
         if machine is None:
             return None
-        if now_s > machine.seen_s:
+        if not machine.series:
+            machine.seen_s = now_s  # until now only states of it were known
+        elif now_s > machine.seen_s:
             machine.hear(now_s)
         signal = signal[:TEXT_MAX]
         series = machine.series.get((stream, signal))
@@ -249,30 +262,6 @@ class Live:
             sinks={id: sink for id, sink in counted.sinks.items() if sink.reason or sink.lag_epochs > LAG_EPOCHS_MAX},
             sources={id: source for id, source in counted.sources.items() if source.reason},
         )
-
-
-def _machines(rows: pa.Table, column: str) -> pa.ChunkedArray:
-    """Returns the machine of each row; the key where the column is null."""
-    return pc.coalesce(rows.column(column).cast(pa.string()), rows.column("key").cast(pa.string()))
-
-
-def _without_signal(names: pa.ChunkedArray, signals: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns names without the signal at their end."""
-    return pc.if_else(pc.equal(_last(names), signals), _before(names), names)
-
-
-def _split(names: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Returns machine and signal of ``press-1/vibration``; the signal is ``value`` where there is no slash."""
-    slash = pc.match_substring(names, "/")
-    return pc.if_else(slash, _before(names), names), pc.if_else(slash, _last(names), "value")
-
-
-def _before(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.replace_substring_regex(names, r"(?s)/[^/]*$", "")
-
-
-def _last(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.replace_substring_regex(names, r"(?s)^.*/", "")
 
 
 def _floats(column: pa.ChunkedArray) -> Points:

@@ -20,6 +20,10 @@ class Points(msgspec.Struct, omit_defaults=True):
     time: list[float]
     """Milliseconds since 1970."""
     value: Numbers
+    """The reading; the mean where a point stands for several."""
+    least: Numbers = []
+    """The least reading that a point stands for, and the most."""
+    most: Numbers = []
     expected: Numbers = []
     lower: Numbers = []
     upper: Numbers = []

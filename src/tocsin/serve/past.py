@@ -25,21 +25,14 @@ def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tupl
 
     The tables are those named like one of these streams, or all if none is given. It takes a few seconds at most.
     """
-    from tocsin.lake.read import query, quoted, schema, tables
+    from tocsin.lake.read import query, quoted
 
     ends = time.monotonic() + _ALL_S_MAX
-    by_name: Mapping[str, Stream] = {stream.name: stream for stream in streams}
-    for name in list(tables(lake_folder))[:_TABLES_MAX]:
-        left_s = ends - time.monotonic()
+    for stream in kept(lake_folder, streams):
+        name, left_s = stream.name, ends - time.monotonic()
         if left_s <= 0:
             return
-        if by_name and name not in by_name:
-            continue
         try:
-            columns = schema(name, lake_folder)
-            if not {"key", "time"} <= set(columns.names):
-                continue
-            stream = _with_verdict(describe(name, columns), by_name.get(name))
             newest_of_each = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY number DESC) = 1"
             only = newest_of_each if stream.kind == "alarms" else ""
             limit = ALARMS_MAX if only else _ROWS_MAX
@@ -52,6 +45,23 @@ def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tupl
             log.warning("the page shows nothing from before of table %s: %s", name, error)
             continue
         yield stream, rows
+
+
+def kept(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[Stream]:
+    """Gives what the rows of each table mean: of those named like one of these streams, or of all if none is given."""
+    from tocsin.lake.read import schema, tables
+
+    by_name: Mapping[str, Stream] = {stream.name: stream for stream in streams}
+    for name in list(tables(lake_folder))[:_TABLES_MAX]:
+        if by_name and name not in by_name:
+            continue
+        try:
+            columns = schema(name, lake_folder)
+        except (TocsinError, OSError) as error:
+            log.warning("the page shows nothing of table %s: %s", name, error)
+            continue
+        if {"key", "time"} <= set(columns.names):
+            yield _with_verdict(describe(name, columns), by_name.get(name))
 
 
 def _with_verdict(stream: Stream, planned: Stream | None) -> Stream:

@@ -60,19 +60,19 @@ class SeriesBuffer:
 
     def recent(self, count: int) -> list[float | None]:
         """Returns the newest values."""
-        return [_round(value) for value in self.points()[1, -count:]]
+        return [rounded(value) for value in self.points()[1, -count:]]
 
 
 def pack(points: Points) -> messages.Points:
     """Returns points as the browser gets them; columns of the band without any value are left out."""
     columns = {
-        name: [_round(value) for value in column]
+        name: [rounded(value) for value in column]
         for i, (name, column) in enumerate(zip(COLUMNS, points, strict=True))
         if i < 2 or not np.isnan(column).all()
     }
     return messages.Points(**columns)  # type: ignore[arg-type]
 
 
-def _round(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """Returns seven digits, enough for a screen; milliseconds since 1970 stay whole."""
     return None if np.isnan(value) else float(value) if abs(value) > 1e11 else float(f"{value:.7g}")

@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin import testing
 from tocsin.bases import VERDICT, Detector
-from tocsin.batch import END, OUT, START, Batch, as_times, times_us
+from tocsin.batch import END, OUT, START, Batch, Floats, as_times, times_us
 from tocsin.contracts import Component, Operator
 from tocsin.errors import SchemaError
 from tocsin.settings import sentences
@@ -380,20 +381,42 @@ def a_constant_series_is_usual(operator: Detector, sample: pa.RecordBatch) -> No
     assert score < 50, f"a constant series scores {score}"
 
 
-def what_lasts_stays_told(operator: Detector, sample: pa.RecordBatch) -> None:
-    """Of a detector that holds a level against what was normal: a new level is told for as long as it lasts."""
-    if not operator.LASTING:
+def what_lasts_is_told_as_declared(operator: Detector, sample: pa.RecordBatch) -> None:
+    """A new level is told as ``TELLS`` says: for as long as it lasts, or at its beginning and then no more."""
+    tells = getattr(operator, "TELLS", None)
+    assert tells is not None, "TELLS does not say whether what lasts stays told or is a surprise only"
+    if tells == "standstill":
+        _standstill_stays_told(operator)
         return
     values, at, over = _noise(4000), 1000, 3500
     values[at:over] += -12 if operator.direction == "below" else 12
-    # Microseconds apart: no time after which a level may be accepted has passed.
+    # So close that no time after which a level may be accepted has passed.
+    told = _told(operator, values, every_s=1e-4)
+    if tells == "lasting":
+        assert told[at + 100 : over].all(), f"a lasting fault is told for {told[at:over].mean():.0%} of its time"
+        assert not told[-100:].any(), "what is back where it was is still told"
+        return
+    share = told[over - 500 : over].mean()
+    assert told[at : at + 200].any(), "a surprise is not told at its beginning"
+    assert share < 0.5, f"what lasts is told for {share:.0%} of the time in the end: declare it as lasting"
+
+
+def _standstill_stays_told(operator: Detector) -> None:
+    values, at, over = _noise(4000), 1000, 3500
+    values[at:over] = values[at]
+    told = _told(operator, values, every_s=1.0)
+    assert told[at + 1000 : over].all(), f"a standstill is told for {told[at:over].mean():.0%} of its time"
+    assert not told[-100:].any(), "what moves again is still told"
+
+
+def _told(operator: Detector, values: Floats, every_s: float) -> npt.NDArray[np.bool_]:
+    """Whether each reading has a score of 75 or more."""
     columns: dict[str, Any] = dict.fromkeys(operator.signals, values)
     if operator.when is not None:
         columns[operator.when] = np.ones(len(values), bool)
-    left = feed(operator, type(operator).sample(rows(columns, every_s=1e-4)), chop=500)
-    told = left["score"].fill_null(0).to_numpy() >= 75
-    assert told[at + 100 : over].all(), f"a lasting fault is told for {told[at:over].mean():.0%} of its time"
-    assert not told[-100:].any(), "what is back where it was is still told"
+    left = feed(operator, type(operator).sample(rows(columns, every_s=every_s)), chop=500)
+    score: Floats = left["score"].fill_null(0).to_numpy()
+    return score >= 75
 
 
 CHECKS: Sequence[Check] = (
@@ -417,7 +440,7 @@ DETECTOR_CHECKS: Sequence[Callable[[Detector, pa.RecordBatch], None]] = (
     judges_before_it_learns,
     missing_readings_change_nothing,
     a_constant_series_is_usual,
-    what_lasts_stays_told,
+    what_lasts_is_told_as_declared,
 )
 
 

@@ -175,7 +175,7 @@ OTHER_NAMES_OF_PARTS = {
 
 
 FUNCTIONS: Mapping[str, Callable[..., Value]] = {
-    "abs": lambda value: pc.abs(value),
+    "abs": arithmetic(pc.abs, pc.abs_checked),
     "sign": lambda value: pc.sign(value),
     "round": rounded,
     "floor": to_whole(pc.floor),

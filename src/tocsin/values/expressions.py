@@ -12,6 +12,7 @@ The rules are those of DuckDB, except that nothing is ever an error once the typ
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -67,17 +68,8 @@ class Expression:
     """
 
     def __init__(self, text: str) -> None:
-        import sqlglot
-        from sqlglot.errors import SqlglotError
-
-        try:
-            tree = sqlglot.parse_one(text, dialect="duckdb")
-        except SqlglotError as error:
-            where = (getattr(error, "errors", None) or [{}])[0]
-            said = where.get("description") or str(error)
-            raise ConfigError(f"'{text}' is not an expression: {said} (column {where.get('col', '?')})") from error
         self.text = text
-        self._run = _compile(tree)
+        self._run = _compile(_parsed(text))
 
     def __call__(self, rows: pa.RecordBatch) -> pa.Array:
         value = self._run(rows)
@@ -102,6 +94,32 @@ def condition(text: str, schema: pa.Schema) -> Expression:
 
 
 # --------------------------------------------------------------------------------------------------------- compiling
+
+
+def _parsed(text: str) -> Any:
+    """The tree of an expression. In brackets, for else a column named load, set or copy would begin a command."""
+    import sqlglot
+    from sqlglot.dialects.duckdb import DuckDB
+    from sqlglot.errors import SqlglotError
+
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of commands; we refuse them
+    try:
+        tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")
+        if tree.key == "paren":
+            return tree.this
+    except SqlglotError:
+        pass  # what is wrong is told of the text as it is
+    word = text.split(maxsplit=1)[0] if text.strip() else ""
+    hint = f'; a column of the name {word} is written "{word}"' if word.upper() in DuckDB.Tokenizer.KEYWORDS else ""
+    try:
+        parsed = sqlglot.parse_one(text, dialect="duckdb")
+    except SqlglotError as error:
+        where = (getattr(error, "errors", None) or [{}])[0]
+        said = where.get("description") or str(error)
+        raise ConfigError(f"'{text}' is not an expression: {said} (column {where.get('col', '?')}){hint}") from error
+    if parsed.key == "command" or hint:
+        raise ConfigError(f"'{text}' cannot stand in an expression: it is a command{hint}")
+    return parsed
 
 
 def _compile(node: Any) -> Run:

@@ -225,12 +225,16 @@ def advice(text: str, reason: str = "ts_syntax", format: str | None = None) -> s
     plain = text.strip()
     if reason == "ts_zone":
         return "names no zone: set zone, as zone: Europe/Berlin or zone: UTC"
+    if reason == "ts_range" and re.fullmatch(r"(19|2[01])\d{12}", plain):
+        return 'is no number since 1970: if it is a date and a time, say so, as format: "%Y%m%d%H%M%S"'
     if reason == "ts_range":
         return "lies before 1970 or after 2199; if it is a number, is its unit right?"
     if reason != "ts_syntax":
         return ""
     if format is not None:
         return f"is not written as format says, {format!r}"
+    if re.fullmatch(r"\d{8}(\.0*)?", plain):
+        return 'may be a date or a number of seconds: say which, as format: "%Y%m%d", or unit: s'
     if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", plain):
         return "is a number: say its unit, as unit: ms (or s, us, ns, auto)"
     if re.match(r"\d{1,2}([./-])\d{1,2}\1(\d{4}|\d{2})\b", plain):

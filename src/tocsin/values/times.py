@@ -6,6 +6,9 @@ time was made out, but is worth a flag: a leap second, an hour that happens twic
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -40,6 +43,8 @@ UNITS = {"s": SECONDS, "ms": MILLIS, "us": MICROS, "ns": NANOS, "auto": AUTO}
 """Units of epoch numbers; ``auto`` guesses by size, which is right for every time from 1973 to 5138."""
 AUTO_MILLIS, AUTO_MICROS, AUTO_NANOS = 10**11, 10**14, 10**17
 """From these sizes on ``auto`` takes a number for milliseconds, microseconds and nanoseconds."""
+DATES_US = (19_700_101 * 10**6, 22_000_000 * 10**6)
+"""Seconds in this stretch may as well be dates without marks."""
 DIGITS_MAX, TOO_LARGE = 8 * 10**17, 2**63 - 1
 """Below the first there is room for one more digit in 64 bits; the second stands for what has no room."""
 _NUMBER_TYPES = (pt.is_integer, pt.is_floating, pt.is_decimal)
@@ -73,6 +78,8 @@ def parse_times(
         us, codes = _from_text(column.cast(pa.string()), unit) if format is None else _by_format(column, format)
     else:
         raise SchemaError(f"a time must be text, a number or a timestamp; this column is {column.type}")
+    if unit == "auto" and format is None:
+        codes = np.where(_look_like_dates(column, us, codes), SYNTAX, codes)
     local = codes >= LOCAL
     if local.any():
         codes = np.where(local, codes - LOCAL, codes)
@@ -82,6 +89,15 @@ def parse_times(
     codes = np.where(((us < 0) | (us >= END_US)) & ((codes == 0) | (codes > ZONE)), RANGE, codes)
     refused = (codes >= MISSING) & (codes <= ZONE)
     return pa.array(us, pa.int64(), mask=refused if refused.any() else None).cast(TIME_TYPE), _reasons(codes)
+
+
+def _look_like_dates(column: pa.Array, us: npt.NDArray[np.int64], codes: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """Which numbers are written as a date, 20260131, and not to be guessed to be seconds of August 1970."""
+    dates = (us >= DATES_US[0]) & (us < DATES_US[1]) & (codes == 0)
+    if dates.any() and pt.is_string(column.type):
+        digits = pc.match_substring_regex(column, r"^\s*\d{8}(\.\d*)?\s*$").fill_null(False)
+        dates &= digits.to_numpy(zero_copy_only=False)
+    return dates if not pt.is_timestamp(column.type) else np.zeros(len(us), np.bool_)
 
 
 def _reasons(codes: npt.NDArray[np.int8]) -> pa.Array:
@@ -133,10 +149,20 @@ def _from_text(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64
     us, codes = _as_they_stand(column, unit)
     strange = np.flatnonzero((codes == SYNTAX) & column.is_valid().to_numpy(zero_copy_only=False))
     if len(strange):  # some 5 us each
-        texts = pa.array([rewritten(text) for text in column.take(pa.array(strange)).to_pylist()], pa.string())
+        said = column.take(pa.array(strange)).to_pylist()
+        codes[strange[[not text.strip() for text in said]]] = MISSING
+        texts = pa.array([rewritten(text) or _written_out(text) for text in said], pa.string())
         if texts.null_count < len(texts):
-            us[strange], codes[strange] = _as_they_stand(texts.fill_null(""), unit)
+            again = texts.is_valid().to_numpy(zero_copy_only=False)
+            us[strange[again]], codes[strange[again]] = _as_they_stand(texts.drop_null(), unit)
     return us, codes
+
+
+def _written_out(text: str) -> str | None:
+    """Returns a number with an exponent (1.7698608e9) without it, to the digit; None for any other text."""
+    if re.fullmatch(r"\s*\d(\.\d{1,30})?[eE]\+?\d{1,2}\s*", text) is None:
+        return None
+    return f"{Decimal(text.strip()):f}"
 
 
 def _as_they_stand(column: pa.Array, unit: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:

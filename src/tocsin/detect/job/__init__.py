@@ -67,6 +67,7 @@ class Job(Operator):
     Elastic: "Anomaly detection" (function reference, custom rules, get records API). Models and scores are our own.
     """
 
+    ONE_TIME: ClassVar[bool] = True
     SHORTHAND: ClassVar[str | None] = "definition"
     ACROSS_KEYS: ClassVar[str] = "a job splits by fields of the rows, and scores a bucket over all of its series"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = (

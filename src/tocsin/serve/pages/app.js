@@ -1,6 +1,7 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
+import { Range } from "/range.js";
 import { Tiles, paintPill } from "/tiles.js";
 import { checked } from "/wire.js";
 import { SEVERITIES } from "/words.js";
@@ -9,7 +10,8 @@ const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
 const get = (id) => document.getElementById(id);
 const series = new Map(); // id to {machine, signal, stream}
-const charts = new Charts(get("charts"));
+const range = new Range(() => { if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
+const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
 const tiles = new Tiles(get("tiles"), () => charts.colours, (name) => choose(name, true));
 const alarms = new AlarmList(get("alarms"), { goTo, send: act, announce, toast });
 let chosen = null;
@@ -63,7 +65,9 @@ async function reload() {
   }
   alarms.load(rung.alarms);
   heard(counted);
-  if (chosen && tiles.byName.has(chosen)) await choose(chosen, picked);
+  const linked = chosen === null && tiles.byName.has(range.machine);
+  if (linked) await choose(range.machine, true);
+  else if (chosen && tiles.byName.has(chosen)) await choose(chosen, picked);
   else { chosen = null; picked = false; prefer(); }
 }
 
@@ -76,7 +80,7 @@ function listen() {
     const missed = event.lastEventId.split("-")[0] !== position.split("-")[0] || number > before + 1;
     position = event.lastEventId;
     apply(checked("Changes", JSON.parse(event.data)));
-    if (missed && chosen) refresh();
+    if (missed && chosen && range.live) refresh(5000);
   };
   source.addEventListener("reset", () => { begin(); });
   source.onerror = () => {
@@ -87,9 +91,9 @@ function listen() {
 }
 
 let refreshing = 0;
-function refresh() { // points were missed: load the chosen machine anew, at most every five seconds
+function refresh(after) { // points were missed, or time has gone on: load the chosen machine anew
   if (refreshing) return;
-  refreshing = setTimeout(() => { refreshing = 0; if (chosen) choose(chosen, picked); }, 5000);
+  refreshing = setTimeout(() => { refreshing = 0; if (chosen) choose(chosen, picked); }, after);
 }
 
 // --- what has changed ------------------------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ function apply(changes) {
     const one = series.get(Number(id));
     if (!one) continue;
     tiles.spark(one, points.value);
-    if (one.machine !== chosen) continue;
+    if (one.machine !== chosen || !range.live) continue;
     if (loading) arrived.push([one, points]);
     charts.add(one, points);
   }
@@ -194,28 +198,46 @@ async function choose(name, byPerson) {
   picked = byPerson;
   tiles.repaint();
   get("chosen").textContent = name;
+  if (byPerson || !range.live) range.show(name);
+  range.paint();
   const mine = ++asked;
+  const ends = range.ends;
   arrived = [];
   loading = true;
   try {
-    const loaded = await ask(`/api/series?machine=${encodeURIComponent(name)}`, "MachineHistory");
+    const past = ends ? `&from=${Math.round(ends[0])}&to=${Math.round(ends[1])}&points=${Math.min(Math.max(get("charts").clientWidth, 200), 600)}` : "";
+    const loaded = await ask(`/api/series?machine=${encodeURIComponent(name)}${past}`, "MachineHistory");
     if (mine !== asked) return;
-    charts.load(name, loaded.series);
+    charts.load(name, loaded.series, ends);
     for (const [one, points] of arrived) charts.add(one, points);
-    get("empty").hidden = true;
+    get("empty").hidden = loaded.series.length > 0;
+    if (ends && !loaded.series.length) sayEmpty("Nothing is kept of this time", `The tables hold no readings of ${name} between ${when(ends[0])} and ${when(ends[1])}.`);
+    if (range.everyMs) refresh(range.everyMs);
   } catch (error) {
-    if (mine === asked && error.status !== 404) toast(error.message);
+    if (mine === asked && (ends || error.status !== 404)) toast(error.message);
   } finally {
     if (mine === asked) { loading = false; arrived = []; }
   }
+}
+
+function sayEmpty(title, text) {
+  get("empty-title").textContent = title;
+  get("empty-text").textContent = text;
 }
 
 // From an alarm to its signal, at the moment it began.
 async function goTo(alarm) {
   const owner = tiles.ownerOf(alarm.machine);
   if (!owner) { toast(`${alarm.machine} is not among the machines shown here.`); return; }
+  const moment = Date.parse(alarm.started ?? alarm.time);
   if (owner === chosen) picked = true; else await choose(owner, true);
-  if (alarm.signal && !charts.focus(alarm.signal, Date.parse(alarm.started ?? alarm.time))) toast(`No readings of ${alarm.signal} are kept here.`);
+  if (!alarm.signal) return;
+  const [from, to] = range.ends ?? [charts.oldest(alarm.signal), Date.now()];
+  if (moment < from || moment > to) { // the tables go further back
+    range.around(moment);
+    await choose(owner, true);
+  }
+  if (!charts.focus(alarm.signal, moment)) toast(`No readings of ${alarm.signal} are kept here.`);
 }
 
 function paintMachines() {

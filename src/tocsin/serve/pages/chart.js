@@ -10,6 +10,7 @@ const COLUMNS = Object.keys(SCHEMAS.Points.properties);
 const noPoints = () => Object.fromEntries(COLUMNS.map((name) => [name, []]));
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
+const COARSE = matchMedia("(pointer: coarse)");
 
 export function show(value) {
   if (value === null || value === undefined) return "–";
@@ -57,8 +58,11 @@ class Buffer {
 }
 
 export class Charts {
-  constructor(host) {
+  /** @param {(from: number, to: number) => void} zoomed  called when a person has drawn over a part of a chart */
+  constructor(host, zoomed) {
     this.host = host;
+    this.zoomed = zoomed;
+    this.ends = null; // the first and the last moment shown; null if what is newest is shown
     this.cards = new Map(); // by signal
     this.byId = new Map(); // series id to its card
     this.observer = new IntersectionObserver((entries) => {
@@ -109,9 +113,11 @@ export class Charts {
     }
   }
 
-  // All series of a machine, as /api/series gives them; what an alarm has led to stays marked on the same machine.
-  load(machine, series) {
+  // All series of a machine, as /api/series gives them, for the time between two moments (null: what is newest). What an
+  // alarm has led to stays marked on the same machine.
+  load(machine, series, ends) {
     this.clear();
+    this.ends = ends;
     if (machine !== this.machine) this.asked = null;
     this.machine = machine;
     for (const one of series) this.add(one, one.points);
@@ -139,6 +145,9 @@ export class Charts {
 
   has(id) { return this.byId.has(id); }
 
+  /** Returns the first moment of which a signal's readings are here; Infinity if there are none. */
+  oldest(signal) { return Math.min(...(this.cards.get(signal)?.series ?? []).map((one) => one.points.columns.time[0] ?? Infinity)); }
+
   makeCard(signal) {
     const root = node("article", "card");
     root.tabIndex = -1;
@@ -155,7 +164,7 @@ export class Charts {
     header.append(title, stream, moment, score, now);
     root.append(header, plot);
     this.host.append(root);
-    const card = { root, signal, stream, moment, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0 };
+    const card = { root, signal, stream, moment, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0, zooms: false };
     this.cards.set(signal, card);
     this.observer.observe(root);
     return card;
@@ -204,18 +213,17 @@ export class Charts {
     const c = this.colours;
     const curve = { type: "scatter", mode: "lines", x: times, hoverinfo: "skip" };
     const traces = [
-      { ...curve, ...bandOf(times, columns), line: { width: 0 }, fill: "toself", fillcolor: c.band },
+      { ...curve, ...bandOf(times, columns.lower, columns.upper), line: { width: 0 }, fill: "toself", fillcolor: c.band },
       { ...curve, y: columns.expected, line: { color: c.expected, width: 1, dash: "dot" } },
       { ...curve, y: columns.value, line: { color: c.value, width: 1.6 }, hoverinfo: undefined, hovertemplate: "%{y:.5~g}<extra></extra>" },
       { type: "scatter", mode: "markers", x: marks.times, y: marks.values, hoverinfo: "skip",
         marker: { color: c.mark, size: 8, symbol: "diamond", line: { color: c.panel, width: 1 } } },
+      { ...curve, ...bandOf(times, columns.least, columns.most), line: { width: 0 }, fill: "toself", fillcolor: c.value, opacity: 0.3 },
     ];
     const asked = this.asked?.signal === card.signal ? this.asked.moment : null;
-    const newest = Math.max(this.newest, times[0] + 30 * SECOND_MS);
-    const usual = Math.max(times[0], newest - POINTS_MAX * SECOND_MS);
-    const oldest = asked === null ? usual : Math.min(usual, Math.max(times[0], asked - MINUTE_MS));
+    const [oldest, newest] = this.ends ?? this.newestPart(times, asked);
     const line = asked !== null && asked >= oldest && asked <= newest;
-    if (asked !== null) card.moment.textContent = `alarm since ${when(asked)}${line ? "" : ", before what is shown here"}`;
+    if (asked !== null) card.moment.textContent = `alarm since ${when(asked)}${line ? "" : ", outside of what is shown here"}`;
     const axis = { gridcolor: c.grid, zeroline: false, linecolor: c.grid, tickcolor: c.grid, tickfont: { color: c.muted, size: 10 }, fixedrange: true };
     Plotly.react(card.plot, traces, {
       datarevision: ++card.revision,
@@ -226,13 +234,31 @@ export class Charts {
       plot_bgcolor: "rgba(0,0,0,0)",
       showlegend: false,
       hovermode: "x",
-      dragmode: false,
+      dragmode: COARSE.matches ? false : "zoom", // a finger on a chart scrolls the page
       hoverlabel: { bgcolor: c.panel, bordercolor: c.grid, font: { color: c.text, size: 11 } },
-      xaxis: { ...axis, type: "date", range: [oldest, newest], nticks: 6, tickformatstops: [
+      xaxis: { ...axis, type: "date", fixedrange: false, range: [oldest, newest], nticks: 6, tickformatstops: [
         { dtickrange: [null, 59999], value: "%H:%M:%S" }, { dtickrange: [60000, 86399999], value: "%H:%M" }, { dtickrange: [86400000, null], value: "%d %b" }] },
       yaxis: { ...axis, nticks: 5, ...rangeOf(columns, marks.values) },
       shapes: line ? [{ type: "line", x0: asked, x1: asked, yref: "paper", y0: 0, y1: 1, line: { color: c.mark, width: 1.5, dash: "dash" } }] : [],
     }, { displayModeBar: false, responsive: false, showTips: false, doubleClick: false });
+    this.hearZoom(card);
+  }
+
+  // The newest readings: as many as are kept, or ten minutes where they come faster than once a second.
+  newestPart(times, asked) {
+    const newest = Math.max(this.newest, times[0] + 30 * SECOND_MS);
+    const usual = Math.max(times[0], newest - POINTS_MAX * Math.max(SECOND_MS, usualStep(times)));
+    return [asked === null ? usual : Math.min(usual, Math.max(times[0], asked - MINUTE_MS)), newest];
+  }
+
+  // Zooming into one chart zooms into all; Plotly tells moments by the wall clock.
+  hearZoom(card) {
+    if (card.zooms) return;
+    card.zooms = true;
+    card.plot.on("plotly_relayout", (changed) => {
+      const [from, to] = [0, 1].map((i) => Date.parse(String(changed[`xaxis.range[${i}]`]).replace(" ", "T")));
+      if (from < to) this.zoomed(from, to);
+    });
   }
 
   // Readings whose score says anomaly, in the stream that is drawn and in those filtered from it.
@@ -253,7 +279,7 @@ export class Charts {
 // their own span beyond them.
 function rangeOf(columns, marks) {
   let [low, high] = [Infinity, -Infinity];
-  for (const column of [columns.value, marks]) for (const v of column) if (v !== null) { if (v < low) low = v; if (v > high) high = v; }
+  for (const column of [columns.value, columns.least, columns.most, marks]) for (const v of column) if (v !== null) { if (v < low) low = v; if (v > high) high = v; }
   if (!(low <= high)) return { autorange: true };
   const span = high - low || Math.abs(high) * 0.1 || 1;
   let [bottom, top] = [low, high];
@@ -265,25 +291,28 @@ function rangeOf(columns, marks) {
 }
 
 // The band as closed outlines, one for each stretch in which it is known.
-function bandOf(times, columns) {
+function bandOf(times, lower, upper) {
   const [x, y] = [[], []];
   for (let i = 0; i < times.length; i++) {
     const from = i;
-    while (i < times.length && columns.lower[i] !== null && columns.upper[i] !== null) i++;
+    while (i < times.length && lower[i] !== null && upper[i] !== null) i++;
     if (i === from) continue;
     if (x.length) { x.push(null); y.push(null); }
-    for (let j = from; j < i; j++) { x.push(times[j]); y.push(columns.upper[j]); }
-    for (let j = i - 1; j >= from; j--) { x.push(times[j]); y.push(columns.lower[j]); }
+    for (let j = from; j < i; j++) { x.push(times[j]); y.push(upper[j]); }
+    for (let j = i - 1; j >= from; j--) { x.push(times[j]); y.push(lower[j]); }
   }
   return { x, y };
 }
+
+const stepsOf = (times) => times.slice(1).map((t, i) => t - times[i]);
+const usualStep = (times) => stepsOf(times).sort((a, b) => a - b)[(times.length - 1) >> 1] ?? 0;
 
 // Breaks the line where nothing was heard for much longer than usual.
 function withGaps(columns) {
   const times = columns.time;
   if (times.length < 4) return columns;
-  const steps = times.slice(1).map((t, i) => t - times[i]);
-  const usual = [...steps].sort((a, b) => a - b)[steps.length >> 1];
+  const steps = stepsOf(times);
+  const usual = usualStep(times);
   const limit = Math.max(usual * 6, 1000);
   if (!steps.some((step) => step > limit)) return columns;
   const made = noPoints();

@@ -10,6 +10,8 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} Points  columns, oldest first; time in milliseconds since 1970
  * @property {number[]} time
  * @property {(number|null)[]} value
+ * @property {(number|null)[]} [least]  where a point stands for several readings, whose mean is the value
+ * @property {(number|null)[]} [most]
  * @property {(number|null)[]} [expected]
  * @property {(number|null)[]} [lower]
  * @property {(number|null)[]} [upper]

@@ -1,0 +1,171 @@
+"""Lines with fields between delimiters: which one, where the table begins, its names, units, and style of numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tocsin.decode._reasons import Bad
+from tocsin.decode.csv import Csv
+from tocsin.infer.numbers import as_number, may_be_number, number_style
+from tocsin.infer.sample import Field
+from tocsin.infer.time import is_time
+
+DELIMITERS = ("\t", ";", "|", ",", " ")
+"""What is tried, the least likely to stand inside a field first."""
+LINES_MAX, PREAMBLE_MAX, STYLE_ROWS = 600, 40, 200
+"""How many lines are looked at; of them for a preamble; and how many rows for how numbers are written."""
+WORDS_FOR = {"\t": "tabs", " ": "blanks", ",": "commas", ";": "semicolons", "|": "bars"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its dialect, the names of its columns (made up, c1, c2 ..., where no line has them), and its cells."""
+
+    delimiter: str
+    decimal: str
+    thousands: str
+    comment: str
+    skip: tuple[int, ...]
+    """Which lines, from 1, are neither names nor values."""
+    names: tuple[str, ...]
+    has_header: bool
+    rows: Sequence[Sequence[str]]
+    fit: float
+    """Share of the lines that have as many fields as the table."""
+
+    def fields(self) -> list[Field]:
+        """Return the columns; names that are empty or stand twice are left out, since nothing can be found by them."""
+        count = Counter(self.names)
+        return [
+            Field(name, values, [as_number(value, self.decimal, self.thousands) for value in values])
+            for i, name in enumerate(self.names)
+            if name and count[name] == 1
+            for values in ([row[i] for row in self.rows],)
+        ]
+
+
+def table_of(text: str) -> Table | None:
+    """Return the table in a text, None if it holds none (of at least two columns, or one column of numbers)."""
+    lines = [line for line in text.splitlines() if line.strip()][:LINES_MAX]
+    comment = "#" if sum(line.startswith("#") for line in lines[:PREAMBLE_MAX]) > 1 else ""
+    kept = [line for line in lines if not (comment and line.startswith(comment))]
+    if not kept:
+        return None
+    split = {mark: _fields(kept, mark) for mark in DELIMITERS}
+    fits = {mark: _fit(rows) for mark, rows in split.items()}
+    if not any(may_be_number(cell) for row in split[" "] for cell in row):
+        fits[" "] = 0.0  # sentences have blanks, too
+    best = max(DELIMITERS, key=lambda mark: (round(fits[mark], 2), -DELIMITERS.index(mark)))
+    if fits[best] < 0.5:
+        return _one_column(kept, comment)
+    return _table(split[best], best, comment, fits[best])
+
+
+def _fields(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    decoder = Csv(columns={"value": "text"}, delimiter=delimiter, decimal="." if delimiter == "," else ",")
+    rows = []
+    for line in lines:
+        try:
+            rows.append(next(decoder.fields_of(line.strip() if delimiter == " " else line), []))
+        except Bad:
+            rows.append([])
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    """Return the number of fields of most lines, the later half counting alone: a preamble is no table."""
+    counts = Counter(len(row) for row in rows[len(rows) // 2 :])
+    return counts.most_common(1)[0][0]
+
+
+def _fit(rows: Sequence[Sequence[str]]) -> float:
+    """Return the share of the later lines that are as wide as the table, times that of cells that are one thing."""
+    width = _width(rows)
+    if width < 2:
+        return 0.0
+    later = rows[min(len(rows) // 2, PREAMBLE_MAX) :]
+    fitting = [row for row in later if len(row) == width]
+    cells = [cell for row in fitting[:50] for cell in row]
+    plain = sum(not cell or may_be_number(cell) or is_time(cell) or _is_word(cell) for cell in cells)
+    return len(fitting) / len(later) * plain / len(cells)
+
+
+def _is_word(cell: str) -> bool:
+    """Return whether a cell is text in which no field is left to be parted from another."""
+    return not any(mark in cell for mark in "\t;|") and not (
+        "," in cell and any(may_be_number(part) for part in cell.split(","))
+    )
+
+
+def _one_column(lines: Sequence[str], comment: str) -> Table | None:
+    rows = [[line.strip()] for line in lines]
+    if sum(may_be_number(row[0]) for row in rows[1:] or rows) < 0.8 * len(rows[1:] or rows):
+        return None
+    return _table(rows, ";", comment, 1.0)
+
+
+def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> Table:
+    width = _width(rows)
+    first = next(i for i, row in enumerate(rows) if len(row) == width)
+    body = rows[first:]
+    has_header = len(body) > 1 and _is_text(body[0]) and not all(_is_text(row) for row in body[1:8])
+    names = tuple(body[0]) if has_header else tuple(f"c{i + 1}" for i in range(width))
+    begin = int(has_header)
+    while has_header and begin < len(body) - 1 and begin < 4 and _is_beside(body[begin], body[begin + 1 :]):
+        begin += 1
+    skip = [*range(1, first + 1), *(first + i + 1 for i in range(1, begin))]
+    cells = [row for row in body[begin:] if len(row) == width]
+    style = number_style(cell for row in cells[:STYLE_ROWS] for cell in row if not is_time(cell))
+    if style[0] == delimiter:
+        style = (".", "")
+    return Table(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit)
+
+
+def _is_text(row: Sequence[str]) -> bool:
+    """Return whether no cell of a line is a number or a time, and some cell is there."""
+    return any(row) and not any(cell and (may_be_number(cell) or is_time(cell)) for cell in row)
+
+
+def _is_beside(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Return whether a line below the names holds no values, but units or types, while those below it hold numbers."""
+    if any(cell and (is_time(cell) or (may_be_number(cell) and cell != "-")) for cell in row):
+        return False
+    places = [i for i, cell in enumerate(row) if cell]
+    return any(i < len(one) and may_be_number(one[i]) and one[i] for one in below[:6] for i in places)
+
+
+def dialect(table: Table, *, is_files: bool) -> dict[str, object]:
+    """Return the settings of decoder `csv` that differ from its defaults."""
+    settings: dict[str, object] = {}
+    if table.delimiter != ",":
+        settings["delimiter"] = table.delimiter
+    if table.decimal != ".":
+        settings["decimal"] = table.decimal
+    if table.thousands:
+        settings["thousands"] = table.thousands
+    if table.comment:
+        settings["comment"] = table.comment
+    if table.skip and is_files:
+        plain = table.skip == tuple(range(1, len(table.skip) + 1))
+        settings["skip"] = len(table.skip) if plain else list(table.skip)
+    if not table.has_header and is_files:
+        settings["header"] = "none"
+    if not table.has_header and len(table.names) > 1:
+        settings["fields"] = list(table.names)
+    if table.has_header and not is_files:
+        settings["header"] = "each"
+    return settings
+
+
+def told(table: Table) -> list[str]:
+    """Return what was concluded of a table, as parts of a sentence."""
+    parts = [
+        f"{len(table.names)} columns apart by {WORDS_FOR[table.delimiter]}" if len(table.names) > 1 else "1 column"
+    ]
+    parts.append(f"decimal '{table.decimal}'" + (f", thousands '{table.thousands}'" if table.thousands else ""))
+    parts.append("names in the header" if table.has_header else "no header, so columns are called c1, c2 ...")
+    if table.skip:
+        parts.append(f"passes over line {', '.join(map(str, table.skip))} (no values)")
+    return parts

@@ -1,0 +1,88 @@
+"""Words in the names of fields, in some languages: of machines, signals, times, or the record itself."""
+
+from __future__ import annotations
+
+import re
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STRONG = _words(
+    """
+    machine maschine device dev asset equipment anlage station host hostname robot thing engine motor pump turbine
+    unit deviceid machineid assetid deveui entity aggregat instance compressor vehicle press maquina
+    """
+)
+"""Words in names of machines, and of what sends for one."""
+FAIR = _words(
+    """
+    sensor sensorid node nodeid serial serialnumber sn mac location line linie cell client gateway source src bn
+    plc sps site room bearing
+    """
+)
+"""Words in names of what is often, but not always, a machine."""
+WEAK = _words("id name key object label topic")
+"""Words in names of anything that has a name."""
+NUMBERED = _words("id nr no num number nummer index")
+"""Words that may stand beside those in names of machines that are numbers."""
+NOT_A_NAME = _words(
+    """
+    status state type typ model version firmware fw mode ip user message msg text time date description failure
+    fault error fehler alarm hours speed temperature running color class brand vendor manufacturer application app
+    tenant timezone cluster network join session correlation module modules session schema group groups count
+    profile key_id
+    """
+)
+"""Words in names of what is said of a machine."""
+ABOUT = _words(
+    """
+    label anomaly changepoint target failure fault
+    id ids uuid guid seq sequence sequencenumber index idx nr no row version port fport fcnt cnt quality qual q
+    status statuscode validity code rssi snr lqi linkquality lat lon lng latitude longitude bandwidth spreading rx
+    metadata settings gateway wifi uptime heap batch charge lot order auftrag recipe rezept sn serial channelindex
+    timezone partition offset schema year month day hour minute second count lsb loadavg mqttcount sleep addr
+    devaddr address dr adr tx txinfo rxinfo qc udi
+    """
+)
+"""Words in names of what is said about a record, its way or its order, rather than measured."""
+VALUE_WORDS = _words("v val value wert messwert reading y data number result vl valor magnitude valeur sv pv")
+"""Names that say nothing but that it is a value."""
+STRONG_NAMES = _words(
+    """
+    tag tagname signal sensor metric variable var point item dataitemid property parameter quantity field symbol n
+    messstelle kanal channel varname measurement label kpi attribute kind
+    """
+)
+"""Names of a field that names the signal of a row."""
+WEAK_NAMES = _words("id name key type typ node nodeid displayname")
+"""Names of a field that may."""
+EXACT = _words("time timestamp ts datetime date zeit zeitstempel datum t date_time")
+"""Names that are those of times and of nothing else."""
+TIMES = _words("date time timestamp ts datetime at when zeit datum uhrzeit fecha hora heure utc epoch t bt stamp")
+"""Words in names of times."""
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name, in small letters, without places in lists.
+
+    Examples
+    --------
+    >>> words_of("uplink_message.fCnt"), words_of("@dataItemId"), words_of("MotorTemp2")
+    (['uplink', 'message', 'f', 'cnt'], ['data', 'item', 'id'], ['motor', 'temp', '2'])
+    """
+    parted = re.sub(r"(?<=[a-zäöü0-9])(?=[A-ZÄÖÜ])", " ", name)
+    return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
+
+
+def is_time_name(name: str) -> bool:
+    """Return whether a name says that it is a time, or at least may be one.
+
+    Examples
+    --------
+    >>> [is_time_name(name) for name in ("TimeString", "received_at", "Zeitstempel", "current", "data.value")]
+    [True, True, True, False, False]
+    """
+    spelled = name.lower()
+    return bool(TIMES & set(words_of(name))) or any(part in spelled for part in ("time", "zeit", "datum", "stamp"))
