@@ -143,7 +143,7 @@ def test_each_machine_counts_once_in_a_level_however_many_rows_it_has_there() ->
     rows_of = np.repeat([100, 40], 20)
     units = np.repeat(np.arange(40), rows_of)
     error = np.repeat(np.where(np.arange(40) < 20, 0.0, 20.0 * (-1.0) ** np.arange(40)), rows_of)
-    life = np.tile(np.linspace(50, 60, 20), 140)[: len(units)]
+    life = np.tile(np.linspace(50, 60, 10), len(units) // 10)
     # Among the rows that are old enough, those with an error are 13 of 100; among the machines, half are.
     bounds = learn_bounds(units, life, life + error, 0.8)
     assert (bounds.below == -20).all()
