@@ -146,8 +146,8 @@ def test_each_machine_counts_once_in_a_level_however_many_rows_it_has_there() ->
     life = np.tile(np.linspace(50, 60, 10), len(units) // 10)
     # Among the rows that are old enough, those with an error are 13 of 100; among the machines, half are.
     bounds = learn_bounds(units, life, life + error, 0.8)
-    assert (bounds.below == -20).all()
-    assert (bounds.above == 20).all()
+    assert np.allclose(bounds.below, -20)
+    assert np.allclose(bounds.above, 20)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, -0.1, 1 / 3, 1e-9])
