@@ -23,6 +23,7 @@ from tocsin.models.life import (
     version,
 )
 from tocsin.models.life_features import NEW, SPANS, Numbers, find_regimes
+from tocsin.models.life_onnx import at_most
 from tocsin.models.manifest import MODEL
 from tocsin.models.store import Store
 from tocsin.testing import feed, rows
@@ -136,6 +137,24 @@ def test_bounds_hold_for_machines_looked_at_once() -> None:
     lower[life < 15] = -np.inf  # cut off at 0
     for part in (life > 80, (life > 30) & (life < 60)):
         assert np.mean((lower <= wanted) & (wanted <= upper), where=part) == pytest.approx(0.9, abs=0.03)
+
+
+def test_each_machine_counts_once_in_a_level_however_many_rows_it_has_there() -> None:
+    rows_of = np.repeat([100, 40], 20)
+    units = np.repeat(np.arange(40), rows_of)
+    error = np.repeat(np.where(np.arange(40) < 20, 0.0, 20.0 * (-1.0) ** np.arange(40)), rows_of)
+    life = np.tile(np.linspace(50, 60, 10), len(units) // 10)
+    # Among the rows that are old enough, those with an error are 13 of 100; among the machines, half are.
+    bounds = learn_bounds(units, life, life + error, 0.8)
+    assert np.allclose(bounds.below, -20)
+    assert np.allclose(bounds.above, 20)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, -0.1, 1 / 3, 1e-9])
+def test_a_float32_is_sent_the_same_way_as_by_the_threshold_itself(threshold: float) -> None:
+    near = np.float32(threshold)
+    for value in (near, np.nextafter(near, np.float32(9)), np.nextafter(near, np.float32(-9))):
+        assert (value <= np.float32(at_most(threshold))) == (float(value) <= threshold)
 
 
 def test_score_is_that_of_the_paper() -> None:

@@ -19,10 +19,11 @@ SPANS = (5.0, 20.0, 60.0)
 """Readings that a moving average looks back on."""
 NEW = 40
 """How many readings of a machine's life say how it is when it is new."""
-EXPLAINED_MIN = 0.5
+EXPLAINED_MIN = 0.2
 """Which share of the variance of its readings a setting must explain to make two regimes of one."""
 REGIMES_MAX = 16
-ROWS_MIN = 20
+ROWS_MIN = 100
+"""Rows of a regime; of fewer, a setting that says nothing explains a fifth by chance."""
 Numbers = npt.NDArray[np.int64]
 
 
@@ -83,7 +84,8 @@ class Regimes:
 def find_regimes(settings: Floats, sensors: Floats) -> Regimes:
     """Return the regimes of some rows: a range of a setting is cut where that explains most of the readings' variance.
 
-    Each cut must explain half of it (`EXPLAINED_MIN`), so that settings that only tremble make no regimes.
+    Each cut must explain a fifth of it (`EXPLAINED_MIN`), so that settings that only tremble make no regimes: the first
+    of several cuts, by a setting that is not the only one, may explain no more.
     """
     splits: list[tuple[int, float, int, int]] = []
     parts: list[Numbers] = []

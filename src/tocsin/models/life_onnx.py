@@ -63,7 +63,7 @@ def _trees(dump: Mapping[str, Any]) -> Mapping[str, Any]:
     def add(tree: int, node: Mapping[str, Any]) -> int:
         number = len(nodes["nodes_nodeids"]) - begins[tree]
         leaf = "leaf_value" in node
-        limit = 0.0 if leaf else _at_most(node["threshold"])
+        limit = 0.0 if leaf else at_most(node["threshold"])
         row = (tree, number, 0 if leaf else node["split_feature"], limit, "LEAF" if leaf else "BRANCH_LEQ", 0, 0)
         for name, value in zip(names, row, strict=True):
             nodes[f"nodes_{name}"].append(value)
@@ -83,7 +83,7 @@ def _trees(dump: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**nodes, **target, "n_targets": 1}
 
 
-def _at_most(threshold: float) -> float:
+def at_most(threshold: float) -> float:
     """The largest float32 that is no larger: then a float32 is sent the same way as by the threshold itself."""
     near = np.float32(threshold)
     return float(near if near <= threshold else np.nextafter(near, np.float32(-np.inf)))
