@@ -86,4 +86,4 @@ def _trees(dump: Mapping[str, Any]) -> Mapping[str, Any]:
 def at_most(threshold: float) -> float:
     """The largest float32 that is no larger: then a float32 is sent the same way as by the threshold itself."""
     near = np.float32(threshold)
-    return float(near if near <= threshold else np.nextafter(near, np.float32(-np.inf)))
+    return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
