@@ -51,7 +51,7 @@ def _figures(plan: Plan, snapshot: Mapping[str, Any]) -> Iterator[tuple[str, int
 
 
 def _kept(plan: Plan, target: SinkNode, snapshot: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
-    """What went into a table: rows that were asked for, set aside, or late."""
+    """What went into a table: rows that were asked for, or set aside; how many are late is told apart."""
     count, place = snapshot["rows_into"].get(target.id, 0), _place(plan, target) or target.id
     ports = {port for _, port in target.inputs}
     if not count and ports <= {REJECTED, LATE}:
@@ -61,7 +61,7 @@ def _kept(plan: Plan, target: SinkNode, snapshot: Mapping[str, Any]) -> Iterator
     if ports == {REJECTED}:
         yield "set aside", count, f"{_many('row', count)} ({_reasons(snapshot)}) in {place}{waiting}"
     else:
-        yield "late" if ports == {LATE} else "kept", count, f"{_many('row', count)} in {place}{waiting}"
+        yield "kept", count, f"{_many('row', count)} in {place}{waiting}"
 
 
 def _many(what: str, count: int) -> str:

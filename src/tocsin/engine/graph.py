@@ -30,7 +30,6 @@ from tocsin.batch import (
     times_us,
     with_records,
 )  # fmt: skip
-from tocsin.condition.event_time import EventTime
 from tocsin.contracts import Channel, Operator, State
 from tocsin.decode._base import Decoder
 from tocsin.engine.counters import Counters
@@ -105,7 +104,7 @@ def first_time(origin: SourceNode) -> FirstTime | None:
 
     A source that reads several files in turn can so begin with the oldest.
     """
-    if not any(isinstance(operator, EventTime) and operator.column is not None for operator in origin.chain):
+    if not any(operator.tells_late() for operator in origin.chain):
         return None
 
     def first(parts: Sequence[pa.RecordBatch]) -> int:
