@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace
 from servers import free_port
 
 from tocsin.bases import VERDICT, judging
@@ -95,6 +96,14 @@ def test_few_readings_are_shown_as_they_are(lake: Path) -> None:
     assert series[0].points.value[:3] == [0.0, 3.0, 6.0]
     assert [at - begin_ms for at in series[0].points.time[:3]] == [0, 3000, 6000]
     assert len({one.id for one in series}) == 2
+
+
+def test_what_is_shown_but_not_kept_is_taken_from_what_is_kept(lake: Path) -> None:
+    begin_ms = BEGIN_S * 1000
+    judged = (replace(STREAMS[0], name="judged"),)
+    series = history(lake, judged, "press-1", begin_ms, begin_ms + 60_000, 600)
+    assert [(one.signal, one.stream) for one in series] == [("force", "strokes"), ("stroke", "strokes")]
+    assert history(lake, STREAMS[:1], "oven-1", begin_ms, begin_ms + 60_000, 600)[0].stream == "ovens"
 
 
 def test_nothing_is_shown_of_another_time_or_machine(lake: Path) -> None:

@@ -7,7 +7,7 @@ score. A part in which nothing was read has no point; where readings are rarer t
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,21 @@ def history(
 ) -> list[MachineSeries]:
     """Returns all series of a machine from ``begin_ms`` up to before ``end_ms`` (since 1970).
 
-    Each has at most ``parts`` points.
-    Their ids count down from -1: they are not those of the live series. A table that cannot be read is left out.
+    They come from the tables of these streams, or from all tables if those hold nothing of it, as where only the
+    readings are kept and the page shows the judged ones. Each has at most ``parts`` points. Their ids count down
+    from -1: they are not those of the live series. A table that cannot be read is left out.
     """
+    series = _all(lake_folder, kept(lake_folder, streams), machine, begin_ms, end_ms, parts)
+    if not series and streams:
+        series = _all(lake_folder, kept(lake_folder), machine, begin_ms, end_ms, parts)
+    return series
+
+
+def _all(
+    lake_folder: Path, streams: Iterable[Stream], machine: str, begin_ms: int, end_ms: int, parts: int
+) -> list[MachineSeries]:
     series: list[MachineSeries] = []
-    for stream in kept(lake_folder, streams):
+    for stream in streams:
         if stream.kind == "alarms" or not stream.values:
             continue
         try:
