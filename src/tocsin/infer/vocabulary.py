@@ -70,7 +70,7 @@ def words_of(name: str) -> list[str]:
     Examples
     --------
     >>> words_of("uplink_message.fCnt"), words_of("@dataItemId"), words_of("MotorTemp2")
-    (['uplink', 'message', 'f', 'cnt'], ['data', 'item', 'id'], ['motor', 'temp', '2'])
+    (['uplink', 'message', 'f', 'cnt'], ['data', 'item', 'id'], ['motor', 'temp2'])
     """
     parted = re.sub(r"(?<=[a-zäöü0-9])(?=[A-ZÄÖÜ])", " ", name)
     return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
