@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tocsin.world import World
-
-if TYPE_CHECKING:
-    from tocsin.acquire.mqtt import Mqtt
 
 
 class Session:
     """Its name and the topics of before, in a file: a change of topics keeps the session and what waits in it."""
 
-    def __init__(self, world: World, source: Mqtt, *, read_before: bool) -> None:
+    def __init__(self, world: World, owner: Mapping[str, str], topics: Sequence[str], named: str, derived: str) -> None:
+        """``owner`` is the broker and the user; ``named`` the client id as set, ``derived`` the one for want of it."""
         self._world, self._path = world, world.scratch / "session.json"
         before = self._before()
-        owner = {"url": source.url, "user": source.user or ""}
         same = all(before.get(name) == value for name, value in owner.items())
-        # A name that was derived by a version without this file goes on.
-        made = source.session() if read_before else derived(*owner.values(), world.name)
-        self.client_id: str = source.client_id or (str(before["client_id"]) if same else made)
-        topics: Sequence[str] = before["topics"] if same and before["client_id"] == self.client_id else ()
-        self.stale = tuple(topic for topic in topics if topic not in source.topic)
+        self.client_id: str = named or (str(before["client_id"]) if same else derived)
+        subscribed = before["topics"] if same and before["client_id"] == self.client_id else ()
+        self.stale = tuple(topic for topic in subscribed if topic not in topics)
         """Topics of before that the file no longer asks for."""
-        now = {**owner, "client_id": self.client_id, "topics": [*source.topic, *self.stale]}
+        now = {**owner, "client_id": self.client_id, "topics": [*topics, *self.stale]}
         if now != before:
             self._keep(json.dumps(now).encode())
 

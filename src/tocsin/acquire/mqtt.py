@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -101,11 +102,13 @@ class MqttReader:
     """The open session. Connects at the first poll, and again whenever the connection is lost."""
 
     def __init__(self, source: Mqtt, world: World, offset: Offset | None) -> None:
+        stale: Sequence[str] = ()
         if source.session_expiry_us:
-            session = Session(world, source, read_before=offset is not None)
+            # A name that was derived by a version that did not keep it goes on.
+            made = source.session() if offset is not None else derived(source.url, source.user or "", world.name)
+            owner = {"url": source.url, "user": source.user or ""}
+            session = Session(world, owner, source.topic, source.client_id, made)
             source, stale = source.model_copy(update={"client_id": session.client_id}), session.stale
-        else:
-            stale = ()
         self._source, self._clock = source, world.clock
         self.client = source.client(
             world.given,
