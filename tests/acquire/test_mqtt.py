@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tocsin.acquire._redelivery import RedeliveryWindow
-from tocsin.acquire.mqtt import Mqtt
+from tocsin.acquire.mqtt import Mqtt, MqttReader
 from tocsin.batch import RAW, Batch
 from tocsin.decode._base import raw
 from tocsin.decode.json import Json
 from tocsin.errors import ConfigError, SourceError
 from tocsin.mqtt.broker import Broker, Settings
 from tocsin.mqtt.client import Client
-from tocsin.testing import read_from
+from tocsin.testing import read_from, world
+from tocsin.world import SystemClock, SystemDisk, World
 
 Brokers = Callable[..., Any]
 VERSIONS = ["3.1.1", "5"]
@@ -48,7 +49,8 @@ class Log:
         self.rows: list[tuple[str, bytes]] = []
         self.positions: list[int] = []
         self.offset: Any = None
-        self.reader = read_from(source)
+        self.world = world()  # kept over a crash, as a disk is
+        self.reader = read_from(source, in_world=self.world)
 
     def poll(self, *, commit: bool = True, rows_max: int = 1000, timeout_s: float = 0.05) -> int:
         polled = self.reader.poll(rows_max, timeout_s)
@@ -88,7 +90,7 @@ class Log:
     def crash(self) -> None:
         """Start again from what is durable."""
         self.lose_connection()
-        self.reader = read_from(self.source, self.offset)
+        self.reader = read_from(self.source, self.offset, self.world)
 
 
 def sent(count: int, first: int = 0) -> list[tuple[str, bytes]]:
@@ -231,7 +233,7 @@ def test_a_lost_session_is_counted_and_old_ids_are_not_acknowledged(caplog: pyte
         publish(broker.url, [("plant/x", b"while we were away")])
         log.quiet(1.0)
         assert log.reader.session_lost == 1
-        before = broker.sessions[log.source.session()]
+        before = broker.sessions[log.reader.client.client_id]
         publish(broker.url, sent(20, 20))
         log.until(40, commit=False)
         assert len(before.in_flight) == 20
@@ -370,7 +372,7 @@ def test_a_look_neither_takes_over_the_session_nor_leaves_one(version: str) -> N
         while len(broker.sessions) > 1:
             assert time.monotonic() < deadline, list(broker.sessions)
             time.sleep(0.02)
-        assert list(broker.sessions) == [log.source.session()]
+        assert list(broker.sessions) == [log.reader.client.client_id]
 
 
 @pytest.mark.parametrize(
@@ -483,6 +485,47 @@ def test_a_shared_subscription_gives_each_message_to_one(mosquitto: Brokers) -> 
         log.reader.close()
     assert sorted([*logs[0].rows, *logs[1].rows]) == sorted(sent(2000))
     assert all(len(log.rows) > 200 for log in logs)
+
+
+@pytest.mark.parametrize("client_id", ["", "tocsin-of-the-plant"])
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_change_of_topics_keeps_the_session_and_ends_the_old_subscription(
+    mosquitto: Brokers, tmp_path: Path, version: str, client_id: str
+) -> None:
+    url = mosquitto().url
+    place = World(SystemClock(), SystemDisk(), tmp_path, tmp_path / ".scratch", "plant/source")
+
+    def source(*topics: str) -> Mqtt:
+        return Mqtt(url=url, topic=topics, version=version, client_id=client_id)
+
+    def received(reader: MqttReader, until: str) -> list[str]:
+        seen: list[str] = []
+        deadline = time.monotonic() + 15
+        while until not in seen:
+            assert time.monotonic() < deadline, seen
+            polled = reader.poll(100, 0.1)
+            if polled is not None:
+                seen += [payload.decode() for payload in polled[0].rows["payload"].to_pylist()]
+                reader.acknowledge(polled[1])
+        return seen
+
+    first = MqttReader(source("old", "both"), place, None)
+    while not first.client.connected:
+        first.poll(1, 0.1)
+    first.close()
+    publish(url, [("both", b"waits")])
+    second = MqttReader(source("both", "new"), place, None)
+    assert received(second, "waits") == ["waits"], "what waited under a topic that stays is not left behind"
+    publish(url, [("old", b"unwanted"), ("new", b"wanted"), ("both", b"last")])
+    assert received(second, "last") == ["wanted", "last"]
+    second.close()
+    # Asked for again, the topic is there again.
+    third = MqttReader(source("both", "old"), place, None)
+    while not third.client.connected:
+        third.poll(1, 0.1)
+    publish(url, [("old", b"wanted again"), ("new", b"unwanted"), ("both", b"end")])
+    assert received(third, "end") == ["wanted again", "end"]
+    third.close()
 
 
 @pytest.mark.parametrize("clean", [True, False])

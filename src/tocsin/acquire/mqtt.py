@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import uuid
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from tocsin.acquire._redelivery import RedeliveryWindow
+from tocsin.acquire._session import Session, derived
 from tocsin.batch import RAW, Batch, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
@@ -59,7 +60,7 @@ class Mqtt(BrokerSettings, Source):
     topic: Many[str]
     """What to subscribe to; one topic or several, ``+`` stands for one level, ``#`` for the rest."""
     client_id: str = ""
-    """Name of our session at the broker; by default derived from url, topic and user, so that it stays the same."""
+    """Name of our session at the broker; by default one is made of url, user and the pipeline's name, and stays."""
     qos: Literal[0, 1] = 1
     """0: at most once; 1: the broker keeps each message until it is durable here."""
     retained: bool = False
@@ -84,8 +85,7 @@ class Mqtt(BrokerSettings, Source):
         """Returns the client id, as set or derived."""
         if self.client_id:
             return self.client_id
-        name = "\n".join((self.url, *self.topic, self.user or ""))
-        return f"tocsin-{hashlib.sha256(name.encode()).hexdigest()[:15]}"  # 22 characters: all brokers take 23
+        return derived(self.url, *self.topic, self.user or "")
 
     def sampled(self) -> Mqtt:
         return self.model_copy(update={"client_id": f"look-{uuid.uuid4().hex[:16]}", "session_expiry_us": 0})
@@ -102,10 +102,18 @@ class MqttReader:
     """The open session. Connects at the first poll, and again whenever the connection is lost."""
 
     def __init__(self, source: Mqtt, world: World, offset: Offset | None) -> None:
+        stale: Sequence[str] = ()
+        if source.session_expiry_us:
+            # A name that was derived by a version that did not keep it goes on.
+            made = source.session() if offset is not None else derived(source.url, source.user or "", world.name)
+            owner = {"url": source.url, "user": source.user or ""}
+            session = Session(world, owner, source.topic, source.client_id, made)
+            source, stale = source.model_copy(update={"client_id": session.client_id}), session.stale
         self._source, self._clock = source, world.clock
         self.client = source.client(
             world.given,
             filters=source.topic,
+            stale_filters=stale,
             qos=source.qos,
             subscribe_options=0 if source.retained else _NO_RETAINED | _RETAIN_AS_PUBLISHED,
             clean=source.session_expiry_us == 0,

@@ -90,6 +90,8 @@ class Client:
     version: int = packets.V5
     filters: Sequence[str] = ()
     """What to subscribe to on each new connection."""
+    stale_filters: Sequence[str] = ()
+    """What a session that the broker has kept is no longer to be subscribed to."""
     qos: int = 1
     subscribe_options: int = 0
     """Further bits of the options of a subscription (MQTT 5)."""
@@ -204,6 +206,9 @@ class Client:
         self._send_max = min(answer.properties.get("receive_maximum", 65535), 1000)
         self.keep_alive_s = answer.properties.get("server_keep_alive", self.keep_alive_s)
         self.connects += 1
+        if self.stale_filters and self.session_present:
+            taken_back = packets.Unsubscribe(self._next_id(), tuple(self.stale_filters))
+            self._send(packets.encode(taken_back, self.version))
         if self.filters:
             self._subscribe(deadline)
 
@@ -407,7 +412,8 @@ class Client:
         elif isinstance(packet, packets.Connack):
             self._connack = packet
         elif isinstance(packet, packets.Granted):
-            self._check(packet)
+            if packet.kind == packets.SUBACK:
+                self._check(packet)
         elif isinstance(packet, packets.Disconnect):
             text = REFUSALS.get(packet.reason, f"reason {packet.reason}")
             raise NotConnected(f"{self.url} ends the connection: {text}")
