@@ -62,6 +62,15 @@ class Disk(Protocol):
     def make_folder(self, path: Path) -> None: ...  # with parents; durable
 
 
+def replace(disk: Disk, path: Path, data: bytes) -> None:
+    """Write a small file durably in place of what it was: after a crash it is the one or the other, whole."""
+    part = path.with_suffix(".part")
+    disk.write(part, data)
+    disk.sync(part)
+    disk.rename(part, path)
+    disk.sync_folder(path.parent)
+
+
 class SystemDisk:
     """The machine's own files. Keeps the files it appends to open."""
 

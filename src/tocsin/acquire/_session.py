@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tocsin.world import World
+from tocsin.world import World, replace
 
 
 class Session:
@@ -24,21 +24,14 @@ class Session:
         """Topics of before that the file no longer asks for."""
         now = {**owner, "client_id": self.client_id, "topics": [*topics, *self.stale]}
         if now != before:
-            self._keep(json.dumps(now).encode())
+            world.disk.make_folder(self._path.parent)
+            replace(world.disk, self._path, json.dumps(now).encode())
 
     def _before(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self._world.disk.read(self._path)))
         except FileNotFoundError:
             return {}
-
-    def _keep(self, data: bytes) -> None:
-        disk, part = self._world.disk, self._path.with_suffix(".part")
-        disk.make_folder(self._path.parent)
-        disk.write(part, data)
-        disk.sync(part)
-        disk.rename(part, self._path)
-        disk.sync_folder(self._path.parent)
 
 
 def derived(*parts: str) -> str:

@@ -6,7 +6,7 @@ import json
 import uuid
 from pathlib import Path
 
-from tocsin.world import World
+from tocsin.world import World, replace
 
 
 class Member:
@@ -31,9 +31,5 @@ class Member:
             self._keep()
 
     def _keep(self) -> None:
-        part = self.path.with_suffix(".part")
         self._disk.make_folder(self.path.parent)
-        self._disk.write(part, json.dumps({"name": self.name, "started": self.started}).encode())
-        self._disk.sync(part)
-        self._disk.rename(part, self.path)
-        self._disk.sync_folder(self.path.parent)
+        replace(self._disk, self.path, json.dumps({"name": self.name, "started": self.started}).encode())

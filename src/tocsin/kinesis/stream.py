@@ -13,7 +13,7 @@ from tocsin.errors import SourceError, Unavailable
 from tocsin.kinesis.settings import StreamSettings
 from tocsin.kinesis.shard import ShardReader
 from tocsin.kinesis.trouble import Kind, trouble
-from tocsin.world import World
+from tocsin.world import World, replace
 
 CONNECTIONS = 64
 """So many shards are asked at the same time over connections that are kept."""
@@ -95,12 +95,8 @@ class StreamConnection:
             return datetime.fromisoformat(noted["at"])
         now = datetime.fromtimestamp(self.world.clock.now_us() / 1e6, UTC)
         at = now if date is None else datetime.strptime(date, _HTTP_DATE).replace(tzinfo=UTC)
-        part = path.with_suffix(".part")
         disk.make_folder(path.parent)
-        disk.write(part, json.dumps({"stream": self.settings.stream, "at": at.isoformat()}).encode())
-        disk.sync(part)
-        disk.rename(part, path)
-        disk.sync_folder(path.parent)
+        replace(disk, path, json.dumps({"stream": self.settings.stream, "at": at.isoformat()}).encode())
         return at
 
     def _run(self) -> None:

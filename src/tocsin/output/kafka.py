@@ -21,7 +21,7 @@ from tocsin.errors import SchemaError, SinkError, Unavailable
 from tocsin.kafka.settings import TOPIC_NAME, ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_sink
 from tocsin.settings.topic_template import require_template, template_columns
-from tocsin.world import World
+from tocsin.world import World, replace
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, Producer
@@ -381,11 +381,8 @@ class KafkaWriter(Spooled):
             return {}
 
     def _keep(self, *, published: int | None, trying: int | None = None) -> None:
-        disk, part = self.world.disk, self._note_path.with_suffix(".part")
-        disk.write(part, json.dumps({"published": published, "trying": trying}).encode())
-        disk.sync(part)
-        disk.rename(part, self._note_path)
-        disk.sync_folder(self._note_path.parent)
+        note = {"published": published, "trying": trying}
+        replace(self.world.disk, self._note_path, json.dumps(note).encode())
 
     # trouble
 
