@@ -14,6 +14,7 @@ from tocsin.infer import delimited
 from tocsin.infer.nested import ROWS_MAX, json_form, xml_form
 from tocsin.infer.numbers import as_number, number_style
 from tocsin.infer.sample import Field, Form, Piece, Sample
+from tocsin.values.text import utf16_of
 
 DOCUMENT_BYTES = 200 * 1024
 """Larger documents need a setting to be taken whole."""
@@ -49,8 +50,8 @@ def _size(piece: Piece) -> int:
 def _encoding(pieces: Sequence[Piece]) -> str | None:
     """How text is written, None for what is no text."""
     head = b"".join(piece.payload for piece in pieces)[: 2**20]
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
+    if (codec := utf16_of(head)) is not None:
+        return codec
     if b"\0" in head:
         return None
     try:
