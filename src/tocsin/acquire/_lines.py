@@ -32,7 +32,7 @@ HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
 
 
-class Refused(SourceError):
+class FileRefused(SourceError):
     """A file that is not read: a link, a pipe, a device, or gone."""
 
 
@@ -46,10 +46,10 @@ def open_regular(path: Path) -> int:
             errno.EACCES: "let who runs this read it",
         }
         told = remedy.get(error.errno or 0, "it was moved or deleted")
-        raise Refused(f"{path} cannot be read: {error.strerror}; {told}") from error
+        raise FileRefused(f"{path} cannot be read: {error.strerror}; {told}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Refused(f"{path} is no regular file")
+        raise FileRefused(f"{path} is no regular file")
     return descriptor
 
 
@@ -155,7 +155,7 @@ def digest(head: bytes) -> str:
     return hashlib.sha256(head).hexdigest()[:16]
 
 
-class Block:
+class LineBlock:
     """Whole lines from a position on."""
 
     def __init__(self, stream: Plain, position: int) -> None:
