@@ -13,7 +13,7 @@ Format = Literal["text", "json"]
 
 
 class JsonLines(logging.Formatter):
-    """An object a line: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message`` and, if there is one, ``exception``."""
+    """An object a line: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``, and maybe ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
         told = {
