@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -19,7 +19,7 @@ from tocsin.batch import Ints
 from tocsin.errors import ConfigError, TocsinError
 from tocsin.mqtt import codec, packets
 from tocsin.mqtt.codec import Publishes
-from tocsin.mqtt.packets import ProtocolError
+from tocsin.mqtt.packets import ProtocolError, Will
 from tocsin.settings.addresses import is_server
 from tocsin.settings.tls import Tls
 
@@ -105,6 +105,8 @@ class Client:
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     timeout_s: float = CONNECT_TIMEOUT_S
+    will: Callable[[], Will] | None = None
+    """Makes, for each new connection, what the broker publishes when that connection is lost."""
 
     connects: int = field(default=0, init=False)
     """How often a connection was made: the number of the present one."""
@@ -189,7 +191,7 @@ class Client:
                     self.keep_alive_s,
                     self.user,
                     None if self.password is None else self.password.encode(),
-                    None,
+                    None if self.will is None else self.will(),
                     properties,
                 ),
                 self.version,
@@ -460,6 +462,21 @@ class Client:
         finally:
             self._unacked, self._waiting = {}, 0
         return reasons
+
+    def post(self, topic: str, body: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Send a message on the present connection and wait for nothing. Returns False if it has been lost."""
+        if not self.connected:
+            return False
+        packet_id = self._next_id() if qos else 0
+        packet = packets.publish(
+            topic.encode(), body, version=self.version, qos=qos, packet_id=packet_id, retain=retain
+        )
+        try:
+            self._send(packet)
+        except OSError as error:
+            self._drop(error)
+            return False
+        return True
 
     def _next_id(self) -> int:
         self._packet_id = self._packet_id % 65535 + 1
