@@ -33,6 +33,7 @@ from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
 from tocsin.acquire.postgres import Postgres
 from tocsin.acquire.simulate import Simulate
+from tocsin.acquire.sparkplug import Sparkplug
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
 from tocsin.settings.tls import Tls
@@ -101,7 +102,7 @@ class MqttHarness:
         self._url, self._server = url, server
         self._sockets: list[socket.socket] = []
 
-    def source(self) -> Mqtt:
+    def source(self) -> Source:
         return Mqtt(url=self._url, topic="kit/#")
 
     def send(self, count: int) -> bool:
@@ -117,14 +118,14 @@ class MqttHarness:
         self._server.start()
         return True
 
-    def silent(self) -> Mqtt:
+    def silent(self) -> Mqtt | Sparkplug:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
         self._sockets.append(listener)
         return Mqtt(url=f"mqtt://127.0.0.1:{listener.getsockname()[1]}", topic="kit/#")
 
-    def absent(self) -> Mqtt:
+    def absent(self) -> Mqtt | Sparkplug:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             return Mqtt(url=f"mqtt://127.0.0.1:{free.getsockname()[1]}", topic="kit/#")
@@ -133,8 +134,33 @@ class MqttHarness:
         for listener in self._sockets:
             listener.close()
 
-    def wrong(self) -> tuple[Mqtt, str]:
+    def wrong(self) -> tuple[Source, str]:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
+class SparkplugHarness(MqttHarness):
+    """An edge node at a broker; what it sends means nothing, which the source must bear."""
+
+    def source(self) -> Sparkplug:
+        return self._at(self._url)
+
+    def _at(self, url: str, **settings: Any) -> Sparkplug:
+        return Sparkplug.model_validate({"url": url, "groups": "kit", "session_expiry_us": "1h", **settings})
+
+    def send(self, count: int) -> bool:
+        client = Client(self._url)
+        client.publish([("spBv1.0/kit/NDATA/a", str(i).encode()) for i in range(count)])
+        client.close()
+        return True
+
+    def silent(self) -> Sparkplug:
+        return self._at(super().silent().url)
+
+    def absent(self) -> Sparkplug:
+        return self._at(super().absent().url)
+
+    def wrong(self) -> tuple[Sparkplug, str]:
+        return self._at("mqtts://127.0.0.1", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
 class PostgresHarness:
@@ -381,4 +407,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
-ELSEWHERE = ("kafka", "kinesis", "mongodb", "postgres")
+ELSEWHERE = ("kafka", "kinesis", "mongodb", "postgres", "sparkplug")

@@ -25,6 +25,7 @@ from sources import (
     MongoHarness,
     MqttHarness,
     PostgresHarness,
+    SparkplugHarness,
     modbus,
     opcua,
 )
@@ -59,6 +60,13 @@ def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto])
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_mqtt(harness: MqttHarness, check: Any) -> None:
     check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_sparkplug(mosquitto: Callable[..., Mosquitto], check: Any) -> None:
+    server = mosquitto()
+    with closing(SparkplugHarness(server.url, server)) as harness:
+        check(harness)
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
