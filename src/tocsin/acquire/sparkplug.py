@@ -36,6 +36,8 @@ from tocsin.world import World, replace
 log = logging.getLogger(__name__)
 _AGAIN_S = 60.0
 """A node that does not answer with its birth is asked again after so long."""
+_LOOK_S = 0.2
+"""So often, where nothing comes, we look whether there is something to say: of a new connection, or a rebirth due."""
 
 
 class Sparkplug(Subscription, Source):
@@ -134,7 +136,7 @@ class HostReader(MqttReader):
         self._is_first = offset is None
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Any, Offset] | None:
-        polled = super().poll(rows_max, timeout_s)
+        polled = super().poll(rows_max, min(timeout_s, _LOOK_S))
         self._ask()
         return polled
 

@@ -37,7 +37,7 @@ _MS_MAX = 7_258_118_400_000
 SCHEMA = pa.schema(
     [
         pa.field("machine", KEY_TYPE, nullable=False),
-        pa.field("group", KEY_TYPE, nullable=False),
+        pa.field("group_id", KEY_TYPE, nullable=False),
         pa.field("node", KEY_TYPE, nullable=False),
         pa.field("device", KEY_TYPE),
         pa.field("event", KEY_TYPE, nullable=False),
