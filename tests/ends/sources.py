@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from kinesis_server import Kinesis as KinesisServer
 from mongo_server import Mongo
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
-from servers import Mosquitto, free_port
+from servers import InfluxDb, Mosquitto, free_port
 
 from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
+from tocsin.acquire.influxdb import Influxdb
 from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.kinesis import Kinesis
 from tocsin.acquire.modbus import Modbus
@@ -37,6 +40,8 @@ from tocsin.acquire.sparkplug import Sparkplug
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
 from tocsin.settings.tls import Tls
+
+_NUMBERS = numbers(1)
 
 
 class WithoutPeer:
@@ -209,6 +214,53 @@ class PostgresHarness:
 
     def wrong(self) -> tuple[Postgres, str]:
         return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
+
+
+class InfluxHarness:
+    """A measurement of a real InfluxDB."""
+
+    def __init__(self, server: InfluxDb, follow: bool) -> None:
+        self._server, self._follow = server, follow
+        self._measurement = f"kit {next(_NUMBERS)}"
+        self._sockets: list[socket.socket] = []
+
+    def _at(self, url: str, **settings: Any) -> Influxdb:
+        more = {"url": url, "database": "plant", "user": "tocsin", "password": self._server.PASSWORD, "delay": "0s"}
+        more |= {"measurement": self._measurement, "every": "20ms", "follow": self._follow}
+        return Influxdb.model_validate({**more, **settings})
+
+    def source(self) -> Influxdb:
+        return self._at(self._server.url)
+
+    def send(self, count: int) -> bool:
+        at_ns = time.time_ns() - 1_000_000_000
+        name = self._measurement.replace(" ", "\\ ")
+        self._server.write([f"{name} n={i}i {at_ns + i}" for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        if not self._follow:  # it has ended
+            return False
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def silent(self) -> Influxdb:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        self._sockets.append(listener)
+        return self._at(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+    def absent(self) -> Influxdb:
+        return self._at(f"http://127.0.0.1:{free_port()}")
+
+    def close(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+
+    def wrong(self) -> tuple[Influxdb, str]:
+        return self._at("https://127.0.0.1:1", tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
 class MongoHarness:
@@ -407,4 +459,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
-ELSEWHERE = ("kafka", "kinesis", "mongodb", "postgres", "sparkplug")
+ELSEWHERE = ("influxdb", "kafka", "kinesis", "mongodb", "postgres", "sparkplug")

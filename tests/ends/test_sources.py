@@ -13,13 +13,14 @@ from modbus_server import ModbusServer
 from mongo_server import Mongo
 from opcua_server import OpcuaServer
 from postgres_server import Postgres
-from servers import Mosquitto
+from servers import InfluxDb, Mosquitto
 from sources import (
     BROKERS,
     ELSEWHERE,
     FIELD,
     LOCAL,
     FieldHarness,
+    InfluxHarness,
     KafkaHarness,
     KinesisHarness,
     MongoHarness,
@@ -73,6 +74,13 @@ def test_sparkplug(mosquitto: Callable[..., Mosquitto], check: Any) -> None:
 @pytest.mark.parametrize("follow", [False, True])
 def test_postgres(postgres: Postgres, follow: bool, check: Any) -> None:
     with closing(PostgresHarness(postgres, follow)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("follow", [False, True])
+def test_influxdb(influxdb: InfluxDb, follow: bool, check: Any) -> None:
+    with closing(InfluxHarness(influxdb, follow)) as harness:
         check(harness)
 
 

@@ -62,7 +62,7 @@ class Sparkplug(RecordDecoder):
     the birth), ``bad`` or ``stale``; the last two have no value. The death of a node is that of its devices, and makes
     a ``stale`` row of each metric; ``at`` is then when it was heard. What is sent before its birth, or in a type that
     is not read, is set aside metric by metric. Read it from the source ``sparkplug``, which asks for births that were
-    missed. Some 6 µs a metric. Needs ``pip install 'tocsin[sparkplug]'``.
+    missed. Some 10 µs a metric. Needs ``pip install 'tocsin[sparkplug]'``.
 
     Examples
     --------
