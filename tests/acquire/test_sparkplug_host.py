@@ -246,10 +246,11 @@ class Watcher:
         self.client.loop_stop()
 
 
-def test_state_says_whether_we_are_there(mosquitto: Brokers, listening: Any) -> None:
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_state_says_whether_we_are_there(mosquitto: Brokers, listening: Any, version: str) -> None:
     url = mosquitto().url
     before = time.time() * 1000
-    host = listening(url, host_id="tocsin")
+    host = listening(url, host_id="tocsin", version=version)
     host.poll()
     watcher = Watcher(url)
     born = watcher.wait(online=True)

@@ -39,6 +39,7 @@ class Decoded:
         self.decoder = Sparkplug(**settings)
         self.state = self.decoder.initial()
         self.reasons: list[str] = []
+        self.details: list[str] = []
 
     def __call__(self, topic: str, payload: bytes) -> list[dict[str, Any]]:
         """The rows of one message, after the state has been through a file."""
@@ -46,6 +47,7 @@ class Decoded:
         name = topic if topic.startswith("$") or "STATE" in topic else f"spBv1.0/{topic}"
         self.state, left = self.decoder.step(self.state, Batch(raw([payload], name, RECEIVED_US)))
         self.reasons = [r for out in left if out.port == REJECTED for r in out.rows["reason"].to_pylist()]
+        self.details = [d for out in left if out.port == REJECTED for d in out.rows["detail"].to_pylist()]
         rows: list[dict[str, Any]] = left[-1].rows.to_pylist()
         return rows
 
@@ -203,6 +205,7 @@ def test_one_bad_metric_costs_no_other() -> None:
     rows = decoded("g/NBIRTH/n", packed(0, *bad, CELSIUS))
     assert [row["metric"] for row in rows] == [None, "celsius"]
     assert decoded.reasons == ["encoding", "sparkplug_type", "sparkplug_birth"]
+    assert decoded.details[1:] == ["t: Template is not read", "no name, and the birth of g/n has no such alias"]
 
 
 def test_what_is_no_message_of_a_node() -> None:

@@ -205,7 +205,10 @@ class _Rows:
         if name == "bdSeq":
             return
         number = type_of(metric, device.types.get(name))
-        value, text = value_of(metric, number)
+        try:
+            value, text = value_of(metric, number)
+        except Unreadable as unreadable:
+            raise Unreadable(unreadable.reason, f"{name}: {unreadable.detail}") from None
         quality = quality_of(metric)
         if quality in ("bad", "stale"):
             value = text = None
