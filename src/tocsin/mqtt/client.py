@@ -24,6 +24,8 @@ from tocsin.settings.addresses import is_server
 from tocsin.settings.tls import Tls
 
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0
+"""How long the broker may take to close the connection, once a client that had left a will has taken its leave."""
 BACKOFF_S = (0.2, 30.0)
 """The first wait before connecting again, and the longest; between them it doubles, and half of it is drawn."""
 
@@ -254,8 +256,14 @@ class Client:
             return
         try:
             self._send(packets.encode(packets.Disconnect(), self.version))
-        except (OSError, NotConnected) as error:
-            self.last_error = str(error)  # gone already: that is what was wanted
+            if self.will is not None:
+                # A socket that is closed with something unread resets the connection, which may overtake the
+                # DISCONNECT: so the broker is to close first, or it publishes the will.
+                deadline = time.monotonic() + CLOSE_TIMEOUT_S
+                while self._receive(max(0.0, deadline - time.monotonic())):
+                    self._inbox.frames()
+        except (OSError, ProtocolError) as error:
+            self.last_error = str(error)  # gone: that is what was wanted
         self.hang_up()
 
     def hang_up(self) -> None:
