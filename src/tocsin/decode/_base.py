@@ -79,7 +79,7 @@ class Decoder(RecordDecoder):
     """Words that stand for a missing value in every column, as ``[-, "#N/A"]``. In columns of numbers and times that
     are ``optional`` these are always missing: NaN, infinity, null, N/A, #N/A, NA and a lone ``-``."""
     encoding: str = "utf-8"
-    """How text is written, as ``cp1252`` or ``shift_jis``; UTF-16 with its mark at the beginning is seen."""
+    """How text is written, as ``cp1252`` or ``shift_jis``; UTF-16 is seen in files, and elsewhere by its mark."""
     compression: Literal["gzip"] | None = None
     """Whether payloads are compressed (gzip or zlib); they may swell to payload_max, and a hundredfold."""
 
@@ -220,7 +220,9 @@ class Decoder(RecordDecoder):
         for i, payload in enumerate(payloads.to_pylist()):  # some 0.5 us each
             row = i if numbers is None else int(numbers[i])
             try:
-                texts.append(payload.decode(self.encoding).encode())
+                # A file in UTF-16 comes in UTF-8, in which alone its lines can be told apart: without a byte of zero.
+                is_utf8 = self.encoding.startswith("utf-16") and b"\0" not in payload
+                texts.append(payload.decode("utf-8" if is_utf8 else self.encoding).encode())
                 kept.append(row)
             except UnicodeError as error:
                 rejects.add(row, Bad("encoding", f"not {self.encoding}: {error}"))
