@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tocsin.batch import REJECTED, Batch
 from tocsin.decode._base import raw
 from tocsin.decode.sparkplug import Sparkplug
-from tocsin.sparkplug.nodes import MISSED, STATE_TOPIC, Node
+from tocsin.sparkplug.nodes import MISSED, STATE_TOPIC, EdgeNode
 from tocsin.sparkplug.payload import TYPES, payload_class
 
 AT_MS = 1_767_268_800_000
@@ -177,7 +177,7 @@ def test_after_a_new_connection_aliases_are_uncertain() -> None:
 
 
 def test_a_node_counts_to_255() -> None:
-    node = Node(None, 0)
+    node = EdgeNode(None, 0)
     assert not any(node.advance(n % 256) for n in range(1, 600))
     assert node.is_sure
     assert node.advance(1)

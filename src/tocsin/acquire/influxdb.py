@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from tocsin.batch import RAW_WITH_METADATA, REST, Batch, as_times, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
-from tocsin.influxdb.following import End, Follower, Measurement, Page
+from tocsin.influxdb.following import Follower, HistoryEnd, Measurement, PointPage
 from tocsin.influxdb.settings import ServerSettings
 from tocsin.settings.quantities import Duration
 from tocsin.world import World
@@ -30,8 +30,8 @@ class Influxdb(ServerSettings, Source):
     not seen, so points are read only once they are older than ``delay``. A point that is written again under its time
     and tags does not come again. Windows stay open from run to run, until the next run goes on.
 
-    It asks by InfluxQL (``/query``), which versions 2 and 3 answer as well, under the name of a bucket and with a
-    token; it is tested with version 1.
+    It asks by InfluxQL (``/query``), which version 2 answers for a bucket that is mapped to a database, and version 3
+    as well, with a token; it is tested with version 1.
 
     References: InfluxData, "InfluxQL reference" and "/query" (version 1).
 
@@ -82,7 +82,7 @@ class InfluxdbReader:
         self._source, self._given, self._clock = source, world.given, world.clock
         self._after_ns: int | None = None if offset is None else offset["after"]
         self._count = 0 if offset is None else int(offset["count"])
-        self._page = Page([], [])
+        self._page = PointPage([], [])
         self._begin = 0
         """So many points of the page have been given."""
         every_s = source.every / 1e6 if source.follow else None
@@ -94,7 +94,7 @@ class InfluxdbReader:
             taken = self._follower.take(timeout_s)
             if taken is None:
                 return None
-            if isinstance(taken, End):
+            if isinstance(taken, HistoryEnd):
                 return tick(RAW_WITH_METADATA, REST), self._offset()
             self._page, self._begin = taken, 0
         times, begin = self._page.times_ns, self._begin

@@ -111,10 +111,10 @@ class Sparkplug(Subscription, Source):
 
     def open(self, world: World) -> OneSplit:
         self.check(world)
-        return OneSplit(lambda offset: HostReader(self, world, offset))
+        return OneSplit(lambda offset: SparkplugReader(self, world, offset))
 
 
-class HostReader(MqttReader):
+class SparkplugReader(MqttReader):
     """The open session of a host application."""
 
     def __init__(self, source: Sparkplug, world: World, offset: Offset | None) -> None:

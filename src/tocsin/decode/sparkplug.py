@@ -15,7 +15,7 @@ from tocsin.decode._base import RecordDecoder, raw
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.settings.quantities import Size
-from tocsin.sparkplug.nodes import MISSED, STATE_TOPIC, Device, Heard, Nodes
+from tocsin.sparkplug.nodes import MISSED, STATE_TOPIC, BornDevice, Heard, Nodes
 from tocsin.sparkplug.payload import (
     NAMESPACE,
     OTHERS,
@@ -189,13 +189,13 @@ class _Rows:
         place = (machine, topic.group, topic.node, device or None, _EVENTS[topic.kind], metric)
         self.rows.append((*place, at_us, value, text, kind, quality, historical))
 
-    def death(self, i: int, topic: Topic, device: str, had: Device | None, at_us: int) -> None:
+    def death(self, i: int, topic: Topic, device: str, had: BornDevice | None, at_us: int) -> None:
         """What is no longer there, and its metrics, which have no value any more."""
         self.add(i, topic, device, None, at_us, None, None, None, "stale", False)
         for name, kind in () if had is None else had.types.items():
             self.add(i, topic, device, name, at_us, None, None, type_name(kind), "stale", False)
 
-    def metric(self, i: int, topic: Topic, heard: Heard, device: Device, metric: Any, sent_us: int) -> None:
+    def metric(self, i: int, topic: Topic, heard: Heard, device: BornDevice, metric: Any, sent_us: int) -> None:
         """A metric of a birth or of data."""
         name, by_alias = name_of(metric), False
         if not name:

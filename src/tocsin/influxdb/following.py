@@ -25,7 +25,7 @@ _LEAST_NS = -(2**63) + 2
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PointPage:
     """Points in the order of their times; all that there are of each of these times."""
 
     times_ns: list[int]
@@ -34,7 +34,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class HistoryEnd:
     """There is no more, and nothing is waited for."""
 
 
@@ -46,7 +46,7 @@ class Measurement:
         self._from, self._until = f"from {_quoted(measurement)}", f"now() - {delay_us}u"
         self._limit = POINTS
 
-    def page(self, after_ns: int | None) -> tuple[Page, bool]:
+    def page(self, after_ns: int | None) -> tuple[PointPage, bool]:
         """Returns the next points, and whether more may follow.
 
         A page ends between two times: of points that have the same time none is left behind.
@@ -93,13 +93,13 @@ class Measurement:
             raise SourceError(f"{url} gives no answer of InfluxDB: {answer.text[:100]!r}") from error
 
 
-def _page(columns: list[str], rows: list[list[Any]], at: int) -> Page:
+def _page(columns: list[str], rows: list[list[Any]], at: int) -> PointPage:
     """Rows as records: a tag or field that a point does not have is left out."""
     payloads = []
     for row in rows:  # some 5 µs each
         point = {name: value for name, value in zip(columns, row, strict=True) if value is not None and name != "time"}
         payloads.append(json.dumps(point, ensure_ascii=False).encode())
-    return Page([row[at] for row in rows], payloads)
+    return PointPage([row[at] for row in rows], payloads)
 
 
 def _quoted(name: str) -> str:
@@ -114,7 +114,7 @@ class Follower:
         self, connect: Callable[[], tuple[httpx.Client, Measurement]], after_ns: int | None, every_s: float | None
     ) -> None:
         self._connect, self._after_ns, self._every_s = connect, after_ns, every_s
-        self._pages: queue.Queue[Page | End | TocsinError] = queue.Queue(AHEAD)
+        self._pages: queue.Queue[PointPage | HistoryEnd | TocsinError] = queue.Queue(AHEAD)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="influxdb source", daemon=True)
 
@@ -123,7 +123,7 @@ class Follower:
         if self._thread.ident is None:
             self._thread.start()
 
-    def take(self, timeout_s: float) -> Page | End | None:
+    def take(self, timeout_s: float) -> PointPage | HistoryEnd | None:
         """Returns the next page, or None if there is none yet; raises what has gone wrong."""
         try:
             taken = self._pages.get(timeout=timeout_s) if timeout_s > 0 else self._pages.get_nowait()
@@ -134,7 +134,7 @@ class Follower:
         return taken
 
     def close(self) -> None:
-        """End the thread; one that waits for an answer ends with it."""
+        """HistoryEnd the thread; one that waits for an answer ends with it."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(0.2)
@@ -156,11 +156,11 @@ class Follower:
             if has_more:
                 continue
             if self._every_s is None:
-                self._put(End())
+                self._put(HistoryEnd())
                 return
             self._stopping.wait(self._every_s)
 
-    def _put(self, what: Page | End | TocsinError) -> None:
+    def _put(self, what: PointPage | HistoryEnd | TocsinError) -> None:
         while not self._stopping.is_set():
             try:
                 return self._pages.put(what, timeout=_LOOK_S)
@@ -169,4 +169,4 @@ class Follower:
         return None
 
 
-__all__ = ["End", "Follower", "Measurement", "Page"]
+__all__ = ["Follower", "HistoryEnd", "Measurement", "PointPage"]

@@ -22,7 +22,7 @@ _BDSEQ = "bdSeq"
 
 
 @dataclass(slots=True)
-class Device:
+class BornDevice:
     """What a birth has named: of a device, or of the edge node itself."""
 
     types: dict[str, int]
@@ -33,8 +33,8 @@ class Device:
     """The same as JSON, written once."""
 
     @staticmethod
-    def of(payload: Any) -> Device:
-        device = Device({}, {})
+    def of(payload: Any) -> BornDevice:
+        device = BornDevice({}, {})
         for metric in payload.metrics:
             try:
                 name = name_of(metric)
@@ -48,19 +48,19 @@ class Device:
         return device
 
     @staticmethod
-    def load(text: str) -> Device:
+    def load(text: str) -> BornDevice:
         types, names = json.loads(text)
-        return Device(types, {int(alias): name for alias, name in names.items()}, text)
+        return BornDevice(types, {int(alias): name for alias, name in names.items()}, text)
 
 
 @dataclass(slots=True)
-class Node:
+class EdgeNode:
     """An edge node between its birth and its death."""
 
     bdseq: int | None
     seq: int
     """Of its newest message."""
-    devices: dict[str, Device] = field(default_factory=dict)
+    devices: dict[str, BornDevice] = field(default_factory=dict)
     """By name; the node's own metrics under the empty one."""
     missing: set[int] = field(default_factory=set)
     """Sequence numbers that were passed over, and may come late."""
@@ -94,13 +94,13 @@ class Node:
 class Heard:
     """What one message means for its node."""
 
-    device: Device | None = None
+    device: BornDevice | None = None
     """What its metrics are; None where that is not known."""
     lacks: str = ""
     """Why a rebirth is needed before its metrics can be read; empty if they can."""
     is_sure: bool = True
     """Whether aliases are certainly what the birth said."""
-    died: tuple[tuple[str, Device | None], ...] = ()
+    died: tuple[tuple[str, BornDevice | None], ...] = ()
     """Devices (the empty name: the node itself) that are no longer there, with what they had."""
 
 
@@ -108,7 +108,7 @@ class Nodes:
     """All edge nodes that are known to be there."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, EdgeNode] = {}
         self.gaps = 0
         """How often a sequence number was passed over."""
 
@@ -125,7 +125,7 @@ class Nodes:
         if payload.HasField("seq"):
             self.gaps += node.advance(payload.seq % 256)
         if topic.kind == "DBIRTH":
-            node.devices[topic.device] = Device.of(payload)
+            node.devices[topic.device] = BornDevice.of(payload)
         elif topic.kind == "DDEATH":
             return Heard(died=((topic.device, node.devices.pop(topic.device, None)),))
         device = node.devices.get(topic.device)
@@ -133,14 +133,14 @@ class Nodes:
         return Heard(device, lacks, node.is_sure)
 
     def _node_born(self, topic: Topic, payload: Any) -> Heard:
-        device = Device.of(payload)
+        device = BornDevice.of(payload)
         self.nodes.pop(topic.edge, None)
-        self.nodes[topic.edge] = Node(_bdseq(payload), payload.seq % 256, {"": device})
+        self.nodes[topic.edge] = EdgeNode(_bdseq(payload), payload.seq % 256, {"": device})
         while len(self.nodes) > NODES_MAX:
             del self.nodes[next(iter(self.nodes))]
         return Heard(device)
 
-    def _node_died(self, topic: Topic, node: Node | None, payload: Any) -> Heard:
+    def _node_died(self, topic: Topic, node: EdgeNode | None, payload: Any) -> Heard:
         bdseq = _bdseq(payload)
         if node is None:
             return Heard(died=(("", None),))
@@ -169,7 +169,7 @@ class Nodes:
             }
         )
 
-    def _devices(self) -> Iterator[tuple[str, Node, str, Device]]:
+    def _devices(self) -> Iterator[tuple[str, EdgeNode, str, BornDevice]]:
         for key, node in self.nodes.items():
             for name, device in node.devices.items():
                 yield key, node, name, device
@@ -179,9 +179,9 @@ class Nodes:
         """The reverse of `dump`."""
         state = Nodes()
         for row in table.to_pylist():
-            fresh = Node(row["bdseq"], row["seq"], {}, set(row["missing"]), row["lost"])
+            fresh = EdgeNode(row["bdseq"], row["seq"], {}, set(row["missing"]), row["lost"])
             node = state.nodes.setdefault(row["key"], fresh)
-            node.devices[row["device"]] = Device.load(row["metrics"])
+            node.devices[row["device"]] = BornDevice.load(row["metrics"])
         return state
 
 
@@ -193,4 +193,4 @@ def _bdseq(payload: Any) -> int | None:
     return None
 
 
-__all__ = ["MISSED", "NODES_MAX", "STATE_TOPIC", "Device", "Heard", "Node", "Nodes"]
+__all__ = ["MISSED", "NODES_MAX", "STATE_TOPIC", "BornDevice", "EdgeNode", "Heard", "Nodes"]
