@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.bases import require
-from tocsin.batch import KEY_TYPE, RAW, REJECTED, TIME_TYPE, Batch, Ints, as_times, empty, floats, times_us
-from tocsin.decode._base import RecordDecoder, raw
+from tocsin.batch import KEY_TYPE, RAW, REJECTED, TIME_TYPE, Batch, as_times, empty, floats, times_us
+from tocsin.decode._base import RecordDecoder, Traced, raw
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.settings.quantities import Size
@@ -97,7 +97,7 @@ class Sparkplug(RecordDecoder):
     def counters(self, state: Nodes) -> Mapping[str, int]:
         return {"sequence_gaps": state.gaps}
 
-    def traced(self, state: Nodes, batch: Batch) -> tuple[Nodes, Sequence[Batch], Ints | None]:
+    def traced(self, state: Nodes, batch: Batch) -> Traced:
         if not len(batch):
             return state, (batch.with_rows(empty(SCHEMA)),), None
         records, rejects, rows = batch.rows, Rejects(), _Rows()
