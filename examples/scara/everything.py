@@ -1,8 +1,8 @@
 """All of scara.yaml and its forecasts, one after the other: python everything.py [--history 3600] [--seconds 240]
 
-Writes what the robot wrote in the last hour; runs a broker, the pipeline and its archive; trains a net on the archive and
-follows it; then the robot goes on, a second at a time, with the page beside it, and something blocks it near the end. What
-it makes lies in ``--folder``.
+Writes what the robot wrote in the last hour; runs a broker, the pipeline and its archive; trains a net on the archive
+and follows it; then the robot goes on, a second at a time, with the page beside it, and something blocks it near the
+end. What it makes lies in ``--folder``.
 """
 
 import argparse
@@ -53,9 +53,7 @@ def main() -> None:
 
         def start(*command: object, waits: bool = False) -> None:
             output = subprocess.PIPE if waits else None
-            process = stack.enter_context(
-                subprocess.Popen(list(map(str, command)), env=environment, stdout=output)
-            )
+            process = stack.enter_context(subprocess.Popen(list(map(str, command)), env=environment, stdout=output))
             stack.callback(process.terminate)
             if waits and process.stdout is not None:
                 process.stdout.readline()
@@ -118,13 +116,13 @@ def wait_until(true: Callable[[], bool]) -> None:
 def rows(table: str, folder: Path) -> int:
     """Returns how many rows are in a table; 0 while there is none."""
     try:
-        return int(tocsin.query(f"select count(*) as n from {table}", folder)["n"][0].as_py())  # noqa: S608
+        return int(tocsin.query(f"select count(*) as n from {table}", folder)["n"][0].as_py())
     except TocsinError:
         return 0
 
 
 def newest(table: str, folder: Path) -> object:
-    return tocsin.query(f"select max(time) as t from {table}", folder)["t"][0].as_py()  # noqa: S608
+    return tocsin.query(f"select max(time) as t from {table}", folder)["t"][0].as_py()
 
 
 if __name__ == "__main__":

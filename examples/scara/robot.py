@@ -1,7 +1,7 @@
 """The robot's producer: python robot.py scara-xml [http://127.0.0.1:8086] [scara.tags]
 
-It posts each file of the folder, and each that comes, as records of Kafka REST v2, one for each tag; a file is deleted once
-it was answered for. What is answered "later", or not at all, is sent again under the same key, and kept once.
+It posts each file of the folder, and each that comes, as records of Kafka REST v2, one for each tag; a file is deleted
+once it was answered for. What is answered "later", or not at all, is sent again under the same key, and kept once.
 """
 
 import json
