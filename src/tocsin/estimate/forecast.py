@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from tocsin.bases import Keyed, added, promised, require
+from tocsin.bases import Keyed, added, judging, promised, require
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints, as_numbers, as_times, floats, times_us
 from tocsin.estimate._ridge import (
     PRIOR,
@@ -135,7 +135,7 @@ class Forecast(Keyed):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for column in (self.of, *self.inputs):
             require(input, column, self.name(), number=True)
-        fields = (*ADDED, AHEAD_TIME) if self.every is not None else ADDED
+        fields = (*judging(ADDED, self.of), *((AHEAD_TIME,) if self.every is not None else ()))
         return added(input, fields, self.name())
 
     def fields(self) -> Mapping[str, Field]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import added, promised, require
+from tocsin.bases import added, judging, promised, require
 from tocsin.batch import TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers, as_times, floats, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, TocsinError
@@ -116,7 +116,9 @@ class Model(Operator):
         for column in champion.inputs:
             require(input, column, self.name(), number=True)
         every = (AHEAD_TIME,) if champion.settings["every_us"] else ()
-        return added(input, (*ADDED, *every, *READY, *(SHADOW if shadow else ())), self.name())
+        return added(
+            input, (*judging(ADDED, champion.target), *every, *READY, *(SHADOW if shadow else ())), self.name()
+        )
 
     def initial(self) -> Following:
         stamp = self._store.stamp(self.model)
