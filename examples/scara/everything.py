@@ -1,6 +1,6 @@
-"""All of scara.yaml and its forecasts, one after the other: python everything.py [--history 3600] [--seconds 240]
+"""All of scara.yaml and its forecasts, one after the other: python everything.py [--history 7200] [--seconds 240]
 
-Writes what the robot wrote in the last hour; runs a broker, the pipeline and its archive; trains a net on the archive
+Writes what the robot wrote in the last two hours; runs a broker, the pipeline and its archive; trains a net on the archive
 and follows it; then the robot goes on, a second at a time, with the page beside it, and something blocks it near the
 end. What it makes lies in ``--folder``.
 """
@@ -18,19 +18,18 @@ from pathlib import Path
 import tocsin
 from tocsin.acquire.simulate import Fault, write_scara_xml
 from tocsin.errors import TocsinError
+from tocsin.mqtt.plain import Plain
 
 HERE = Path(__file__).parent
 BROKER = [sys.executable, "-m", "tocsin.mqtt.broker", "--port"]
 TOCSIN = [sys.executable, "-m", "tocsin.cli"]
-WINDOW = 100
-"""Seconds that the net looks at: it says nothing before they are there."""
 BLOCKED_S = 40
 WAIT_S = 120
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--history", type=int, default=3600, help="seconds that the robot has run before")
+    parser.add_argument("--history", type=int, default=7200, help="seconds that the robot has run before")
     parser.add_argument("--seconds", type=int, default=240, help="seconds that it goes on")
     parser.add_argument("--rate", type=float, default=1.0, help="how fast they pass")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="of scara/train.yaml")
@@ -40,8 +39,9 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.absolute()
     lake, forecasts, models = folder / "lake", folder / "forecasts", folder / "models"
+    url = f"mqtt://127.0.0.1:{options.port}"
     environment = os.environ | {
-        "TOCSIN_MQTT_URL": f"mqtt://127.0.0.1:{options.port}",
+        "TOCSIN_MQTT_URL": url,
         "TOCSIN_SCARA_FOLDER": str(folder / "xml"),
         "TOCSIN_FOLDER": str(lake),
         "TOCSIN_FORECAST_FOLDER": str(forecasts),
@@ -68,16 +68,15 @@ def main() -> None:
         subprocess.run([*TOCSIN, "train", HERE / "train.yaml", *settings], check=True)
         # It may not beat the cycle before, which it says; the way is shown all the same.
         subprocess.run([*TOCSIN, "models", "promote", "scara", "1", "--force", "--store", models], check=True)
+        subscriber = Plain(url, "scara-forecast", ["scara/total"])
+        subscriber.connect()  # from now on the broker keeps what comes, until the forecasts have started
+        subscriber.close()
         start(*TOCSIN, "run", HERE / "forecast.yaml", "--page", "--port", options.page)
-        live = iter(robot[options.history :])
-        while not rows("forecasts", forecasts):  # until it has subscribed, nobody forecasts
-            hand_over([next(live)], folder / "xml")
-            time.sleep(1.0)
-        for path in live:
+        for path in robot[options.history :]:
             hand_over([path], folder / "xml")
             time.sleep(1 / options.rate)
         wait_until(lambda: rows("archive", lake) >= len(robot) - 1)
-        wait_until(lambda: newest("forecasts", forecasts) == newest("archive", lake))
+        wait_until(lambda: rows("forecasts", forecasts) >= options.seconds - 1)
     print(tocsin.query(SAID, forecasts).to_pylist()[0])
     for table in ("leaves_limits", "leaves_bounds"):
         if rows(table, forecasts):
@@ -119,10 +118,6 @@ def rows(table: str, folder: Path) -> int:
         return int(tocsin.query(f"select count(*) as n from {table}", folder)["n"][0].as_py())
     except TocsinError:
         return 0
-
-
-def newest(table: str, folder: Path) -> object:
-    return tocsin.query(f"select max(time) as t from {table}", folder)["t"][0].as_py()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from tocsin.cli.data_file import read_data, time_column
 from tocsin.cli.score import as_stream, read_steps, schema_after, through
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError
-from tocsin.estimate.forecast import Forecast
+from tocsin.estimate._ridge import terms
+from tocsin.estimate.forecast import LAGS_MAX, TERMS_MAX, Forecast
 from tocsin.estimate.model import Model
 from tocsin.values.times import parse_times
 
@@ -207,13 +208,18 @@ def _plain(step: Forecast, names: Sequence[str] = PLAIN) -> Mapping[str, Forecas
 def _beside(step: Model) -> Mapping[str, Forecast]:
     """What a trained model has to be better than: the plain forecasters, and ridge with the same inputs and window."""
     manifest, _ = step.manifests()
-    inputs = tuple(name for name in manifest.inputs if name != manifest.target)
+    season = manifest.settings.get("season")
     told = {
-        "of": manifest.target, "horizon": manifest.horizon, "every": manifest.settings["every_us"], "inputs": inputs,
-        "season": manifest.settings.get("season"), "coverage": manifest.settings["coverage"],
+        "of": manifest.target, "horizon": manifest.horizon, "every": manifest.settings["every_us"],
+        "coverage": manifest.settings["coverage"],
     }  # fmt: skip
-    ridge = Forecast.model_validate(told)
-    return {**_plain(ridge), "ridge": ridge}
+    plain = _plain(Forecast.model_validate({**told, "season": season}))
+    inputs = tuple(name for name in manifest.inputs if name != manifest.target)
+    # A season that lies in the window is seen there; what it has room for is as many readings as the net has, up to 50.
+    lags = min(manifest.window, LAGS_MAX)
+    beyond = season if season is not None and season > lags else None
+    most = next(n for n in range(lags, 0, -1) if n == 1 or terms(n, len(inputs), beyond is not None) <= TERMS_MAX)
+    return {**plain, "ridge": Forecast.model_validate({**told, "season": beyond, "inputs": inputs, "lags": most})}
 
 
 def _run(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:

@@ -42,6 +42,7 @@ PENDING = 4
 """Numbers of a forecast whose reading has not come: itself, its bounds, and the reading that `ridge` started from (NaN
 where its window was not whole)."""
 GIVEN, GIVEN_LOWER, GIVEN_UPPER, BASE = range(PENDING)
+LAGS_MAX = 50
 TERMS_MAX = 400
 """Weights of a key: its state grows with their square, to 1.3 MB."""
 NONE_YET = -(2**63)
@@ -100,7 +101,7 @@ class Forecast(Keyed):
     """How many periods make a day, a shift, a cycle: 24 for a daily rhythm of hours."""
     inputs: Many[str] = ()
     """Columns that may explain what comes (weather, load, set point): numbers, or true and false."""
-    lags: int = Setting(2, ge=1, le=50)
+    lags: int = Setting(2, ge=1, le=LAGS_MAX)
     """How many of the last readings `ridge` looks at."""
     memory: float = Setting(30_000.0, ge=100)
     """How many periods `ridge` looks back: one that old counts for a third of a new one."""
