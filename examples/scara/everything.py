@@ -1,8 +1,8 @@
 """All of scara.yaml and its forecasts, one after the other: python everything.py [--history 7200] [--seconds 240]
 
-Writes what the robot wrote in the last two hours; runs a broker, the pipeline and its archive; trains a net on the archive
-and follows it; then the robot goes on, a second at a time, with the page beside it, and something blocks it near the
-end. What it makes lies in ``--folder``.
+Writes what the robot wrote in the last two hours; runs a broker, the pipeline and its archive; trains a net on the
+archive and follows it; then the robot goes on, a second at a time, with the page beside it; near the end something
+blocks it. What it makes lies in ``--folder``.
 """
 
 import argparse

@@ -169,7 +169,8 @@ def describe(name: str, schema: pa.Schema) -> StreamColumns:
     hidden = _NOT_VALUES
     if forecast:
         band |= FORECAST
-        about = next((one for one in (judged(schema, "yhat"), "y") if one in numbers), "y")
+        about = judged(schema, "yhat") or "y"
+        about = about if about in numbers else "y"
         hidden = _NOT_VALUES | _NOT_VALUES_OF_FORECAST | ({"y"} - {about})
     values = ("value",) if long else tuple(n for n in numbers if n not in hidden)[:COLUMNS_MAX]
     return StreamColumns(
