@@ -29,7 +29,7 @@ HISTORY, LIVE, WINDOW, BLOCKED = 420, 160, 100, 40
 def test_archive_train_forecast_and_alarm(tmp_path: Path) -> None:
     """XML -> topic -> archive -> a net that looks at 100 s -> forecasts -> an alarm when it is blocked."""
     pytest.importorskip("jax")
-    training = ["model.epochs=12", "model.batch=16", "model.units=24", "model.learning_rate=0.005"]
+    training = ["model.epochs=10", "model.batch=16", "model.units=24", "model.learning_rate=0.005"]
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "scara" / "everything.py"), "--history", str(HISTORY), "--seconds", str(LIVE),
          "--rate", "100", "--folder", str(tmp_path), "--port", str(free_port()), "--page", str(free_port()),

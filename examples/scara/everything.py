@@ -109,7 +109,7 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         if time.monotonic() > until:
             raise SystemExit("it did not come about; what the processes said stands above")
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def rows(table: str, folder: Path) -> int:
