@@ -34,7 +34,7 @@ def test_archive_train_forecast_and_alarm(tmp_path: Path) -> None:
         [sys.executable, str(EXAMPLES / "scara" / "everything.py"), "--history", str(HISTORY), "--seconds", str(LIVE),
          "--rate", "100", "--folder", str(tmp_path), "--port", str(free_port()), "--page", str(free_port()),
          *(word for one in training for word in ("--set", one))],
-        capture_output=True, text=True, timeout=200,
+        capture_output=True, text=True, timeout=230,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     manifest = Store(tmp_path / "models").show("scara")

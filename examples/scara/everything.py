@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 BROKER = [sys.executable, "-m", "tocsin.mqtt.broker", "--port"]
 TOCSIN = [sys.executable, "-m", "tocsin.cli"]
 BLOCKED_S = 40
-WAIT_S = 120
+WAIT_S = 300
 
 
 def main() -> None:
