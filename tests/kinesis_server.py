@@ -26,10 +26,9 @@ from typing import Any
 import boto3
 import httpx
 from botocore.config import Config
-from servers import Needs, free_port, listens
+from servers import CACHE, Needs, free_port, listens
 
 VERSION = "0.6.2"
-CACHE = Path.home() / ".cache" / "tocsin-tests"
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tocsin", "AWS_SECRET_ACCESS_KEY": "any"}
 """What the stand-in asks for: it takes any."""

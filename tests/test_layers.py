@@ -19,7 +19,7 @@ LAYERS = (
     "contracts",
     "bases ends pipeline",
     "testing",
-    "domain",
+    "domain objects",
     "mqtt kafka kinesis postgres mongodb lake",
     "models",
     "acquire decode condition detect estimate notify output",

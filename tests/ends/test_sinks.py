@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hdfs_server import Hdfs
 from kafka_server import Kafka
 from kinesis_server import Kinesis
 from postgres_server import Postgres
 from servers import InfluxDb, ObjectStore
-from sinks import ELSEWHERE, SINKS, InfluxHarness, KafkaHarness, KinesisHarness, PostgresHarness, RemoteDeltaHarness
+from sinks import (
+    ELSEWHERE,
+    SINKS,
+    InfluxHarness,
+    KafkaHarness,
+    KinesisHarness,
+    PostgresHarness,
+    RemoteDeltaHarness,
+    RemoteFilesHarness,
+)
 
 from tocsin.contracts import Sink
 from tocsin.pipeline.registry import find, names
@@ -41,6 +51,17 @@ def test_influxdb(influxdb: InfluxDb, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_delta_in_an_object_store(object_store: ObjectStore, check: Any) -> None:
     check(RemoteDeltaHarness(object_store))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("format", "compress"), [("ndjson", "gz"), ("csv", "none"), ("parquet", "none")])
+def test_files_in_an_object_store(object_store: ObjectStore, format: str, compress: str, check: Any) -> None:
+    check(RemoteFilesHarness(object_store, format, compress))
+
+
+@pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
+def test_files_in_hdfs(hdfs: Hdfs, check: Any) -> None:
+    check(RemoteFilesHarness(hdfs, "ndjson"))
 
 
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
