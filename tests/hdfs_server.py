@@ -76,6 +76,7 @@ class Hdfs:
                 node.kill()
                 node.wait(10)
         self.nodes.clear()
+        self._client.close()
 
     def put(self, name: str, data: bytes) -> None:
         """Make a file."""

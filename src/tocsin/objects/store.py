@@ -99,6 +99,10 @@ def told(address: str, error: BaseException, trouble: Trouble) -> TocsinError:
     said = plain(error)
     if _DENIED.search(said):
         return trouble(f"{address} may not be used ({said}); check the credentials")
+    if "RPC listener disconnected" in said:
+        said += (
+            "; if it stays so: a table in HDFS is reached at the port of Hadoop's own protocol (8020), not of its web"
+        )
     return Unavailable(f"{address}: {said}") if _AWAY.search(said) else trouble(f"{address}: {said}")
 
 

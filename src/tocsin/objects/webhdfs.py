@@ -34,8 +34,8 @@ class WebHdfs:
         unknown = set(storage) - {"user"}
         if unknown:
             raise ConfigError(f"storage: HDFS knows no setting '{min(unknown)}'; there is user")
-        if not parts.hostname or not parts.path.strip("/"):
-            raise ConfigError(f"{address} is no folder in HDFS; write hdfs://namenode:{WEB_PORT}/folder")
+        if not parts.hostname:
+            raise ConfigError(f"{address} names no host; write hdfs://namenode:{WEB_PORT}/folder")
         self._address, self._trouble = address.rstrip("/"), trouble
         self._root = parts.path.rstrip("/")
         self._user = storage.get("user") or parts.username or os.environ.get("HADOOP_USER_NAME", "")
@@ -133,7 +133,7 @@ class WebHdfs:
             return self._checked(self._client.request(method, url, params=parameters))
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}".rstrip("/")
+        return f"{self._root}/{name}".rstrip("/") or "/"
 
     def _url(self, name: str) -> str:
         return self._base + quote(self._path(name))
