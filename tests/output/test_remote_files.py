@@ -71,13 +71,15 @@ class Stepping:
         return stepped
 
 
-def live(writer: Any, committed: dict[int, Token]) -> None:
-    """One life of an engine: finish what was committed, then the epochs that are not."""
+def live(writer: Any, committed: dict[int, Token], *, gathers: bool = False) -> None:
+    """One life of an engine: finish what was committed, then the epochs that are not; or all of it at once."""
     done = writer.published() or 0
+    writer.discard(list(committed.values()))
+    if gathers:
+        committed |= {epoch: writer.stage(epoch, [batch(epoch)]) for epoch in EPOCHS if epoch not in committed}
     waiting = {epoch: token for epoch, token in committed.items() if epoch > done}
     if waiting:
         writer.publish(max(waiting), list(waiting.values()))
-    writer.discard(list(committed.values()))
     for epoch in EPOCHS:
         if epoch not in committed:
             committed[epoch] = writer.stage(epoch, [batch(epoch)])
@@ -102,7 +104,7 @@ def crashed_at_every_step(opened: Callable[[World, SimulatedWorld, str], Any], *
             assert step > 30, "hardly any step was tried"
             return
         simulated.boot()
-        live(opened(place, simulated, table), committed)
+        live(opened(place, simulated, table), committed, gathers=not cuts_power)
         yield table
 
 
