@@ -6,6 +6,10 @@ import csv
 import gzip
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +25,9 @@ from hdfs_server import Hdfs
 from servers import ObjectStore, free_port
 from sinks import rows_of
 
+import tocsin
 from tocsin.contracts import Token
-from tocsin.errors import ConfigError, ForeignCommit, MissingExtra, SinkError, Unavailable
+from tocsin.errors import ConfigError, ForeignCommit, MissingExtra, SinkError, TocsinError, Unavailable
 from tocsin.lake.remote import RemoteTable
 from tocsin.objects.store import Listed, Store, open_store
 from tocsin.output._remote_delta import RemoteDeltaWriter
@@ -290,3 +295,67 @@ def test_secrets_are_not_shown_and_may_change(object_store: ObjectStore) -> None
     one = sink(object_store, "x")
     assert object_store.SECRET not in json.dumps(one.model_dump(mode="json"))
     assert one.place() == sink(object_store, "x", storage={}).place()
+
+
+PIPELINE = """
+name: by_way_of_hdfs
+folder: {folder}
+sources:
+  lines:
+    source: {{files: {{path: {lines}, follow: true}}}}
+    decode: {{json: {{columns: {{machine: text, n: int}}}}}}
+    key: machine
+  archive:
+    source: {{files: {{path: "{url}/archive", follow: true, every: 200ms, storage: {storage}}}}}
+    decode: {{json: {{columns: {{key: text, n: int}}}}}}
+    key: key
+checkpoint: 200ms
+streams:
+  sent:
+    from: lines
+    sinks: [files: {{path: "{url}/archive", storage: {storage}}}]
+  kept:
+    from: archive
+    sinks: [delta: kept]
+"""
+
+
+@pytest.mark.timeout(240)
+def test_rows_go_to_hdfs_and_back_once_through_kills(hdfs: Hdfs, tmp_path: Path) -> None:
+    lines, file, total = tmp_path / "in.ndjson", tmp_path / "pipeline.yaml", 900
+    storage = json.dumps(hdfs.options)
+    file.write_text(PIPELINE.format(folder=tmp_path, lines=lines, url=hdfs.url, storage=storage))
+    lines.touch()
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "tocsin.cli", "run", str(file)])
+
+    def kept() -> list[int]:
+        try:
+            return list(tocsin.read("kept", tmp_path)["n"].to_pylist())
+        except TocsinError:  # not made yet
+            return []
+
+    process = start()
+    try:
+        for begin in range(0, total, total // 3):
+            with lines.open("a") as more:
+                for n in range(begin, begin + total // 3):
+                    more.write(json.dumps({"machine": f"m{n % 3}", "n": n}) + "\n")
+            until = time.monotonic() + 60
+            while len(kept()) <= begin:
+                assert time.monotonic() < until, f"{len(kept())} rows"
+                time.sleep(0.1)
+            if begin < total // 3 * 2:
+                process.kill()
+                process.wait(10)
+                process = start()
+        while len(kept()) < total:
+            assert time.monotonic() < until, f"{len(kept())} rows"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait(10)
+    assert Counter(kept()) == Counter(range(total))
