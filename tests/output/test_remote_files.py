@@ -268,6 +268,8 @@ def test_refusals_name_the_remedy(object_store: ObjectStore, hdfs: Hdfs) -> None
     assert "knows no setting 'aws_nonsense'" in said(
         {"path": "s3://b/x", "storage": {"aws_nonsense": "1"}}, ConfigError
     )
+    plain = {name: value for name, value in object_store.options.items() if name != "aws_allow_http"}
+    assert "aws_allow_http" in said({"path": "s3://plant/x", "storage": plain}, SinkError)
     assert "NoSuchBucket" in said({"path": "s3://nowhere-at-all/x", "storage": object_store.options}, SinkError)
     absent = {**object_store.options, "aws_endpoint_url": f"http://127.0.0.1:{free_port()}", "max_retries": "0"}
     assert "\n" not in said({"path": "s3://plant/x", "storage": absent}, Unavailable)
@@ -289,6 +291,15 @@ def test_what_cannot_work_is_told_by_check(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(__import__("sys").modules, "tocsin.objects.cloud", raising=False)
     with pytest.raises(MissingExtra, match=r"tocsin\[remote\]"):
         Files(path="s3://plant/x").check(world())
+
+
+def test_the_environment_says_what_the_file_does_not(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in object_store.options.items():
+        monkeypatch.setenv(name.upper(), value)
+    publish(Files(path="s3://plant/environment"))
+    assert values(object_store, "environment") == Counter([10.0, 11.0, 12.0])
 
 
 def test_secrets_are_not_shown_and_may_change(object_store: ObjectStore) -> None:

@@ -7,6 +7,7 @@ settings have the same names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,7 +31,7 @@ class Cloud:
 
     def __init__(self, address: str, storage: Mapping[str, str], trouble: Trouble) -> None:
         self._address, self._trouble = address.rstrip("/"), trouble
-        settings, client, retries = _sorted(storage)
+        settings, client, retries = _sorted(_of_environment() | dict(storage))
         patience: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=20)}
         try:
             self._store: Any = from_url(self._address, config=settings, client_options=client, retry_config=patience)
@@ -104,6 +105,12 @@ class Cloud:
 
 def _listed(one: Mapping[str, Any]) -> Listed:
     return Listed(str(one["path"]), str(one["e_tag"] or one["last_modified"].isoformat()), int(one["size"]))
+
+
+def _of_environment() -> dict[str, str]:
+    """Settings of the HTTP client, as AWS_ALLOW_HTTP: the library takes none of the environment beside given ones."""
+    names = [f"{maker}_{name}" for maker in ("aws", "google", "azure") for name in _OF_CLIENT]
+    return {name: os.environ[name.upper()] for name in names if name.upper() in os.environ}
 
 
 def _sorted(storage: Mapping[str, str]) -> tuple[Any, Any, int]:

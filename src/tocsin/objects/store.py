@@ -99,6 +99,8 @@ def told(address: str, error: BaseException, trouble: Trouble) -> TocsinError:
     said = plain(error)
     if _DENIED.search(said):
         return trouble(f"{address} may not be used ({said}); check the credentials")
+    if "builder error" in said:
+        said += "; an endpoint with http:// needs aws_allow_http: true"
     if "RPC listener disconnected" in said:
         said += (
             "; if it stays so: a table in HDFS is reached at the port of Hadoop's own protocol (8020), not of its web"
