@@ -38,7 +38,7 @@ from tocsin.testing.simulated import Crash, PowerCut, SimulatedWorld
 from tocsin.world import World
 
 _NUMBERS = count()
-EPOCHS = (1, 2, 3)
+EPOCHS = (1, 2)
 
 
 def batch(epoch: int) -> pa.RecordBatch:
@@ -106,7 +106,7 @@ def crashed_at_every_step(opened: Callable[[World, SimulatedWorld, str], Any], *
         except Crash:
             pass
         else:
-            assert step > 30, "hardly any step was tried"
+            assert step > 20, "hardly any step was tried"
             return
         simulated.boot()
         live(opened(place, simulated, table), committed, gathers=not cuts_power)
@@ -173,7 +173,7 @@ def test_a_put_that_arrives_late_doubles_nothing(object_store: ObjectStore, arri
     assert again.published() is None
     if arrives_first:
         lossy.arrive()
-    again.publish(3, tokens)
+    again.publish(EPOCHS[-1], tokens)
     if not arrives_first:
         lossy.arrive()
     again.close()
@@ -192,12 +192,12 @@ def text(data: bytes) -> io.StringIO:
 def test_epochs_that_waited_become_one_file_and_readers_see_no_other(object_store: ObjectStore) -> None:
     folder, place = f"gathered{next(_NUMBERS)}", world()
     with closing(sink(object_store, folder).open(place, batch(1).schema)) as writer:
-        writer.publish(3, [writer.stage(epoch, [batch(epoch)]) for epoch in EPOCHS])
+        writer.publish(2, [writer.stage(epoch, [batch(epoch)]) for epoch in EPOCHS])
         for epoch in (4, 5):
             writer.publish(epoch, [writer.stage(epoch, [])])
     seen = [name for name in object_store.objects(folder) if not name.startswith("_")]
     assert len(seen) == 1
-    assert seen[0].endswith("-000000000003.ndjson")
+    assert seen[0].endswith("-000000000002.ndjson")
     marks = [name for name in object_store.objects(folder) if name.startswith("_tocsin/")]
     assert [name.rpartition("-")[2] for name in marks] == ["000000000005"]
 
@@ -229,7 +229,7 @@ def test_another_engine_under_our_name_is_noticed(object_store: ObjectStore) -> 
 
 def test_one_of_many_writers_makes_an_object(object_store: ObjectStore, hdfs: Hdfs) -> None:
     for address, storage in (("s3://plant/race", object_store.options), (f"{hdfs.url}/race", hdfs.options)):
-        for race in range(5):
+        for race in range(5 if address.startswith("s3") else 2):
             name = f"object-{race}"
             with ThreadPoolExecutor(4) as threads:
                 won = list(threads.map(partial(made, address, storage, name), range(4)))
@@ -247,10 +247,10 @@ def test_a_table_in_hdfs(hdfs: Hdfs, monkeypatch: pytest.MonkeyPatch) -> None:
     table, place = RemoteTable(f"{hdfs.table_url}/tables/t", {}), world()
     with closing(RemoteDeltaWriter(place, batch(1).schema, table, (), 1 << 20, 3_600_000_000)) as writer:
         tokens = [writer.stage(epoch, [batch(epoch)]) for epoch in EPOCHS]
-        writer.publish(2, tokens[:2])
-        writer.publish(2, tokens[:2])
-        writer.publish(3, tokens[2:])
-        assert writer.published() == 3
+        writer.publish(1, tokens[:1])
+        writer.publish(1, tokens[:1])
+        writer.publish(2, tokens[1:])
+        assert writer.published() == 2
     assert Counter(table.read()["value"].to_pylist()) == EXPECTED
 
 
