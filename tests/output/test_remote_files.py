@@ -286,6 +286,8 @@ def test_refusals_name_the_remedy(object_store: ObjectStore, hdfs: Hdfs) -> None
 def test_what_cannot_work_is_told_by_check(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="ftp:// is no place"):
         Files(path="ftp://host/x").check(world())
+    with pytest.raises(ConfigError, match="nothing else"):
+        Files(path="s3://plant?secret=x/y").check(world())
     Files(path="hdfs://namenode/x").check(world())  # nothing is asked of the other side
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     monkeypatch.delitem(__import__("sys").modules, "tocsin.objects.cloud", raising=False)

@@ -17,6 +17,7 @@ _AWAY = re.compile(
     r"error sending|connect|timed? ?out|dns|refused|reset|unreachable|5\d\d |429|SlowDown|ServiceUnavailable", re.I
 )
 _DENIED = re.compile(r"403|401|AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|Forbidden|credential", re.I)
+_HOST = re.compile(r"[\w.@:\[\]-]+")
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|↳|Debug source:.*", re.S)
 
 Trouble = Callable[[str], TocsinError]
@@ -66,9 +67,11 @@ def is_remote(path: str) -> bool:
     >>> is_remote("s3://plant/readings"), is_remote("readings")
     (True, False)
     """
-    scheme, mark, _ = path.partition("://")
+    scheme, mark, rest = path.partition("://")
     if mark and scheme not in SCHEMES:
         raise ConfigError(f"{scheme}:// is no place to keep anything; there are {', '.join(SCHEMES)}, and folders")
+    if mark and not _HOST.fullmatch(rest.partition("/")[0]):
+        raise ConfigError(f"after {scheme}:// comes a bucket, container or host, then a / and the folder, nothing else")
     return bool(mark)
 
 
