@@ -120,7 +120,8 @@ class Objects(Files):
         self._server = ObjectStore(place, program).start()
 
     def pipeline(self) -> Mapping[str, Any]:
-        objects = {"path": "s3://plant/records", "storage": self._server.options}
+        # With a format nothing is asked of the server here: the library's threads would not outlive the fork.
+        objects = {"path": "s3://plant/records", "format": "ndjson", "storage": self._server.options}
         lines = {"files": {"path": str(self._path), "follow": True}}
         read = {"files": {**objects, "follow": True, "every": "200ms"}}
         columns = {"json": {"columns": {"key": "text", "n": "int"}}}
