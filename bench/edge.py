@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from tocsin.edge.bundle import _sign, pack
-from tocsin.edge.device import Device, Settings
+from tocsin.edge.device import Device, DeviceSettings
 from tocsin.models.manifest import MODEL, Manifest
 from tocsin.models.recurrent import to_onnx
 from tocsin.models.store import Store
@@ -80,7 +80,7 @@ def reading(at: int) -> bytes:
 def answered_ms(folder: Path, bundle: bytes) -> dict[str, float]:
     """Milliseconds from a reading's bytes to its answer; of the processor, too, which others do not slow down."""
     (folder / "edge.key").write_bytes(KEY)
-    device = Device(Settings(key=str(folder / "edge.key"), folder=str(folder / "p99")))
+    device = Device(DeviceSettings(key=str(folder / "edge.key"), folder=str(folder / "p99")))
     device.take(bundle)
     spent = []
     for at in range(3_000):
@@ -100,7 +100,7 @@ def answered_ms(folder: Path, bundle: bytes) -> dict[str, float]:
 
 def rolled_back(folder: Path, first: bytes, second: bytes) -> bool:
     """Whether a bundle that fails its self-test, and one that is torn on disk, leave the version before running."""
-    settings = Settings(key=str(folder / "edge.key"), folder=str(folder / "back"))
+    settings = DeviceSettings(key=str(folder / "edge.key"), folder=str(folder / "back"))
     device = Device(settings)
     device.take(first)
     inner = json.loads(json.loads(second)["content"])

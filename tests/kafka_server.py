@@ -87,6 +87,10 @@ class Kafka:
     process: subprocess.Popen[bytes] | None = None
 
     @property
+    def port(self) -> int:
+        return self.ports["PLAINTEXT"]
+
+    @property
     def address(self) -> str:
         """The plain listener."""
         return self.at("PLAINTEXT")

@@ -19,9 +19,9 @@ class ModbusServer:
     """Units with their tables, each a list of words (or truths) from address 0 on; it ends with the block."""
 
     def __init__(
-        self, units: Mapping[int, Mapping[str, Sequence[Any]]], framer: FramerType = FramerType.SOCKET
+        self, units: Mapping[int, Mapping[str, Sequence[Any]]], framer: FramerType = FramerType.SOCKET, port: int = 0
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self._devices = [SimDevice(unit, simdata=_tables(tables)) for unit, tables in units.items()]
         self._framer = framer
         self._loop = asyncio.new_event_loop()

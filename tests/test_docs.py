@@ -54,7 +54,8 @@ def ends_page() -> str:
         "Each promise is a check that every end passes because it exists, over its real server, and sinks also over a",
         "simulated world that is crashed, and whose power is cut, at every step. A plug-in runs the same kits:",
         "`tocsin.testing.source_checks`, `sink_checks` and `channel_checks`; a harness of some lines says how to reach",
-        "the other side. Templates to copy: `acquire/_template.py`, `output/_template.py`, `condition/_template.py`.",
+        "the other side. Templates to copy: `acquire/_template.py` (source), `output/_template.py` (sink),",
+        "`output/_template_channel.py` (channel), `decode/_template.py` (decoder), `condition/_template.py` (step).",
         "Why the ends are as they are: [decisions/ends.md](decisions/ends.md).",
     ]
     for title, checks in (

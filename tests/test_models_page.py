@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tocsin.cli import main
-from tocsin.edge.device import Process, Settings
+from tocsin.edge.device import DeviceSettings, Process
 from tocsin.lake.read import read
 from tocsin.models.store import Store
 
@@ -48,7 +48,7 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read("surprises", "live-data").num_rows < 0.2 * forecasts.num_rows
     (told,) = shown("json")
     Path("edge.json").write_text(json.dumps(json.loads(told) | {"url": "mqtt://127.0.0.1:1"}))
-    process = Process(Settings.read("edge.json"))
+    process = Process(DeviceSettings.read("edge.json"))
     process.turn(0.0)
     assert process.device.counts["bundles"] == 1
     process.close()

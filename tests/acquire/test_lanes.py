@@ -15,7 +15,7 @@ from hand_clock import HandClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.acquire._lanes import DONE, Finished
+from tocsin.acquire._lanes import DONE, FinishedFiles
 from tocsin.acquire.files import Files, FilesReader
 from tocsin.acquire.files import _reader as files_reader
 from tocsin.batch import END, LATE, OUT, START, Batch, as_keys, as_times
@@ -151,12 +151,12 @@ def test_a_file_that_is_silent_for_long_no_longer_holds_time_back(tmp_path: Path
 
 def test_an_offset_of_a_version_that_read_one_file_after_another_goes_on(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.txt" for i in range(1, 13)]
-    done = Finished(paths, None, [str(paths[8])])
+    done = FinishedFiles(paths, None, [str(paths[8])])
     assert done.left() == paths[8:]
     for i in (10, 8, 11):
         done.add(paths[i])
     assert done.told() == [str(paths[8]), str(paths[10]), str(paths[11])]
-    assert Finished(paths, done.told(), []).left() == [paths[9]]
+    assert FinishedFiles(paths, done.told(), []).left() == [paths[9]]
 
 
 def test_a_state_of_a_version_without_lanes_is_understood() -> None:

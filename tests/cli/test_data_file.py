@@ -35,7 +35,7 @@ def scored(folder: Path, data: bytes, *options: str) -> Result:
     ],
 )
 def test_numbers_and_times(tmp_path: Path, text: str, values: list[float], options: list[str]) -> None:
-    for data in (text.encode(), text.encode("utf-16"), text.encode("utf-8-sig")):
+    for data in (text.encode(), text.encode("utf-16"), text.encode("utf-16-le"), text.encode("utf-8-sig")):
         done = scored(tmp_path, data, *options)
         assert done.exit_code == 0, done.output
         rows = (tmp_path / "o.ndjson").read_text().splitlines()

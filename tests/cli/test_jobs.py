@@ -20,7 +20,7 @@ import tocsin
 from tocsin.cli import main
 from tocsin.cli.schedule import Schedule
 from tocsin.errors import ConfigError, SourceError, UnknownName
-from tocsin.pipeline.model import Job
+from tocsin.pipeline.model import ScheduledJob
 
 FILE = """
 name: plant
@@ -57,14 +57,14 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_times(cron: str, zone: str, after: str, wanted: str) -> None:
-    job = Job(cron=cron, do="load", zone=zone)
+    job = ScheduledJob(cron=cron, do="load", zone=zone)
     assert job.next_after(datetime.fromisoformat(after).replace(tzinfo=UTC)).isoformat().startswith(wanted)
 
 
 @pytest.mark.parametrize("cron", ["61 * * * *", "nightly", "* * * *", "* * * * * *", "0 0 31 2 *"])
 def test_what_is_no_time_is_refused(cron: str) -> None:
     with pytest.raises(ValueError, match="as 30 2"):
-        Job(cron=cron, do="load")
+        ScheduledJob(cron=cron, do="load")
 
 
 def test_a_load_goes_on_where_the_last_one_was(file: Path) -> None:

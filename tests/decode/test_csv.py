@@ -215,7 +215,7 @@ def test_runs_of_blanks_are_one_delimiter() -> None:
     assert [reason for reason, _ in rejected] == ["csv_shape"]
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "shift_jis", "latin-1"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "shift_jis", "latin-1"])
 def test_other_encodings(encoding: str) -> None:
     word = "\u96fb\u5727" if encoding == "shift_jis" else "\u00d6l"
     decoder = Csv(columns={"s": "text", "n": "int"}, encoding=encoding)

@@ -188,6 +188,21 @@ def test_the_side_of_a_function() -> None:
             assert any(r["record_score"] > 75 for r in found) == (side == name)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("side", ["high", "low"])
+def test_a_function_of_one_side_tells_nothing_of_the_other(side: str, seed: int) -> None:
+    """Not even over many buckets: of a shift that has passed, they are still full."""
+    random = np.random.default_rng(seed)
+    v = random.normal(50, 1, (600, 6))
+    for at in range(200, 600, 100):
+        v[at : at + random.integers(1, 14)] += random.choice([-1, 1]) * random.uniform(1.5, 10)
+    times = np.arange(v.size) * (HOUR / 6)
+    for function in ("mean", "sum", "varp"):
+        told = results(job(function=f"{side}_{function}", field_name="v"), {"v": v.ravel(), "time": times})
+        assert told
+        assert {r["actual"][0] > r["typical"][0] for r in told} == {side == "high"}
+
+
 def test_an_outage_is_a_low_count() -> None:
     data = documents(each=40, buckets=200)
     keep = (data["time"] // HOUR != 150) & (data["time"] // HOUR != 151)

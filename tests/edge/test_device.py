@@ -19,7 +19,7 @@ from servers import Mosquitto
 from tocsin.cli import main
 from tocsin.edge.bounds import Bounds
 from tocsin.edge.bundle import pack
-from tocsin.edge.device import Device, Process, Settings
+from tocsin.edge.device import Device, DeviceSettings, Process
 from tocsin.edge.spool import Spool
 from tocsin.errors import ConfigError
 from tocsin.estimate.model import EXAMPLE, Model
@@ -32,17 +32,17 @@ KEY = bytes(range(32))
 STORE = Store(EXAMPLE)
 
 
-def settings(folder: Path, **changes: Any) -> Settings:
+def settings(folder: Path, **changes: Any) -> DeviceSettings:
     (folder / "edge.key").write_bytes(KEY)
-    return Settings(key=str(folder / "edge.key"), folder=str(folder / "edge"), **changes)
+    return DeviceSettings(key=str(folder / "edge.key"), folder=str(folder / "edge"), **changes)
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Settings], Device]]:
+def start() -> Iterator[Callable[[DeviceSettings], Device]]:
     """Starts devices; their files are closed when the test ends."""
     started: list[Device] = []
 
-    def device(settings: Settings) -> Device:
+    def device(settings: DeviceSettings) -> Device:
         started.append(Device(settings))
         return started[-1]
 
@@ -60,7 +60,7 @@ def answers(device: Device) -> list[dict[str, Any]]:
     return [json.loads(payload) for _, payload, _ in device.spool.waiting()]
 
 
-def test_it_says_what_the_stream_says(tmp_path: Path, start: Callable[[Settings], Device]) -> None:
+def test_it_says_what_the_stream_says(tmp_path: Path, start: Callable[[DeviceSettings], Device]) -> None:
     device = start(settings(tmp_path))
     assert device.take(pack(STORE, "pair", 1, KEY, 1))
     periods = [p for p in range(120) if p not in (50, 51, 52, 80)]
@@ -90,7 +90,9 @@ def test_bounds_are_those_of_the_stream() -> None:
     assert ours.count == 120
 
 
-def test_a_trigger_is_answered_with_the_newest_reading(tmp_path: Path, start: Callable[[Settings], Device]) -> None:
+def test_a_trigger_is_answered_with_the_newest_reading(
+    tmp_path: Path, start: Callable[[DeviceSettings], Device]
+) -> None:
     told = {"predicted_pollution": "predicted", "actual_pollution": "actual", "date": "time"}
     device = start(settings(tmp_path, trigger="go", answer=told))
     device.take(pack(STORE, "tide", 1, KEY, 1))
@@ -110,7 +112,7 @@ def test_a_trigger_is_answered_with_the_newest_reading(tmp_path: Path, start: Ca
     [b"", b"[]", b"{}", b'{"time": "soon", "value": 1}', b'{"time": 1, "value": "x"}', b'{"time": 1e999}', b"\xff"],
 )
 def test_bad_readings_are_counted_and_the_next_is_heard(
-    tmp_path: Path, start: Callable[[Settings], Device], payload: bytes
+    tmp_path: Path, start: Callable[[DeviceSettings], Device], payload: bytes
 ) -> None:
     device = start(settings(tmp_path))
     device.take(pack(STORE, "tide", 1, KEY, 1))
@@ -120,7 +122,9 @@ def test_bad_readings_are_counted_and_the_next_is_heard(
     assert device.counts["answers"] == 1
 
 
-def test_bundles_are_swapped_and_bad_ones_leave_what_runs(tmp_path: Path, start: Callable[[Settings], Device]) -> None:
+def test_bundles_are_swapped_and_bad_ones_leave_what_runs(
+    tmp_path: Path, start: Callable[[DeviceSettings], Device]
+) -> None:
     device = start(settings(tmp_path))
     first, second = pack(STORE, "pair", 1, KEY, 1), pack(STORE, "pair", 2, KEY, 2)
     assert device.take(first)
@@ -140,7 +144,7 @@ def test_bundles_are_swapped_and_bad_ones_leave_what_runs(tmp_path: Path, start:
     assert again.manifest == device.bundle.manifest
 
 
-def test_it_rolls_back_to_the_bundle_before(tmp_path: Path, start: Callable[[Settings], Device]) -> None:
+def test_it_rolls_back_to_the_bundle_before(tmp_path: Path, start: Callable[[DeviceSettings], Device]) -> None:
     device = start(settings(tmp_path))
     device.take(pack(STORE, "pair", 1, KEY, 1))
     device.take(pack(STORE, "pair", 2, KEY, 2))
@@ -240,7 +244,7 @@ def test_mistakes_in_its_settings_are_told(tmp_path: Path) -> None:
     ):  # fmt: skip
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
-            Settings.read(file)
+            DeviceSettings.read(file)
     with pytest.raises(ConfigError, match="not an MQTT address"):
         Process(replace(settings(tmp_path), url="http://here"))
     file.write_text(json.dumps({"key": str(tmp_path / "none")}))

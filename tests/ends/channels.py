@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from tocsin.contracts import Channel
 from tocsin.mqtt.client import Client
+from tocsin.output._template_channel import Template
 from tocsin.output.mqtt import Mqtt
 from tocsin.output.notify import Notify
 from tocsin.settings.tls import Tls
@@ -80,11 +81,12 @@ class NotifyHarness(_WithSilence):
 
     def __init__(self) -> None:
         super().__init__()
-        texts = self._texts = list[str]()
+        self._texts: list[str] = []
+        texts, read = self._texts, self._text
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                texts.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["row"]["text"])
+                texts.append(read(self.rfile.read(int(self.headers["content-length"]))))
                 self.send_response(204)
                 self.end_headers()
 
@@ -95,7 +97,11 @@ class NotifyHarness(_WithSilence):
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def _to(self, port: int) -> Notify:
+    @staticmethod
+    def _text(body: bytes) -> str:
+        return str(json.loads(body)["row"]["text"])
+
+    def _to(self, port: int) -> Channel:
         return Notify(to=(f"http://127.0.0.1:{port}/",), allow_private=True, timeout_s=1)
 
     def channel(self) -> Channel:
@@ -104,19 +110,36 @@ class NotifyHarness(_WithSilence):
     def taken(self, count: int) -> Sequence[str]:
         return self._texts
 
-    def needing(self) -> tuple[Notify, str]:
+    def needing(self) -> tuple[Channel, str]:
         return Notify(to=("console",), text="{machine} is hot"), "machine"
 
-    def absent(self) -> Notify:
+    def absent(self) -> Channel:
         return self._to(_free_port())
 
-    def silent(self) -> Notify:
+    def silent(self) -> Channel:
         return self._to(self.silent_port())
 
-    def wrong(self) -> tuple[Notify, str]:
+    def wrong(self) -> tuple[Channel, str]:
         return Notify(to=("sclack://a/b/c",)), "sclack"
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         super().close()
+
+
+class TemplateHarness(NotifyHarness):
+    """The template, which posts to the same server."""
+
+    @staticmethod
+    def _text(body: bytes) -> str:
+        return body.decode()
+
+    def _to(self, port: int) -> Channel:
+        return Template(url=f"http://127.0.0.1:{port}/")
+
+    def needing(self) -> tuple[Channel, str]:
+        return Template(url="http://127.0.0.1/", column="machine"), "machine"
+
+    def wrong(self) -> tuple[Channel, str]:
+        return Template(url="plant.example"), "web address"

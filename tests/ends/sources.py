@@ -6,11 +6,12 @@ import socket
 import tempfile
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from hdfs_server import Hdfs
@@ -20,7 +21,7 @@ from kinesis_server import Kinesis as KinesisServer
 from mongo_server import Mongo
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
-from servers import Mosquitto, ObjectStore, free_port
+from servers import ObjectStore, free_port
 
 from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
@@ -54,6 +55,45 @@ class WithoutPeer:
 
     def wrong(self) -> tuple[Source, str] | None:
         return None
+
+
+class Server(Protocol):
+    """What can be stopped and started again."""
+
+    port: int
+
+    def start(self) -> Any: ...
+
+    def stop(self) -> None: ...
+
+
+class WithServer(ABC):
+    """A source and its server; or a peer that accepts and never answers, or none at all."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._port = server, server.port
+        self._silent = socket.create_server(("127.0.0.1", 0))
+
+    @abstractmethod
+    def _at(self, port: int) -> Source:
+        """Returns the source, of the server at a port."""
+
+    def source(self) -> Source:
+        return self._at(self._port)
+
+    def silent(self) -> Source:
+        return self._at(self._silent.getsockname()[1])
+
+    def absent(self) -> Source:
+        return self._at(free_port())
+
+    def restart(self) -> bool:
+        self._server.stop()
+        self._server.start()
+        return True
+
+    def close(self) -> None:
+        self._silent.close()
 
 
 class FilesHarness(WithoutPeer):
@@ -96,66 +136,36 @@ class OwnReadings(WithoutPeer):
         return False
 
 
-class MqttHarness:
+class MqttHarness(WithServer):
     """A topic of a broker."""
 
-    def __init__(self, url: str, server: Mosquitto | None = None) -> None:
-        self._url, self._server = url, server
-        self._sockets: list[socket.socket] = []
-
-    def source(self) -> Mqtt:
-        return Mqtt(url=self._url, topic="kit/#")
+    def _at(self, port: int) -> Mqtt:
+        return Mqtt(url=f"mqtt://127.0.0.1:{port}", topic="kit/#")
 
     def send(self, count: int) -> bool:
-        client = Client(self._url)
+        client = Client(f"mqtt://127.0.0.1:{self._port}")
         client.publish([("kit/a", str(i).encode()) for i in range(count)])
         client.close()
         return True
-
-    def restart(self) -> bool:
-        if self._server is None:
-            return False
-        self._server.stop()
-        self._server.start()
-        return True
-
-    def silent(self) -> Mqtt:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        self._sockets.append(listener)
-        return Mqtt(url=f"mqtt://127.0.0.1:{listener.getsockname()[1]}", topic="kit/#")
-
-    def absent(self) -> Mqtt:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return Mqtt(url=f"mqtt://127.0.0.1:{free.getsockname()[1]}", topic="kit/#")
-
-    def close(self) -> None:
-        for listener in self._sockets:
-            listener.close()
 
     def wrong(self) -> tuple[Mqtt, str]:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
-class PostgresHarness:
+class PostgresHarness(WithServer):
     """A table of a real server, followed by its identity."""
 
     def __init__(self, server: PostgresServer, follow: bool) -> None:
-        self._server, self._follow = server, follow
+        super().__init__(server)
+        self._follow = follow
         self._table = f"{server.schema()}.t"
         identity = "bigint generated always as identity (minvalue 0 start 0) primary key"
         server.execute(f"create table {self._table} (position {identity}, payload text)")
-        self._sockets: list[socket.socket] = []
 
     def _at(self, port: int, **settings: Any) -> Postgres:
         url = f"postgresql://127.0.0.1:{port}/postgres"
         more = {"url": url, "user": TRUSTED, "table": self._table, "cursor": "position", "every": "20ms"}
         return Postgres.model_validate({**more, "follow": self._follow, **settings})
-
-    def source(self) -> Postgres:
-        return self._at(self._server.port)
 
     def send(self, count: int) -> bool:
         insert = "insert into {} (payload) select n::text from generate_series(0, %s - 1) n"
@@ -163,45 +173,24 @@ class PostgresHarness:
         return True
 
     def restart(self) -> bool:
-        if not self._follow:  # it has ended
-            return False
-        self._server.stop()
-        self._server.start()
-        return True
-
-    def silent(self) -> Postgres:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        self._sockets.append(listener)
-        return self._at(listener.getsockname()[1])
-
-    def absent(self) -> Postgres:
-        return self._at(free_port())
-
-    def close(self) -> None:
-        for listener in self._sockets:
-            listener.close()
+        return self._follow and super().restart()  # else it has ended
 
     def wrong(self) -> tuple[Postgres, str]:
         return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
-class MongoHarness:
+class MongoHarness(WithServer):
     """A collection, whose documents are known as new by their dates, or by their ids."""
 
     def __init__(self, server: Mongo, follow: bool, modified: str | None) -> None:
-        self._server, self._follow, self._modified = server, follow, modified
+        super().__init__(server)
+        self._follow, self._modified = follow, modified
         self._database = server.database()
-        self._sockets: list[socket.socket] = []
 
     def _at(self, port: int, **settings: Any) -> Mongodb:
         url = f"mongodb://127.0.0.1:{port}/{self._database}"
         more = {"url": url, "collections": "kit", "modified": self._modified, "fields": "n", "every": "20ms"}
         return Mongodb.model_validate({**more, "follow": self._follow, **settings})
-
-    def source(self) -> Mongodb:
-        return self._at(self._server.port)
 
     def send(self, count: int) -> bool:
         now = self._server.client.admin.command("hello")["localTime"] - timedelta(seconds=1)
@@ -210,25 +199,7 @@ class MongoHarness:
         return True
 
     def restart(self) -> bool:
-        if not self._follow:  # it has ended
-            return False
-        self._server.stop()
-        self._server.start()
-        return True
-
-    def silent(self) -> Mongodb:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        self._sockets.append(listener)
-        return self._at(listener.getsockname()[1])
-
-    def absent(self) -> Mongodb:
-        return self._at(free_port())
-
-    def close(self) -> None:
-        for listener in self._sockets:
-            listener.close()
+        return self._follow and super().restart()  # else it has ended
 
     def wrong(self) -> tuple[Mongodb, str]:
         return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
@@ -258,30 +229,36 @@ class HttpHarness(WithoutPeer):
         return Http(port=self._port, host="0.0.0.0"), "token"
 
 
-class FieldHarness(WithoutPeer):
-    """A device that is asked; or one that is silent, or absent."""
+class Serving:
+    """A server that runs for a block, made anew at the same port."""
 
-    def __init__(self, at: Callable[[int], Source], port: int, wrong: tuple[Source, str] | None = None) -> None:
-        self._at, self._port, self._wrong = at, port, wrong
-        self._silent = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, serve: Callable[[int], AbstractContextManager[Any]]) -> None:
+        self.port, self._serve = free_port(), serve
+        self.start()
 
-    def source(self) -> Source:
-        return self._at(self._port)
+    def start(self) -> None:
+        self._running = self._serve(self.port)
+        self._running.__enter__()
+
+    def stop(self) -> None:
+        self._running.__exit__(None, None, None)
+
+
+class FieldHarness(WithServer):
+    """A device that is asked."""
+
+    def __init__(self, at: Callable[[int], Source], server: Serving, wrong: tuple[Source, str] | None = None) -> None:
+        super().__init__(server)
+        self._source, self._wrong = at, wrong
+
+    def _at(self, port: int) -> Source:
+        return self._source(port)
 
     def send(self, count: int) -> bool:
         return False
 
-    def silent(self) -> Source:
-        return self._at(self._silent.getsockname()[1])
-
-    def absent(self) -> Source:
-        return self._at(free_port())
-
     def wrong(self) -> tuple[Source, str] | None:
         return self._wrong
-
-    def close(self) -> None:
-        self._silent.close()
 
 
 def modbus(port: int) -> Modbus:
@@ -293,79 +270,38 @@ def opcua(port: int, node: str = "ns=2;s=n") -> Opcua:
     return Opcua(url=f"opc.tcp://127.0.0.1:{port}", nodes={"press": {"n": node}}, every="50ms", timeout="2s")
 
 
-class KafkaHarness:
+class KafkaHarness(WithServer):
     """A topic of a broker, read in a group of its own each time."""
 
     def __init__(self, server: Kafka) -> None:
-        self._server, self._topic, self._opened = server, server.topic(), 0
-        self._sockets: list[socket.socket] = []
+        super().__init__(server)
+        self._topic, self._opened = server.topic(), 0
 
-    def source(self) -> KafkaSource:
+    def _at(self, port: int) -> KafkaSource:
         self._opened += 1
-        return KafkaSource(brokers=self._server.address, topics=self._topic, group=f"{self._topic}-{self._opened}")
+        return KafkaSource(brokers=f"127.0.0.1:{port}", topics=self._topic, group=f"{self._topic}-{self._opened}")
 
     def send(self, count: int) -> bool:
         self._server.send(self._topic, [str(i).encode() for i in range(count)])
         return True
 
-    def restart(self) -> bool:
-        self._server.stop()
-        self._server.start()
-        return True
-
-    def silent(self) -> KafkaSource:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        self._sockets.append(listener)
-        return KafkaSource(brokers=f"127.0.0.1:{listener.getsockname()[1]}", topics=self._topic)
-
-    def absent(self) -> KafkaSource:
-        return KafkaSource(brokers=f"127.0.0.1:{free_port()}", topics=self._topic)
-
-    def close(self) -> None:
-        for listener in self._sockets:
-            listener.close()
-
     def wrong(self) -> tuple[KafkaSource, str]:
         return KafkaSource(brokers="127.0.0.1:9092", topics="t", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
 
 
-class KinesisHarness:
+class KinesisHarness(WithServer):
     """A stream of one shard."""
 
     def __init__(self, server: KinesisServer) -> None:
-        self._server, self._stream = server, server.stream()
-        self._sockets: list[socket.socket] = []
+        super().__init__(server)
+        self._stream = server.stream()
 
-    def source(self) -> Kinesis:
-        return self._at(self._server.url)
-
-    def _at(self, url: str) -> Kinesis:
-        return Kinesis(stream=self._stream, region=REGION, endpoint=url)
+    def _at(self, port: int) -> Kinesis:
+        return Kinesis(stream=self._stream, region=REGION, endpoint=f"http://127.0.0.1:{port}")
 
     def send(self, count: int) -> bool:
         self._server.send(self._stream, [str(i).encode() for i in range(count)])
         return True
-
-    def restart(self) -> bool:
-        self._server.stop()
-        self._server.start()
-        return True
-
-    def silent(self) -> Kinesis:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        self._sockets.append(listener)
-        return self._at(f"http://127.0.0.1:{listener.getsockname()[1]}")
-
-    def absent(self) -> Kinesis:
-        return self._at(f"http://127.0.0.1:{free_port()}")
-
-    def close(self) -> None:
-        for listener in self._sockets:
-            listener.close()
 
     def wrong(self) -> tuple[Kinesis, str]:
         return Kinesis(stream=self._stream, profile="nobody"), "nobody"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from channels import MqttHarness, NotifyHarness
+from channels import MqttHarness, NotifyHarness, TemplateHarness
 from pydantic import Field
 from servers import Mosquitto
 
@@ -46,6 +47,12 @@ def test_mqtt(mqtt: MqttHarness, check: Any) -> None:
 @pytest.mark.parametrize("check", CHANNEL_CHECKS, ids=lambda check: check.__name__)
 def test_notify(notify: NotifyHarness, check: Any) -> None:
     check(notify)
+
+
+@pytest.mark.parametrize("check", CHANNEL_CHECKS, ids=lambda check: check.__name__)
+def test_template(check: Any) -> None:
+    with closing(TemplateHarness()) as harness:
+        check(harness)
 
 
 FLAW = {"is": ""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,11 +28,12 @@ from sources import (
     MqttHarness,
     PostgresHarness,
     RemoteFilesHarness,
+    Serving,
     modbus,
     opcua,
 )
 
-from tocsin.mqtt.broker import Broker, Settings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.pipeline.registry import names
 from tocsin.testing.source_checks import SOURCE_CHECKS
 
@@ -48,14 +50,18 @@ def test_source(name: str, check: Any) -> None:
 
 
 @pytest.fixture(params=BROKERS)
-def harness(request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto]) -> Iterator[MqttHarness]:
+def harness(
+    request: pytest.FixtureRequest, mosquitto: Callable[..., Mosquitto], tmp_path: Path
+) -> Iterator[MqttHarness]:
     if request.param == "mqtt-mosquitto":
         server = mosquitto()
-        with closing(MqttHarness(server.url, server)) as found:
-            yield found
+        with closing(MqttHarness(server)) as given:
+            yield given
     else:
-        with Broker(Settings()) as own, closing(MqttHarness(own.url)) as found:
-            yield found
+        server = Serving(lambda port: Broker(BrokerConfiguration(state=tmp_path / "broker", port=port)))
+        with closing(MqttHarness(server)) as given:
+            yield given
+        server.stop()
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
@@ -79,20 +85,23 @@ def test_mongodb(mongo: Mongo, follow: bool, modified: str | None, check: Any) -
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_modbus(check: Any) -> None:
-    with ModbusServer({1: {"holding": [7]}}) as server, closing(FieldHarness(modbus, server.port)) as harness:
+    server = Serving(lambda port: ModbusServer({1: {"holding": [7]}}, port=port))
+    with closing(FieldHarness(modbus, server)) as harness:
         check(harness)
+    server.stop()
 
 
 @pytest.fixture(scope="module")
-def opcua_server() -> Iterator[OpcuaServer]:
-    with OpcuaServer({"n": 0}, counts="n") as server:
-        yield server
+def opcua_server() -> Iterator[Serving]:
+    server = Serving(lambda port: OpcuaServer({"n": 0}, port, counts="n"))
+    yield server
+    server.stop()
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
-def test_opcua(opcua_server: OpcuaServer, check: Any) -> None:
+def test_opcua(opcua_server: Serving, check: Any) -> None:
     wrong = opcua(1, "temperature"), "temperature"
-    with closing(FieldHarness(opcua, opcua_server.port, wrong)) as harness:
+    with closing(FieldHarness(opcua, opcua_server, wrong)) as harness:
         check(harness)
 
 

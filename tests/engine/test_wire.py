@@ -13,13 +13,13 @@ import pytest
 from tocsin.batch import OUT, Batch
 from tocsin.engine.counters import Counters
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.wire import Counted, Noticed, Rejected, Stream, decode_counted, encode_counted, streams_of
+from tocsin.engine.wire import Counted, Noticed, Rejected, StreamColumns, decode_counted, encode_counted, streams_of
 from tocsin.pipeline.model import Pipeline
 
 COLUMNS = {"machine": "text", "ts": "timestamp", "t_in": "float", "t_out": "float", "state": "category"}
 
 
-def streams(folder: Path, *names: str, **described: object) -> dict[str, Stream]:
+def streams(folder: Path, *names: str, **described: object) -> dict[str, StreamColumns]:
     pipeline = Pipeline.model_validate(
         {
             "name": "plant", "folder": folder, "source": {"files": {"path": "x.ndjson"}},

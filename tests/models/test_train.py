@@ -15,7 +15,7 @@ from tocsin.cli import main
 from tocsin.errors import ConfigError
 from tocsin.models.forecaster import Forecaster
 from tocsin.models.recurrent import GATES, to_onnx
-from tocsin.models.runtime import Session
+from tocsin.models.runtime import ModelSession
 from tocsin.models.store import Store
 from tocsin.models.train import Training, train_on
 
@@ -36,7 +36,7 @@ def test_the_graph_says_what_the_net_says(cell: str) -> None:
     content = to_onnx(cell, own, 7)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
     windows = np.random.default_rng(2).normal(size=(20, 7, 3)).astype(np.float32)
-    (said,) = Session(content, cell).run({"window": windows})
+    (said,) = ModelSession(content, cell).run({"window": windows})
     np.testing.assert_allclose(said[:, 0], fit.forward(cell, own, windows), atol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_the_graph_of_many_machines_uses_the_weights_of_one(cell: str) -> None:
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
     windows = np.random.default_rng(2).normal(size=(20, 4, 3)).astype(np.float32)
     for k in range(3):
-        (said,) = Session(content, cell).run({"window": windows, "key": np.array([k])})
+        (said,) = ModelSession(content, cell).run({"window": windows, "key": np.array([k])})
         own = {name: values[k] for name, values in many.items()}
         np.testing.assert_allclose(said[:, 0], fit.forward(cell, own, windows), atol=1e-5)
 

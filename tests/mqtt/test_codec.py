@@ -56,8 +56,8 @@ messages = st.lists(
 )
 
 
-def inbox(data: bytes, version: int = V5, size_max: int = 1 << 20, *, cut: bool = False) -> codec.Inbox:
-    box = codec.Inbox(version, size_max, cut=cut)
+def inbox(data: bytes, version: int = V5, size_max: int = 1 << 20, *, cut: bool = False) -> codec.ReceiveBuffer:
+    box = codec.ReceiveBuffer(version, size_max, cut=cut)
     box.feed(data)
     return box
 
@@ -82,7 +82,7 @@ def test_messages_are_read_as_they_were_written_however_they_are_cut(
         )
         for topic, payload, qos, packet_id, retain in sent
     )  # fmt: skip
-    box = codec.Inbox(version, 1 << 20)
+    box = codec.ReceiveBuffer(version, 1 << 20)
     got = []
     for start in range(0, len(data), piece):
         box.feed(data[start : start + piece])
@@ -108,7 +108,7 @@ def test_a_damaged_packet_is_a_packet_or_a_protocol_error(packet: packets.Packet
     _digest(inbox(bytes(good)))
 
 
-def _digest(box: codec.Inbox) -> None:
+def _digest(box: codec.ReceiveBuffer) -> None:
     with suppress(ProtocolError):
         while (frames := box.frames()).shape[1]:
             codec.publishes(box.data, frames)
@@ -151,7 +151,7 @@ def test_a_message_over_the_limit_is_cut_or_refused(piece: int) -> None:
     data = packets.publish(b"a", b"x" * 900_000, version=V5, qos=1, packet_id=7) + packets.publish(
         b"b", b"2", version=V5
     )
-    box = codec.Inbox(V5, 1000, cut=True)
+    box = codec.ReceiveBuffer(V5, 1000, cut=True)
     got = []
     for start in range(0, len(data), piece):
         box.feed(data[start : start + piece])
@@ -168,7 +168,7 @@ def test_a_message_over_the_limit_is_cut_or_refused(piece: int) -> None:
 def test_time_grows_with_the_bytes_and_not_faster() -> None:
     def cost(size: int) -> float:
         data = packets.publish(b"a", b"x" * size, version=V5)
-        box = codec.Inbox(V5, 1 << 28)
+        box = codec.ReceiveBuffer(V5, 1 << 28)
         begin = time.process_time()
         for start in range(0, len(data), 4096):  # asks again and again for a packet that is not complete
             box.feed(data[start : start + 4096])

@@ -13,7 +13,7 @@ from written_actions import ActionLog
 from tocsin.batch import ACTIONS_SCHEMA
 from tocsin.engine.wire import Counted, Noticed, Rejected, SinkLag, SourceSilence
 from tocsin.errors import ConfigError
-from tocsin.serve.access import Address, Guard, Keys, Permission
+from tocsin.serve.access import AccessKeys, Address, Guard, Permission
 from tocsin.serve.api import PageContext
 from tocsin.serve.app import ROUTES, STATIC, WORDS, build
 from tocsin.serve.hub import VIEWERS_MAX, Hub, Viewer
@@ -29,7 +29,7 @@ CHANGES = [(method, path) for method, path, permission in ALL if permission is P
 
 
 def page_with(tmp_path: Path, token: str | None = None) -> PageContext:
-    page = PageContext("test", tmp_path, Live(), Hub(), Keys(token))
+    page = PageContext("test", tmp_path, Live(), Hub(), AccessKeys(token))
     page.live.alarms.put(
         ShownAlarm(
             id="a1", state="ACTIVE_UNACK", rule="hot", machine="p", severity="major", time="2026-01-01T00:00:00Z"
@@ -235,7 +235,7 @@ def test_wrong_actions_are_refused_with_a_reason(client: Client, path: str, body
 
 
 def test_no_secret_shows_in_a_traceback() -> None:
-    assert TOKEN not in f"{Address(token=TOKEN)} {Keys(TOKEN)}"
+    assert TOKEN not in f"{Address(token=TOKEN)} {AccessKeys(TOKEN)}"
 
 
 def test_which_names_a_browser_may_ask_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tocsin.batch import KEY, TIME, as_keys
 from tocsin.engine.feed import connect, listen
-from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, Stream, describe, encode_rows, frame
+from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, describe, encode_rows, frame
 from tocsin.output.delta import Delta
 from tocsin.serve.app import hear
 from tocsin.serve.live import NEVER_S, Live
@@ -18,8 +18,8 @@ from tocsin.serve.past import newest
 from tocsin.testing import world
 
 GOOD = pa.table({"key": ["p"], "time": pa.array([1], pa.timestamp("us", tz="UTC")), "x": [1.0]})
-LACKING = Stream(name="s", kind="readings", values=("y",))
-TEXT = Stream(name="s", kind="readings", values=("key",))
+LACKING = StreamColumns(name="s", kind="readings", values=("y",))
+TEXT = StreamColumns(name="s", kind="readings", values=("key",))
 
 
 def encode(name: str, rows: pa.Table) -> bytes:
@@ -51,7 +51,7 @@ async def after(folder: Path, *sent: bytes) -> Live:
         frame(ROWS, encode("s", GOOD))[:-10],
         frame(ROWS, encode_rows(LACKING, GOOD)),
         frame(ROWS, encode_rows(TEXT, GOOD)),
-        frame(ROWS, encode_rows(Stream(name="s", kind="alarms"), GOOD)),
+        frame(ROWS, encode_rows(StreamColumns(name="s", kind="alarms"), GOOD)),
         frame(COUNTERS, b'{"rows_in": {"a": "many"}}'),
         frame(COUNTERS, b'{"rows_of_tomorrow": 1}'),
         frame(COUNTERS, b"not json"),
@@ -95,13 +95,13 @@ def test_the_past_comes_from_the_lake(tmp_path: Path) -> None:
         live.take(stream, rows, NEVER_S)
     assert {alarm.id: alarm.state for alarm in live.alarms.by_id.values()} == {"a": "CLEARED_ACK", "b": "ACTIVE_UNACK"}
     assert {series.signal for series in live.series.values()} == {"x", "y"}
-    assert [stream.name for stream, _ in newest(tmp_path, [Stream(name="alarms", kind="alarms")])] == ["alarms"]
+    assert [stream.name for stream, _ in newest(tmp_path, [StreamColumns(name="alarms", kind="alarms")])] == ["alarms"]
 
 
 def test_what_a_table_does_not_say_of_its_verdicts_comes_from_the_plan(tmp_path: Path) -> None:
     times = pa.array([1], pa.timestamp("us", tz="UTC"))
     keep(tmp_path, "judged", pa.table({"key": ["p"], "time": times, "x": [1.0], "y": [2.0], "expected": [1.5]}))
-    planned = Stream(name="judged", kind="readings", values=("x", "y", "z"), judged="y", band=("expected",))
+    planned = StreamColumns(name="judged", kind="readings", values=("x", "y", "z"), judged="y", band=("expected",))
     assert [stream.judged for stream, _ in newest(tmp_path)] == [""]
     ((stream, _),) = newest(tmp_path, [planned])
     assert (stream.judged, stream.values) == ("y", ("x", "y")), "a column that came later is not in the table yet"

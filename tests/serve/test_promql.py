@@ -20,7 +20,7 @@ import pytest
 from servers import free_port
 
 from tocsin.output.delta import Delta
-from tocsin.serve.access import Keys
+from tocsin.serve.access import AccessKeys
 from tocsin.serve.api import PageContext
 from tocsin.serve.app import build
 from tocsin.serve.hub import Hub
@@ -70,7 +70,7 @@ class Ours:
     """The page's API, without a network."""
 
     def __init__(self, lake: Path | None, token: str | None = None) -> None:
-        page = PageContext("test", Path("state"), Live(), Hub(), Keys(token))
+        page = PageContext("test", Path("state"), Live(), Hub(), AccessKeys(token))
         self._app = build(replace(page, lake_folder=lake), hosts=("127.0.0.1",))
 
     def get(self, path: str) -> str:

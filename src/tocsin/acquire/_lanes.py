@@ -21,7 +21,7 @@ def natural(path: Path) -> list[Any]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
-class Line:
+class WaitingFiles:
     """Files that wait to be read: first they come, then their time is told, then the oldest is next."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Line:
         return heapq.heappop(self._ordered)[2] if self._ordered else None
 
 
-class Finished:
+class FinishedFiles:
     """Which files of a bounded run are done: all up to a name, in natural order, and some beyond."""
 
     def __init__(self, paths: Sequence[Path], told: Sequence[str] | None, open: Collection[str]) -> None:

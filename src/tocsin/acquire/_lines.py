@@ -18,6 +18,7 @@ from tocsin.batch import Ints
 from tocsin.errors import SourceError
 from tocsin.kernels import kernel
 from tocsin.values.bytes import trailing_zeros, word_at
+from tocsin.values.text import UTF16_BYTES, utf16_of
 
 BLOCK_BYTES = 4 * 2**20
 """How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""
@@ -31,7 +32,7 @@ HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
 
 
-class Refused(SourceError):
+class FileRefused(SourceError):
     """A file that is not read: a link, a pipe, a device, or gone."""
 
 
@@ -45,15 +46,15 @@ def open_regular(path: Path) -> int:
             errno.EACCES: "let who runs this read it",
         }
         told = remedy.get(error.errno or 0, "it was moved or deleted")
-        raise Refused(f"{path} cannot be read: {error.strerror}; {told}") from error
+        raise FileRefused(f"{path} cannot be read: {error.strerror}; {told}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Refused(f"{path} is no regular file")
+        raise FileRefused(f"{path} is no regular file")
     return descriptor
 
 
 class Plain:
-    """A file as it stands; but one that begins with the mark of UTF-16 is read as UTF-8 (see `Utf16`)."""
+    """A file as it stands; but one in UTF-16 is read as UTF-8 (see `Utf16`)."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = open_regular(path)
@@ -62,10 +63,11 @@ class Plain:
 
     def _as_utf8(self) -> Utf16 | None:
         if not self._is_known:
-            mark = os.pread(self.descriptor, 2, 0)
-            self._is_known = len(mark) == 2
-            if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                self._utf16 = Utf16(self.descriptor)
+            head = os.pread(self.descriptor, UTF16_BYTES, 0)
+            codec = utf16_of(head)
+            self._is_known = codec is not None or len(head) == UTF16_BYTES
+            if codec is not None:
+                self._utf16 = Utf16(self.descriptor, codec)
         return self._utf16
 
     def read_into(self, view: memoryview, position: int) -> int:
@@ -93,12 +95,12 @@ class Plain:
 class Utf16:
     """A file in UTF-16, as UTF-8: read in order; a position is one in the bytes of UTF-8."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, codec: str) -> None:
+        self._descriptor, self._codec = descriptor, codec
         self._start()
 
     def _start(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
+        self._decoder = codecs.getincrementaldecoder(self._codec)("surrogatepass")
         self._raw_at = self._at = 0
         self._kept = b""  # what was read but not yet taken, from _at on
 
@@ -153,7 +155,7 @@ def digest(head: bytes) -> str:
     return hashlib.sha256(head).hexdigest()[:16]
 
 
-class Block:
+class LineBlock:
     """Whole lines from a position on."""
 
     def __init__(self, stream: Plain, position: int) -> None:

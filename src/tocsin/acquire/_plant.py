@@ -170,7 +170,7 @@ KINDS = {"pump": pump, "motor": motor, "compressor": compressor, "scara": scara}
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SimulatedMachine:
     """One machine of the plant."""
 
     name: str

@@ -85,7 +85,7 @@ class Register(Settings):
 
 
 @dataclass(frozen=True)
-class Block:
+class RegisterBlock:
     """Registers that are read with one request."""
 
     table: Table
@@ -94,7 +94,7 @@ class Block:
     names: tuple[str, ...]
 
 
-def blocks(registers: Mapping[str, Register]) -> list[Block]:
+def blocks(registers: Mapping[str, Register]) -> list[RegisterBlock]:
     """Returns which registers to read together: neighbours of a table, as many as an answer holds.
 
     Examples
@@ -103,7 +103,7 @@ def blocks(registers: Mapping[str, Register]) -> list[Block]:
     >>> [(block.begin, block.count, block.names) for block in blocks(near)]
     [(0, 6, ('a', 'b')), (900, 1, ('c',))]
     """
-    made: list[Block] = []
+    made: list[RegisterBlock] = []
     for name in sorted(registers, key=lambda name: (registers[name].table, registers[name].address)):
         register = registers[name]
         end = register.address + register.width
@@ -112,7 +112,7 @@ def blocks(registers: Mapping[str, Register]) -> list[Block]:
         if last is not None and last.table == register.table:
             joined = max(end, last.begin + last.count) - last.begin
             if register.address <= last.begin + last.count + GAP_MAX and joined <= room:
-                made[-1] = Block(last.table, last.begin, joined, (*last.names, name))
+                made[-1] = RegisterBlock(last.table, last.begin, joined, (*last.names, name))
                 continue
-        made.append(Block(register.table, register.address, register.width, (name,)))
+        made.append(RegisterBlock(register.table, register.address, register.width, (name,)))
     return made

@@ -10,7 +10,7 @@ from typing import Any
 from tocsin.world import World, replace
 
 
-class Session:
+class SavedSession:
     """Its name and the topics of before, in a file: a change of topics keeps the session and what waits in it."""
 
     def __init__(self, world: World, owner: Mapping[str, str], topics: Sequence[str], named: str, derived: str) -> None:

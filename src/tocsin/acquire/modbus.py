@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from tocsin.acquire._registers import Block, Register, Value, blocks
+from tocsin.acquire._registers import Register, RegisterBlock, Value, blocks
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
@@ -215,7 +215,7 @@ class _Line:
         self._silent[unit] = (time.monotonic() + pause_s, pause_s)
         self._client.close()  # a late answer must not be taken for that of the next request
 
-    def _take(self, unit: int, block: Block, values: dict[str, Value]) -> bool:
+    def _take(self, unit: int, block: RegisterBlock, values: dict[str, Value]) -> bool:
         """Read a block into values; returns False if the unit does not answer."""
         due = [name for name in block.names if self._alone.get((unit, name), 0.0) <= time.monotonic()]
         if len(due) == len(block.names):
@@ -227,7 +227,7 @@ class _Line:
                 return True
         for name in due:
             register = self._source.registers[name]
-            own = Block(register.table, register.address, register.width, (name,))
+            own = RegisterBlock(register.table, register.address, register.width, (name,))
             words = self._ask(unit, own)
             if words is None:
                 return False
@@ -239,7 +239,7 @@ class _Line:
                 self._alone[(unit, name)] = time.monotonic() + _AGAIN_S
         return True
 
-    def _meant(self, block: Block, words: Sequence[int]) -> dict[str, Value]:
+    def _meant(self, block: RegisterBlock, words: Sequence[int]) -> dict[str, Value]:
         meant = {}
         for name in block.names:
             register = self._source.registers[name]
@@ -247,7 +247,7 @@ class _Line:
             meant[name] = register.value(words[begin : begin + register.width])
         return meant
 
-    def _ask(self, unit: int, block: Block) -> list[int] | None:
+    def _ask(self, unit: int, block: RegisterBlock) -> list[int] | None:
         """The words of a block; none if the unit refuses, None if it does not answer."""
         ask = {
             "holding": self._client.read_holding_registers,

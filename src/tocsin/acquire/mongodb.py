@@ -19,7 +19,7 @@ from tocsin.settings.quantities import Duration
 from tocsin.world import World
 
 if TYPE_CHECKING:
-    from tocsin.mongodb.following import Page
+    from tocsin.mongodb.following import DocumentPage
 
 _ATTRIBUTES = RAW_WITH_METADATA.field("attributes").type
 
@@ -134,7 +134,7 @@ class MongodbReader:
     def close(self) -> None:
         self._follower.close()
 
-    def _given(self, page: Page) -> pa.RecordBatch:
+    def _given(self, page: DocumentPage) -> pa.RecordBatch:
         """Return the rows of a page, which count as given from now on."""
         records, now_us = page.records, self._clock.now_us()
         progress = self._place.progress[records[0].collection]

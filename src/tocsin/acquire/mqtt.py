@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from tocsin.acquire._redelivery import RedeliveryWindow
-from tocsin.acquire._session import Session, derived
+from tocsin.acquire._session import SavedSession, derived
 from tocsin.batch import RAW, Batch, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
@@ -107,7 +107,7 @@ class MqttReader:
             # A name that was derived by a version that did not keep it goes on.
             made = source.session() if offset is not None else derived(source.url, source.user or "", world.name)
             owner = {"url": source.url, "user": source.user or ""}
-            session = Session(world, owner, source.topic, source.client_id, made)
+            session = SavedSession(world, owner, source.topic, source.client_id, made)
             source, stale = source.model_copy(update={"client_id": session.client_id}), session.stale
         self._source, self._clock = source, world.clock
         self.client = source.client(

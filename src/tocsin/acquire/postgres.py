@@ -14,7 +14,7 @@ from tocsin.batch import END, Batch, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError, SourceError
-from tocsin.postgres.following import Cursor, End, Follower, Page, Position
+from tocsin.postgres.following import Cursor, End, Follower, Position, RowPage
 from tocsin.postgres.reading import ReadColumn, describe, schema_of
 from tocsin.postgres.settings import ServerSettings
 from tocsin.postgres.trouble import trouble
@@ -126,7 +126,7 @@ class PostgresReader:
     def __init__(self, source: Postgres, world: World, offset: Offset | None) -> None:
         self._source, self._files = source, world.given
         self._position: Position | None = None if offset is None else offset["after"]
-        self._page: Page | None = None
+        self._page: RowPage | None = None
         self._given = 0
         """So many rows of the page have been given."""
         every_s = source.every / 1e6 if source.follow else None

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
-from tocsin.acquire._plant import CHUNK, SCARA_TAGS, SIGNALS, STATES, Machine
+from tocsin.acquire._plant import CHUNK, SCARA_TAGS, SIGNALS, STATES, SimulatedMachine
 from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
@@ -157,7 +157,7 @@ class Plant:
         if settings.stands_still and offset is not None:
             self._stood_us += max(0, (now_us - self._time_us(self.tick)) // settings.every * settings.every)
         self._machines = [
-            Machine(
+            SimulatedMachine(
                 name, kind, settings.seed, start_us, settings.every, settings.stops_per_day,
                 tuple(f for f in settings.faults if f.machine == name),
             )

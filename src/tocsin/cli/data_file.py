@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.errors import ConfigError
+from tocsin.values.text import utf16_of
 from tocsin.values.time_forms import advice, format_pattern
 from tocsin.values.times import parse_times
 
@@ -19,7 +20,6 @@ TIME_NAMES = ("time", "timestamp", "@timestamp", "ts", "datetime", "date")
 _NULLS = ["", "-", "--", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "N/A", "n/a", "#N/A", "NA", "inf", "-inf", "Inf"]
 _COMMA = r"^[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?$"
 _POINT = r"^[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?$"
-_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Writing:
     decimal: str | None = None
     """What stands before decimals; if not told, a comma in columns of text that are all numbers so."""
     encoding: str | None = None
-    """If not told, UTF-8, or UTF-16 by its mark."""
+    """If not told, UTF-8, or UTF-16 where it is seen to be."""
     skip: Sequence[int] = ()
     """Lines to leave out, from 1."""
     format: str | None = None
@@ -85,7 +85,7 @@ def _read_csv(path: Path, writing: Writing) -> pa.Table:
 
 def _text(path: Path, encoding: str | None) -> str:
     data = path.read_bytes()
-    told = encoding or next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    told = encoding or utf16_of(data) or "utf-8"
     try:
         return data.decode(told).removeprefix("\ufeff")
     except LookupError as error:

@@ -23,7 +23,7 @@ from tocsin.cli.launch import launch
 from tocsin.contracts import Sink
 from tocsin.engine.recovery import Effects
 from tocsin.errors import ConfigError, TocsinError, UnknownName
-from tocsin.pipeline.model import Job
+from tocsin.pipeline.model import ScheduledJob
 from tocsin.pipeline.plan import Plan
 from tocsin.pipeline.yamlfile import load_with_plan
 
@@ -42,7 +42,7 @@ class Schedule:
         self._file, self._settings, self._now = file, settings, now
         pairs = dict(pair.split("=", 1) for pair in settings if "=" in pair)
         pipeline, self.plan = load_with_plan(file, pairs)
-        self.jobs: Mapping[str, Job] = pipeline.jobs
+        self.jobs: Mapping[str, ScheduledJob] = pipeline.jobs
         if not self.jobs:
             raise ConfigError(f"{file} has no jobs; add some, as jobs: {{nightly: {{cron: 30 2 * * *, do: load}}}}")
         for name, job in self.jobs.items():
@@ -142,7 +142,7 @@ class Schedule:
                 signal.signal(number, handler)
 
 
-def _require_fit(name: str, job: Job, plan: Plan) -> None:
+def _require_fit(name: str, job: ScheduledJob, plan: Plan) -> None:
     """Raise `ConfigError` for a job that this pipeline cannot do."""
     if job.do not in ("load", "reload"):
         return
@@ -155,7 +155,7 @@ def _require_fit(name: str, job: Job, plan: Plan) -> None:
             raise ConfigError(f"jobs.{name}: a reload would write the rows of '{target.id}' twice; give it upsert")
 
 
-def _do(job: Job, plan: Plan) -> str:
+def _do(job: ScheduledJob, plan: Plan) -> str:
     """Do the job once; return what was done."""
     if job.do in ("load", "reload"):
         forget = [origin.id for origin in plan.sources] if job.do == "reload" else ()

@@ -23,7 +23,7 @@ from tocsin.batch import OUT, RAW, START, Batch, as_times
 from tocsin.contracts import Source
 from tocsin.engine.preview import sample as read_some
 from tocsin.errors import ConfigError, SourceError
-from tocsin.infer.sample import Field, Form, Piece, Sample
+from tocsin.infer.sample import Form, Piece, Sample, SampledField
 from tocsin.pipeline.parts import build, sentences
 from tocsin.pipeline.plan import Plan
 
@@ -218,13 +218,13 @@ def _built(settings: Mapping[str, Any]) -> Source:
     return source
 
 
-def _typed(name: str, column: pa.ChunkedArray) -> Field:
+def _typed(name: str, column: pa.ChunkedArray) -> SampledField:
     kind = column.type
     values = column.to_pylist()
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if pa.types.is_timestamp(kind):
         values = [None if value is None else value.isoformat() for value in values]
-    return Field(name, values, [float(v) if is_number and v is not None else None for v in values])
+    return SampledField(name, values, [float(v) if is_number and v is not None else None for v in values])
 
 
 def _beginning(path: Path) -> bytes:

@@ -75,7 +75,7 @@ class Groups:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class WindowFrame:
     """Where windows lie."""
 
     number: Callable[[Ints], Ints]
@@ -98,7 +98,7 @@ def marks(state: Open, apart: Apart | None) -> Ints:
     return np.maximum(np.where(begun, np.where(begun, state.newest, 0) - apart.lateness_us, START), least)
 
 
-def take(state: Open, batch: Batch, frame: Frame, kept: list[str]) -> tuple[list[Batch], Ints, Ints, int]:
+def take(state: Open, batch: Batch, frame: WindowFrame, kept: list[str]) -> tuple[list[Batch], Ints, Ints, int]:
     """Let the readings of a batch wait, but for those that come too late.
 
     Returns the late ones, by key how far time had come and has come now, and how many readings are new.
@@ -127,7 +127,7 @@ def take(state: Open, batch: Batch, frame: Frame, kept: list[str]) -> tuple[list
     return left, before, marks(state, batch.apart), len(times)
 
 
-def close(state: Open, frame: Frame, before: Ints, now: Ints, new: int) -> Groups:
+def close(state: Open, frame: WindowFrame, before: Ints, now: Ints, new: int) -> Groups:
     """Returns the windows that leave, or leave again, since readings among the last ``new`` ones came after them."""
     slots, times, columns = state.merge()
     due = state.next_ends <= now
@@ -160,7 +160,7 @@ def close(state: Open, frame: Frame, before: Ints, now: Ints, new: int) -> Group
 
 
 def _groups(
-    frame: Frame, order: Ints, number: Ints, slots: Codes, before: Ints, now: Ints, corrects: Bools, keep: Bools
+    frame: WindowFrame, order: Ints, number: Ints, slots: Codes, before: Ints, now: Ints, corrects: Bools, keep: Bools
 ) -> Groups:
     if not len(order):
         none = np.empty(0, np.int64)

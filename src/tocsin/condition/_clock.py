@@ -12,7 +12,7 @@ from tocsin.errors import SchemaError
 HOUR_US = 3_600_000_000
 
 
-class Clock:
+class LocalWindows:
     """Windows of a length by the clock of a zone (UTC if None), each beginning ``offset`` after a multiple of it.
 
     Examples

@@ -16,8 +16,8 @@ from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
 from tocsin.batch import END, KEY, START, TIME, Apart, Batch, Codes, Floats, Ints, as_times, empty, floats, times_us
-from tocsin.condition._by_row import AFTER, Frame, Groups, Open, close, take
-from tocsin.condition._clock import HOUR_US, Clock
+from tocsin.condition._by_row import AFTER, Groups, Open, WindowFrame, close, take
+from tocsin.condition._clock import HOUR_US, LocalWindows
 from tocsin.condition._figures import OF_INTEGERS, figure, finite, first_or_last, integer_figure, is_number
 from tocsin.condition._groups import group_order, leaving, sort_by_time
 from tocsin.condition._pending import Waiting
@@ -143,7 +143,7 @@ class Window(Waiting):
             if self.every is not None and self.every < HOUR_US:
                 raise ValueError("windows by the clock of a zone are an hour or longer; shorter ones need no zone")
             try:
-                Clock(self.zone, HOUR_US, 0)
+                LocalWindows(self.zone, HOUR_US, 0)
             except SchemaError as error:
                 raise ValueError(str(error)) from error
         if not self.collect and not self.compute:
@@ -207,8 +207,8 @@ class Window(Waiting):
         return self._first_start(time_us) + (self.size or self.every)
 
     @cached_property
-    def _clock(self) -> Clock | None:
-        return None if self.zone is None and not self.offset else Clock(self.zone, self.every or 1, self.offset)
+    def _clock(self) -> LocalWindows | None:
+        return None if self.zone is None and not self.offset else LocalWindows(self.zone, self.every or 1, self.offset)
 
     def _first_start(self, time_us: int) -> int:
         assert self.every is not None
@@ -258,10 +258,10 @@ class Window(Waiting):
         return state, (*(b.until(watermark) for b in left), Batch(out, watermark))
 
     @cached_property
-    def _frame(self) -> Frame:
+    def _frame(self) -> WindowFrame:
         every, length = self.every or 1, self.size or self.every or 1
         number = self._clock.numbers if self._clock is not None else lambda times: times // every
-        return Frame(number, self._bounds, -(-length // every), self.allowed_lateness)
+        return WindowFrame(number, self._bounds, -(-length // every), self.allowed_lateness)
 
     def _watermark(self, state: Open) -> int:
         """No window that may still leave begins earlier."""

@@ -48,6 +48,10 @@ class Records:
         return i if self.numbers is None else int(self.numbers[i])
 
 
+Traced = tuple[Any, Sequence[Batch], Ints | None]
+"""State, batches, and the record that each row on port ``out`` comes from."""
+
+
 class Decoder(Operator):
     """From undecoded records (`RAW`) to typed rows: the declared columns, those from the topic, and ``received``."""
 
@@ -65,7 +69,7 @@ class Decoder(Operator):
     """Words that stand for a missing value in every column, as ``[-, "#N/A"]``. In columns of numbers and times that
     are ``optional`` these are always missing: NaN, infinity, null, N/A, #N/A, NA and a lone ``-``."""
     encoding: str = "utf-8"
-    """How text is written, as ``cp1252`` or ``shift_jis``; UTF-16 with its mark at the beginning is seen."""
+    """How text is written, as ``cp1252`` or ``shift_jis``; UTF-16 is seen in files, and elsewhere by its mark."""
     compression: Literal["gzip"] | None = None
     """Whether payloads are compressed (gzip or zlib); they may swell to payload_max, and a hundredfold."""
 
@@ -132,6 +136,11 @@ class Decoder(Operator):
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
 
+    @classmethod
+    def may_run_ahead(cls) -> bool:
+        """Returns whether what is remembered saves time only, so that records may be decoded before their turn."""
+        return cls.dump is Decoder.dump
+
     def dump(self, state: Any) -> pa.Table:
         return NO_STATE
 
@@ -144,7 +153,7 @@ class Decoder(Operator):
     def step(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch]]:
         return self.traced(state, batch)[:2]
 
-    def traced(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch], Ints | None]:
+    def traced(self, state: Any, batch: Batch) -> Traced:
         """Returns what `step` does, and the record of each row on port ``out``, shape (rows,); None: one each."""
         schema = self.decoded_schema
         if not len(batch):
@@ -213,7 +222,9 @@ class Decoder(Operator):
         for i, payload in enumerate(payloads.to_pylist()):  # some 0.5 us each
             row = i if numbers is None else int(numbers[i])
             try:
-                texts.append(payload.decode(self.encoding).encode())
+                # A file in UTF-16 comes in UTF-8, in which alone its lines can be told apart: without a byte of zero.
+                is_utf8 = self.encoding.startswith("utf-16") and b"\0" not in payload
+                texts.append(payload.decode("utf-8" if is_utf8 else self.encoding).encode())
                 kept.append(row)
             except UnicodeError as error:
                 rejects.add(row, Bad("encoding", f"not {self.encoding}: {error}"))

@@ -49,7 +49,7 @@ class Category:
 
 
 @dataclass(slots=True)
-class Log:
+class MessageMemory:
     """What is remembered of one key's messages."""
 
     messages: int = 0
@@ -133,10 +133,10 @@ class Categorize(Operator):
             raise SchemaError(f"{self.name()} needs text in column '{self.of}', which is {kind}; name another with of")
         return added(input, ADDED, self.name())
 
-    def initial(self) -> dict[str, Log]:
+    def initial(self) -> dict[str, MessageMemory]:
         return {}
 
-    def step(self, state: dict[str, Log], batch: Batch) -> tuple[dict[str, Log], Sequence[Batch]]:
+    def step(self, state: dict[str, MessageMemory], batch: Batch) -> tuple[dict[str, MessageMemory], Sequence[Batch]]:
         rows = batch.rows
         keys, texts = rows.column("key").cast(pa.string()).to_pylist(), rows.column(self.of).cast(pa.string())
         # A loop over rows: 15 to 40 µs a message, by how many categories share a word with it.
@@ -146,12 +146,12 @@ class Categorize(Operator):
         return state, (batch.with_rows(left),)
 
     def _judge(
-        self, state: dict[str, Log], key: str, text: str | None
+        self, state: dict[str, MessageMemory], key: str, text: str | None
     ) -> tuple[str | None, str | None, int | None, float | None]:
         words = frozenset(_WORD.findall(_NUMBER.sub("0", (text or "")[:TEXT_MAX].lower())))
         if text is None or not words:
             return None, None, None, None
-        log_of = state.setdefault(key, Log())
+        log_of = state.setdefault(key, MessageMemory())
         category = log_of.nearest(words, self.similarity) or log_of.begin(text[:TEXT_MAX], words)
         score = None
         if log_of.messages >= self.learn:
@@ -163,7 +163,7 @@ class Categorize(Operator):
             log_of.forget_oldest()
         return category.id, category.text, category.count, score
 
-    def dump(self, state: dict[str, Log]) -> pa.Table:
+    def dump(self, state: dict[str, MessageMemory]) -> pa.Table:
         notes = [
             {
                 "messages": one.messages,
@@ -174,10 +174,10 @@ class Categorize(Operator):
         ]
         return _CATEGORIES.dump(pa.table({"key": pa.array(list(state), pa.string())}), notes, 0)
 
-    def load(self, table: pa.Table) -> dict[str, Log]:
-        state: dict[str, Log] = {}
+    def load(self, table: pa.Table) -> dict[str, MessageMemory]:
+        state: dict[str, MessageMemory] = {}
         for key, note in zip(table.column("key").to_pylist(), _CATEGORIES.load(table)[0], strict=True):
-            state[key] = Log(note["messages"], seen=note["seen"])
+            state[key] = MessageMemory(note["messages"], seen=note["seen"])
             for id, text, count, last, words in note["categories"]:
                 state[key].remember(Category(id, text, frozenset(words), count, last))
         return state

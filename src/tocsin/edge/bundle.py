@@ -29,7 +29,7 @@ TOLERANCE = 1e-3
 """How far an answer of the self-test may be off, as a share of the usual change: processors round differently."""
 
 
-class Refused(CorruptState):
+class BundleRefused(CorruptState):
     """A bundle that is not taken: not signed with our key, older than what runs, damaged, or failing its self-test."""
 
 
@@ -47,15 +47,17 @@ class Bundle:
     """What the model said of them where it was packed, shape (tests,)."""
 
     def start(self) -> Forecaster:
-        """Returns the model, loaded; `Refused` if it does not say what it said where it was packed."""
+        """Returns the model, loaded; `BundleRefused` if it does not say what it said where it was packed."""
         try:
             model = Forecaster(self.manifest, self.files, self.manifest.name)
             which = np.zeros(len(self.windows), np.int64) if model.keys else None
             off = np.abs(model.predict(self.windows, which) - self.answers)
         except (ConfigError, CorruptState, ValueError, KeyError) as error:
-            raise Refused(f"version {self.manifest.version} does not start: {error}") from error
+            raise BundleRefused(f"version {self.manifest.version} does not start: {error}") from error
         if not (off <= TOLERANCE * model.change[0]).all():
-            raise Refused(f"version {self.manifest.version} fails its self-test: an answer is off by {np.max(off):.3g}")
+            raise BundleRefused(
+                f"version {self.manifest.version} fails its self-test: an answer is off by {np.max(off):.3g}"
+            )
         return model
 
 
@@ -79,21 +81,21 @@ def pack(store: Store, name: str, version: int, key: bytes, made_us: int) -> byt
 
 
 def unpack(data: bytes, key: bytes) -> Bundle:
-    """Returns what a bundle holds; `Refused` unless it is signed with the key, whole, and what its manifest says."""
+    """Returns what a bundle holds; `BundleRefused` unless it is signed with the key, whole, as its manifest says."""
     try:
         outer = json.loads(data)
         content, signature = outer["content"].encode(), str(outer["signature"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused("this is no bundle of a model; make one: tocsin models deploy") from error
+        raise BundleRefused("this is no bundle of a model; make one: tocsin models deploy") from error
     if not _is_signed(content, signature, key):
-        raise Refused("the bundle is not signed with the key of this device; it is not looked at")
+        raise BundleRefused("the bundle is not signed with the key of this device; it is not looked at")
     inner = json.loads(content)
     try:
         manifest = Manifest.from_json(inner["manifest"])
         files = {name: base64.b64decode(text) for name, text in inner["files"].items()}
         manifest.check_files(files, manifest.name)
     except (CorruptState, ConfigError) as error:
-        raise Refused(str(error)) from error
+        raise BundleRefused(str(error)) from error
     return Bundle(manifest, files, int(inner["made_us"]), np.array(inner["windows"]), np.array(inner["answers"]))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tocsin.edge.bounds import Bounds
-from tocsin.edge.bundle import Bundle, Refused, read_key, unpack
+from tocsin.edge.bundle import Bundle, BundleRefused, read_key, unpack
 from tocsin.edge.spool import Spool
 from tocsin.errors import ConfigError
 from tocsin.models.forecaster import Forecaster
@@ -42,7 +42,7 @@ ANSWER = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class DeviceSettings:
     """What the process is told, as JSON."""
 
     key: str
@@ -77,7 +77,7 @@ class Settings:
     """The fields of an answer: its name, and what it is: key, time, actual, predicted, lower, upper, ahead, version."""
 
     @classmethod
-    def read(cls, path: Path | str) -> Settings:
+    def read(cls, path: Path | str) -> DeviceSettings:
         """Returns the settings in a JSON file; `ConfigError` says what is wrong with it."""
         try:
             tree = json.loads(Path(path).read_bytes())
@@ -103,7 +103,7 @@ class Settings:
 
 
 @dataclass
-class Machine:
+class MachineMemory:
     """What is remembered of one machine."""
 
     window: deque[list[float]]
@@ -116,13 +116,13 @@ class Machine:
 class Device:
     """The process without its connections: what a reading, a trigger and a bundle do."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DeviceSettings) -> None:
         self.settings = settings
         self.folder = Path(settings.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._key = read_key(settings.key)
         self.spool = Spool(self.folder)
-        self.machines: dict[str, Machine] = {}
+        self.machines: dict[str, MachineMemory] = {}
         self.bundle: Bundle | None = None
         self.model: Forecaster | None = None
         self.counts = {"readings": 0, "bad readings": 0, "answers": 0, "bundles": 0, "bundles refused": 0}
@@ -136,14 +136,14 @@ class Device:
                 continue
             try:
                 self._run(unpack(path.read_bytes(), self._key))
-            except Refused as error:
+            except BundleRefused as error:
                 self.counts["bundles refused"] += 1
                 say(f"{name}: {error}; rolled back")
                 continue
             return
 
     def _run(self, bundle: Bundle) -> None:
-        """Start a bundle, and let it take the place of what runs; `Refused` leaves that as it is."""
+        """Start a bundle, and let it take the place of what runs; `BundleRefused` leaves that as it is."""
         model = bundle.start()
         before = self.bundle.manifest if self.bundle else None
         self.bundle, self.model = bundle, model
@@ -158,9 +158,9 @@ class Device:
             if self.bundle is not None and bundle.made_us <= self.bundle.made_us:
                 if bundle.manifest == self.bundle.manifest:
                     return True  # it is delivered once more
-                raise Refused(f"version {bundle.manifest.version} was packed before what runs; deploy it again")
+                raise BundleRefused(f"version {bundle.manifest.version} was packed before what runs; deploy it again")
             self._run(bundle)
-        except Refused as error:
+        except BundleRefused as error:
             self.counts["bundles refused"] += 1
             say(f"{error}; {'goes on with ' + str(self.bundle.manifest.version) if self.bundle else 'nothing runs'}")
             return False
@@ -214,7 +214,7 @@ class Device:
         machine = self.machines.get(key)
         if machine is None:
             bounds = Bounds(settings["conformal"], settings["coverage"], manifest.horizon)
-            machine = self.machines[key] = Machine(deque(maxlen=manifest.window), bounds)
+            machine = self.machines[key] = MachineMemory(deque(maxlen=manifest.window), bounds)
         every, steps = settings["every_us"], 1
         if machine.time_us is not None:
             passed = time_us - machine.time_us
@@ -250,7 +250,7 @@ class Device:
         self.counts["answers"] += 1
 
 
-class Link:
+class Uplink:
     """A connection that is made again whenever it is lost, after a pause that grows."""
 
     def __init__(self, client: Plain) -> None:
@@ -281,12 +281,12 @@ class Link:
 class Process:
     """A device with its connections."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DeviceSettings) -> None:
         own = tuple(topic for topic in (settings.readings, settings.trigger) if topic)
         bundles = (settings.bundles,) if settings.bundles else ()
         together = settings.upstream is None or settings.upstream == settings.url
-        self.near = Link(settings.client(settings.url, "", own + (bundles if together else ())))
-        self.far = self.near if together else Link(settings.client(settings.upstream or "", "-upstream", bundles))
+        self.near = Uplink(settings.client(settings.url, "", own + (bundles if together else ())))
+        self.far = self.near if together else Uplink(settings.client(settings.upstream or "", "-upstream", bundles))
         self.device = Device(settings)
         self.going = True
         self._seen: dict[Path, int] = {}
@@ -346,7 +346,7 @@ class Process:
 
 def run(path: Path | str) -> None:
     """Run the process until it is told to end (SIGTERM, Ctrl-C)."""
-    process = Process(Settings.read(path))
+    process = Process(DeviceSettings.read(path))
 
     def end(*_: object) -> None:
         process.going = False

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.batch import Batch
-from tocsin.engine.wire import COUNTERS, ROWS, Counted, Stream, describe, encode_counted, encode_rows, frame
+from tocsin.engine.wire import COUNTERS, ROWS, Counted, StreamColumns, describe, encode_counted, encode_rows, frame
 
 SOCKET = "page.sock"
 """The socket's name in the state folder."""
@@ -152,9 +152,9 @@ class _Waiting:
             self.rows -= self.batches.popleft().num_rows
 
 
-def _described(name: str, batches: Iterable[pa.RecordBatch]) -> Mapping[Stream, list[pa.RecordBatch]]:
+def _described(name: str, batches: Iterable[pa.RecordBatch]) -> Mapping[StreamColumns, list[pa.RecordBatch]]:
     """Returns batches by what their rows mean: in a stream that unites several, verdicts may be about other columns."""
-    parted: dict[Stream, list[pa.RecordBatch]] = {}
+    parted: dict[StreamColumns, list[pa.RecordBatch]] = {}
     schema: pa.Schema = None
     for rows in batches:
         if schema is None or not rows.schema.equals(schema, check_metadata=True):
@@ -163,7 +163,7 @@ def _described(name: str, batches: Iterable[pa.RecordBatch]) -> Mapping[Stream, 
     return parted
 
 
-def thinned(stream: Stream, batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
+def thinned(stream: StreamColumns, batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
     """Returns at most ``rows_max`` rows, the columns that are shown.
 
     If there are more rows, the newest of each key and signal.

@@ -1,7 +1,7 @@
 """What the engine tells the page: the one schema of the wire between them, which both ends check.
 
 A frame is four bytes of length, one byte of kind, and the body. `ROWS` is an Arrow IPC stream whose schema carries the
-`Stream` as JSON; `COUNTERS` is `Counted` as JSON.
+`StreamColumns` as JSON; `COUNTERS` is `Counted` as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_VALUES = {*BAND, "window_end", "received", "position", "key", "time"}
 _MACHINE = ("machine", "device", "asset")
 
 
-class Stream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the rows of a stream mean: which column is what."""
 
     name: str
@@ -139,7 +139,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """By id."""
 
 
-def describe(name: str, schema: pa.Schema) -> Stream:
+def describe(name: str, schema: pa.Schema) -> StreamColumns:
     """Returns what the rows of a schema mean.
 
     Examples
@@ -153,14 +153,14 @@ def describe(name: str, schema: pa.Schema) -> Stream:
     """
     names = set(schema.names)
     if names >= KNOWN_BY:
-        return Stream(name=name, kind="alarms")
+        return StreamColumns(name=name, kind="alarms")
     texts = {field.name for field in schema if _text(field.type)}
     machine = next((column for column in _MACHINE if column in texts), "key")
     numbers = [field.name for field in schema if _number(field.type)]
     long = "signal" in texts and "value" in numbers
     values = ("value",) if long else tuple(n for n in numbers if n not in _NOT_VALUES)[:COLUMNS_MAX]
     about = judged(schema, "expected") or judged(schema) or "value"
-    return Stream(
+    return StreamColumns(
         name=name,
         kind="readings",
         machine=machine,
@@ -172,7 +172,7 @@ def describe(name: str, schema: pa.Schema) -> Stream:
     )
 
 
-def streams_of(plan: Plan, names: Collection[str] = ()) -> tuple[Stream, ...]:
+def streams_of(plan: Plan, names: Collection[str] = ()) -> tuple[StreamColumns, ...]:
     """Returns the streams of a plan that the page shows: all, unless some are named."""
     schemas = {(origin.id, port): schema for origin in plan.sources for port, schema in origin.schemas.items()}
     schemas |= {(step.id, port): schema for step in plan.steps for port, schema in step.schemas.items()}
@@ -186,7 +186,7 @@ def frame(kind: int, body: bytes) -> bytes:
     return HEADER.pack(len(body), kind) + body
 
 
-def encode_rows(stream: Stream, rows: pa.Table) -> bytes:
+def encode_rows(stream: StreamColumns, rows: pa.Table) -> bytes:
     """Returns rows as an Arrow IPC stream that carries what they mean."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema.with_metadata({_STREAM: msgspec.json.encode(stream)})) as writer:
@@ -194,15 +194,15 @@ def encode_rows(stream: Stream, rows: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def decode_rows(body: bytes) -> tuple[Stream, pa.Table]:
+def decode_rows(body: bytes) -> tuple[StreamColumns, pa.Table]:
     """Returns the reverse of `encode_rows`; ValueError if the rows do not have the columns that are named."""
     with pa.ipc.open_stream(body) as reader:
-        stream = msgspec.json.decode(reader.schema.metadata[_STREAM], type=Stream)
+        stream = msgspec.json.decode(reader.schema.metadata[_STREAM], type=StreamColumns)
         checked(stream, reader.schema)
         return stream, reader.read_all()
 
 
-def checked(stream: Stream, schema: pa.Schema) -> None:
+def checked(stream: StreamColumns, schema: pa.Schema) -> None:
     """Raise ValueError, with the name of the column, if rows of this schema are not what the stream says."""
     if missing := (stream.columns() | {"key", "time"}) - set(schema.names):
         raise ValueError(f"stream '{stream.name}' lacks column '{min(missing)}'")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tocsin.errors import ConfigError
 from tocsin.infer import signals as signals_of
 from tocsin.infer.form import recognise
-from tocsin.infer.machine import Machine, conclude_machine, counted_runs, names_signals
+from tocsin.infer.machine import Identity, conclude_machine, counted_runs, names_signals
 from tocsin.infer.sample import Form, Sample, spoken
 from tocsin.infer.signals import Signals, conclude_signals, is_value_name
 from tocsin.infer.time import Time, conclude_time
@@ -35,7 +35,7 @@ class Conclusion:
 
     form: Form
     time: Time
-    machine: Machine
+    machine: Identity
     signals: Signals
     zone: str | None = None
     """Zone of times that name none."""
@@ -137,16 +137,16 @@ def _is_by_topic(form: Form) -> bool:
     )
 
 
-def _machine(form: Form, taken: set[str], sample: Sample, hints: Hints, *, topic_names: bool) -> Machine:
+def _machine(form: Form, taken: set[str], sample: Sample, hints: Hints, *, topic_names: bool) -> Identity:
     if hints.machine is not None:
         one = form.get(hints.machine)
-        return Machine("as you said", path=one.path, key=one.path, names=tuple(map(str, one.distinct)))
+        return Identity("as you said", path=one.path, key=one.path, names=tuple(map(str, one.distinct)))
     first = conclude_signals(form, taken, topic_names=topic_names)
     named = {first.named_by} if first.named_by else set()
     return conclude_machine(form, taken | named, is_files=sample.is_files, topic_names=topic_names)
 
 
-def _one_series_each(form: Form, signals: Signals, machine: Machine, taken: set[str]) -> tuple[Signals, Machine]:
+def _one_series_each(form: Form, signals: Signals, machine: Identity, taken: set[str]) -> tuple[Signals, Identity]:
     """Where each row names its signal and nothing else, that name is the key: each signal is a series of its own."""
     if signals.named_by in (None, "topic") or machine.path is not None or machine.key is not None:
         return signals, machine
@@ -154,11 +154,11 @@ def _one_series_each(form: Form, signals: Signals, machine: Machine, taken: set[
     if len(name.distinct) < 2 and not taken:
         return signals, machine
     reason = f"nothing else names one, so each '{name.path}' is a series of its own ({spoken(name.distinct, 3)})"
-    made = Machine(reason, path=name.path, key=name.path, names=tuple(name.distinct))
+    made = Identity(reason, path=name.path, key=name.path, names=tuple(name.distinct))
     return replace(signals, named_by=None, reason=f"the value of each '{name.path}'"), made
 
 
-def _cycles(form: Form, runs: tuple[str, str]) -> tuple[Time, Machine]:
+def _cycles(form: Form, runs: tuple[str, str]) -> tuple[Time, Identity]:
     unit, count = (form.get(path) for path in runs)
     reason = "counts up for each machine; no date is told, so a cycle is read as a second since 1970"
     lateness = 3_600.0 + 2 * max(count.known)
@@ -166,7 +166,7 @@ def _cycles(form: Form, runs: tuple[str, str]) -> tuple[Time, Machine]:
         f"'{unit.path}': a number that stands while '{count.path}' counts ({len(unit.distinct)} in the sample)"
     )
     time = Time((count.path,), reason, unit="s", is_elapsed=True, lateness_s=lateness)
-    return time, Machine(reason_machine, path=unit.path, key=unit.path, names=tuple(unit.distinct))
+    return time, Identity(reason_machine, path=unit.path, key=unit.path, names=tuple(unit.distinct))
 
 
 def _files_as_machines(made: Conclusion, sample: Sample) -> Conclusion:
@@ -181,7 +181,7 @@ def _files_as_machines(made: Conclusion, sample: Sample) -> Conclusion:
     template = "/".join("{machine}" if i == place else "+" for i in range(len(levels[0])))
     names = tuple(dict.fromkeys(one[place] for one in levels))
     reason = f"the name of the file: {len(names)} files whose times lie side by side ({spoken(names, 4)})"
-    return replace(made, machine=Machine(reason, template=template, key="machine", names=names))
+    return replace(made, machine=Identity(reason, template=template, key="machine", names=names))
 
 
 def _overlap(made: Conclusion) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tocsin.decode._reasons import Bad
 from tocsin.decode.csv import Csv
 from tocsin.infer.numbers import as_number, may_be_number, number_style
-from tocsin.infer.sample import Field
+from tocsin.infer.sample import SampledField
 from tocsin.infer.time import is_time
 
 DELIMITERS = ("\t", ";", "|", ",", " ")
@@ -20,7 +20,7 @@ WORDS_FOR = {"\t": "tabs", " ": "blanks", ",": "commas", ";": "semicolons", "|":
 
 
 @dataclass(frozen=True)
-class Table:
+class DelimitedTable:
     """One table: its dialect, the names of its columns (made up, c1, c2 ..., where no line has them), and its cells."""
 
     delimiter: str
@@ -35,18 +35,18 @@ class Table:
     fit: float
     """Share of the lines that have as many fields as the table."""
 
-    def fields(self) -> list[Field]:
+    def fields(self) -> list[SampledField]:
         """Return the columns; names that are empty or stand twice are left out, since nothing can be found by them."""
         count = Counter(self.names)
         return [
-            Field(name, values, [as_number(value, self.decimal, self.thousands) for value in values])
+            SampledField(name, values, [as_number(value, self.decimal, self.thousands) for value in values])
             for i, name in enumerate(self.names)
             if name and count[name] == 1
             for values in ([row[i] for row in self.rows],)
         ]
 
 
-def table_of(text: str) -> Table | None:
+def table_of(text: str) -> DelimitedTable | None:
     """Return the table in a text, None if it holds none (of at least two columns, or one column of numbers)."""
     lines = [line for line in text.splitlines() if line.strip()][:LINES_MAX]
     comment = "#" if sum(line.startswith("#") for line in lines[:PREAMBLE_MAX]) > 1 else ""
@@ -99,14 +99,14 @@ def _is_word(cell: str) -> bool:
     )
 
 
-def _one_column(lines: Sequence[str], comment: str) -> Table | None:
+def _one_column(lines: Sequence[str], comment: str) -> DelimitedTable | None:
     rows = [[line.strip()] for line in lines]
     if sum(may_be_number(row[0]) for row in rows[1:] or rows) < 0.8 * len(rows[1:] or rows):
         return None
     return _table(rows, ";", comment, 1.0)
 
 
-def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> Table:
+def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> DelimitedTable:
     width = _width(rows)
     first = next(i for i, row in enumerate(rows) if len(row) == width)
     body = rows[first:]
@@ -120,7 +120,7 @@ def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> T
     style = number_style(cell for row in cells[:STYLE_ROWS] for cell in row if not is_time(cell))
     if style[0] == delimiter:
         style = (".", "")
-    return Table(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit)
+    return DelimitedTable(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit)
 
 
 def _is_text(row: Sequence[str]) -> bool:
@@ -136,7 +136,7 @@ def _is_beside(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     return any(i < len(one) and may_be_number(one[i]) and one[i] for one in below[:6] for i in places)
 
 
-def dialect(table: Table, *, is_files: bool) -> dict[str, object]:
+def dialect(table: DelimitedTable, *, is_files: bool) -> dict[str, object]:
     """Return the settings of decoder `csv` that differ from its defaults."""
     settings: dict[str, object] = {}
     if table.delimiter != ",":
@@ -159,7 +159,7 @@ def dialect(table: Table, *, is_files: bool) -> dict[str, object]:
     return settings
 
 
-def told(table: Table) -> list[str]:
+def told(table: DelimitedTable) -> list[str]:
     """Return what was concluded of a table, as parts of a sentence."""
     parts = [
         f"{len(table.names)} columns apart by {WORDS_FOR[table.delimiter]}" if len(table.names) > 1 else "1 column"

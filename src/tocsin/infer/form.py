@@ -13,7 +13,8 @@ from tocsin.decode.prometheus import parts_of as prometheus_parts
 from tocsin.infer import delimited
 from tocsin.infer.nested import ROWS_MAX, json_form, xml_form
 from tocsin.infer.numbers import as_number, number_style
-from tocsin.infer.sample import Field, Form, Piece, Sample
+from tocsin.infer.sample import Form, Piece, Sample, SampledField
+from tocsin.values.text import utf16_of
 
 DOCUMENT_BYTES = 200 * 1024
 """Larger documents need a setting to be taken whole."""
@@ -49,8 +50,8 @@ def _size(piece: Piece) -> int:
 def _encoding(pieces: Sequence[Piece]) -> str | None:
     """How text is written, None for what is no text."""
     head = b"".join(piece.payload for piece in pieces)[: 2**20]
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
+    if (codec := utf16_of(head)) is not None:
+        return codec
     if b"\0" in head:
         return None
     try:
@@ -100,14 +101,14 @@ def _by_line(name: str, said: str, parts_of: Callable[[str], Mapping[str, Any]],
     for path in paths:
         values = [row.get(path) for _, row in rows]
         numbers = [float(v) if isinstance(v, int | float) and not isinstance(v, bool) else None for v in values]
-        fields.append(Field(path, values, numbers))
+        fields.append(SampledField(path, values, numbers))
     settings = {}
     if name == "influx" and (precision := _precision(fields)) != "ns":
         settings["precision"] = precision
     return Form(name, settings, [topic for topic, _ in rows], fields, [f"{said}, {len(rows)} lines in the sample"])
 
 
-def _precision(fields: Sequence[Field]) -> str:
+def _precision(fields: Sequence[SampledField]) -> str:
     times = next((one.known for one in fields if one.path == "@time"), [])
     largest = max(times, default=1e18)
     return "s" if largest < 1e11 else "ms" if largest < 1e14 else "us" if largest < 1e17 else "ns"
@@ -122,7 +123,7 @@ def _one_value(pieces: Sequence[Piece]) -> Form | None:
     numbers = [as_number(text, *style) for text in texts]
     if sum(number is not None for number in numbers) * 2 < len(texts):
         return None
-    values = Field("value", texts, numbers, share=0.5)
+    values = SampledField("value", texts, numbers, share=0.5)
     settings: dict[str, Any] = {} if style[0] == "." else {"decimal": ",", "delimiter": ";"}
     if style[1]:
         settings["thousands"] = style[1]

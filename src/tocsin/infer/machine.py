@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from tocsin.infer.sample import Field, Form, spoken
+from tocsin.infer.sample import Form, SampledField, spoken
 from tocsin.infer.vocabulary import FAIR, NOT_A_NAME, NUMBERED, STRONG, WEAK, words_of
 
 KIND = re.compile(
@@ -24,7 +24,7 @@ COMPOUND = re.compile(
 
 
 @dataclass(frozen=True)
-class Machine:
+class Identity:
     """Who a row is of: a field, levels of the topic, or one machine for all."""
 
     reason: str
@@ -37,7 +37,7 @@ class Machine:
     signal_in_topic: bool = False
 
 
-def conclude_machine(form: Form, taken: Collection[str], *, is_files: bool, topic_names: bool) -> Machine:
+def conclude_machine(form: Form, taken: Collection[str], *, is_files: bool, topic_names: bool) -> Identity:
     """Return who rows are of, by fields that are not taken yet, or by topics.
 
     ``topic_names`` says that a level of the topic names the signal of each value.
@@ -51,19 +51,19 @@ def conclude_machine(form: Form, taken: Collection[str], *, is_files: bool, topi
     told_apart = len(by_topic.names) if by_topic is not None else 1
     if best is not None and best[0] >= 1.5 and len(best[2].distinct) >= told_apart:
         one = best[2]
-        return Machine(
+        return Identity(
             f"'{one.path}': {_counted(one.distinct)}", path=one.path, key=one.path, names=tuple(one.distinct)
         )
     if by_topic is not None:
         return by_topic
-    return Machine("nothing names one, so all rows are of one machine")
+    return Identity("nothing names one, so all rows are of one machine")
 
 
 def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} {'name' if len(names) == 1 else 'names'} ({spoken(names, 4)})"
 
 
-def _rank(one: Field) -> float:
+def _rank(one: SampledField) -> float:
     """How much a field looks like the name of a machine; 1.5 and more is enough."""
     rows, values, distinct = one.rows, one.given, len(one.distinct)
     if not values or len(values) < 0.7 * rows or any(isinstance(value, bool | float) for value in values[:50]):
@@ -133,7 +133,7 @@ def names_signals(topics: Sequence[str]) -> bool:
     return len(last) > 1 and not all(KIND.match(level) for level in last)
 
 
-def _by_topic(topics: Sequence[str], *, topic_names: bool) -> Machine | None:
+def _by_topic(topics: Sequence[str], *, topic_names: bool) -> Identity | None:
     levels = [topic.split("/") for topic in topics]
     if not levels or min(map(len, levels)) < (2 if topic_names else 1) or topics == [""]:
         return None
@@ -152,7 +152,7 @@ def _by_topic(topics: Sequence[str], *, topic_names: bool) -> Machine | None:
     return _template(levels, varying if is_even else varying[:1], depth, is_even=is_even, signal=None)
 
 
-def _with_signal(levels: Sequence[Sequence[str]], depth: int, *, is_even: bool) -> Machine:
+def _with_signal(levels: Sequence[Sequence[str]], depth: int, *, is_even: bool) -> Identity:
     """Each topic has the values of one signal: the last level that varies names it, one before it the machine."""
     common = range(depth - 1)
     varying = [i for i in common if len({one[i] for one in levels}) > 1]
@@ -186,7 +186,7 @@ def _steady(levels: Sequence[str], end: int) -> int:
 
 def _template(
     levels: Sequence[Sequence[str]], places: Sequence[int], depth: int, *, is_even: bool, signal: int | None
-) -> Machine:
+) -> Identity:
     """The template of the topics; where names come again under other levels, those are part of the key."""
     machine = places[-1]
     used = [machine]
@@ -213,4 +213,4 @@ def _template(
     )
     key = "machine" if len(used) == 1 else "/".join(f"{{{names[i]}}}" for i in used)
     reason = f"level {machine + 1} of the topic: {_counted(machines)}"
-    return Machine(reason, None, "/".join(parts), key, tuple(machines), signal is not None)
+    return Identity(reason, None, "/".join(parts), key, tuple(machines), signal is not None)

@@ -11,7 +11,7 @@ from tocsin.decode._reasons import Bad
 from tocsin.decode.json import parse
 from tocsin.decode.xml import Document
 from tocsin.infer.numbers import as_number
-from tocsin.infer.sample import Field, Form, Piece
+from tocsin.infer.sample import Form, Piece, SampledField
 from tocsin.infer.signals import is_about_the_record
 from tocsin.infer.time import is_time
 from tocsin.infer.vocabulary import is_time_name
@@ -52,7 +52,7 @@ def json_form(pieces: Sequence[Piece]) -> Form | None:
     )
 
 
-def _fields(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Field]:
+def _fields(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[SampledField]:
     paths = list(dict.fromkeys(path for _, row in rows for path in row))[:FIELDS_MAX]
     fields = []
     for path in paths:
@@ -60,7 +60,7 @@ def _fields(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Field]:
         texts = [value for value in values if isinstance(value, str) and value.strip()]
         plain = [value for value in values if _is_plain_number(value)]
         is_quoted = bool(texts) and not plain and all(as_number(text) is not None for text in texts)
-        fields.append(Field(path, values, [_number(value, is_quoted=is_quoted) for value in values], is_quoted))
+        fields.append(SampledField(path, values, [_number(value, is_quoted=is_quoted) for value in values], is_quoted))
     return fields
 
 
@@ -211,10 +211,10 @@ def _xml_rows(pieces: Sequence[Piece], wanted: frozenset[str], *, around: bool) 
     return rows[:ROWS_MAX]
 
 
-def _xml_fields(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Field]:
+def _xml_fields(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[SampledField]:
     paths = list(dict.fromkeys(path for _, row in rows for path in row))[:FIELDS_MAX]
     return [
-        Field(path, values, [as_number(value or "") for value in values])
+        SampledField(path, values, [as_number(value or "") for value in values])
         for path in paths
         for values in ([row.get(path) or None for _, row in rows],)
     ]

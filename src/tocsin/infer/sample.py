@@ -28,7 +28,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Field:
+class SampledField:
     """What stands at one path: its value in each row (None where it is missing), and the same as numbers."""
 
     path: str
@@ -89,13 +89,13 @@ class Form:
     settings: Mapping[str, Any]
     topics: Sequence[str]
     """The topic of each row."""
-    fields: Sequence[Field]
+    fields: Sequence[SampledField]
     reasons: Sequence[str]
     files: Mapping[str, Any] = field(default_factory=dict)
     """Settings of source `files`."""
     decimal: str = "."
 
-    def get(self, path: str) -> Field:
+    def get(self, path: str) -> SampledField:
         """Return the field at a path; KeyError if there is none."""
         for one in self.fields:
             if one.path == path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import pairwise
 
-from tocsin.infer.sample import Field, Form, last_step
+from tocsin.infer.sample import Form, SampledField, last_step
 from tocsin.infer.vocabulary import ABOUT, STRONG_NAMES, VALUE_WORDS, WEAK_NAMES, words_of
 
 SIGNALS_MAX = 64
@@ -20,7 +20,7 @@ SIGNALS_MAX = 64
 class Signals:
     """The signals: fields of their own, or one field with values and one with the name of each."""
 
-    fields: tuple[Field, ...]
+    fields: tuple[SampledField, ...]
     reason: str
     named_by: str | None = None
     """Path of the field that names the signal, ``topic`` if a level of the topic does; None: each has its field."""
@@ -101,7 +101,7 @@ def short_names(paths: Sequence[str]) -> Mapping[str, str]:
     return {path: name if count[name] == 1 else whole[path] for path, name in last.items()}
 
 
-def _naming(form: Form, taken: Collection[str]) -> Field | None:
+def _naming(form: Form, taken: Collection[str]) -> SampledField | None:
     """The field that names the signal of each row."""
     texts = [one for one in form.fields if one.given and not one.is_number and len(one.given) >= 0.8 * one.rows]
     ranked = [(name_rank(one.path), len(one.distinct) > 1, one) for one in texts if one.path not in taken]
@@ -109,7 +109,7 @@ def _naming(form: Form, taken: Collection[str]) -> Field | None:
     return max(good, key=lambda entry: entry[:2])[2] if good else None
 
 
-def _why_not(one: Field) -> str | None:
+def _why_not(one: SampledField) -> str | None:
     """Why a field with numbers is no signal, None if it is one."""
     if is_about_the_record(one.path):
         return "is about the record, by its name"
@@ -124,12 +124,12 @@ def _why_not(one: Field) -> str | None:
     return None
 
 
-def _counts(one: Field) -> bool:
+def _counts(one: SampledField) -> bool:
     steps = {b - a for a, b in pairwise(one.known)}
     return one.is_whole and len(one.known) > 3 and len(steps) == 1 and steps != {0.0}
 
 
-def _clock_parts(fields: Sequence[Field]) -> set[str]:
+def _clock_parts(fields: Sequence[SampledField]) -> set[str]:
     """Columns without names that are parts of a time of day: whole numbers that stand before one that counts."""
     parts: set[str] = set()
     for one in fields:

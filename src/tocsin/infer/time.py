@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.errors import ConfigError, SchemaError
-from tocsin.infer.sample import Field, Form
+from tocsin.infer.sample import Form, SampledField
 from tocsin.infer.vocabulary import EXACT, is_time_name
 from tocsin.values.times import parse_times
 
@@ -111,7 +111,7 @@ def conclude_time(form: Form, *, is_files: bool, told: str | None = None) -> Tim
     return Time((), "no field has a time: the arrival counts")
 
 
-def _candidates(one: Field, form: Form, is_files: bool, told: str | None) -> list[tuple[float, Time]]:
+def _candidates(one: SampledField, form: Form, is_files: bool, told: str | None) -> list[tuple[float, Time]]:
     hint = 9.0 if told is not None else 1.0 if is_time_name(one.name) else 0.0
     hint += 0.3 * (one.name.lower().strip("@_") in EXACT)
     is_around, is_listed = one.path.startswith("$."), bool(re.search(r"(?:^|\.)\d+\.", one.path.removeprefix("$.0")))
@@ -132,7 +132,7 @@ def _candidates(one: Field, form: Form, is_files: bool, told: str | None) -> lis
     return [(base + 2 + has_clock, time)]
 
 
-def _numbers(one: Field, hint: float, is_files: bool) -> list[tuple[float, Time]]:
+def _numbers(one: SampledField, hint: float, is_files: bool) -> list[tuple[float, Time]]:
     numbers = [number for number in one.known if number == number]
     unit = next(
         (name for name, per_s in UNITS if all(YEAR_2001 <= number / per_s < YEAR_2100 for number in numbers)), None
@@ -154,7 +154,7 @@ def _numbers(one: Field, hint: float, is_files: bool) -> list[tuple[float, Time]
     return []
 
 
-def _written(one: Field, texts: Sequence[str]) -> Time | None:
+def _written(one: SampledField, texts: Sequence[str]) -> Time | None:
     """How texts say a time, None if they say none."""
     column = pa.array([text.strip() for text in texts], pa.string())
     stamp = next((f for shape, f in _WITHOUT_MARKS if all(shape.fullmatch(t.strip()) for t in texts)), None)
@@ -214,7 +214,7 @@ def _clock_format(match: re.Match[str], *, has_half: bool) -> str:
     return clock
 
 
-def _clock_beside(day: Field, form: Form) -> Field | None:
+def _clock_beside(day: SampledField, form: Form) -> SampledField | None:
     """The field with the time of day, where another one has only the date."""
     for one in form.fields:
         texts = [str(value).strip() for value in one.given]
@@ -234,7 +234,7 @@ def _parts(form: Form) -> Time | None:
     return Time(tuple(known), f"{len(known)} columns, {written}", None, written, True)
 
 
-def _two(day: Time, clock: Field, form: Form) -> Time:
+def _two(day: Time, clock: SampledField, form: Form) -> Time:
     match = _CLOCK_ALONE.fullmatch(str(clock.given[0]).strip())
     assert match is not None
     dates = day.format or _iso_date(str(form.get(day.paths[0]).given[0]))
@@ -261,7 +261,7 @@ def _backwards(column: pa.Array, format: str | None) -> float:
     return _rounded([us / 1e6 for us in times])
 
 
-def _lateness(one: Field, unit: str) -> float:
+def _lateness(one: SampledField, unit: str) -> float:
     return _rounded([number / dict(UNITS)[unit] for number in one.known])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tocsin.bases import VERDICT
 from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
-from tocsin.infer.sample import Field, last_step
+from tocsin.infer.sample import SampledField, last_step
 from tocsin.infer.signals import short_names
 
 RESERVED = {"key", "received", "late", *(field.name for field in (*VERDICT, *Health.EXTRA))}
@@ -94,7 +94,7 @@ class _Columns:
             if one.path not in self.of and one.path not in signals and _is_label(one):
                 self._add(one.path, {"type": "text", "optional": True})
 
-    def _signal(self, one: Field, name: str | None) -> None:
+    def _signal(self, one: SampledField, name: str | None) -> None:
         words = [word for word in one.words if word.lower() not in ("nan", "null", "n/a", "na", "-")]
         settings: dict[str, Any] = {"type": "text" if one.is_quoted else "float", "optional": True}
         if words and not one.is_quoted:
@@ -118,7 +118,7 @@ class _Columns:
         return column
 
 
-def _is_label(one: Field) -> bool:
+def _is_label(one: SampledField) -> bool:
     """Whether a text goes with the readings, such as a product or a state: few different words."""
     if not one.given or one.is_number or not all(isinstance(value, str) for value in one.given):
         return False

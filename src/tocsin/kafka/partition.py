@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tocsin.contracts import Offset
 from tocsin.errors import SourceError
-from tocsin.kafka.records import Waiting
+from tocsin.kafka.records import WaitingRows
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Partition:
     revoked: bool = False
     expired: int = 0
     """How many records were gone before they were read."""
-    waiting: Waiting = field(default_factory=Waiting)
+    waiting: WaitingRows = field(default_factory=WaitingRows)
     """What has come and was not handed over yet."""
 
     @property

@@ -64,7 +64,7 @@ def _columns(messages: Sequence[Message]) -> list[pa.Array]:
     ]
 
 
-class Waiting:
+class WaitingRows:
     """Rows of one partition that nobody has taken yet, and how many bytes they are."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tocsin.errors import ConfigError
 from tocsin.models.manifest import MODEL, Manifest
-from tocsin.models.runtime import Session
+from tocsin.models.runtime import ModelSession
 from tocsin.models.store import Store
 
 KIND = "forecaster"
@@ -40,7 +40,7 @@ class Forecaster:
         )
         self.change = self.change.reshape(-1)
         self.at = manifest.inputs.index(manifest.target)
-        self._session = Session(files[MODEL], f"{place}/{MODEL}")
+        self._session = ModelSession(files[MODEL], f"{place}/{MODEL}")
 
     @classmethod
     def open(cls, store: Store, name: str, version: int) -> Forecaster:

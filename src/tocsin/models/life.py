@@ -18,7 +18,7 @@ from tocsin.errors import ConfigError, MissingExtra
 from tocsin.models.life_features import Regimes, feature_count, find_regimes, state_width, wear_features
 from tocsin.models.life_onnx import ensemble
 from tocsin.models.manifest import MODEL, Manifest
-from tocsin.models.runtime import Session
+from tocsin.models.runtime import ModelSession
 from tocsin.models.store import Store
 
 KIND = "remaining_life"
@@ -42,7 +42,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class LifeBounds:
     """By predicted life, how far the true one lies below and above it: arrays of shape (levels,)."""
 
     at: Floats
@@ -62,7 +62,7 @@ class LifeModel:
     regimes: Regimes
     boosted: Any
     networks: Any
-    bounds: Bounds
+    bounds: LifeBounds
     cap: float
     held_back: Floats
     """What was predicted for each row that teaches, by a model that had not seen its machine."""
@@ -123,7 +123,7 @@ def remaining(units: Units) -> Floats:
     return left
 
 
-def learn_bounds(units: Units, predicted: Floats, wanted: Floats, coverage: float) -> Bounds:
+def learn_bounds(units: Units, predicted: Floats, wanted: Floats, coverage: float) -> LifeBounds:
     """Return bounds that hold for a share of machines, each looked at once, whatever life is predicted for it.
 
     Errors of held-back machines, in levels of the predicted life (Vovk 2012, conditional on a category), each machine
@@ -143,7 +143,7 @@ def learn_bounds(units: Units, predicted: Floats, wanted: Floats, coverage: floa
         at.append(float(np.average(life[rows], weights=weights)))
         below.append(_weighted_quantile(error[rows], weights, share))
         above.append(_weighted_quantile(error[rows], weights, 1 - share))
-    return Bounds(np.array(at), np.array(below), np.array(above))
+    return LifeBounds(np.array(at), np.array(below), np.array(above))
 
 
 def nasa_score(predicted: Floats, truth: Floats) -> float:
@@ -195,8 +195,8 @@ class LifePredictor:
         self.cap = float(manifest.settings["cap"])
         self.coverage = float(manifest.settings["coverage"])
         self.regimes = Regimes.from_json(manifest.scaling)
-        self.bounds = Bounds(*(np.array(manifest.settings["bounds"][n]) for n in ("at", "below", "above")))
-        self._session = Session(files[MODEL], f"{place}/{MODEL}")
+        self.bounds = LifeBounds(*(np.array(manifest.settings["bounds"][n]) for n in ("at", "below", "above")))
+        self._session = ModelSession(files[MODEL], f"{place}/{MODEL}")
 
     @classmethod
     def open(cls, store: Store, name: str, version: int) -> LifePredictor:

@@ -21,7 +21,7 @@ Shape = Sequence[int | str]
 
 
 @dataclass
-class Graph:
+class OnnxGraph:
     """Operators in the order in which they run."""
 
     name: str

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tocsin.models.onnx_graph import Graph
+from tocsin.models.onnx_graph import OnnxGraph
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 _OPERATORS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -28,7 +28,7 @@ def to_onnx(cell: str, weights: Mapping[str, Array], window: int) -> bytes:
     """
     many = weights["r"].ndim == 3
     units, inputs = weights["r"].shape[-1], weights["w"].shape[-1]
-    graph = Graph(cell)
+    graph = OnnxGraph(cell)
 
     def given(name: str, values: Array) -> str:
         """The name of one operand; of many machines it is the row of one, with the axis that the operator wants."""

@@ -8,7 +8,7 @@ from typing import Any
 from tocsin.errors import CorruptState, MissingExtra
 
 
-class Session:
+class ModelSession:
     """A model that is loaded.
 
     One thread for each call: the cores belong to the pipeline, and small models are faster so.

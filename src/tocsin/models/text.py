@@ -259,11 +259,11 @@ class TextClassifier:
     probability must not depend on how many texts came at once."""
 
     def __init__(self, manifest: Manifest, files: Mapping[str, bytes], place: str) -> None:
-        from tocsin.models.runtime import Session
+        from tocsin.models.runtime import ModelSession
 
         if manifest.kind != KIND:
             raise ConfigError(f"{place} is a model of kind {manifest.kind}; what tells texts apart is of kind {KIND}")
-        self._session = Session(files[MODEL], f"{place}/{MODEL}")
+        self._session = ModelSession(files[MODEL], f"{place}/{MODEL}")
 
     @classmethod
     def open(cls, store: Store, name: str, version: int) -> TextClassifier:

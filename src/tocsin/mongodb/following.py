@@ -64,7 +64,7 @@ class Asked(Protocol):
 
 
 @dataclass(slots=True)
-class Place:
+class ChangePlace:
     """How far all collections have been read; each offset is one."""
 
     progress: dict[str, Progress]
@@ -92,11 +92,11 @@ class Place:
         }
 
 
-def place_at(asked: Asked, offset: Mapping[str, Any] | None) -> Place:
+def place_at(asked: Asked, offset: Mapping[str, Any] | None) -> ChangePlace:
     """Return the place that an offset tells; a collection that it does not know is read from its beginning."""
     known = {} if offset is None else offset["collections"]
     overlap_ms = asked.overlap // 1_000
-    place = Place({name: Progress(overlap_ms, known.get(name)) for name in asked.collections})
+    place = ChangePlace({name: Progress(overlap_ms, known.get(name)) for name in asked.collections})
     if offset is not None:
         place.until_ms, place.is_done = offset["until_ms"], offset["done"]
         place.tokens = {name: token for name, token in offset["tokens"].items() if name in place.progress}
@@ -115,7 +115,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DocumentPage:
     """Documents of one collection, in order; with the token after them where they came by the change stream."""
 
     records: Sequence[Record]
@@ -127,13 +127,13 @@ class Done:
     """All that was begun has been given."""
 
 
-Event = Begun | Page | Done | TocsinError
+Event = Begun | DocumentPage | Done | TocsinError
 
 
 class Follower:
     """Fetches pages in a thread, some ahead of whoever takes them."""
 
-    def __init__(self, asked: Asked, given: Path, place: Place) -> None:
+    def __init__(self, asked: Asked, given: Path, place: ChangePlace) -> None:
         self._asked, self._given, self._place = asked, given, place
         self._events: queue.Queue[Event] = queue.Queue(AHEAD)
         self._stopping = threading.Event()
@@ -149,7 +149,7 @@ class Follower:
         if self._thread.ident is None:
             self._thread.start()
 
-    def take(self, timeout_s: float) -> Begun | Page | Done | None:
+    def take(self, timeout_s: float) -> Begun | DocumentPage | Done | None:
         """Return what has happened next, or None if nothing has yet; raises what has gone wrong."""
         try:
             event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
@@ -217,7 +217,7 @@ class Follower:
             self._read(place, hello, collections, None)
 
     def _read(
-        self, place: Place, hello: Mapping[str, Any], collections: Mapping[str, Collection],
+        self, place: ChangePlace, hello: Mapping[str, Any], collections: Mapping[str, Collection],
         session: ClientSession | None,
     ) -> None:  # fmt: skip
         if place.is_done or place.until_ms is None:
@@ -229,7 +229,7 @@ class Follower:
         until = as_date(place.until_ms)
         for name, collection in collections.items():
             for records in collection.pages(place.progress[name], until, place.bounds.get(name), session):
-                self._put(Page(records))
+                self._put(DocumentPage(records))
                 if self._stopping.is_set():
                     return
         place.is_done = True
@@ -252,7 +252,7 @@ class Follower:
             record = None if document is None else collection.record(document)
             progress = self._place.progress[name]
             if record is not None and not progress.is_known(record.what):
-                self._put(Page([record], json_util.dumps(stream.resume_token)))
+                self._put(DocumentPage([record], json_util.dumps(stream.resume_token)))
                 progress.take(record.order, record.what)
 
     def _put(self, event: Event) -> None:
@@ -264,4 +264,4 @@ class Follower:
         return None
 
 
-__all__ = ["Begun", "Done", "Follower", "Page", "Place", "place_at"]
+__all__ = ["Begun", "ChangePlace", "DocumentPage", "Done", "Follower", "place_at"]

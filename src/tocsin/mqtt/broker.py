@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tocsin.errors import ConfigError, StateError
 from tocsin.mqtt.budget import Budget, Publication
-from tocsin.mqtt.connection import Connection, Settings
+from tocsin.mqtt.connection import BrokerConfiguration, ClientConnection
 from tocsin.mqtt.sessions import (
     RETAINED_BYTES_MAX,
     SESSION_BYTES_MAX,
@@ -47,7 +47,7 @@ class Broker:
     [0]
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BrokerConfiguration) -> None:
         self.settings = settings
         self.port = settings.port
         self.sessions: dict[str, Session] = {}
@@ -56,8 +56,8 @@ class Broker:
         self.budget = Budget(settings.memory_max - self.wills.limit)
         self.retained = Retained(settings.retained_max, Budget(RETAINED_BYTES_MAX, self.budget))
         self.received = self.sent = self.dropped = 0
-        self._touched: set[Connection] = set()
-        self.connections: set[Connection] = set()
+        self._touched: set[ClientConnection] = set()
+        self.connections: set[ClientConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._told_s = 0.0
@@ -109,7 +109,7 @@ class Broker:
         loop = asyncio.get_running_loop()
         self._remember()
         server = await loop.create_server(
-            lambda: Connection(self), self.settings.host, self.port, ssl=self.settings.context(), backlog=1024
+            lambda: ClientConnection(self), self.settings.host, self.port, ssl=self.settings.context(), backlog=1024
         )  # fmt: skip
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
@@ -191,7 +191,7 @@ class Broker:
             self._told_s = now
             log.warning("messages for %r are dropped: its queue is full (%d so far)", session.client_id, self.dropped)
 
-    def touch(self, connection: Connection) -> None:
+    def touch(self, connection: ClientConnection) -> None:
         self._touched.add(connection)
 
     def flush(self) -> None:
@@ -218,11 +218,11 @@ def main() -> None:
     parser.add_argument("--users", type=Path, help="file of lines name:password")
     parser.add_argument("--acl", type=Path, help="file in the words of Mosquitto's acl_file")
     parser.add_argument("--state", type=Path, help="file that keeps sessions from a clean stop to the next start")
-    parser.add_argument("--queue-max", type=int, default=Settings.queue_max)
+    parser.add_argument("--queue-max", type=int, default=BrokerConfiguration.queue_max)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = Settings(
+        settings = BrokerConfiguration(
             given.host, given.port, given.ca, given.cert, given.key, given.crl,
             read_users(given.users) if given.users else None,
             Acl.read(given.acl) if given.acl else None,
@@ -247,7 +247,7 @@ async def _run(broker: Broker) -> None:
     await serving
 
 
-__all__ = ["Broker", "Settings"]
+__all__ = ["Broker", "BrokerConfiguration"]
 
 if __name__ == "__main__":
     main()

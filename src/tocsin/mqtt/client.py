@@ -169,7 +169,7 @@ class Client:
         else:
             self._socket = raw
         self._socket.setblocking(False)
-        self._inbox = codec.Inbox(self.version, self.packet_bytes_max, cut=True)
+        self._inbox = codec.ReceiveBuffer(self.version, self.packet_bytes_max, cut=True)
         self._unacked.clear()
         self._arrived.clear()
         self._connack: packets.Connack | None = None

@@ -221,7 +221,7 @@ def acks(packet_ids: Ints, qos: Ints) -> bytes:
     return out.tobytes()
 
 
-class Inbox:
+class ReceiveBuffer:
     """The bytes that have come and are not yet used: bounded, contiguous, never scanned twice for their content."""
 
     ROOM_BYTES = 65536

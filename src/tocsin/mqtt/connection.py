@@ -36,7 +36,7 @@ CLOGGED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Settings:
+class BrokerConfiguration:
     """What a broker may be told."""
 
     host: str = "127.0.0.1"
@@ -83,32 +83,32 @@ class Settings:
             raise ConfigError(f"the TLS files {names}: {error}") from error
 
 
-class Hub(Protocol):
+class ConnectionHost(Protocol):
     """What a connection needs of its broker."""
 
-    settings: Settings
+    settings: BrokerConfiguration
     sessions: dict[str, Session]
     subscriptions: Subscriptions
     retained: Retained
-    connections: set[Connection]
+    connections: set[ClientConnection]
     wills: Budget
     sent: int
 
     def route(self, message: Publication, sender: Session | None) -> bool: ...
     def forget(self, session: Session) -> None: ...
     def session_budget(self) -> Budget: ...
-    def touch(self, connection: Connection) -> None: ...
+    def touch(self, connection: ClientConnection) -> None: ...
     def flush(self) -> None: ...
     def name(self) -> str: ...
 
 
-class Connection(asyncio.BufferedProtocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """One client's."""
 
-    def __init__(self, broker: Hub) -> None:
+    def __init__(self, broker: ConnectionHost) -> None:
         self.broker = broker
         self.session: Session | None = None
-        self.inbox = codec.Inbox(packets.V311, broker.settings.packet_bytes_max)
+        self.inbox = codec.ReceiveBuffer(packets.V311, broker.settings.packet_bytes_max)
         self.will: Publication | None = None
         self._room = Budget(2 * broker.settings.packet_bytes_max, broker.wills)
         """Of its will."""
@@ -368,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
             self.flush()
             self._transport.close()
             return
-        if old is not None and isinstance(old.link, Connection):
+        if old is not None and isinstance(old.link, ClientConnection):
             old.link.end(0x8E)
             old.link = None
         if old is not None and packet.clean:

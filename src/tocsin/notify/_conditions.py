@@ -51,7 +51,7 @@ class Counting(NamedTuple):
     """In how much time."""
 
 
-class Readings(NamedTuple):
+class ConditionRows(NamedTuple):
     """A batch's rows."""
 
     slots: Codes
@@ -133,7 +133,7 @@ def as_conditions(levels: Sequence[Level], columns: Sequence[str]) -> Conditions
 
 
 @kernel
-def find_changes(readings: Readings, conditions: Conditions, counting: Counting, memory: Memory) -> Outcome:
+def find_changes(readings: ConditionRows, conditions: Conditions, counting: Counting, memory: Memory) -> Outcome:
     """Returns what each row leads to, and remembers it."""
     count = len(readings.slots)
     level, time, hidden = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
@@ -156,7 +156,7 @@ def find_changes(readings: Readings, conditions: Conditions, counting: Counting,
 
 
 @kernel
-def _looked_at(i: int, s: int, readings: Readings, conditions: Conditions, memory: Memory) -> bool:
+def _looked_at(i: int, s: int, readings: ConditionRows, conditions: Conditions, memory: Memory) -> bool:
     """Hold the conditions of key ``s`` against row ``i``; returns whether there was a number for any of them."""
     bits, judged = memory.bits[s], False
     for k in range(len(conditions.column)):

@@ -21,11 +21,11 @@ from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.domain.alarms import SEVERITIES
 from tocsin.domain.calendars import Period, as_us
 from tocsin.notify._conditions import (
+    ConditionRows,
     Conditions,
     Counting,
     Level,
     Outcome,
-    Readings,
     as_conditions,
     find_changes,
     memory_fields,
@@ -288,7 +288,7 @@ class Alarm(Operator):
         slots = state.columns.slots(rows.column("key"))
         signals = np.ascontiguousarray([floats(rows.column(name)) for name in self._columns])
         hide = np.zeros(len(slots)) if self.suppressed_when is None else floats(rows.column(self.suppressed_when))
-        readings = Readings(slots, times_us(rows), signals, hide)
+        readings = ConditionRows(slots, times_us(rows), signals, hide)
         return slots, find_changes(readings, self._conditions, self._counting, memory_of(state.columns))
 
     def _judged(self, schema: pa.Schema) -> str:

@@ -117,7 +117,7 @@ class Notify(Channel):
         return Notifier(self)
 
 
-class Refused(DeliveryError):
+class MessageRefused(DeliveryError):
     """A target does not want this message."""
 
 
@@ -161,7 +161,7 @@ class Notifier:
             self._done[target, id] = None
         if len(round.taken) > len(refused):
             self._in_vain[target] = 0
-        elif refused or any(isinstance(error, Refused) for error in round.failures):
+        elif refused or any(isinstance(error, MessageRefused) for error in round.failures):
             self._in_vain[target] += 1
         return round.failures
 
@@ -169,7 +169,7 @@ class Notifier:
         """Send a message; one that is refused too often is dropped, and noted in ``refused``."""
         try:
             self._send(target, message)
-        except Refused as error:
+        except MessageRefused as error:
             with self._lock:
                 self._refusals[target, message.id] += 1
                 often = max(self._refusals[target, message.id], self._in_vain[target] + 1)
@@ -221,7 +221,9 @@ class Notifier:
             raise Away(f"webhook {_named(url)}: {str(error) or type(error).__name__}") from error
         if not answer.is_success:
             for_good = answer.is_client_error and answer.status_code not in _WAIT
-            raise (Refused if for_good else DeliveryError)(f"webhook {_named(url)} answered {answer.status_code}")
+            raise (MessageRefused if for_good else DeliveryError)(
+                f"webhook {_named(url)} answered {answer.status_code}"
+            )
 
     def _address(self, host: str, port: int) -> str:
         try:

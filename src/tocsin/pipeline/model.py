@@ -74,7 +74,7 @@ class Stream(Settings):
     """Where the rows are kept or sent."""
 
 
-class Job(Settings):
+class ScheduledJob(Settings):
     """What is done to a schedule of its own, by ``tocsin jobs``."""
 
     cron: str
@@ -156,7 +156,7 @@ class Pipeline(Settings):
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
     """What the live page shows."""
-    jobs: Mapping[Name, Job] = {}
+    jobs: Mapping[Name, ScheduledJob] = {}
     """What is done to schedules of their own, by name: loads, and housekeeping."""
 
     @model_validator(mode="before")
@@ -180,4 +180,4 @@ class Pipeline(Settings):
         return Compiler(self).plan()
 
 
-__all__ = ["Input", "Job", "Page", "Pipeline", "Stream"]
+__all__ = ["Input", "Page", "Pipeline", "ScheduledJob", "Stream"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -138,7 +139,8 @@ def _named(kind: Any) -> str:
     if origin in (dict, Mapping):
         return f"mapping of {_named(inner[1])}"
     plain = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "text"}
-    return plain.get(kind, getattr(kind, "__name__", str(kind)).lower())
+    words = re.sub("(?<=[a-z])(?=[A-Z])", " ", getattr(kind, "__name__", str(kind)))
+    return plain.get(kind, words.lower())
 
 
 def _default(field: FieldInfo) -> str:

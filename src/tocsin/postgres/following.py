@@ -35,7 +35,7 @@ Position = Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class RowPage:
     """Rows in the cursor's order, and the position after each of them."""
 
     rows: pa.RecordBatch
@@ -89,7 +89,7 @@ class Cursor:
         """).fetchall()
         return {str(name): bool(has_written) for name, has_written in rows}
 
-    def page(self, after: Position | None, until: Position) -> tuple[Page, bool]:
+    def page(self, after: Position | None, until: Position) -> tuple[RowPage, bool]:
         """Return the next rows up to ``until``, and whether more may follow."""
         from psycopg import sql
 
@@ -107,7 +107,7 @@ class Cursor:
         if rows.num_rows:
             wanted = int(PAGE_BYTES / (len(data) / rows.num_rows))
             self._rows_max = min(max(wanted, PAGE_ROWS[0]), PAGE_ROWS[2])
-        return Page(rows, positions), is_full
+        return RowPage(rows, positions), is_full
 
     def has_nulls(self) -> bool:
         """Return whether there are rows without a value in the cursor."""
@@ -156,7 +156,7 @@ class Follower:
     ) -> None:  # fmt: skip
         self._open_cursor, self._url, self._after = open_cursor, url, after
         self._every_s, self._patience_s = every_s, patience_s
-        self._pages: queue.Queue[Page | End | TocsinError] = queue.Queue(AHEAD)
+        self._pages: queue.Queue[RowPage | End | TocsinError] = queue.Queue(AHEAD)
         self._stopping = threading.Event()
         self._connection: Connection | None = None
         self._overtaken: set[str] = set()
@@ -170,7 +170,7 @@ class Follower:
         if self._thread.ident is None:
             self._thread.start()
 
-    def take(self, timeout_s: float) -> Page | End | None:
+    def take(self, timeout_s: float) -> RowPage | End | None:
         """Return the next page, or None if there is none yet; raises what has gone wrong."""
         try:
             taken = self._pages.get(timeout=timeout_s) if timeout_s > 0 else self._pages.get_nowait()
@@ -254,7 +254,7 @@ class Follower:
         self.overtaken += len(awaited)
         log.warning("%s: %s is left open; what it still writes may be passed over", self._url, min(awaited))
 
-    def _put(self, what: Page | End | TocsinError) -> None:
+    def _put(self, what: RowPage | End | TocsinError) -> None:
         while not self._stopping.is_set():
             try:
                 return self._pages.put(what, timeout=LOOK_S)

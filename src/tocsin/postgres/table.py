@@ -12,7 +12,7 @@ from tocsin.errors import SinkError
 from tocsin.postgres.bookkeeping import Bookkeeping, added, columns_of, created
 from tocsin.postgres.encode import copy_text
 from tocsin.postgres.trouble import is_of_a_row, reason
-from tocsin.postgres.types import TEXT, Fit, fit, sql_type, type_sql, widened
+from tocsin.postgres.types import TEXT, ColumnFit, fit, sql_type, type_sql, widened
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -28,7 +28,7 @@ PLACE = "place"
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column of the rows, and where the table keeps it."""
 
     name: str
@@ -45,14 +45,16 @@ class Column:
         return "integer" if self.is_surrogate else self.type
 
 
-def columns_for(schema: pa.Schema, surrogates: Sequence[str]) -> list[Column]:
+def columns_for(schema: pa.Schema, surrogates: Sequence[str]) -> list[TableColumn]:
     """Return the columns that are written; those that hold nothing but nulls are not, until they have a type."""
     columns = []
     for field in schema:
         type = sql_type(field.type, field.name)
         if type is not None:
             is_surrogate = field.name in surrogates
-            columns.append(Column(field.name, f"{field.name}_id" if is_surrogate else field.name, type, is_surrogate))
+            columns.append(
+                TableColumn(field.name, f"{field.name}_id" if is_surrogate else field.name, type, is_surrogate)
+            )
     return columns
 
 
@@ -60,7 +62,7 @@ class Table:
     """One table, whose name may need a schema, written over one connection at a time."""
 
     def __init__(
-        self, books: Bookkeeping, columns: Sequence[Column], key: Sequence[str], staging: str = STAGING
+        self, books: Bookkeeping, columns: Sequence[TableColumn], key: Sequence[str], staging: str = STAGING
     ) -> None:  # fmt: skip
         self._staging = staging
         self._books, self._columns = books, columns
@@ -140,10 +142,10 @@ class Table:
 
         return sql.Identifier(self._books.schema, self._books.table)
 
-    def _surrogates(self) -> Iterator[Column]:
+    def _surrogates(self) -> Iterator[TableColumn]:
         return (column for column in self._columns if column.is_surrogate)
 
-    def _dimension(self, column: Column) -> Composable:
+    def _dimension(self, column: TableColumn) -> Composable:
         from psycopg import sql
 
         return sql.Identifier(self._books.schema, f"{self._books.table}_{column.name}")
@@ -192,17 +194,17 @@ class Table:
                 "or add it in a step"
             )
 
-    def _reconcile(self, connection: Connection, column: Column, type: str, is_enum: bool) -> None:
+    def _reconcile(self, connection: Connection, column: TableColumn, type: str, is_enum: bool) -> None:
         """Make a column wider where it was made by us, leave it where its rows fit, refuse it where it is another."""
         from psycopg import sql
 
         fits = fit(column.table_type, type, is_enum=is_enum)
-        wider = widened(column.table_type, type) if fits is not Fit.WHOLE else None
+        wider = widened(column.table_type, type) if fits is not ColumnFit.WHOLE else None
         if wider is not None and self._books.has_made(connection, column.kept_as):
             change = sql.SQL("alter column {} type {}").format(sql.Identifier(column.kept_as), type_sql(wider))
             self._alter(connection, change, f"widened column {column.kept_as} from {type} to {wider}")
             return
-        if fits is Fit.NOT:
+        if fits is ColumnFit.NOT:
             raise SinkError(
                 f"{self.name} has column '{column.kept_as}' as {type}, what comes is {column.table_type}; cast it in a "
                 "step, change the table's column, or set another table"
@@ -237,7 +239,7 @@ class Table:
                 f"{remedy.as_string(connection)}"
             )
 
-    def _create_dimension(self, connection: Connection, column: Column) -> None:
+    def _create_dimension(self, connection: Connection, column: TableColumn) -> None:
         from psycopg import sql
 
         name = f"{self._books.table}_{column.name}"
@@ -275,7 +277,7 @@ class Table:
                 connection.execute(self._new_values(column, i))
         connection.execute(self._insert())
 
-    def _new_values(self, column: Column, i: int) -> Composed:
+    def _new_values(self, column: TableColumn, i: int) -> Composed:
         from psycopg import sql
 
         statement = sql.SQL(
@@ -311,7 +313,7 @@ class Table:
         updates = [sql.SQL("{c} = excluded.{c}").format(c=sql.Identifier(name)) for name in others]
         return conflict + sql.SQL("update set ") + sql.SQL(", ").join(updates)
 
-    def _value(self, i: int, column: Column) -> Composable:
+    def _value(self, i: int, column: TableColumn) -> Composable:
         """Return what the table is given for a column of the staging table; a type to convert to is the catalogue's."""
         from psycopg import sql
 
@@ -349,4 +351,4 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
 
 
-__all__ = ["Column", "Table", "columns_for"]
+__all__ = ["Table", "TableColumn", "columns_for"]

@@ -108,7 +108,7 @@ def _fits_json(type: pa.DataType) -> bool:
     return pt.is_null(type) or _plain(type) is not None
 
 
-class Fit(Enum):
+class ColumnFit(Enum):
     """How a column that comes fits the one that is there."""
 
     WHOLE = "every value can be kept"
@@ -116,7 +116,7 @@ class Fit(Enum):
     NOT = "the two are of different kinds"
 
 
-def fit(comes: str, there: str, *, is_enum: bool = False) -> Fit:
+def fit(comes: str, there: str, *, is_enum: bool = False) -> ColumnFit:
     """Return how values of one type fit a column of another; both as PostgreSQL writes them.
 
     Examples
@@ -127,7 +127,7 @@ def fit(comes: str, there: str, *, is_enum: bool = False) -> Fit:
     if comes.endswith("[]") and there.endswith("[]"):
         return fit(comes[:-2], there[:-2])
     if comes == there:
-        return Fit.WHOLE
+        return ColumnFit.WHOLE
     if comes in _INTEGERS or comes.startswith("numeric"):
         return _fit_of_a_number(comes, there)
     whole = {
@@ -136,27 +136,27 @@ def fit(comes: str, there: str, *, is_enum: bool = False) -> Fit:
         JSON: ("json",),
     }
     if there in whole.get(comes, ()):
-        return Fit.IN_PART if there in ("json", JSON) and comes == TEXT else Fit.WHOLE
+        return ColumnFit.IN_PART if there in ("json", JSON) and comes == TEXT else ColumnFit.WHOLE
     narrow = comes == TEXT and (is_enum or there.startswith("character varying(") or there == "uuid")
-    return Fit.IN_PART if narrow else Fit.NOT
+    return ColumnFit.IN_PART if narrow else ColumnFit.NOT
 
 
-def _fit_of_a_number(comes: str, there: str) -> Fit:
+def _fit_of_a_number(comes: str, there: str) -> ColumnFit:
     """Return how a whole number or a decimal fits."""
     if comes in _INTEGERS and there in _INTEGERS:
-        return Fit.WHOLE if _INTEGERS.index(comes) <= _INTEGERS.index(there) else Fit.IN_PART
+        return ColumnFit.WHOLE if _INTEGERS.index(comes) <= _INTEGERS.index(there) else ColumnFit.IN_PART
     if comes in ("smallint", "integer") and there == "double precision":
-        return Fit.WHOLE
+        return ColumnFit.WHOLE
     known = _NUMERIC.fullmatch(there)
     if known is None:
-        return Fit.NOT
+        return ColumnFit.NOT
     if known[1] is None:
-        return Fit.WHOLE
+        return ColumnFit.WHOLE
     digits, scale = (_DIGITS[comes], 0) if comes in _DIGITS else _size(comes)
     there_digits, there_scale = _size(there)
     if there_scale < scale:
-        return Fit.NOT  # the server would round
-    return Fit.WHOLE if there_digits - there_scale >= digits - scale else Fit.IN_PART
+        return ColumnFit.NOT  # the server would round
+    return ColumnFit.WHOLE if there_digits - there_scale >= digits - scale else ColumnFit.IN_PART
 
 
 def _size(numeric: str) -> tuple[int, int]:
@@ -178,7 +178,7 @@ def widened(comes: str, there: str) -> str | None:
     if comes.endswith("[]") and there.endswith("[]"):
         wider = widened(comes[:-2], there[:-2])
         return None if wider is None else f"{wider}[]"
-    if fit(there, comes) is Fit.WHOLE:
+    if fit(there, comes) is ColumnFit.WHOLE:
         return comes
     if comes.startswith("numeric(") and there.startswith("numeric("):
         (digits, scale), (there_digits, there_scale) = _size(comes), _size(there)

@@ -86,7 +86,7 @@ class FailedTokens:
 
 
 @dataclass
-class Keys:
+class AccessKeys:
     """The token, the sessions opened with it, and the secret that only our own page can read."""
 
     token: str | None = field(repr=False)
@@ -137,7 +137,7 @@ class Keys:
 class Guard:
     """Stands before one endpoint or application."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, permission: Permission, secure: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: AccessKeys, permission: Permission, secure: bool) -> None:
         self.app, self.keys, self.permission, self.secure = app, keys, permission, secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

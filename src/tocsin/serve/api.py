@@ -16,9 +16,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 import tocsin
 from tocsin.domain.alarms import action_words, operator_action
-from tocsin.engine.wire import Counted, Stream
+from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError
-from tocsin.serve.access import COOKIE, Keys, address_of, refused
+from tocsin.serve.access import COOKIE, AccessKeys, address_of, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import Live
 from tocsin.serve.messages import Alarms, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
@@ -39,11 +39,11 @@ class PageContext:
     state_folder: Path
     live: Live
     hub: Hub
-    keys: Keys
+    keys: AccessKeys
     secure: bool = False
     lake_folder: Path | None = None
     """Where the tables are."""
-    streams: Collection[Stream] = ()
+    streams: Collection[StreamColumns] = ()
     """What is shown of them; all if none is given."""
 
 

@@ -27,10 +27,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tocsin.engine.feed import SOCKET, listen
-from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, Stream, decode_counted, decode_rows
+from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
 from tocsin.serve import api, prometheus, words
-from tocsin.serve.access import Address, Front, Guard, Keys, Permission
+from tocsin.serve.access import AccessKeys, Address, Front, Guard, Permission
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
@@ -181,7 +181,7 @@ def serve(
     address: Address | None = None,
     *,
     title: str = "tocsin",
-    streams: Collection[Stream] = (),
+    streams: Collection[StreamColumns] = (),
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
@@ -191,7 +191,9 @@ def serve(
     lake folder's tables hold from before, of these ``streams`` if any are given.
     """
     address = address or Address()
-    page = PageContext(title, state_folder, Live(), Hub(), Keys(address.token), address.secure, lake_folder, streams)
+    page = PageContext(
+        title, state_folder, Live(), Hub(), AccessKeys(address.token), address.secure, lake_folder, streams
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -301,7 +303,7 @@ def start(
     address: Address | None = None,
     *,
     title: str = "tocsin",
-    streams: Collection[Stream] = (),
+    streams: Collection[StreamColumns] = (),
 ) -> Running:
     """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
@@ -360,7 +362,7 @@ def main() -> None:
     with suppress(OSError):
         os.nice(5)  # the engine comes first
     try:
-        names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[Stream, ...])}
+        names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[StreamColumns, ...])}
         serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201

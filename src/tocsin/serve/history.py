@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.engine.wire import Stream
+from tocsin.engine.wire import StreamColumns
 from tocsin.errors import TocsinError
 from tocsin.serve.messages import MachineSeries, Points
 from tocsin.serve.naming import named, placed
@@ -28,7 +28,7 @@ _QUERY_S = 15.0
 
 
 def history(
-    lake_folder: Path, streams: Collection[Stream], machine: str, begin_ms: int, end_ms: int, parts: int
+    lake_folder: Path, streams: Collection[StreamColumns], machine: str, begin_ms: int, end_ms: int, parts: int
 ) -> list[MachineSeries]:
     """Returns all series of a machine from ``begin_ms`` up to before ``end_ms`` (since 1970).
 
@@ -43,7 +43,7 @@ def history(
 
 
 def _all(
-    lake_folder: Path, streams: Iterable[Stream], machine: str, begin_ms: int, end_ms: int, parts: int
+    lake_folder: Path, streams: Iterable[StreamColumns], machine: str, begin_ms: int, end_ms: int, parts: int
 ) -> list[MachineSeries]:
     series: list[MachineSeries] = []
     for stream in streams:
@@ -61,7 +61,7 @@ def _all(
     return series
 
 
-def _parts(lake_folder: Path, stream: Stream, machine: str, begin_ms: int, end_ms: int, parts: int) -> pa.Table:
+def _parts(lake_folder: Path, stream: StreamColumns, machine: str, begin_ms: int, end_ms: int, parts: int) -> pa.Table:
     """Returns a row for each part of the range and each name that could be the machine's."""
     from tocsin.lake.read import query, quoted
 
@@ -98,7 +98,7 @@ def _finite(column: str) -> str:
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
-def _series(stream: Stream, machine: str, rows: pa.Table) -> Iterator[tuple[str, Points]]:
+def _series(stream: StreamColumns, machine: str, rows: pa.Table) -> Iterator[tuple[str, Points]]:
     """The signals of the machine, with their points, by name."""
     names = named(rows, "key")
     for i, column in enumerate(stream.values):

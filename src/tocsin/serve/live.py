@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.domain.alarms import ACTIVE
-from tocsin.engine.wire import Counted, Stream
+from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
 from tocsin.serve.messages import Changes, Figures, RecentSeries, ShownAlarm, ShownMachine, Tile
 from tocsin.serve.naming import named, placed
@@ -114,7 +114,7 @@ class Live:
         self._new_points: dict[int, list[Points]] = {}
         self._new_series: list[SeriesBuffer] = []
 
-    def take(self, stream: Stream, rows: pa.Table, now_s: float | None = None) -> None:
+    def take(self, stream: StreamColumns, rows: pa.Table, now_s: float | None = None) -> None:
         """Take in rows of a stream."""
         now_s = time.monotonic() if now_s is None else now_s
         if not rows.num_rows:
@@ -132,7 +132,7 @@ class Live:
                     machine.say(stream.name, "", state)
 
     def _take_values(
-        self, stream: Stream, machines: pa.ChunkedArray, signals: pa.ChunkedArray, rows: pa.Table, column: str,
+        self, stream: StreamColumns, machines: pa.ChunkedArray, signals: pa.ChunkedArray, rows: pa.Table, column: str,
         now_s: float,
     ) -> None:  # fmt: skip
         points = np.full((len(COLUMNS), rows.num_rows), np.nan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.engine.wire import Stream
+from tocsin.engine.wire import StreamColumns
 
 
 def named(rows: pa.Table, column: str) -> pa.ChunkedArray:
@@ -17,7 +17,7 @@ def named(rows: pa.Table, column: str) -> pa.ChunkedArray:
 
 
 def placed(
-    stream: Stream, rows: pa.Table, names: pa.ChunkedArray, column: str
+    stream: StreamColumns, rows: pa.Table, names: pa.ChunkedArray, column: str
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Returns machine and signal of each row's value in a column, given what the rows call their machines."""
     if stream.signal:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from tocsin.engine.wire import Stream, describe
+from tocsin.engine.wire import StreamColumns, describe
 from tocsin.errors import TocsinError
 from tocsin.serve.alarm_list import ALARMS_MAX
 
@@ -20,7 +20,7 @@ _TABLES_MAX = 32
 _ALL_S_MAX = 5.0
 
 
-def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tuple[Stream, pa.Table]]:
+def newest(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterator[tuple[StreamColumns, pa.Table]]:
     """Gives, table by table, the newest rows, oldest first; of alarms the newest row of each.
 
     The tables are those named like one of these streams, or all if none is given. It takes a few seconds at most.
@@ -47,11 +47,11 @@ def newest(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[tupl
         yield stream, rows
 
 
-def kept(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[Stream]:
+def kept(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterator[StreamColumns]:
     """Gives what the rows of each table mean: of those named like one of these streams, or of all if none is given."""
     from tocsin.lake.read import schema, tables
 
-    by_name: Mapping[str, Stream] = {stream.name: stream for stream in streams}
+    by_name: Mapping[str, StreamColumns] = {stream.name: stream for stream in streams}
     for name in list(tables(lake_folder))[:_TABLES_MAX]:
         if by_name and name not in by_name:
             continue
@@ -64,7 +64,7 @@ def kept(lake_folder: Path, streams: Collection[Stream] = ()) -> Iterator[Stream
             yield _with_verdict(describe(name, columns), by_name.get(name))
 
 
-def _with_verdict(stream: Stream, planned: Stream | None) -> Stream:
+def _with_verdict(stream: StreamColumns, planned: StreamColumns | None) -> StreamColumns:
     """Returns what a table's rows mean; what a verdict is about is known from the plan, for a table does not say."""
     if planned is None or planned.judged not in stream.values:
         return stream

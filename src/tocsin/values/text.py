@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,30 @@ if TYPE_CHECKING:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet runs a cell that begins so."""
 _QUOTE = "'"
+UTF16_BYTES = 128
+"""How much of a text's beginning shows whether it is in UTF-16."""
+
+
+def utf16_of(head: bytes) -> str | None:
+    """Returns the codec of text in UTF-16, known by its mark or else by its zeros; None for any other text.
+
+    Text of plants has blanks, digits and commas between its words. Each of them has a byte of zero in UTF-16, always on
+    the same side, and none in any other encoding but UTF-32.
+
+    Examples
+    --------
+    >>> [utf16_of(text) for text in ("\ufeffa".encode("utf-16-le"), "a;1".encode("utf-16-be"), b"a;1")]
+    ['utf-16', 'utf-16-be', None]
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    pairs = head[: min(len(head) // 2 * 2, UTF16_BYTES)]
+    first, second = pairs[::2].count(0), pairs[1::2].count(0)
+    codec, zeros, others = ("utf-16-le", second, first) if second > first else ("utf-16-be", first, second)
+    if zeros * 8 < len(pairs) // 2 or zeros <= 4 * others:
+        return None
+    text = pairs.decode(codec, "replace")
+    return codec if text and all(c.isprintable() or c in "\t\r\n" for c in text) else None
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.acquire._gzip import Gzip
-from tocsin.acquire._lines import BLANK, BLANK_CSV, HEAD_BYTES, WHOLE_BYTES, Block, Plain, digest, head_of, is_document
+from tocsin.acquire._lines import (
+    BLANK,
+    BLANK_CSV,
+    HEAD_BYTES,
+    WHOLE_BYTES,
+    LineBlock,
+    Plain,
+    digest,
+    head_of,
+    is_document,
+)
 from tocsin.batch import HEADER, QUARANTINED_BYTES, RAW, as_times, empty, rejected
 from tocsin.errors import SourceError
 from tocsin.world import Clock
@@ -84,7 +94,7 @@ class OpenFile:
         if format == "json?":
             self.format = "json" if is_document(self.stream) else "ndjson"
         self._identity = self._identity_of(os.fstat(self.stream.descriptor))
-        self.block: Block | None = None
+        self.block: LineBlock | None = None
         """Lines that are read and not handed on yet."""
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._batch: tuple[int, pa.RecordBatch] | None = None
@@ -223,9 +233,9 @@ class OpenFile:
             positions[0] = HEADER
         return Ahead(self._records(payloads, positions), after)
 
-    def _next_block(self, place: Place) -> Block:
+    def _next_block(self, place: Place) -> LineBlock:
         """Read on; leave out the rest of a line that was too long."""
-        block = Block(self.stream, place.position)
+        block = LineBlock(self.stream, place.position)
         if place.cutting:
             if block.lines:
                 place.position, place.cutting = block.position + int(block.ends[1]), False

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tocsin.acquire._lanes import DONE, Finished, Lanes, Line
-from tocsin.acquire._lines import Refused
+from tocsin.acquire._lanes import DONE, FinishedFiles, Lanes, WaitingFiles
+from tocsin.acquire._lines import FileRefused
 from tocsin.acquire._pace import Pace
 from tocsin.acquire.files._file import Ahead, Manner, OpenFile, Place, format_of
 from tocsin.batch import END, RAW, REJECTED, START, Batch, empty, tick
@@ -63,7 +63,7 @@ class FilesReader:
         paths = source.paths()
         self._total = sum(os.lstat(path).st_size for path in paths)
         self._several = len(paths) > 1
-        self._finished = Finished(paths, done, self._places)
+        self._finished = FinishedFiles(paths, done, self._places)
         if source.bounded():
             if not paths:
                 raise SourceError(f"no file matches {source.path}")
@@ -76,7 +76,7 @@ class FilesReader:
         self._first_time = first_time
         self._heads: dict[str, pa.RecordBatch] = {}
         """The first rows of CSV files, with their header."""
-        self._line = Line()
+        self._line = WaitingFiles()
         self._line.join(paths)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
@@ -245,7 +245,7 @@ class FilesReader:
         if file is None:
             try:
                 file = OpenFile(path, self._source.format or format_of(path) or "text", self._manner)
-            except Refused as refused:
+            except FileRefused as refused:
                 if name not in self.skipped:
                     log.warning("%s", refused)
                 self.skipped[name] = str(refused)
@@ -278,7 +278,7 @@ class FilesReader:
                 continue
             try:
                 there = OpenFile(Path(other), file.format, self._manner)
-            except Refused:
+            except FileRefused:
                 return self._places.pop(other)
             moved = not there.is_at(place)
             there.close()

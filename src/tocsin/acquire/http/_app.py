@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from tocsin.acquire.http import _bodies, _metrics
 from tocsin.acquire.http._bodies import Content, Malformed
-from tocsin.acquire.http._inbox import Inbox, Outcome, Post
+from tocsin.acquire.http._inbox import Inbox, Post, RequestOutcome
 from tocsin.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ class App:
         """Hand the records over; returns once they are durable."""
         loop, kept = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
 
-        def answer(outcome: Outcome) -> None:
+        def answer(outcome: RequestOutcome) -> None:
             if not kept.done():
                 kept.set_result(outcome)
 
-        def tell(outcome: Outcome) -> None:
+        def tell(outcome: RequestOutcome) -> None:
             loop.call_soon_threadsafe(answer, outcome)
 
         post = Post(
@@ -130,7 +130,7 @@ class App:
             outcome = await asyncio.wait_for(kept, self._source.patience_us / 1e6)
         except TimeoutError:
             raise _ComeBack(503, "not durable yet; send it again, with an Idempotency-Key") from None
-        if outcome is Outcome.CLOSED:
+        if outcome is RequestOutcome.CLOSED:
             raise _ComeBack(503, "the source is being closed; send it again, with an Idempotency-Key")
         return post
 

@@ -16,7 +16,7 @@ KEYS_KEPT = 1_000
 """So many idempotency keys are known; every position of the source carries them."""
 
 
-class Outcome(Enum):
+class RequestOutcome(Enum):
     """What became of a request."""
 
     DURABLE = "durable"
@@ -37,7 +37,7 @@ class Post:
     idempotency_key: str = ""
     first: int = 0
     """The position of its first record."""
-    tell: list[Callable[[Outcome], None]] = field(default_factory=list)
+    tell: list[Callable[[RequestOutcome], None]] = field(default_factory=list)
     """Whom to tell what became of it."""
 
     @property
@@ -70,11 +70,11 @@ class Inbox:
         self._keys = dict.fromkeys(keys)
         self._on_the_way: dict[str, Post] = {}
 
-    def put(self, post: Post, tell: Callable[[Outcome], None]) -> bool:
+    def put(self, post: Post, tell: Callable[[RequestOutcome], None]) -> bool:
         """Take a post; returns False if too much waits already. ``tell`` is called once, from another thread."""
         with self._news:
             if self._closed:
-                tell(Outcome.CLOSED)
+                tell(RequestOutcome.CLOSED)
                 return True
             key = post.idempotency_key = _short(post.idempotency_key)
             if key in self._on_the_way:
@@ -82,7 +82,7 @@ class Inbox:
                 self._on_the_way[key].tell.append(tell)
                 return True
             if key in self._keys or not post.payloads:
-                tell(Outcome.DURABLE)
+                tell(RequestOutcome.DURABLE)
                 return True
             size = post.size
             if self._bytes and self._bytes + size > self._bytes_max:
@@ -125,7 +125,7 @@ class Inbox:
             while self._handed_over and self._handed_over[0].end <= position:
                 done.append(self._handed_over.popleft())
             self._leave(done)
-        _tell(done, Outcome.DURABLE)
+        _tell(done, RequestOutcome.DURABLE)
 
     def close(self) -> None:
         """Take nothing more; whoever still waits is told so."""
@@ -135,7 +135,7 @@ class Inbox:
             self._handed_over.clear()
             self._waiting.clear()
             self._leave(left)
-        _tell(left, Outcome.CLOSED)
+        _tell(left, RequestOutcome.CLOSED)
 
     def _leave(self, posts: Sequence[Post]) -> None:
         for post in posts:
@@ -143,7 +143,7 @@ class Inbox:
             self._on_the_way.pop(post.idempotency_key, None)
 
 
-def _tell(posts: Sequence[Post], outcome: Outcome) -> None:
+def _tell(posts: Sequence[Post], outcome: RequestOutcome) -> None:
     for post in posts:
         for tell in post.tell:
             tell(outcome)

@@ -12,20 +12,20 @@ import numpy as np
 from tocsin.batch import Floats, Ints
 from tocsin.detect.job import _model as model
 from tocsin.detect.job._bucket import Bucket, Group
-from tocsin.detect.job._definition import Definition, Detector
+from tocsin.detect.job._definition import Definition, JobDetector
 from tocsin.detect.job._found import Finding, fields
 from tocsin.detect.job._frequent import without_frequent
-from tocsin.detect.job._memory import Categories, Clock, Members, Places
+from tocsin.detect.job._memory import Categories, Members, Places, TimesOfDay
 from tocsin.detect.job._population import by_member
-from tocsin.detect.job._records import Records
+from tocsin.detect.job._records import ResultRecords
 from tocsin.detect.job._rules import during, effect
 from tocsin.detect.job._score import KNOTS
-from tocsin.detect.job._state import JobState, Series
+from tocsin.detect.job._state import JobState, SeriesModels
 from tocsin.detect.job._values import (
     PARTS,
     TEXTUAL,
     ZERO_WHEN_ABSENT,
-    Shape,
+    ModelShape,
     counts,
     distinct,
     information,
@@ -53,7 +53,7 @@ class Analysis:
         self.config = definition.job.analysis_config
         self.span_s = self.config.bucket_span
         self.warm = warm(self.span_s)
-        self.records = Records(definition, self.warm)
+        self.records = ResultRecords(definition, self.warm)
 
     def bucket(self, state: JobState, bucket: Bucket) -> list[dict[str, Any]]:
         """Judge, learn, and say what was found."""
@@ -85,7 +85,7 @@ class Analysis:
     # ------------------------------------------------------------------------------------------------ a detector
 
     def _detector(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, learn: bool, plots: list[dict[str, Any]]
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, learn: bool, plots: list[dict[str, Any]]
     ) -> list[Finding]:
         groups, entities = bucket.groups(detector)
         match detector.base:
@@ -109,7 +109,7 @@ class Analysis:
         return by_member(detector, findings) if detector.over_field_name else findings
 
     def _values(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, part: str, groups: Ints,
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, part: str, groups: Ints,
         entities: Sequence[Group],
     ) -> Floats:  # fmt: skip
         here = groups >= 0
@@ -133,9 +133,9 @@ class Analysis:
         return values
 
     def _judged(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, part: str, groups: Ints,
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, part: str, groups: Ints,
         entities: Sequence[Group], values: Floats, learn: bool, plots: list[dict[str, Any]],
-        how: Shape | None = None, side: int | None = None,
+        how: ModelShape | None = None, side: int | None = None,
     ) -> list[Finding]:  # fmt: skip
         """Values judged by the model of their series, or of their population."""
         series = state.of(at, part)
@@ -198,7 +198,7 @@ class Analysis:
         return anomalies
 
     def _shift_one(
-        self, state: JobState, at: int, part: str, group: Group, series: Series, slot: int, shift_s: float
+        self, state: JobState, at: int, part: str, group: Group, series: SeriesModels, slot: int, shift_s: float
     ) -> None:
         """A rule's time shift, once for as long as the rule applies without a break."""
         name = json.dumps(["shift", at, part, *group[:2]])
@@ -214,13 +214,13 @@ class Analysis:
         return bucket.begin_us // bucket.span_us
 
     def _skips(
-        self, state: JobState, bucket: Bucket, detector: Detector, group: Group, actual: float, typical: float
+        self, state: JobState, bucket: Bucket, detector: JobDetector, group: Group, actual: float, typical: float
     ) -> tuple[bool, bool]:
         done = effect(self.definition, detector, fields(detector, group), actual, typical, bucket.begin_s)
         return done.skip_result, done.skip_update
 
     def _rare(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, groups: Ints, entities: Sequence[Group],
         learn: bool,
     ) -> list[Finding]:  # fmt: skip
         findings = []
@@ -246,7 +246,7 @@ class Analysis:
         return findings
 
     def _rare_members(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, groups: Ints, entities: Sequence[Group],
         learn: bool,
     ) -> list[Finding]:  # fmt: skip
         findings = []
@@ -297,7 +297,7 @@ class Analysis:
         return values
 
     def _times(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, groups: Ints, entities: Sequence[Group],
         learn: bool,
     ) -> list[Finding]:  # fmt: skip
         week = detector.base == "time_of_week"
@@ -307,7 +307,7 @@ class Analysis:
         for i, group in enumerate(entities):
             rows = np.flatnonzero(groups == i)
             entity = (group[0], None) if detector.over_field_name else group[:2]
-            clock = Clock(state.remembered(detector.base, at, *entity), period, bucket.begin_s)
+            clock = TimesOfDay(state.remembered(detector.base, at, *entity), period, bucket.begin_s)
             middle = float(np.median(seconds[rows]))
             surprise, rate, usual = clock.surprise(middle)
             hidden, skipped = self._skips(state, bucket, detector, group, middle, usual)
@@ -318,7 +318,7 @@ class Analysis:
         return findings
 
     def _places(
-        self, state: JobState, bucket: Bucket, at: int, detector: Detector, groups: Ints, entities: Sequence[Group],
+        self, state: JobState, bucket: Bucket, at: int, detector: JobDetector, groups: Ints, entities: Sequence[Group],
         learn: bool,
     ) -> list[Finding]:  # fmt: skip
         """How far the place lies from the usual ones, judged like any value."""
@@ -351,7 +351,7 @@ class Analysis:
 
 
 def _placed(
-    series: Series, part: str, entities: Sequence[Group], values: Floats, known: Ints, population: bool
+    series: SeriesModels, part: str, entities: Sequence[Group], values: Floats, known: Ints, population: bool
 ) -> tuple[Ints, Floats, list[Group]]:
     """Returns the slot, value and name of each series that has one, and of those that count 0 where they are absent."""
     # What is counted over all categories together has one model for them.

@@ -13,7 +13,7 @@ import pyarrow.types as pt
 
 from tocsin.batch import Floats, Ints, times_us
 from tocsin.detect.job import _fields as fields
-from tocsin.detect.job._definition import Detector
+from tocsin.detect.job._definition import JobDetector
 
 Words = npt.NDArray[np.object_]
 TIME, WEIGHT, NUMBER, TEXT = "time", "weight", "number ", "text "
@@ -78,7 +78,7 @@ class Bucket:
             self._codes[name] = codes, np.array(coded.dictionary.to_pylist(), object)
         return self._codes[name]
 
-    def groups(self, detector: Detector) -> tuple[Ints, list[Group]]:
+    def groups(self, detector: JobDetector) -> tuple[Ints, list[Group]]:
         """The group of each row (-1: none, for a field that splits is null), and what the groups are."""
         roles = (detector.partition_field_name, detector.by_field_name, detector.over_field_name)
         split = np.zeros(len(self), np.int64)

@@ -86,7 +86,7 @@ class Rule(_Model):
         return float((self.params.get("force_time_shift") or {}).get("time_shift_amount", 0))
 
 
-class Detector(_Model):
+class JobDetector(_Model):
     function: str = "metric"
     field_name: str | None = None
     by_field_name: str | None = None
@@ -110,7 +110,7 @@ class Detector(_Model):
         return given
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Detector:
+    def _fits_together(self) -> JobDetector:
         name = self.base
         if name not in SIDED + PLAIN or (self.side and name not in SIDED):
             raise ValueError(str(UnknownName("function", self.function, FUNCTIONS)))
@@ -153,9 +153,9 @@ class Detector(_Model):
         return tuple(f for f in (self.partition_field_name, self.by_field_name, self.over_field_name) if f)
 
 
-class Analysis(_Model):
+class AnalysisConfig(_Model):
     bucket_span: Span = 300.0
-    detectors: tuple[Detector, ...] = Field(min_length=1)
+    detectors: tuple[JobDetector, ...] = Field(min_length=1)
     influencers: tuple[str, ...] = ()
     summary_count_field_name: str | None = None
     latency: Span = 0.0
@@ -170,7 +170,7 @@ class Analysis(_Model):
         return {k: v for k, v in given.items() if v is not None} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Analysis:
+    def _fits_together(self) -> AnalysisConfig:
         if self.bucket_span <= 0:
             raise ValueError("bucket_span must be longer than nothing")
         categories = any("mlcategory" in d.entity_fields for d in self.detectors)
@@ -205,7 +205,7 @@ class Event(_Model):
 
 class JobConfig(_Model):
     job_id: str = "job"
-    analysis_config: Analysis
+    analysis_config: AnalysisConfig
     data_description: Description = Description()
     model_plot_config: ModelPlot | None = None
     renormalization_window_days: float | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from tocsin.batch import Ints
 from tocsin.detect.job._bucket import Group
-from tocsin.detect.job._definition import Detector
+from tocsin.detect.job._definition import JobDetector
 
 
 @dataclass(slots=True)
@@ -28,17 +28,17 @@ class Finding:
     influencers: dict[str, list[str]] = field(default_factory=dict)
 
 
-def role(detector: Detector, at: int) -> str | None:
+def role(detector: JobDetector, at: int) -> str | None:
     """The field of a role: 0 for partition, 1 for by, 2 for over."""
     return (detector.partition_field_name, detector.by_field_name, detector.over_field_name)[at]
 
 
-def fields(detector: Detector, group: Group) -> dict[str, str | None]:
+def fields(detector: JobDetector, group: Group) -> dict[str, str | None]:
     """What a group has in the fields that split the analysis."""
     return {name: group[at] for at in range(3) if (name := role(detector, at)) is not None}
 
 
-def names(detector: Detector, group: Group) -> dict[str, str | None]:
+def names(detector: JobDetector, group: Group) -> dict[str, str | None]:
     """The same, as a record tells it."""
     named: dict[str, str | None] = {}
     for at, which in enumerate(("partition", "by", "over")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tocsin.detect.job._bucket import Group
-from tocsin.detect.job._definition import Detector
+from tocsin.detect.job._definition import JobDetector
 from tocsin.detect.job._found import Finding, role
 from tocsin.detect.job._state import JobState
 
@@ -14,7 +14,7 @@ FREQUENT = 0.1
 
 
 def without_frequent(
-    state: JobState, at: int, detector: Detector, entities: Sequence[Group], findings: list[Finding], warm: int
+    state: JobState, at: int, detector: JobDetector, entities: Sequence[Group], findings: list[Finding], warm: int
 ) -> list[Finding]:
     """What was found of other entities; counts this bucket's. Nothing is frequent before ``warm`` buckets."""
     roles = [r for r, n in (("by", 1), ("over", 2)) if detector.exclude_frequent in (r, "all") and role(detector, n)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from tocsin.detect.job._bucket import Bucket
-from tocsin.detect.job._definition import Analysis
+from tocsin.detect.job._definition import AnalysisConfig
 from tocsin.detect.job._found import Finding, fields
 
 INFLUENTIAL = 0.5
 """Share of a record's documents (or of its value) from which on a value of an influencer field is to blame."""
 
 
-def influencers(config: Analysis, bucket: Bucket, one: Finding) -> dict[str, list[str]]:
+def influencers(config: AnalysisConfig, bucket: Bucket, one: Finding) -> dict[str, list[str]]:
     """Values of the influencer fields that most of the record's rows (or of its value) have."""
     detector = config.detectors[one.detector]
     own = fields(detector, one.group)

@@ -109,7 +109,7 @@ class Members:
                 del crowd[next(iter(crowd))]
 
 
-class Clock:
+class TimesOfDay:
     """At what times of the day (or week) things happen: a circle of quarter hours, smoothed over its neighbours."""
 
     def __init__(self, memory: Memory, period_s: int, now_s: float) -> None:

@@ -165,7 +165,8 @@ def judge(
             mean += row[HISTORY + k]
         mean /= RING
         multi = 0.0
-        if row[ERROR + MULTI] > 0 and n > 2 * RING and row[WEEK + 168 + week_slot] >= 1.0:
+        is_told = side == 0 or z * side > 0  # after a shift the way back is no news to those who ask for one side
+        if is_told and row[ERROR + MULTI] > 0 and n > 2 * RING and row[WEEK + 168 + week_slot] >= 1.0:
             multi = log_p(row, MULTI, mean / max(row[ERROR + MULTI], 0.1), side)
         doubt = n / (n + 20.0)  # of a model that has seen little
         out[i, LOGP_SINGLE] = single * doubt

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tocsin.detect.job._definition import Detector
+from tocsin.detect.job._definition import JobDetector
 from tocsin.detect.job._found import Finding, names
 from tocsin.detect.job._score import together
 
 CAUSES_MAX = 10
 
 
-def by_member(detector: Detector, findings: Sequence[Finding]) -> list[Finding]:
+def by_member(detector: JobDetector, findings: Sequence[Finding]) -> list[Finding]:
     """One record for each member: its most improbable cause speaks, the others stand under ``causes``."""
     members: dict[tuple[str, str | None, str | None], list[Finding]] = {}
     for one in findings:

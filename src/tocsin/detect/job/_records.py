@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tocsin.detect.job._bucket import Bucket, Group
-from tocsin.detect.job._definition import Definition, Detector
+from tocsin.detect.job._definition import Definition, JobDetector
 from tocsin.detect.job._found import Finding, names
 from tocsin.detect.job._influencers import influencers
 from tocsin.detect.job._renormalise import follow
@@ -16,7 +16,7 @@ from tocsin.detect.job._state import JobState
 from tocsin.domain.alarms import severity
 
 
-class Records:
+class ResultRecords:
     """Makes the results of one job; scores are the state's."""
 
     def __init__(self, definition: Definition, warm: int) -> None:
@@ -66,7 +66,7 @@ class Records:
         return rows
 
     def plot(
-        self, bucket: Bucket, at: int, detector: Detector, part: str, group: Group, actual: float, typical: float,
+        self, bucket: Bucket, at: int, detector: JobDetector, part: str, group: Group, actual: float, typical: float,
         lower: float, upper: float,
     ) -> dict[str, Any]:  # fmt: skip
         """What the model held typical of one value, and its bounds."""

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tocsin.detect.job._definition import Condition, Definition, Detector, Event, Rule
+from tocsin.detect.job._definition import Condition, Definition, Event, JobDetector, Rule
 
 _COMPARE = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
@@ -24,7 +24,7 @@ NONE = Effect()
 
 
 def effect(
-    definition: Definition, detector: Detector, fields: Mapping[str, str | None], actual: float, typical: float,
+    definition: Definition, detector: JobDetector, fields: Mapping[str, str | None], actual: float, typical: float,
     time_s: float,
 ) -> Effect:  # fmt: skip
     """All rules that apply to a value, together."""

@@ -27,7 +27,7 @@ DUMP = pa.schema(
 )
 
 
-class Series:
+class SeriesModels:
     """The models of one detector (and one of its parts): entity to row of a matrix."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class JobState:
 
     def __init__(self) -> None:
         self.pending: list[pa.RecordBatch] = []
-        self.series: dict[tuple[int, str], Series] = {}
+        self.series: dict[tuple[int, str], SeriesModels] = {}
         self.memory: dict[str, Any] = {}
         self.scores = {name: Normaliser() for name in SCORED}
         self.next: int | None = None
@@ -68,8 +68,8 @@ class JobState:
         self.buckets = 0
         """Buckets analysed so far."""
 
-    def of(self, detector: int, part: str) -> Series:
-        return self.series.setdefault((detector, part), Series())
+    def of(self, detector: int, part: str) -> SeriesModels:
+        return self.series.setdefault((detector, part), SeriesModels())
 
     def remembered(self, part: str, detector: int, *entity: str | None) -> dict[str, Any]:
         """The memory of one entity, or of a partition; using it keeps it from being forgotten."""

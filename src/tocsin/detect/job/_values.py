@@ -14,7 +14,7 @@ from tocsin.batch import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """How the values of a function are modelled: square roots of counts (their spread is then the same whatever the
     level), logarithms of sizes, plain numbers else."""
 
@@ -41,10 +41,10 @@ class Shape:
         return float(np.sqrt(0.375)) if self.kind == "root" else -float("inf")
 
 
-ROOT, LOG, PLAIN = Shape("root", 0.2), Shape("log", 0.02), Shape("plain", 1e-9)
+ROOT, LOG, PLAIN = ModelShape("root", 0.2), ModelShape("log", 0.02), ModelShape("plain", 1e-9)
 
 
-def shape(function: str, population: bool) -> Shape:
+def shape(function: str, population: bool) -> ModelShape:
     """A population's members differ by factors, one member's own values by amounts."""
     if function in ("count", "non_zero_count", "distinct_count", "freq_rare"):
         return ROOT
