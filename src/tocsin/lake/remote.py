@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from tocsin.errors import ConfigError, ForeignCommit, MissingExtra, SchemaError, SinkError, Unavailable
 from tocsin.lake.schema import ORIGINAL, arrow_type, new_fields, original_names, physical_names, schema_string
-from tocsin.objects.store import plain, told
+from tocsin.objects.store import WEB_PORT, plain, told
 
 _PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "3", "retry_timeout": "20s"}
 """A server that is away is asked again by whoever waits for it, not in here."""
@@ -24,6 +25,11 @@ class RemoteTable:
     """A table at an address; nothing is asked of the other side before it is needed."""
 
     def __init__(self, address: str, storage: Mapping[str, str]) -> None:
+        if address.startswith("hdfs://") and urlsplit(address).port == WEB_PORT:
+            raise ConfigError(
+                f"{address} names the port of HDFS's web interface; a table is reached by Hadoop's own protocol, 8020 "
+                "unless it was changed"
+            )
         try:
             import deltalake
         except ImportError:

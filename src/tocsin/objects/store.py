@@ -13,6 +13,8 @@ CLOUDS = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 SCHEMES = (*CLOUDS, "hdfs")
 TIMEOUT_S, CONNECT_S = 60, 5
 """How long a request, and connecting for it, may take."""
+WEB_PORT = 9870
+"""Of the web interface of HDFS, which WebHDFS is a part of, unless an address says another."""
 _AWAY = re.compile(
     r"error sending|connect|timed? ?out|dns|refused|reset|unreachable|5\d\d |429|SlowDown|ServiceUnavailable", re.I
 )

@@ -17,10 +17,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from tocsin.errors import ConfigError, Unavailable
-from tocsin.objects.store import CONNECT_S, TIMEOUT_S, Listed, Trouble
+from tocsin.objects.store import CONNECT_S, TIMEOUT_S, WEB_PORT, Listed, Trouble
 
-WEB_PORT = 9870
-"""Of the name node's web interface, unless an address says another."""
 _NOT_NOW = ("StandbyException", "RetriableException", "SafeModeException", "ServerNotActiveException")
 _DURABLE = "CREATE,OVERWRITE,SYNC_BLOCK"
 """Data nodes write through to the disk when the file is closed."""
