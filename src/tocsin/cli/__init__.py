@@ -14,6 +14,7 @@ from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.jobs import jobs
+from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.models import models, train
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
@@ -47,8 +48,11 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
 @click.version_option(__version__, prog_name="tocsin")
-def main() -> None:
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: an object each line.")
+def main(log_level: Level, log_format: Format) -> None:
     """tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail."""
+    configure(log_level, log_format)
 
 
 main.add_command(alarms)
@@ -98,6 +102,23 @@ def demo(port: int, folder: Path) -> None:
     from tocsin.cli.demo import run_demo
 
     run_demo(folder, port)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@_set
+@_folder
+def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
+    """Say what will make trouble here: clock, disk, syncs, permissions, certificates, peers; and what to do about it.
+
+    With a pipeline file also what it names: nothing is opened or changed. Exits with 1 where something makes trouble.
+    """
+    from tocsin.cli.doctor import report
+    from tocsin.pipeline.yamlfile import load_with_plan
+
+    plan = load_with_plan(file, _settings(settings))[1] if file is not None else None
+    if not report(plan, folder if plan is None else plan.folder):
+        raise SystemExit(1)
 
 
 @main.command()
