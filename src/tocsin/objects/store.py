@@ -16,9 +16,10 @@ TIMEOUT_S, CONNECT_S = 60, 5
 WEB_PORT = 9870
 """Of the web interface of HDFS, which WebHDFS is a part of, unless an address says another."""
 _AWAY = re.compile(
-    r"error sending|connect|timed? ?out|dns|refused|reset|unreachable|5\d\d |429|SlowDown|ServiceUnavailable", re.I
+    r"error sending|connect|timed? ?out|dns|refused|reset|unreachable|\b(5\d\d|429) [a-z]|SlowDown|ServiceUnavailable",
+    re.I,
 )
-_DENIED = re.compile(r"403|401|AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|Forbidden|credential", re.I)
+_DENIED = re.compile(r"\b40[13] [a-z]|AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|Forbidden|credential", re.I)
 _HOST = re.compile(r"[\w.@:\[\]-]+")
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|↳|Debug source:.*", re.S)
 
@@ -100,7 +101,18 @@ def open_store(address: str, storage: Mapping[str, str], trouble: Trouble) -> St
 
 
 def told(address: str, error: BaseException, trouble: Trouble) -> TocsinError:
-    """Returns what a library said as an error of ours, in a sentence: refused, away, or anything else."""
+    """Returns what a library said as an error of ours, in a sentence: refused, away, or anything else.
+
+    Examples
+    --------
+    >>> from tocsin.errors import SinkError
+    >>> for said in ("GET in 11.401µs: builder error", "in 2.1ms: status code: 403 Forbidden", "503 Slow Down"):
+    ...     error = told("s3://b", OSError(said), SinkError)
+    ...     print(type(error).__name__, "credentials" in str(error))
+    SinkError False
+    SinkError True
+    Unavailable False
+    """
     said = plain(error)
     if _DENIED.search(said):
         return trouble(f"{address} may not be used ({said}); check the credentials")
