@@ -138,11 +138,11 @@ def backtest(
         step = step.model_copy(update={"of": value})
     table = read_data(data)
     rows = as_stream(table, time_column(table, time), key)
-    prepared = _run(before, rows)
+    prepared = run_steps(before, rows)
     if not prepared.num_rows:
         raise ConfigError(f"{data}: no row reaches forecast")
     given = prepared.to_batches()[0]
-    left = {name: _run([one], given) for name, one in _forecasters(step).items()}
+    left = {name: run_steps([one], given) for name, one in _forecasters(step).items()}
     whole = next(iter(left.values()))
     times = whole["time"].cast(pa.int64()).to_numpy()
     made = Backtest(
@@ -151,7 +151,7 @@ def backtest(
         times=times,
         y=whole["y"].to_numpy(),
         said={name: Forecasts(*(t[c].to_numpy() for c in _COLUMNS)) for name, t in left.items()},
-        since_us=_since(since, times),
+        since_us=since_us(since, times),
     )
     if not made.scored.any():
         from_ = datetime.fromtimestamp(made.since_us / 1e6, UTC)
@@ -171,12 +171,14 @@ def _forecasters(step: Forecast) -> Mapping[str, Forecast]:
     }
 
 
-def _run(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:
+def run_steps(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:
+    """Returns what leaves the last step."""
     schema = schema_after(steps, given.schema)  # tells what is missing before any row is looked at
     return pa.Table.from_batches(list(through(steps, given)), schema).combine_chunks()
 
 
-def _since(text: str | None, times: Ints) -> int:
+def since_us(text: str | None, times: Ints) -> int:
+    """Returns the time from which on is judged: the given one, else half of that of the readings."""
     if text is None:
         return int(times.min()) + (int(times.max()) - int(times.min())) // 2
     parsed, _ = parse_times(pa.array([text]), "auto", "UTC")

@@ -105,6 +105,8 @@ class ShownAlarm(msgspec.Struct, kw_only=True):
     """How far the level has gone, in standard deviations."""
     by: str = ""
     reason: str = ""
+    label: str = ""
+    """What somebody has said it was: ``true``, ``false`` or nothing yet."""
 
 
 class Figures(msgspec.Struct, kw_only=True):

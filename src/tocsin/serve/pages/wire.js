@@ -54,6 +54,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number|null} depth
  * @property {string} by
  * @property {string} reason
+ * @property {string} label
  *
  * @typedef {Object} Figures
  * @property {"live"|"stalled"|"gone"} engine
