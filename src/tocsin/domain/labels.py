@@ -16,7 +16,7 @@ DAY_US = 24 * HOUR_US
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """One occurrence of an alarm; times in microseconds since 1970."""
+    """An alarm from its raising to its clearing; times in microseconds since 1970."""
 
     id: str
     rule: str
@@ -75,24 +75,30 @@ def labels_by_id(alarms: pa.Table) -> Mapping[str, str]:
 
 
 def occurrences(alarms: pa.Table) -> list[Occurrence]:
-    """Returns every occurrence that was raised, in the order in which they were, from alarm rows."""
+    """Returns the times from each raising to its clearing, in the order of raising, from alarm rows.
+
+    An alarm that is raised again before anybody has acknowledged it keeps its id, and with that its label.
+    """
     labels = labels_by_id(alarms)
-    columns = [alarms[name].to_pylist() for name in ("number", "id", "event", "rule", "key", "severity", "message")]
-    rings = alarms["ring"].to_pylist()
+    columns = [
+        alarms[name].to_pylist() for name in ("number", "id", "event", "ring", "rule", "key", "severity", "message")
+    ]
     times, starts = (alarms[name].cast(pa.int64()).to_pylist() for name in ("time", "started"))
-    by_id: dict[str, Occurrence] = {}
-    rows = zip(*columns, rings, times, starts, strict=True)
-    for _, id, event, rule, key, severity, message, ring, at, start in sorted(rows, key=lambda row: int(row[0])):
-        known = by_id.get(id)
+    open_now: dict[tuple[str, str], Occurrence] = {}
+    over: list[Occurrence] = []
+    rows = zip(*columns, times, starts, strict=True)
+    for _, id, event, ring, rule, key, severity, message, at, start in sorted(rows, key=lambda row: int(row[0])):
         if event in RAISING:
-            begun = at if start is None else start
-            first = known or Occurrence(id, rule, key, begun, at, END, severity, message, labels.get(id, ""), False)
-            by_id[id] = replace(first, until=END, rang=first.rang or ring)
-        elif known is not None and event == "cleared":
-            by_id[id] = replace(known, until=at)
-        elif known is not None and ring and event not in CASE_EVENTS:
-            by_id[id] = replace(known, rang=True)
-    return sorted(by_id.values(), key=lambda one: (one.raised, one.key, one.rule))
+            started = at if start is None or event == "reraised" else start
+            raised = Occurrence(id, rule, key, started, at, END, severity, message, labels.get(id, ""), ring)
+            open_now[rule, key] = raised
+        elif (known := open_now.get((rule, key))) is None or event in CASE_EVENTS:
+            continue
+        elif event == "cleared":
+            over.append(replace(open_now.pop((rule, key)), until=at))
+        elif ring:
+            open_now[rule, key] = replace(known, rang=True)
+    return sorted([*over, *open_now.values()], key=lambda one: (one.raised, one.key, one.rule))
 
 
 def judge(rung: Sequence[Occurrence], labelled: Sequence[Occurrence], days: float) -> Judgement:
@@ -106,13 +112,13 @@ def judge(rung: Sequence[Occurrence], labelled: Sequence[Occurrence], days: floa
     is_wrong = [
         not right and any(one.overlaps(known) for known in false) for one, right in zip(rung, is_right, strict=True)
     ]
-    firsts = {known.id: min((one.raised for one in rung if one.overlaps(known)), default=None) for known in true}
-    ahead = [known.until - at for known in true if (at := firsts[known.id]) is not None and known.until != END]
+    firsts = [min((one.raised for one in rung if one.overlaps(known)), default=None) for known in true]
+    ahead = [known.until - at for known, at in zip(true, firsts, strict=True) if at is not None and known.until != END]
     return Judgement(
         right=sum(is_right),
         wrong=sum(is_wrong),
         unlabelled=len(rung) - sum(is_right) - sum(is_wrong),
-        caught=sum(at is not None for at in firsts.values()),
+        caught=sum(at is not None for at in firsts),
         true=len(true),
         warning_h=sum(ahead) / len(ahead) / HOUR_US if ahead else None,
         false_per_day=sum(is_wrong) / days if days > 0 else 0.0,
