@@ -15,6 +15,7 @@ from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.jobs import jobs
 from tocsin.cli.models import models, train
+from tocsin.cli.replay import replay
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
@@ -57,6 +58,7 @@ main.add_command(jobs)
 models.add_command(deploy)
 main.add_command(models)
 main.add_command(edge)
+main.add_command(replay)
 main.add_command(train)
 main.add_command(watch)
 main.add_command(init)

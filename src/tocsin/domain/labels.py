@@ -32,7 +32,7 @@ class Occurrence:
     label: str = ""
     """What somebody has said it was: ``true``, ``false`` or nothing yet."""
     rang: bool = True
-    """Whether people were told: it was not shelved, suppressed or part of a flood."""
+    """Whether nothing kept it silent: shelved, suppressed, chattering, in a flood. One that joins a case counts."""
 
     def overlaps(self, other: Occurrence) -> bool:
         """Returns whether the two are of the same key and of a common time."""
@@ -81,22 +81,23 @@ def occurrences(alarms: pa.Table) -> list[Occurrence]:
     """
     labels = labels_by_id(alarms)
     columns = [
-        alarms[name].to_pylist() for name in ("number", "id", "event", "ring", "rule", "key", "severity", "message")
+        alarms[name].to_pylist()
+        for name in ("number", "id", "event", "ring", "mode", "rule", "key", "severity", "message")
     ]
     times, starts = (alarms[name].cast(pa.int64()).to_pylist() for name in ("time", "started"))
     open_now: dict[tuple[str, str], Occurrence] = {}
     over: list[Occurrence] = []
     rows = zip(*columns, times, starts, strict=True)
-    for _, id, event, ring, rule, key, severity, message, at, start in sorted(rows, key=lambda row: int(row[0])):
+    for _, id, event, ring, mode, rule, key, severity, message, at, start in sorted(rows, key=lambda row: int(row[0])):
         if event in RAISING:
             started = at if start is None or event == "reraised" else start
-            raised = Occurrence(id, rule, key, started, at, END, severity, message, labels.get(id, ""), ring)
+            raised = Occurrence(id, rule, key, started, at, END, severity, message, labels.get(id, ""), not mode)
             open_now[rule, key] = raised
         elif (known := open_now.get((rule, key))) is None or event in CASE_EVENTS:
             continue
         elif event == "cleared":
             over.append(replace(open_now.pop((rule, key)), until=at))
-        elif ring:
+        elif ring and not mode:
             open_now[rule, key] = replace(known, rang=True)
     return sorted([*over, *open_now.values()], key=lambda one: (one.raised, one.key, one.rule))
 
