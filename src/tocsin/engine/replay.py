@@ -6,7 +6,7 @@ clean up either.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -67,9 +67,10 @@ def replay(plan: Plan, until_us: int | None = None) -> Replayed:
     if not ends:
         raise ConfigError(f"{plan.name} keeps no alarms: give a stream that ends with alarm a sink, as delta: alarms")
     steps = _leading_to(plan, ends)
-    wanted = {id for part in (*steps, *ends) for id, _ in part.inputs} & {origin.id for origin in plan.sources}
+    takers: list[Step | SinkNode] = [*steps, *ends]
+    wanted = {id for part in takers for id, _ in part.inputs} & {origin.id for origin in plan.sources}
     archives = _archives(plan, wanted)
-    _require_united(archives, [*steps, *ends])
+    _require_united(archives, takers)
     fed = _fed(plan, archives, steps, ends)
     alarms: list[pa.RecordBatch] = []
     graph = Graph(fed, Counters())
@@ -114,7 +115,7 @@ def _path(target: SinkNode) -> str:
     return target.part.path
 
 
-def _archives(plan: Plan, wanted: Collection[str]) -> list[Archive]:
+def _archives(plan: Plan, wanted: set[str]) -> list[Archive]:
     """Returns tables that together hold what each of the wanted sources gave, and of none twice."""
     names = {path.resolve(): name for name, path in lake.tables(plan.folder).items()}
     known = []
