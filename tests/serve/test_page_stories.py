@@ -282,6 +282,21 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     log.close()
 
 
+def test_a_tile_says_how_well_a_machine_is_and_how_long_it_has(engine: Engine, opened: Callable[..., Any]) -> None:
+    faulty(engine)
+    names = ("rul", "rul_lower", "rul_upper", "rul_confidence")
+    schema = pa.schema([KEY, TIME, *(pa.field(name, pa.float64()) for name in names)])
+    for day, life in enumerate(((100.0, 80.0, 125.0, 0.9), (50.0, 41.0, 63.0, 0.9))):
+        at = as_times(np.array([(engine.begun_s + 86_400 * day) * 1_000_000]))
+        columns = [as_keys(pa.array(["oven-1"])), at, *(pa.array([one]) for one in life)]
+        engine.feed.offer("life", Batch(pa.RecordBatch.from_arrays(columns, schema=schema)))
+    view = opened()
+    view.wait_for_selector(".tile .well:has-text('41 to 63 days left (90 % sure)')", timeout=WAIT_MS)
+    # a score of 95 pulls 0.9 down, half of the life is used up: what is left is 0.1 x 0.5
+    assert view.locator(".tile .health").inner_text() == "health 5"
+    assert "pulled down by t_out 64 %, remaining life 36 %" in view.locator(".tile .well").inner_text()
+
+
 def test_an_alarm_of_yesterday_says_its_date(engine: Engine, opened: Callable[..., Any]) -> None:
     engine.tell(range(-90_000, -89_990), fault=True)
     engine.tell(range(-89_990, -89_980), fault=True)
