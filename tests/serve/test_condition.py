@@ -53,13 +53,15 @@ def test_a_verdict_on_several_signals_is_shared_out_by_what_it_blames() -> None:
 
 def test_a_life_that_comes_to_its_end_pulls_down_and_is_a_range() -> None:
     condition = Condition()
-    condition.foresee("life", np.arange(5) * MINUTE_MS, Life(100.0, 80.0, 125.0, 0.9))
+    condition.foresee("life", np.arange(5) * MINUTE_MS, np.tile((100.0, 80.0, 125.0, 0.9), (5, 1)))
     assert told(condition) == (100, {})
-    condition.foresee("life", (5 + np.arange(5)) * MINUTE_MS, Life(25.0, 10.0, 40.0, 0.9))
+    condition.foresee("life", (5 + np.arange(5)) * MINUTE_MS, np.tile((25.0, 10.0, 40.0, 0.9), (5, 1)))
     assert told(condition) == (25, {LIFE: 100})
     _, _, life = condition.told()
     assert life == Life(25.0, 10.0, 40.0, 0.9, reading_s=60.0)
-    condition.foresee("life", np.array([10 * MINUTE_MS]), Life(0.0, 0.0, 3.0, 0.9))
+    condition.foresee(
+        "life", 10 * MINUTE_MS + np.arange(2) * MINUTE_MS, np.array([(0.0, 0.0, 3.0, 0.9), (np.nan,) * 4])
+    )
     assert told(condition) == (0, {LIFE: 100})
 
 

@@ -54,7 +54,7 @@ class Condition:
     _told: tuple[int | None, list[Contribution], Life | None] | None = None
 
     def judge(self, stream: str, signal: str, scores: Scores, about: Sequence[str] | None = None) -> None:
-        """Take in scores (0 to 100, NaN for none), oldest first; ``about`` names the signal of each where they differ."""
+        """Take in scores (0 to 100, NaN for none), oldest first; ``about`` names each one's signal where they differ."""
         names = [signal] * min(len(scores), SPAN) if about is None else list(about[-SPAN:])
         before = self._verdicts.get((stream, signal))
         if before is not None:
@@ -62,15 +62,20 @@ class Condition:
         self._verdicts[stream, signal] = _Verdicts(scores[-SPAN:], names[-SPAN:])
         self._told = None
 
-    def foresee(self, stream: str, times_ms: Scores, life: Life) -> None:
-        """Take in how many readings are left, by the newest of some rows."""
+    def foresee(self, stream: str, times_ms: Scores, lives: Scores) -> None:
+        """Take in how many readings are left, oldest first; ``lives`` has shape (rows, 4): see `Life`."""
+        known = np.isfinite(lives).all(axis=1)
+        if not known.any():
+            return
+        times_ms, lives = times_ms[known], lives[known]
+        life = Life(*lives[-1].tolist())
         before = self._lives.get(stream)
         times = times_ms if before is None else np.concatenate((before[0], times_ms))
         times = times[-SPAN:]
         apart = np.diff(times)
         life.reading_s = float(np.median(apart)) / 1000 if len(apart) and np.median(apart) > 0 else None
         self._lives[stream] = times, life
-        self._longest[stream] = max(self._longest.get(stream, 0.0), life.expected)
+        self._longest[stream] = max(self._longest.get(stream, 0.0), float(lives[:, 0].max()))
         self._told = None
 
     def told(self) -> tuple[int | None, list[Contribution], Life | None]:

@@ -17,7 +17,7 @@ from tocsin.domain.alarms import ACTIVE
 from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
 from tocsin.serve.condition import SPAN, Condition, surprise
-from tocsin.serve.messages import Changes, Figures, Life, RecentSeries, ShownAlarm, ShownMachine, Tile
+from tocsin.serve.messages import Changes, Figures, RecentSeries, ShownAlarm, ShownMachine, Tile
 from tocsin.serve.naming import named, placed
 from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, pack
 
@@ -189,10 +189,10 @@ class Live:
                 scores = surprise(*(_floats(few.column(name)) for name in stream.foretold))
                 machine.condition.judge(stream.name, "forecast", scores)
             if stream.life:
-                life = [float(_floats(few.column(name))[-1]) for name in stream.life]
-                if np.isfinite(life).all():
-                    times = few.column("time").cast(pa.int64()).to_numpy() / 1000
-                    machine.condition.foresee(stream.name, times, Life(*life))
+                all_of_it = rows.take(pa.array(part))  # the longest life counts, too
+                lives = np.stack([_floats(all_of_it.column(name)) for name in stream.life], axis=1)
+                times = all_of_it.column("time").cast(pa.int64()).to_numpy() / 1000
+                machine.condition.foresee(stream.name, times, lives)
 
     def _machine(self, name: str, now_s: float) -> MachineView | None:
         name = name[:TEXT_MAX]
