@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -70,8 +71,7 @@ class Judgement:
 
 def labels_by_id(alarms: pa.Table) -> Mapping[str, str]:
     """Returns the last label of each occurrence that has one, from alarm rows."""
-    rows = zip(*(alarms[name].to_pylist() for name in ("number", "id", "event")), strict=True)
-    return {id: LABELLED[event] for _, id, event in sorted(row for row in rows if row[2] in LABELLED)}
+    return {row["id"]: LABELLED[row["event"]] for row in _in_order(alarms, ("id", "event")) if row["event"] in LABELLED}
 
 
 def occurrences(alarms: pa.Table) -> list[Occurrence]:
@@ -80,26 +80,38 @@ def occurrences(alarms: pa.Table) -> list[Occurrence]:
     An alarm that is raised again before anybody has acknowledged it keeps its id, and with that its label.
     """
     labels = labels_by_id(alarms)
-    columns = [
-        alarms[name].to_pylist()
-        for name in ("number", "id", "event", "ring", "mode", "rule", "key", "severity", "message")
-    ]
-    times, starts = (alarms[name].cast(pa.int64()).to_pylist() for name in ("time", "started"))
     open_now: dict[tuple[str, str], Occurrence] = {}
     over: list[Occurrence] = []
-    rows = zip(*columns, times, starts, strict=True)
-    for _, id, event, ring, mode, rule, key, severity, message, at, start in sorted(rows, key=lambda row: int(row[0])):
+    for row in _in_order(alarms, ("id", "event", "rule", "key", "severity", "message", "mode", "ring", "started")):
+        point, event, at = (row["rule"], row["key"]), row["event"], row["time"]
+        known = open_now.get(point)
         if event in RAISING:
-            started = at if start is None or event == "reraised" else start
-            raised = Occurrence(id, rule, key, started, at, END, severity, message, labels.get(id, ""), not mode)
-            open_now[rule, key] = raised
-        elif (known := open_now.get((rule, key))) is None or event in CASE_EVENTS:
+            if known is not None:  # a step that was made to forget has not told of its end
+                over.append(replace(known, until=at))
+            started = at if row["started"] is None or event == "reraised" else row["started"]
+            open_now[point] = Occurrence(
+                row["id"], *point, started, at, END, row["severity"], row["message"], labels.get(row["id"], ""),
+                not row["mode"],
+            )  # fmt: skip
+        elif known is None or event in CASE_EVENTS:
             continue
         elif event == "cleared":
-            over.append(replace(open_now.pop((rule, key)), until=at))
-        elif ring and not mode:
-            open_now[rule, key] = replace(known, rang=True)
+            over.append(replace(open_now.pop(point), until=at))
+        elif row["ring"] and not row["mode"]:
+            open_now[point] = replace(known, rang=True)
     return sorted([*over, *open_now.values()], key=lambda one: (one.raised, one.key, one.rule))
+
+
+def _in_order(alarms: pa.Table, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns rows in the order of their time, and of an alarm's rows of one time by their number; times as numbers.
+
+    Not by number alone: it begins afresh where a step was made to forget.
+    """
+    rows = alarms.select([*columns, "number"]).to_pylist()
+    times, starts = (alarms[name].cast(pa.int64()).to_pylist() for name in ("time", "started"))
+    for row, at, started in zip(rows, times, starts, strict=True):
+        row |= {"time": at, "started": started}
+    return sorted(rows, key=lambda row: (row["time"], row["number"]))
 
 
 def judge(rung: Sequence[Occurrence], labelled: Sequence[Occurrence], days: float) -> Judgement:

@@ -54,7 +54,7 @@ class Condition:
     _told: tuple[int | None, list[Contribution], Life | None] | None = None
 
     def judge(self, stream: str, signal: str, scores: Scores, about: Sequence[str] | None = None) -> None:
-        """Take in scores (0 to 100, NaN for none), oldest first; ``about`` names each one's signal where they differ."""
+        """Take in scores (0 to 100, NaN for none), oldest first; ``about`` names the signal of each if they differ."""
         names = [signal] * min(len(scores), SPAN) if about is None else list(about[-SPAN:])
         before = self._verdicts.get((stream, signal))
         if before is not None:
