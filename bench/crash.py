@@ -156,10 +156,10 @@ def mosquitto(folder: Path) -> Any:
 
 def send(folder: Path, mosquitto_url: str) -> None:
     """The other process: our own broker, and whoever publishes, until a line comes; then it tells the counts."""
-    from tocsin.mqtt.broker import Broker, BrokerSettings
+    from tocsin.mqtt.broker import Broker, BrokerConfiguration
     from tocsin.mqtt.client import Client
 
-    with Broker(BrokerSettings(queue_max=1_000_000)) as broker:
+    with Broker(BrokerConfiguration(queue_max=1_000_000)) as broker:
         print(broker.url, flush=True)
         sys.stdin.readline()  # the engine has subscribed
         clients = {"mosquitto": Client(mosquitto_url), "own": Client(broker.url)}

@@ -1,9 +1,10 @@
 """Benchmark J1, end to end: windows of 20 s by machine, z-scores in them, what lies beyond 1.29, from NDJSON to Delta.
 
     python bench/j1.py --rows 5000000            # tocsin, DuckDB and a plain loop over the same file, one core each
+    python bench/j1.py --rows 5000000 --cores 2  # two cores each; tocsin also on one of them
     python bench/j1.py --rows 5000000 --variants # also 1 machine at 1 kHz, 100,000 machines, and ten times the rows
 
-Each runs in a process of its own, pinned to one core; start-up and compilation (from the cache) count. tocsin takes a
+Each runs in a process of its own, pinned to its cores; start-up and compilation (from the cache) count. tocsin takes a
 checkpoint every second, with all its fsyncs; DuckDB writes one Parquet file at the end and could not go on after a
 crash. All must find the same rows. Ends by printing one JSON line; rates are readings a second of CPU time (``cpu``)
 and of wall time. Then where the nanoseconds go, from a run of its own.
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def pipeline(file: Path, folder: Path) -> Any:
     )
 
 
-def with_tocsin(file: Path, folder: Path) -> int:
+def with_tocsin(file: Path, folder: Path, cores: int) -> int:
     from tocsin.engine.embedded import EmbeddedRunner
 
     runner = EmbeddedRunner(pipeline(file, folder).plan())
@@ -78,10 +79,10 @@ def found_in(table: Path) -> int:
     return count
 
 
-def with_duckdb(file: Path, folder: Path) -> int:
+def with_duckdb(file: Path, folder: Path, cores: int) -> int:
     import duckdb
 
-    with duckdb.connect(config={"threads": 1}) as db:
+    with duckdb.connect(config={"threads": cores}) as db:
         db.execute(f"SET temp_directory = '{folder}'")
         db.execute(
             f"""CREATE TEMP TABLE readings AS
@@ -101,7 +102,7 @@ def with_duckdb(file: Path, folder: Path) -> int:
         return int(row[0])
 
 
-def with_loop(file: Path, folder: Path) -> int:
+def with_loop(file: Path, folder: Path, cores: int) -> int:
     """What one writes by hand: msgspec, dicts, lists."""
     import msgspec
     import pyarrow as pa
@@ -142,7 +143,7 @@ def with_loop(file: Path, folder: Path) -> int:
     return len(left)
 
 
-JOBS: dict[str, Callable[[Path, Path], int]] = {"tocsin": with_tocsin, "duckdb": with_duckdb, "loop": with_loop}
+JOBS: dict[str, Callable[[Path, Path, int], int]] = {"tocsin": with_tocsin, "duckdb": with_duckdb, "loop": with_loop}
 
 
 class Absent:
@@ -162,8 +163,9 @@ def child(job: str, file: Path, folder: Path) -> None:
     as_after_plain_install()
     import pyarrow as pa
 
-    pa.set_cpu_count(1)
-    found = JOBS[job](file, folder)
+    cores = len(os.sched_getaffinity(0))
+    pa.set_cpu_count(cores)
+    found = JOBS[job](file, folder, cores)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"found": found, "cpu_s": used.ru_utime + used.ru_stime, "rss_mb": used.ru_maxrss / 1024}))
 
@@ -174,6 +176,7 @@ def stages(file: Path, folder: Path) -> None:
     import pyarrow as pa
 
     from tocsin.acquire.files import FilesReader
+    from tocsin.decode._base import Decoder
     from tocsin.engine.embedded import EmbeddedRunner
     from tocsin.engine.sink_task import SinkTask
 
@@ -196,7 +199,7 @@ def stages(file: Path, folder: Path) -> None:
     origin = plan.sources[0]
     timed(FilesReader, "poll", "read")
     for operator in (*origin.chain, *(step.operator for step in plan.steps)):
-        timed(type(operator), "step", operator.name())
+        timed(type(operator), "traced" if isinstance(operator, Decoder) else "step", operator.name())
     for method, name in (
         ("_prepare", "stage Parquet, write state"), ("_commit_point", "commit point"),
     ):  # fmt: skip
@@ -209,7 +212,7 @@ def stages(file: Path, folder: Path) -> None:
     print(json.dumps(spent))
 
 
-def measured(*arguments: str, core: int) -> dict[str, Any]:
+def measured(*arguments: str, cores: Collection[int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
         command = [sys.executable, __file__, *arguments, "--folder", folder]
         # An installed package has its bytecode beside it.
@@ -217,7 +220,7 @@ def measured(*arguments: str, core: int) -> dict[str, Any]:
         begin = time.perf_counter()
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )  # fmt: skip
         found = {**json.loads(done.stdout.splitlines()[-1]), "wall_s": time.perf_counter() - begin}
         print(Path(arguments[-1]).stem, arguments[1], {k: round(v, 2) for k, v in found.items()}, flush=True)
@@ -240,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--variants", action="store_true")
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "tocsin-j1")
     parser.add_argument("--job", choices=[*JOBS, "stages"])
     parser.add_argument("--only", nargs="*", choices=list(JOBS), default=list(JOBS))
@@ -251,13 +254,17 @@ def main() -> None:
         return stages(given.file, given.folder)
     if given.job:
         return child(given.job, given.file, given.folder)
+    mine = sorted(os.sched_getaffinity(0), reverse=True)
+    if not 1 <= given.cores <= len(mine):
+        raise SystemExit(f"there are {len(mine)} cores")
+    cores, one = mine[: given.cores], mine[:1]
     given.data.mkdir(exist_ok=True)
     file = data(given.rows, 1_000, 1.0, given.data)
     few = str(data(1_000, 1_000, 1.0, given.data))
-    measured("--job", "tocsin", "--file", few, core=given.core)  # compile
-    start = measured("--job", "tocsin", "--file", few, core=given.core)
-    figures: dict[str, Any] = {"rows": given.rows, "start_s": round(start["cpu_s"], 2)}
-    runs = {job: measured("--job", job, "--file", str(file), core=given.core) for job in given.only}
+    measured("--job", "tocsin", "--file", few, cores=one)  # compile
+    start = measured("--job", "tocsin", "--file", few, cores=one)
+    figures: dict[str, Any] = {"rows": given.rows, "cores": given.cores, "start_s": round(start["cpu_s"], 2)}
+    runs = {job: measured("--job", job, "--file", str(file), cores=cores) for job in given.only}
     for job, run in runs.items():
         figures[job] = round(given.rows / run["wall_s"])
         figures[f"{job}_cpu"] = round(given.rows / run["cpu_s"])
@@ -266,6 +273,13 @@ def main() -> None:
     if {"tocsin", "duckdb"} <= set(runs):
         figures["ratio"] = round(figures["tocsin"] / figures["duckdb"], 2)
         figures["ratio_cpu"] = round(figures["tocsin_cpu"] / figures["duckdb_cpu"], 2)
+    if given.cores > 1:
+        alone = measured("--job", "tocsin", "--file", str(file), cores=one)
+        figures["one_core"] = round(given.rows / alone["wall_s"])
+        figures["speedup"] = round(alone["wall_s"] / runs["tocsin"]["wall_s"], 2)
+        figures["speedup_without_start"] = round(
+            (alone["wall_s"] - start["wall_s"]) / (runs["tocsin"]["wall_s"] - start["wall_s"]), 2
+        )
     if {"loop", "duckdb"} <= set(runs):
         figures["ratio_loop"] = round(figures["loop"] / figures["duckdb"], 2)
     if given.variants:
@@ -274,10 +288,10 @@ def main() -> None:
             ("100k_machines", given.rows, 100_000, 1.0),
             ("ten_times", 10 * given.rows, 1_000, 1.0),
         ):
-            run = measured("--job", "tocsin", "--file", str(data(rows, machines, hz, given.data)), core=given.core)
+            run = measured("--job", "tocsin", "--file", str(data(rows, machines, hz, given.data)), cores=one)
             figures[name], figures[f"{name}_mb"] = round(rows / run["wall_s"]), round(run["rss_mb"])
             figures[f"{name}_cpu"] = round(rows / run["cpu_s"])
-    spent = measured("--job", "stages", "--file", str(file), core=given.core)
+    spent = measured("--job", "stages", "--file", str(file), cores=one)
     print("\nwhere the CPU time goes     ns a reading")
     for name, seconds in spent.items():
         if name != "wall_s":

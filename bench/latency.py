@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 
 RATE = 1000
@@ -52,7 +52,7 @@ def main() -> None:
     # A bell that nobody answers: what has been delivered is no longer told apart in the outbox.
     with (
         tempfile.TemporaryDirectory() as name,
-        Broker(BrokerSettings()) as broker,
+        Broker(BrokerConfiguration()) as broker,
         socket.create_server(("127.0.0.1", 0)) as deaf,
     ):
         folder = Path(name)

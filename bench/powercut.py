@@ -41,7 +41,7 @@ from typing import Any
 
 from tocsin.errors import TocsinError
 from tocsin.lake.read import read, tables
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 from tocsin.mqtt.sessions import Session
 
@@ -243,7 +243,7 @@ def measure(cuts: int, seed: int, rate: int, folder: Path) -> dict[str, Any]:
     """Cut the power so often; returns what was found."""
     chance, disk, broken, refused = random.Random(seed), Ext4(folder), 0, 0
     lake, pipeline = disk.place / "lake", folder / "powercut.yaml"
-    with Broker(BrokerSettings(queue_max=10**6)) as broker:
+    with Broker(BrokerConfiguration(queue_max=10**6)) as broker:
         wire = Wire(broker.port)
         pipeline.write_text(PIPELINE.format(folder=lake, url=wire.url))
         Client(broker.url, "powercut", filters=["plant/+/telemetry"], clean=False, session_expiry_s=86_400).connect()

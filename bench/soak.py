@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from tocsin.lake.read import read
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 
 MACHINES = 100
@@ -101,7 +101,7 @@ def soak(minutes: float, rate: int, folder: Path, every_s: float) -> dict[str, A
     until, sent = threading.Event(), [0]
     samples: list[dict[str, float]] = []
     times_h: list[float] = []
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         (folder / "soak.yaml").write_text(PIPELINE.format(folder=folder, url=broker.url))
         Client(broker.url, "soak", filters=["plant/+/telemetry"], clean=False, session_expiry_s=86_400).connect()
         command = [sys.executable, "-m", "tocsin.cli", "run", str(folder / "soak.yaml")]

@@ -31,7 +31,7 @@ from tocsin.decode._base import raw
 from tocsin.engine.checkpoint import SqliteStore
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import AlreadyRunning, ConfigError, CorruptState, StateMismatch
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import read_from
@@ -207,7 +207,7 @@ def test_bad_documents_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["json", "gzip", "csv"])
 def test_bad_messages_of_a_broker(tmp_path: Path, kind: str) -> None:
     cases = [case for case in CASES if case.kind == kind and len(case.payload) < 500_000]
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         source = {"mqtt": {"url": broker.url, "topic": "plant/#", "client_id": "engine"}}
         listen(broker.url)
         messages = [(f"plant/{i}", payload) for i, payload in enumerate(payloads(cases, kind))]
@@ -538,7 +538,7 @@ def test_unknown_fields_and_types_that_change(tmp_path: Path) -> None:
 def test_retained_messages_and_clears_are_no_data(tmp_path: Path) -> None:
     """11, 77, 78."""
     old, new = ({"n": n, "machine": "m"} for n in (1, 2))
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         publish(broker.url, [("plant/old", json.dumps(old).encode())], retain=True)
         listen(broker.url)
         publish(broker.url, [("plant/gone", b"")], retain=True)
@@ -561,13 +561,13 @@ def test_a_broker_that_forgot_our_session_is_told(tmp_path: Path) -> None:
         "key": "machine",
         "streams": {"readings": {"sinks": [{"delta": "readings"}]}},
     }
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         source = {"mqtt": {"url": broker.url, "topic": "plant/#", "client_id": "engine"}}
         listen(broker.url)
         publish(broker.url, [("plant/m", b'{"machine": "m", "n": 1}')])
         counted = run(tmp_path, came(1), source=source, **settings)
         assert events(counted)["session_lost"] == 0
-    with Broker(BrokerSettings(port=broker.port)):
+    with Broker(BrokerConfiguration(port=broker.port)):
         counted = run(tmp_path, lambda snapshot: events(snapshot)["session_lost"] > 0, source=source, **settings)
     assert events(counted)["session_lost"] == 1
     assert [row["n"] for row in read(tmp_path, "readings")] == [1]

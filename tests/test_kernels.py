@@ -69,3 +69,29 @@ def test_a_package_that_cannot_be_written_is_cached_for_the_user(package: Path) 
     result, hits, path = call(package)
     assert (result, hits) == (42, 1)
     assert package not in path.parents
+
+
+def test_a_type_that_is_no_longer_there_does_not_stop_what_was_compiled_with_it(package: Path) -> None:
+    """As after an upgrade in place, which leaves the old code in the folder."""
+    caller = package / "twice_caller.py"
+    of_a_type = """
+from typing import NamedTuple
+from tocsin.kernels import kernel
+
+class Number(NamedTuple):
+    value: int
+
+@kernel
+def twice(number):
+    return 2 * number.value
+
+def twice_and_offset(number):
+    return twice(Number(number))
+
+twice_and_offset.stats = twice.stats
+"""
+    caller.write_text(of_a_type)
+    assert call(package)[:2] == (42, 0)
+    assert call(package)[:2] == (42, 1)
+    caller.write_text(of_a_type.replace("Number", "Figure"))
+    assert call(package)[:2] == (42, 0)

@@ -21,7 +21,7 @@ from servers import Mosquitto
 
 import tocsin
 from tocsin.acquire.simulate import Fault, write_scara_xml
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 
 pytestmark = pytest.mark.timeout(180)
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -79,7 +79,7 @@ def test_scara(tmp_path: Path) -> None:
     blocked = Fault(name="blocked_valve", machine="scara", start="200s", duration="60s")
     write_scara_xml(xml, 400, start=datetime(2026, 1, 5, tzinfo=UTC), faults=(blocked,))
     (xml / "scara_00000100.xml").write_bytes((xml / "scara_00000100.xml").read_bytes()[:-300])  # torn by a device
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         variables = {"TOCSIN_MQTT_URL": broker.url, "TOCSIN_SCARA_FOLDER": xml, "TOCSIN_FOLDER": folder}
         with running("scara.yaml", **variables):
             # The last time stamp waits for the next one; the torn file may hold some of its elements.
@@ -129,7 +129,7 @@ use_identity_as_username true\nallow_anonymous false\nacl_file {acl}"""
     else:
         from tocsin.mqtt.sessions import Acl
 
-        with Broker(BrokerSettings(**pem, acl=Acl.read(acl))) as broker:
+        with Broker(BrokerConfiguration(**pem, acl=Acl.read(acl))) as broker:
             yield broker.url
 
 
@@ -183,7 +183,9 @@ def test_humidity(secure_broker: str, certificates: Path, tmp_path: Path) -> Non
 
 def test_humidity_preview_shows_each_step(certificates: Path, tmp_path: Path) -> None:
     with Broker(
-        BrokerSettings(ca=certificates / "ca.pem", cert=certificates / "server.pem", key=certificates / "server.key")
+        BrokerConfiguration(
+            ca=certificates / "ca.pem", cert=certificates / "server.pem", key=certificates / "server.key"
+        )
     ) as b:
         variables = {"TOCSIN_MQTT_URL": b.url, "TOCSIN_CERTS": str(certificates), "TOCSIN_FOLDER": str(tmp_path)}
         preview = subprocess.Popen(

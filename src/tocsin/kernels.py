@@ -46,11 +46,12 @@ def _compiled(function: Callable[P, R], **options: bool) -> Callable[P, R]:
     """Returns the function as machine code, kept beside its file, or in the user's cache if that cannot be written.
 
     numba keeps it for as long as the function's own file stays the same, although the code of all kernels that it
-    calls is part of it: so what it goes by is widened to every file that holds a kernel.
+    calls is part of it: so what it goes by is widened to every file that holds a kernel. That is made part of numba's
+    version, which is compared before anything else is read: the rest may name types that are no longer there.
     """
     dispatcher = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
     kept = dispatcher._cache._cache_file
-    kept._source_stamp = (kept._source_stamp, sources())
+    kept._version = f"{kept._version} {sources()}"
     return cast(Callable[P, R], dispatcher)
 
 

@@ -23,7 +23,7 @@ from tocsin.batch import RAW, Batch
 from tocsin.decode._base import raw
 from tocsin.decode.json import Json
 from tocsin.errors import ConfigError, SourceError
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 from tocsin.testing import read_from, world
 from tocsin.world import SystemClock, SystemDisk, World
@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "mosquitto":
         yield request.getfixturevalue("mosquitto")().url
     else:
-        with Broker(BrokerSettings()) as broker:
+        with Broker(BrokerConfiguration()) as broker:
             yield broker.url
 
 
@@ -224,12 +224,12 @@ def test_a_restart_of_the_broker(mosquitto: Brokers) -> None:
 
 
 def test_a_lost_session_is_counted_and_old_ids_are_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         port = broker.port
         log = opened(broker.url)
         publish(broker.url, sent(20))
         log.until(20, commit=False)
-    with Broker(BrokerSettings(port=port)) as broker:  # it kept everything in memory only
+    with Broker(BrokerConfiguration(port=port)) as broker:  # it kept everything in memory only
         publish(broker.url, [("plant/x", b"while we were away")])
         log.quiet(1.0)
         assert log.reader.session_lost == 1
@@ -325,7 +325,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(mosquitto: Brokers, caplog
 
 
 def test_a_wrong_password_is_said_at_once_and_never_shown() -> None:
-    with Broker(BrokerSettings(users={"anna": "right"})) as broker:
+    with Broker(BrokerConfiguration(users={"anna": "right"})) as broker:
         source = Mqtt(url=broker.url, topic="a", user="anna", password="canary")
         with pytest.raises(SourceError, match="user or password are wrong") as caught:
             read_from(source).poll(10, 10.0)
@@ -336,7 +336,7 @@ def test_mutual_tls(certificates: Path) -> None:
     files = {"ca": str(certificates / "ca.pem")}
     own = {**files, "cert": str(certificates / "tocsin.pem"), "key": str(certificates / "tocsin.key")}
     pair = {"cert": certificates / "server.pem", "key": certificates / "server.key"}
-    with Broker(BrokerSettings(ca=certificates / "ca.pem", **pair)) as broker:
+    with Broker(BrokerConfiguration(ca=certificates / "ca.pem", **pair)) as broker:
         log = Log(Mqtt(url=broker.url, topic="plant/#", tls=own))
         log.connected()
         sender = Client(broker.url, tls=log.source.tls.context() if log.source.tls else None)
@@ -355,7 +355,7 @@ def test_mutual_tls(certificates: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_look_neither_takes_over_the_session_nor_leaves_one(version: str) -> None:
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         log = opened(broker.url, version=version)
         look = read_from(log.source.sampled())
         while look.counters()["connects"] == 0:

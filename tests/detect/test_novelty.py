@@ -182,3 +182,12 @@ def test_numenta_benchmark() -> None:
     assert novelty["reward_low_fn"] >= 81
     assert shipped["standard"] >= novelty["standard"] - 2
     assert novelty["standard"] > figures["windowed_gaussian"]["standard"] + 20
+
+
+@pytest.mark.parametrize("constant", [200, 5000])
+def test_the_first_change_of_a_constant_series_is_news_and_the_way_back_is_none(constant: int) -> None:
+    values = np.concatenate([np.full(constant, 5.0), np.full(5, 7.0), np.full(100, 5.0)])
+    scores = feed(Novelty(), rows({"value": values}))["score"].fill_null(0).to_numpy()
+    assert scores[:constant].max() == 0
+    assert scores[constant] > 50
+    assert scores[constant + 1 :].max() < 50

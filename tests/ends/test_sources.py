@@ -31,7 +31,7 @@ from sources import (
     opcua,
 )
 
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.pipeline.registry import names
 from tocsin.testing.source_checks import SOURCE_CHECKS
 
@@ -56,7 +56,7 @@ def harness(
         with closing(MqttHarness(server)) as given:
             yield given
     else:
-        server = Serving(lambda port: Broker(BrokerSettings(state=tmp_path / "broker", port=port)))
+        server = Serving(lambda port: Broker(BrokerConfiguration(state=tmp_path / "broker", port=port)))
         with closing(MqttHarness(server)) as given:
             yield given
         server.stop()

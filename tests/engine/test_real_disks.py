@@ -15,7 +15,7 @@ import pytest
 
 from tocsin.errors import ConfigError
 from tocsin.lake.read import read
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 
 PATIENCE_S = 60.0
@@ -99,7 +99,7 @@ def until(holds: Callable[[], bool]) -> None:
 @pytest.fixture
 def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plant]:
     with ExitStack() as stack:
-        broker = stack.enter_context(Broker(BrokerSettings())) if request.param == "mqtt" else None
+        broker = stack.enter_context(Broker(BrokerConfiguration())) if request.param == "mqtt" else None
         made = Plant(tmp_path, broker)
         yield made
         made.close()

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import simulated_parts as parts
 from world import World
 
 from tocsin.batch import END, RAW, Batch, empty
 from tocsin.contracts import Offset, Source, Split
+from tocsin.decode._base import Traced
+from tocsin.decode.json import Json
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.recovery import Effects
 from tocsin.engine.source_task import Finished, Opened, Revoked, Rows, SourceTask
@@ -105,6 +108,39 @@ def test_each_split_in_its_order_and_then_the_end(tmp_path: Path) -> None:
     assert lines_of(events, "b") == [b"3"]
     assert isinstance(events[-1], Finished)
     assert source.finished
+
+
+def test_what_is_read_is_decoded_ahead_by_the_same_thread(tmp_path: Path) -> None:
+    where: list[threading.Thread] = []
+
+    class Told(Json):
+        def traced(self, state: Any, batch: Batch) -> Traced:
+            where.append(threading.current_thread())
+            return super().traced(state, batch)
+
+    lines = [b'{"n": 1}', b"{", b'{"n": 3}']
+    shards = Shards.model_construct(state=state({"a": lines}))
+    source = SourceTask("in", shards, world(tmp_path), {}, (), decoder=Told(columns={"n": "int"}))
+    news = threading.Event()
+    source.start(news)
+    decoded: list[Any] = []
+    while not source.finished:
+        news.wait(1.0)
+        while (event := source.take()) is not None:
+            if isinstance(event, Rows) and event.traced is not None and len(event.batch):
+                decoded += [row.get("n", row.get("reason")) for out in event.traced[1] for row in out.rows.to_pylist()]
+    source.close(clean=True)
+    assert decoded == [1, "json_syntax", 3]
+    assert threading.main_thread() not in where
+
+
+def test_a_decoder_whose_memory_a_checkpoint_holds_does_not_run_ahead() -> None:
+    class Remembering(Json):
+        def dump(self, state: Any) -> pa.Table:
+            return pa.table({"key": pa.array(["births"])})
+
+    assert Json.may_run_ahead()
+    assert not Remembering.may_run_ahead()
 
 
 def test_children_are_read_after_all_their_parents(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tocsin.errors import ConfigError, CorruptState
 from tocsin.mqtt import packets
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client, NotConnected
 from tocsin.mqtt.sessions import Acl, read_users
 from tocsin.mqtt.topics import matches, valid_filter
@@ -32,7 +32,7 @@ VERSIONS = [paho.MQTTv311, paho.MQTTv5]
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    with Broker(BrokerSettings()) as running:
+    with Broker(BrokerConfiguration()) as running:
         yield running
 
 
@@ -201,7 +201,7 @@ def test_unsubscribe(broker: Broker) -> None:
 
 
 def test_queues_are_bounded_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
-    with Broker(BrokerSettings(queue_max=10)) as broker:
+    with Broker(BrokerConfiguration(queue_max=10)) as broker:
         receiver = Client(broker.url, "away", filters=["a"], clean=False, session_expiry_s=60)
         receiver.connect()
         receiver.close()
@@ -265,7 +265,7 @@ def test_rubbish_ends_its_own_connection_only(pieces: list[bytes], connected: bo
     client.close()
 
 
-_SHARED = Broker(BrokerSettings())
+_SHARED = Broker(BrokerConfiguration())
 
 
 @pytest.mark.parametrize(
@@ -287,14 +287,14 @@ def test_who_does_not_connect_properly_is_thrown_out(broker: Broker, first: byte
 
 
 def test_an_oversized_packet_is_refused() -> None:
-    with Broker(BrokerSettings(packet_bytes_max=10_000)) as broker:
+    with Broker(BrokerConfiguration(packet_bytes_max=10_000)) as broker:
         client = Client(broker.url)
         with pytest.raises(Exception, match="too large"):
             client.publish([("a", b"x" * 20_000)])
 
 
 def test_connections_are_bounded() -> None:
-    with Broker(BrokerSettings(sessions_max=2)) as broker:
+    with Broker(BrokerConfiguration(sessions_max=2)) as broker:
         idle = [socket.create_connection(("127.0.0.1", broker.port)) for _ in range(2)]
         deadline = time.monotonic() + 5
         while len(broker.connections) < 2:
@@ -316,10 +316,10 @@ def test_beyond_this_computer_only_with_tls_and_a_check(certificates: Path) -> N
     pair = {"cert": certificates / "server.pem", "key": certificates / "server.key"}
     for refused in ({}, {"users": {"a": "b"}}, pair):
         with pytest.raises(ConfigError, match="only with TLS"):
-            BrokerSettings(host="0.0.0.0", **refused)
-    BrokerSettings(host="0.0.0.0", **pair, users={"a": "b"})
-    BrokerSettings(host="0.0.0.0", **pair, ca=certificates / "ca.pem")
-    BrokerSettings(host="::1")
+            BrokerConfiguration(host="0.0.0.0", **refused)
+    BrokerConfiguration(host="0.0.0.0", **pair, users={"a": "b"})
+    BrokerConfiguration(host="0.0.0.0", **pair, ca=certificates / "ca.pem")
+    BrokerConfiguration(host="::1")
 
 
 def test_it_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_it_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_sessions_outlive_a_stop_in_good_order(tmp_path: Path, version: int) -> None:
     state = tmp_path / "broker.state"
-    with Broker(BrokerSettings(state=state)) as first:
+    with Broker(BrokerConfiguration(state=state)) as first:
         port = first.port
         receiver, sender = Peer(first, version, "stays"), Peer(first, version)
         receiver.subscribe("a/#")
@@ -353,7 +353,7 @@ def test_sessions_outlive_a_stop_in_good_order(tmp_path: Path, version: int) -> 
         sender.publish("kept", b"retained", retain=True)
         sender.close()
     assert state.exists()
-    with Broker(BrokerSettings(state=state, port=port)) as second:
+    with Broker(BrokerConfiguration(state=state, port=port)) as second:
         assert not state.exists()  # a crash must not bring it back
         sender = Peer(second, version)
         sender.publish("a/c", b"after")
@@ -367,12 +367,12 @@ def test_sessions_outlive_a_stop_in_good_order(tmp_path: Path, version: int) -> 
         sender.close()
     state.write_bytes(b"rubbish")
     with pytest.raises(CorruptState, match="delete it"):
-        Broker(BrokerSettings(state=state)).start()
+        Broker(BrokerConfiguration(state=state)).start()
 
 
 def test_wrong_files_are_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no\.pem"):
-        Broker(BrokerSettings(cert=tmp_path / "no.pem", key=tmp_path / "no.key")).start()
+        Broker(BrokerConfiguration(cert=tmp_path / "no.pem", key=tmp_path / "no.key")).start()
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(broker: Broker) -> None:

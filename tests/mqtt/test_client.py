@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from tocsin.cli import main
 from tocsin.errors import ConfigError
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client, NotConnected, address
 from tocsin.mqtt.packets import V5, V311
 from tocsin.mqtt.sessions import Acl
@@ -31,7 +31,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "mosquitto":
         yield request.getfixturevalue("mosquitto")().url
     else:
-        with Broker(BrokerSettings()) as broker:
+        with Broker(BrokerConfiguration()) as broker:
             yield broker.url
 
 
@@ -195,7 +195,7 @@ def mutual(request: pytest.FixtureRequest, certificates: Path) -> Iterator[str]:
     """A broker that wants client certificates, with the ACL of the examples."""
     examples = Path(__file__).parent.parent.parent / "examples" / "mosquitto"
     if request.param == "own":
-        settings = BrokerSettings(
+        settings = BrokerConfiguration(
             ca=certificates / "ca.pem",
             cert=certificates / "server.pem",
             key=certificates / "server.key",
@@ -282,7 +282,7 @@ def test_tls_below_1_2_is_not_spoken(mutual: str, certificates: Path) -> None:
 @pytest.fixture(params=["mosquitto", "own"])
 def with_password(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "own":
-        with Broker(BrokerSettings(users={"anna": "right"})) as broker:
+        with Broker(BrokerConfiguration(users={"anna": "right"})) as broker:
             yield broker.url
         return
     import subprocess

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tocsin.mqtt import packets, sessions
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 
 MIB = 1 << 20
@@ -75,7 +75,7 @@ def test_what_is_in_flight_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "SESSION_BYTES_MAX", MIB)
     monkeypatch.setattr("tocsin.mqtt.broker.SESSION_BYTES_MAX", MIB)
     subscribed = packets.Subscribe(1, (("a", 1),))
-    with Broker(BrokerSettings()) as broker, plain(broker.port, packets.Connect("lazy"), subscribed):
+    with Broker(BrokerConfiguration()) as broker, plain(broker.port, packets.Connect("lazy"), subscribed):
         until(lambda: broker.subscriptions.find(b"a"))
         sender = Client(broker.url)
         reasons = sender.publish([("a", bytes(1_000))] * 2_000)
@@ -87,7 +87,7 @@ def test_what_is_in_flight_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_that_clients_give_it_is_within_one_bound() -> None:
     limit = 4 * MIB
-    with Broker(BrokerSettings(memory_max=limit)) as broker:
+    with Broker(BrokerConfiguration(memory_max=limit)) as broker:
         for i in range(8):
             client = Client(broker.url, f"c{i}", filters=["#"], clean=False, session_expiry_s=600)
             client.connect()
@@ -106,14 +106,14 @@ def test_all_that_clients_give_it_is_within_one_bound() -> None:
 
 
 def test_filters_wills_and_names_count() -> None:
-    with Broker(BrokerSettings(memory_max=MIB)) as broker:
+    with Broker(BrokerConfiguration(memory_max=MIB)) as broker:
         many = packets.Subscribe(1, tuple((f"{i}/" + "f" * 60_000, 1) for i in range(12)))
         with plain(broker.port, packets.Connect("filters"), many):
             until(lambda: "filters" in broker.sessions and broker.sessions["filters"].subscriptions)
             assert 4 < len(broker.sessions["filters"].subscriptions) < 9
         until(lambda: broker.budget.used == 0)
     will = packets.Will("a", bytes(60_000))
-    with Broker(BrokerSettings(memory_max=1_600_000)) as broker:
+    with Broker(BrokerConfiguration(memory_max=1_600_000)) as broker:
         with plain(broker.port, packets.Connect("first", will=will)) as first:
             assert first.recv(100)[3] == 0
             with plain(broker.port, packets.Connect("second", will=will)) as peer:
@@ -123,7 +123,7 @@ def test_filters_wills_and_names_count() -> None:
             client.close()
         until(lambda: broker.budget.used + broker.wills.used == 0)
     with (
-        Broker(BrokerSettings(memory_max=100_000)) as broker,
+        Broker(BrokerConfiguration(memory_max=100_000)) as broker,
         plain(broker.port, packets.Connect("n" * 60_000)) as peer,
     ):
         assert peer.recv(100)[3] == 0x97
@@ -131,7 +131,7 @@ def test_filters_wills_and_names_count() -> None:
 
 def test_all_is_given_back(tmp_path: Path) -> None:
     chance = random.Random(4)
-    with Broker(BrokerSettings(memory_max=2 * MIB, state=tmp_path / "state")) as broker:
+    with Broker(BrokerConfiguration(memory_max=2 * MIB, state=tmp_path / "state")) as broker:
         sender = Client(broker.url)
         for _ in range(200):
             client = Client(
@@ -148,7 +148,7 @@ def test_all_is_given_back(tmp_path: Path) -> None:
             client.close()
         assert 0 < broker.budget.used <= 2 * MIB
         sender.close()
-    with Broker(BrokerSettings(memory_max=2 * MIB, state=tmp_path / "state")) as again:  # the disk counts, too
+    with Broker(BrokerConfiguration(memory_max=2 * MIB, state=tmp_path / "state")) as again:  # the disk counts, too
         sessions = [session.budget.used for session in again.sessions.values()]
         assert again.budget.used == sum(sessions) + again.retained._budget.used
         for name in list(again.sessions):
@@ -164,7 +164,7 @@ def test_all_is_given_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("qos", [0, 1])
 def test_all_retained_messages_reach_who_asks_for_them(qos: int) -> None:
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         sender = Client(broker.url)
         for i in range(300):
             sender.publish([(f"r/{i}", bytes(100_000))], retain=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tocsin.acquire.mqtt import Mqtt as Subscription
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.notify.detector_model import DetectorModel
 from tocsin.output.mqtt import Mqtt
 from tocsin.testing import feed, read_from, rows, world
@@ -35,7 +35,7 @@ def test_topic_and_payload_go_out_as_the_model_says(tmp_path: Path) -> None:
         DetectorModel(model=MODEL, transitions=False), rows({"t": [20.5, 95.5, 99.0], "name": ["fan", "fan", "a+b"]})
     )
     (batch,) = left.combine_chunks().to_batches()
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         reader = read_from(Subscription(url=broker.url, topic="plant/#"))
         while reader.counters()["connects"] == 0:
             assert reader.poll(1, 0.1) is None

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from tocsin.errors import ConfigError, DeliveryError, SchemaError
-from tocsin.mqtt.broker import Broker, BrokerSettings
+from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
 from tocsin.mqtt.sessions import Acl
 from tocsin.output.mqtt import Mqtt
@@ -36,7 +36,7 @@ def drain(client: Client, count: int) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
 @pytest.mark.parametrize("kind", ["mosquitto", "own"])
 def test_rows_arrive_as_json(kind: str, version: str, request: pytest.FixtureRequest) -> None:
-    own = Broker(BrokerSettings()).start() if kind == "own" else None
+    own = Broker(BrokerConfiguration()).start() if kind == "own" else None
     url = own.url if own is not None else request.getfixturevalue("mosquitto")().url
     receiver = Client(url, filters=["plant/#"])
     receiver.connect()
@@ -70,7 +70,7 @@ def test_ids_name_the_rows() -> None:
 
 @pytest.mark.parametrize("evil", ["a/b", "+", "#", "a\0b", "", None, "x" * 70_000])
 def test_an_id_that_would_leave_its_topic_is_not_sent(evil: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    with Broker(BrokerSettings()) as broker:
+    with Broker(BrokerConfiguration()) as broker:
         receiver = Client(broker.url, filters=["#"])
         receiver.connect()
         channel = Mqtt(url=broker.url, topic="plant/{id}/state", columns=["value"])
@@ -85,7 +85,7 @@ def test_an_id_that_would_leave_its_topic_is_not_sent(evil: str | None, caplog: 
 
 
 def test_what_the_broker_forbids_is_counted_and_does_not_block_the_rest() -> None:
-    with Broker(BrokerSettings(acl=Acl(["topic write plant/a/#"]))) as broker:
+    with Broker(BrokerConfiguration(acl=Acl(["topic write plant/a/#"]))) as broker:
         channel = Mqtt(url=broker.url, topic="plant/{key}/state")
         delivery = channel.open(world())
         delivery.deliver(channel.messages(rows({"key": ["a", "b", "a"], "value": [1, 2, 3]})))
@@ -114,7 +114,7 @@ def test_a_broker_that_is_gone_leaves_the_messages_in_the_outbox(mosquitto: Brok
 
 
 def test_a_full_queue_is_a_reason_to_try_again() -> None:
-    with Broker(BrokerSettings(queue_max=1)) as broker:
+    with Broker(BrokerConfiguration(queue_max=1)) as broker:
         away = Client(broker.url, "away", filters=["t"], clean=False, session_expiry_s=60)
         away.connect()
         away.close()
@@ -127,7 +127,7 @@ def test_a_full_queue_is_a_reason_to_try_again() -> None:
 
 def test_tls_files_start_at_the_pipelines_folder(certificates: Path) -> None:
     pair = {"cert": certificates / "server.pem", "key": certificates / "server.key"}
-    with Broker(BrokerSettings(ca=certificates / "ca.pem", **pair)) as broker:
+    with Broker(BrokerConfiguration(ca=certificates / "ca.pem", **pair)) as broker:
         own = {"ca": "ca.pem", "cert": "tocsin.pem", "key": "tocsin.key"}
         channel = Mqtt(url=broker.url, topic="t", tls=own)
         delivery = channel.open(world(certificates))

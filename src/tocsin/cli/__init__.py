@@ -103,6 +103,23 @@ def demo(port: int, folder: Path) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@_set
+@_folder
+def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
+    """Say what will make trouble here: clock, disk, syncs, permissions, certificates, peers; and what to do about it.
+
+    With a pipeline file also what it names: nothing is opened or changed. Exits with 1 where something makes trouble.
+    """
+    from tocsin.cli.doctor import report
+    from tocsin.pipeline.yamlfile import load_with_plan
+
+    plan = load_with_plan(file, _settings(settings))[1] if file is not None else None
+    if not report(plan, folder if plan is None else plan.folder):
+        raise SystemExit(1)
+
+
+@main.command()
 @_file
 @_set
 @click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, or a source be read anew.")

@@ -48,6 +48,10 @@ class Records:
         return i if self.numbers is None else int(self.numbers[i])
 
 
+Traced = tuple[Any, Sequence[Batch], Ints | None]
+"""State, batches, and the record that each row on port ``out`` comes from."""
+
+
 class Decoder(Operator):
     """From undecoded records (`RAW`) to typed rows: the declared columns, those from the topic, and ``received``."""
 
@@ -132,6 +136,11 @@ class Decoder(Operator):
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
 
+    @classmethod
+    def may_run_ahead(cls) -> bool:
+        """Returns whether what is remembered saves time only, so that records may be decoded before their turn."""
+        return cls.dump is Decoder.dump
+
     def dump(self, state: Any) -> pa.Table:
         return NO_STATE
 
@@ -144,7 +153,7 @@ class Decoder(Operator):
     def step(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch]]:
         return self.traced(state, batch)[:2]
 
-    def traced(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch], Ints | None]:
+    def traced(self, state: Any, batch: Batch) -> Traced:
         """Returns what `step` does, and the record of each row on port ``out``, shape (rows,); None: one each."""
         schema = self.decoded_schema
         if not len(batch):

@@ -100,6 +100,8 @@ def _novelty(channel: Floats, store: Singles, value: float, n: int) -> float:
         if relative > quantile:
             if n > SCORE_FROM and channel[C_TAIL] > 5.0:
                 score = _tail(channel, relative)
+            elif n > SCORE_FROM and channel[C_TAIL] == 0.0:  # nothing was ever new: once in so many readings
+                score = np.log10(n)
             excess = relative - quantile
             channel[C_TAIL] += 1.0
             channel[C_SUM] += excess

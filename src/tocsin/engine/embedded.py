@@ -220,10 +220,10 @@ class EmbeddedRunner(Runner):
             case Opened(name):
                 (origin,) = (origin for origin in self.plan.sources if origin.id == task.id)
                 open_split(attempt, origin, name, None, self._clock)
-            case Rows(name, batch, offset):
+            case Rows(name, batch, offset, traced):
                 split = attempt.splits[f"{task.id}/{name}"]
                 split.offset, split.last_rows_s = offset, self._clock.monotonic_s()
-                attempt.graph.push(split.chain, batch)
+                attempt.graph.push(split.chain, batch, traced)
             case Revoked(name):
                 attempt.revoked.append(f"{task.id}/{name}")
             case Finished():

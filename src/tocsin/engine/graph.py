@@ -31,7 +31,7 @@ from tocsin.batch import (
     with_records,
 )  # fmt: skip
 from tocsin.contracts import Channel, Operator, State
-from tocsin.decode._base import Decoder
+from tocsin.decode._base import Decoder, Traced
 from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
 from tocsin.world import FirstTime
@@ -60,15 +60,15 @@ class Chain:
         self.idle = False
         self.has_keys_apart = any(operator.apart(None) is not None for operator in origin.chain)
 
-    def through(self, batch: Batch) -> list[Batch]:
-        """What leaves the chain; rows on side ports leave it at once."""
+    def through(self, batch: Batch, traced: Traced | None = None) -> list[Batch]:
+        """What leaves the chain; rows on side ports leave it at once. ``traced``: what the decoder made of it ahead."""
         if not self.nodes or batch.port != OUT:
             return [batch]
         first = self.nodes[0]
         if not isinstance(first.operator, Decoder):
             return self._from(batch, 0)
         first.changed = True
-        first.state, decoded, origin = first.operator.traced(first.state, batch)
+        first.state, decoded, origin = traced or first.operator.traced(first.state, batch)
         left: list[Batch] = []
         for out in decoded:
             if out.port != OUT:
@@ -209,13 +209,13 @@ class Graph:
         self._mark_idle()
         self._go_on(chain.origin)
 
-    def push(self, chain: Chain, batch: Batch) -> None:
-        """Take one batch of a partition through its chain and all steps."""
+    def push(self, chain: Chain, batch: Batch, traced: Traced | None = None) -> None:
+        """Take one batch of a partition, which may be decoded already, through its chain and all steps."""
         self.counters.rows_in[chain.origin.id] += len(batch)
         if chain.idle:
             chain.idle = False
             self._mark_idle()
-        for out in chain.through(batch):
+        for out in chain.through(batch, traced):
             if out.port != OUT:
                 self._emit(chain.origin.id, out)
                 continue

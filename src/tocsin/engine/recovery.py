@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink, Source
+from tocsin.decode._base import Decoder
 from tocsin.engine.actions import Actions
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
@@ -234,6 +235,7 @@ def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
             offsets,
             ended,
             effects.segment_bytes,
+            _ahead(origin),
         )
         for name in ended:
             open_split(attempt, origin, name, offsets[name], effects.clock)
@@ -242,6 +244,12 @@ def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
         world = effects.world(plan, "ingest", ACTIONS_SPLIT)
         actions = Actions(state_folder=plan.state_folder)
         attempt.actions = SourceTask(ACTIONS_SPLIT, actions, world, {"0": attempt.actions_offset}, ())
+
+
+def _ahead(origin: SourceNode) -> Decoder | None:
+    """Returns the decoder that the source's task may run."""
+    first = next(iter(origin.chain), None)
+    return first if isinstance(first, Decoder) and first.may_run_ahead() else None
 
 
 def open_split(attempt: Attempt, origin: SourceNode, name: str, offset: Offset, clock: Clock) -> None:

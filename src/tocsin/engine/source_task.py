@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin.batch import END, REST, START, Batch
-from tocsin.contracts import Connection, Offset, Reader, Source, Split
+from tocsin.batch import END, OUT, REST, START, Batch
+from tocsin.contracts import Connection, Offset, Reader, Source, Split, State
+from tocsin.decode._base import Decoder, Traced
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.errors import Unavailable
 from tocsin.world import World
@@ -47,6 +48,8 @@ class Rows:
     split: str
     batch: Batch
     offset: Offset
+    traced: Traced | None = None
+    """The batch decoded, where that could be done ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class _Open:
     reader: Reader | LoggedReader
     offset: Offset
     """After what was handed over last."""
+    state: State
+    """Of the decoder that runs ahead."""
     waiting: int = 0
     """Batches handed over and not taken yet."""
     next_s: float = 0.0
@@ -79,6 +84,9 @@ class _Open:
 
 class SourceTask:
     """Reads one source, in a thread of its own or, without threads, when `step` is called.
+
+    It also decodes, so that this is done on another core than the steps, unless the decoder remembers what a checkpoint
+    must hold.
 
     The thread owns the connection and its readers. When the source is away (`Unavailable`), everything of it is closed
     and opened again, at the positions that were handed over last, for as long as it takes; any other error ends the
@@ -93,12 +101,14 @@ class SourceTask:
         offsets: Mapping[str, Offset],
         ended: Collection[str],
         segment_bytes: int = SEGMENT_BYTES,
+        decoder: Decoder | None = None,
     ) -> None:
         self.id = id
         self.finished = False
         """Whether every split has ended, and all that came of them has been taken."""
         self._done = False
         self._source, self._world, self._segment_bytes = source, world, segment_bytes
+        self._decoder = decoder
         self._offsets = dict(offsets)
         """Where each split is read on: after what was handed over last."""
         self._ended = set(ended)
@@ -271,11 +281,18 @@ class SourceTask:
                 batch = batch.until(START)
             with self._lock:
                 one.waiting += 1
-            self._put(Rows(one.split.name, batch, offset))
+            self._put(Rows(one.split.name, batch, offset, self._decoded(one, batch)))
             if is_over and all(split in self._ended for split in self._open):
                 self._done = True
                 self._put(Finished())
         return moved
+
+    def _decoded(self, one: _Open, batch: Batch) -> Traced | None:
+        if self._decoder is None or batch.port != OUT:
+            return None
+        traced = self._decoder.traced(one.state, batch)
+        one.state = traced[0]
+        return traced
 
     def _look_for_splits(self) -> None:
         """Open splits that are new and whose parents have ended; let go of those that are given away."""
@@ -289,7 +306,8 @@ class SourceTask:
         for name, split in listed.items():
             ready = all(parent in self._ended or parent not in listed for parent in split.after)
             if ready and name not in self._open and name not in self._ended:
-                self._open[name] = _Open(split, self._read(split), self._offsets.get(name))
+                state = None if self._decoder is None else self._decoder.initial()
+                self._open[name] = _Open(split, self._read(split), self._offsets.get(name), state)
                 self._put(Opened(name))
         if not self._open and listed and all(name in self._ended for name in listed):
             self._done = True

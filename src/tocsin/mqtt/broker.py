@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tocsin.errors import ConfigError, StateError
 from tocsin.mqtt.budget import Budget, Publication
-from tocsin.mqtt.connection import BrokerSettings, ClientConnection
+from tocsin.mqtt.connection import BrokerConfiguration, ClientConnection
 from tocsin.mqtt.sessions import (
     RETAINED_BYTES_MAX,
     SESSION_BYTES_MAX,
@@ -47,7 +47,7 @@ class Broker:
     [0]
     """
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    def __init__(self, settings: BrokerConfiguration) -> None:
         self.settings = settings
         self.port = settings.port
         self.sessions: dict[str, Session] = {}
@@ -218,11 +218,11 @@ def main() -> None:
     parser.add_argument("--users", type=Path, help="file of lines name:password")
     parser.add_argument("--acl", type=Path, help="file in the words of Mosquitto's acl_file")
     parser.add_argument("--state", type=Path, help="file that keeps sessions from a clean stop to the next start")
-    parser.add_argument("--queue-max", type=int, default=BrokerSettings.queue_max)
+    parser.add_argument("--queue-max", type=int, default=BrokerConfiguration.queue_max)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = BrokerSettings(
+        settings = BrokerConfiguration(
             given.host, given.port, given.ca, given.cert, given.key, given.crl,
             read_users(given.users) if given.users else None,
             Acl.read(given.acl) if given.acl else None,
@@ -247,7 +247,7 @@ async def _run(broker: Broker) -> None:
     await serving
 
 
-__all__ = ["Broker", "BrokerSettings"]
+__all__ = ["Broker", "BrokerConfiguration"]
 
 if __name__ == "__main__":
     main()

@@ -36,7 +36,7 @@ CLOGGED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class BrokerSettings:
+class BrokerConfiguration:
     """What a broker may be told."""
 
     host: str = "127.0.0.1"
@@ -86,7 +86,7 @@ class BrokerSettings:
 class ConnectionHost(Protocol):
     """What a connection needs of its broker."""
 
-    settings: BrokerSettings
+    settings: BrokerConfiguration
     sessions: dict[str, Session]
     subscriptions: Subscriptions
     retained: Retained
