@@ -129,3 +129,51 @@ def test_a_time_that_is_none_is_told(plant: Path) -> None:
     done = tocsin("replay", pipeline(plant, 80), "--from", "2026-03-03", "--to", "2026-03-02")
     assert done.exit_code == 2
     assert "no readings" in tocsin("replay", pipeline(plant, 80), "--to", "2025-01-01").stderr
+
+
+UNITED = """
+name: plant
+folder: {folder}
+sources:
+  east:
+    source: {{files: {{path: {folder}/east.ndjson, follow: false}}}}
+    decode: {{json: {{columns: {{machine: text, at: timestamp, celsius: float}}}}}}
+    key: machine
+    time: at
+  west:
+    source: {{files: {{path: {folder}/west.ndjson, follow: false}}}}
+    decode: {{json: {{columns: {{machine: text, at: timestamp, celsius: float}}}}}}
+    key: machine
+    time: at
+streams:
+  readings: {{from: [east, west], sinks: [delta: readings]}}
+  alarms:
+    from: {taken}
+    steps: [{{alarm: {{rule: hot, of: celsius, high: 80, chatter_max: 0}}}}, {{cases: {{depth: 1}}}}]
+    sinks: [delta: alarms]
+"""
+
+
+def test_a_table_of_several_sources_feeds_all_that_takes_them(tmp_path: Path) -> None:
+    for name, shift in (("east", 0), ("west", 1)):
+        rows = [
+            {
+                "machine": f"hall/{name}",
+                "at": (BEGIN + timedelta(hours=hour)).isoformat(),
+                "celsius": celsius(hour + shift),
+            }
+            for hour in range(48)
+        ]
+        (tmp_path / f"{name}.ndjson").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    path = tmp_path / "plant.yaml"
+    path.write_text(UNITED.format(folder=tmp_path, taken="readings"))
+    done = tocsin("run", path)
+    assert done.exit_code == 0, done.output
+    done = tocsin("replay", path)
+    assert done.exit_code == 0, done.output
+    assert "96 readings; then 8 alarms" in done.stderr
+    assert "8 of then ring again, 0 only then, 0 only now" in done.stderr
+    path.write_text(UNITED.format(folder=tmp_path, taken="east"))
+    done = tocsin("replay", path)
+    assert done.exit_code == 2
+    assert "takes east only, but table 'readings' does not say which of east, west a row is of" in done.stderr
