@@ -299,5 +299,7 @@ def test_forecasts_and_remaining_life_count_for_a_machines_health() -> None:
     take(live, "life", first.slice(1))
     (tile,) = live.changes().machines
     assert (tile.health, tile.pulled_by[0].signal) == (50, "remaining life")
+    assert ("m", "rul") in known(live)
+    assert ("m", "rul_lower") not in known(live), "the bounds are in the tile"
     assert tile.life is not None
     assert (tile.life.lower, tile.life.upper, tile.life.confidence, tile.life.reading_s) == (40, 60, 0.9, 60)

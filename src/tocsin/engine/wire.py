@@ -33,7 +33,7 @@ LIFE = ("rul", "rul_lower", "rul_upper", "rul_confidence")
 """A remaining life, in readings."""
 
 _STREAM = b"stream"
-_NOT_VALUES = {*BAND, "window_end", "received", "position", "key", "time"}
+_NOT_VALUES = {*BAND, *LIFE[1:], "window_end", "received", "position", "key", "time"}
 _MACHINE = ("machine", "device", "asset")
 
 
