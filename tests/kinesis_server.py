@@ -6,10 +6,8 @@ over a restart. It never throttles, never trims and expires no iterator: the gat
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -26,10 +24,10 @@ from typing import Any
 import boto3
 import httpx
 from botocore.config import Config
+from npm_packages import npm_package
 from servers import Needs, free_port, listens
 
 VERSION = "0.6.2"
-CACHE = Path.home() / ".cache" / "tocsin-tests"
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tocsin", "AWS_SECRET_ACCESS_KEY": "any"}
 """What the stand-in asks for: it takes any."""
@@ -38,24 +36,8 @@ _NUMBERS = count(1)
 
 
 def program(needs: Needs) -> Path:
-    """Returns the folder of the stand-in; the first call on a machine fetches it (16 MB)."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    folder = CACHE / f"kinesis-local-{VERSION}"
-    with open(CACHE / "kinesis.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            part = folder.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            options = ["--prefix", str(part), "--no-audit", "--no-fund", "--ignore-scripts"]
-            subprocess.run(
-                [needs("npm"), "install", *options, f"kinesis-local@{VERSION}"],
-                check=True,
-                timeout=300,
-                capture_output=True,
-            )
-            part.rename(folder)
-    return folder / "node_modules" / "kinesis-local"
+    """Returns the folder of the stand-in (16 MB)."""
+    return npm_package(needs, "kinesis-local", VERSION) / "kinesis-local"
 
 
 @dataclass

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,6 +117,17 @@ class InfluxDb:
         results = answer.json().get("results", [{}])
         series = results[0].get("series", [])
         return [dict(zip(one["columns"], row, strict=True)) for one in series for row in one["values"]]
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Write points, as lines with a time in nanoseconds."""
+        answer = httpx.post(
+            f"{self.url}/write",
+            params={"db": "plant", "precision": "ns"},
+            content="\n".join(lines).encode(),
+            auth=("tocsin", self.PASSWORD),
+            timeout=30,
+        )
+        assert answer.status_code == 204, answer.text
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:

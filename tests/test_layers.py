@@ -20,7 +20,7 @@ LAYERS = (
     "bases ends pipeline",
     "testing",
     "domain",
-    "mqtt kafka kinesis postgres mongodb lake",
+    "mqtt kafka kinesis postgres mongodb sparkplug influxdb lake",
     "models",
     "acquire decode condition detect estimate notify output",
     "infer",

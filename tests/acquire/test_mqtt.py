@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tocsin.acquire._mqtt import MqttReader
 from tocsin.acquire._redelivery import RedeliveryWindow
-from tocsin.acquire.mqtt import Mqtt, MqttReader
+from tocsin.acquire.mqtt import Mqtt
 from tocsin.batch import RAW, Batch
 from tocsin.decode._base import raw
 from tocsin.decode.json import Json
@@ -495,8 +496,9 @@ def test_a_change_of_topics_keeps_the_session_and_ends_the_old_subscription(
     url = mosquitto().url
     place = World(SystemClock(), SystemDisk(), tmp_path, tmp_path / ".scratch", "plant/source")
 
-    def source(*topics: str) -> Mqtt:
-        return Mqtt(url=url, topic=topics, version=version, client_id=client_id)
+    def opened(*topics: str) -> MqttReader:
+        source = Mqtt(url=url, topic=topics, version=version, client_id=client_id)
+        return MqttReader(source, place, None, source.topic)
 
     def received(reader: MqttReader, until: str) -> list[str]:
         seen: list[str] = []
@@ -509,18 +511,18 @@ def test_a_change_of_topics_keeps_the_session_and_ends_the_old_subscription(
                 reader.acknowledge(polled[1])
         return seen
 
-    first = MqttReader(source("old", "both"), place, None)
+    first = opened("old", "both")
     while not first.client.connected:
         first.poll(1, 0.1)
     first.close()
     publish(url, [("both", b"waits")])
-    second = MqttReader(source("both", "new"), place, None)
+    second = opened("both", "new")
     assert received(second, "waits") == ["waits"], "what waited under a topic that stays is not left behind"
     publish(url, [("old", b"unwanted"), ("new", b"wanted"), ("both", b"last")])
     assert received(second, "last") == ["wanted", "last"]
     second.close()
     # Asked for again, the topic is there again.
-    third = MqttReader(source("both", "old"), place, None)
+    third = opened("both", "old")
     while not third.client.connected:
         third.poll(1, 0.1)
     publish(url, [("old", b"wanted again"), ("new", b"unwanted"), ("both", b"end")])

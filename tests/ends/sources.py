@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
+from itertools import count as counting
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,13 +21,14 @@ from kinesis_server import Kinesis as KinesisServer
 from mongo_server import Mongo
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
-from servers import free_port
+from servers import InfluxDb, free_port
 
 from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
+from tocsin.acquire.influxdb import Influxdb
 from tocsin.acquire.kafka import Kafka as KafkaSource
 from tocsin.acquire.kinesis import Kinesis
 from tocsin.acquire.modbus import Modbus
@@ -34,9 +37,12 @@ from tocsin.acquire.mqtt import Mqtt
 from tocsin.acquire.opcua import Opcua
 from tocsin.acquire.postgres import Postgres
 from tocsin.acquire.simulate import Simulate
+from tocsin.acquire.sparkplug import Sparkplug
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
 from tocsin.settings.tls import Tls
+
+_NUMBERS = counting(1)
 
 
 class WithoutPeer:
@@ -148,6 +154,48 @@ class MqttHarness(WithServer):
 
     def wrong(self) -> tuple[Mqtt, str]:
         return Mqtt(url="mqtts://127.0.0.1", topic="kit/#", tls=Tls(ca="nowhere.pem")), "nowhere.pem"
+
+
+class SparkplugHarness(WithServer):
+    """An edge node at a broker; what it sends means nothing, which the source must bear."""
+
+    def _at(self, port: int, **settings: Any) -> Sparkplug:
+        url = f"mqtt://127.0.0.1:{port}"
+        return Sparkplug.model_validate({"url": url, "groups": "kit", "session_expiry_us": "1h", **settings})
+
+    def send(self, count: int) -> bool:
+        client = Client(f"mqtt://127.0.0.1:{self._port}")
+        client.publish([("spBv1.0/kit/NDATA/a", str(i).encode()) for i in range(count)])
+        client.close()
+        return True
+
+    def wrong(self) -> tuple[Sparkplug, str]:
+        return self._at(self._port, url="mqtts://127.0.0.1", tls={"ca": "nowhere.pem"}), "nowhere.pem"
+
+
+class InfluxHarness(WithServer):
+    """A measurement of a real InfluxDB."""
+
+    def __init__(self, server: InfluxDb, follow: bool) -> None:
+        super().__init__(server)
+        self._follow, self._measurement = follow, f"kit {next(_NUMBERS)}"
+
+    def _at(self, port: int, **settings: Any) -> Influxdb:
+        more = {"url": f"http://127.0.0.1:{port}", "database": "plant", "user": "tocsin", "delay": "0s"}
+        more |= {"measurement": self._measurement, "password": InfluxDb.PASSWORD, "every": "20ms"}
+        return Influxdb.model_validate({**more, "follow": self._follow, **settings})
+
+    def send(self, count: int) -> bool:
+        at_ns = time.time_ns() - 1_000_000_000
+        name = self._measurement.replace(" ", "\\ ")
+        self._server.write([f"{name} n={i}i {at_ns + i}" for i in range(count)])
+        return True
+
+    def restart(self) -> bool:
+        return self._follow and super().restart()  # else it has ended
+
+    def wrong(self) -> tuple[Influxdb, str]:
+        return self._at(self._port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
 class PostgresHarness(WithServer):
@@ -317,4 +365,4 @@ LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
 }
 FIELD = ("modbus", "opcua")
 BROKERS = ("mqtt-own", "mqtt-mosquitto")
-ELSEWHERE = ("kafka", "kinesis", "mongodb", "postgres")
+ELSEWHERE = ("influxdb", "kafka", "kinesis", "mongodb", "postgres", "sparkplug")

@@ -14,19 +14,21 @@ from modbus_server import ModbusServer
 from mongo_server import Mongo
 from opcua_server import OpcuaServer
 from postgres_server import Postgres
-from servers import Mosquitto
+from servers import InfluxDb, Mosquitto
 from sources import (
     BROKERS,
     ELSEWHERE,
     FIELD,
     LOCAL,
     FieldHarness,
+    InfluxHarness,
     KafkaHarness,
     KinesisHarness,
     MongoHarness,
     MqttHarness,
     PostgresHarness,
     Serving,
+    SparkplugHarness,
     modbus,
     opcua,
 )
@@ -65,6 +67,19 @@ def harness(
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_mqtt(harness: MqttHarness, check: Any) -> None:
     check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_sparkplug(mosquitto: Callable[..., Mosquitto], check: Any) -> None:
+    with closing(SparkplugHarness(mosquitto())) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("follow", [False, True])
+def test_influxdb(influxdb: InfluxDb, follow: bool, check: Any) -> None:
+    with closing(InfluxHarness(influxdb, follow)) as harness:
+        check(harness)
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)

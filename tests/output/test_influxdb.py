@@ -17,7 +17,7 @@ from tocsin.batch import OUT, Batch
 from tocsin.decode._base import raw
 from tocsin.decode.influx import Influx
 from tocsin.errors import SchemaError, SinkError, Unavailable
-from tocsin.output import influxdb as module
+from tocsin.influxdb import settings
 from tocsin.output._lines import to_lines
 from tocsin.output.influxdb import Influxdb
 from tocsin.testing import rows, world
@@ -80,7 +80,7 @@ def sink(influxdb: InfluxDb, request: pytest.FixtureRequest) -> Influxdb:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(settings, "TIMEOUT_S", 2.0)
 
 
 def publish(sink: Influxdb, batch: pa.RecordBatch, epoch: int = 1, place: Any = None) -> dict[str, int]:

@@ -14,6 +14,7 @@ from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.jobs import jobs
+from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.models import models, train
 from tocsin.cli.replay import replay
 from tocsin.cli.watching import init, watch
@@ -48,8 +49,11 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
 @click.version_option(__version__, prog_name="tocsin")
-def main() -> None:
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: an object each line.")
+def main(log_level: Level, log_format: Format) -> None:
     """tocsin listens to machines while they run: what is abnormal, what has stopped, what will fail."""
+    configure(log_level, log_format)
 
 
 main.add_command(alarms)

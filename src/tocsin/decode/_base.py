@@ -52,7 +52,21 @@ Traced = tuple[Any, Sequence[Batch], Ints | None]
 """State, batches, and the record that each row on port ``out`` comes from."""
 
 
-class Decoder(Operator):
+class RecordDecoder(Operator):
+    """From undecoded records (`RAW`) to rows, of each of which it is known which record it came from."""
+
+    @abstractmethod
+    def traced(self, state: Any, batch: Batch) -> Traced:
+        """Returns what `step` does, and the record of each row on port ``out``, shape (rows,); None: one each."""
+
+    def step(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch]]:
+        return self.traced(state, batch)[:2]
+
+    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
+        return {REJECTED: REJECTED_SCHEMA}
+
+
+class Decoder(RecordDecoder):
     """From undecoded records (`RAW`) to typed rows: the declared columns, those from the topic, and ``received``."""
 
     columns: Columns
@@ -133,9 +147,6 @@ class Decoder(Operator):
         """Whether some column is written in a way that the compiled scanner does not know."""
         return any(column.format is not None or column.null_numbers for column in self.told.values())
 
-    def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
-        return {REJECTED: REJECTED_SCHEMA}
-
     @classmethod
     def may_run_ahead(cls) -> bool:
         """Returns whether what is remembered saves time only, so that records may be decoded before their turn."""
@@ -150,11 +161,7 @@ class Decoder(Operator):
     def initial(self) -> Any:
         return None
 
-    def step(self, state: Any, batch: Batch) -> tuple[Any, Sequence[Batch]]:
-        return self.traced(state, batch)[:2]
-
     def traced(self, state: Any, batch: Batch) -> Traced:
-        """Returns what `step` does, and the record of each row on port ``out``, shape (rows,); None: one each."""
         schema = self.decoded_schema
         if not len(batch):
             return state, (batch.with_rows(empty(schema)),), None

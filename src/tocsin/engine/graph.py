@@ -31,7 +31,7 @@ from tocsin.batch import (
     with_records,
 )  # fmt: skip
 from tocsin.contracts import Channel, Operator, State
-from tocsin.decode._base import Decoder, Traced
+from tocsin.decode._base import RecordDecoder, Traced
 from tocsin.engine.counters import Counters
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
 from tocsin.world import FirstTime
@@ -65,7 +65,7 @@ class Chain:
         if not self.nodes or batch.port != OUT:
             return [batch]
         first = self.nodes[0]
-        if not isinstance(first.operator, Decoder):
+        if not isinstance(first.operator, RecordDecoder):
             return self._from(batch, 0)
         first.changed = True
         first.state, decoded, origin = traced or first.operator.traced(first.state, batch)

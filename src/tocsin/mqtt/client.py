@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -19,11 +19,13 @@ from tocsin.batch import Ints
 from tocsin.errors import ConfigError, TocsinError
 from tocsin.mqtt import codec, packets
 from tocsin.mqtt.codec import Publishes
-from tocsin.mqtt.packets import ProtocolError
+from tocsin.mqtt.packets import ProtocolError, Will
 from tocsin.settings.addresses import is_server
 from tocsin.settings.tls import Tls
 
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0
+"""How long the broker may take to close the connection, once a client that had left a will has taken its leave."""
 BACKOFF_S = (0.2, 30.0)
 """The first wait before connecting again, and the longest; between them it doubles, and half of it is drawn."""
 
@@ -105,6 +107,8 @@ class Client:
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     timeout_s: float = CONNECT_TIMEOUT_S
+    will: Callable[[], Will] | None = None
+    """Makes, for each new connection, what the broker publishes when that connection is lost."""
 
     connects: int = field(default=0, init=False)
     """How often a connection was made: the number of the present one."""
@@ -189,7 +193,7 @@ class Client:
                     self.keep_alive_s,
                     self.user,
                     None if self.password is None else self.password.encode(),
-                    None,
+                    None if self.will is None else self.will(),
                     properties,
                 ),
                 self.version,
@@ -252,8 +256,14 @@ class Client:
             return
         try:
             self._send(packets.encode(packets.Disconnect(), self.version))
-        except (OSError, NotConnected) as error:
-            self.last_error = str(error)  # gone already: that is what was wanted
+            if self.will is not None:
+                # A socket that is closed with something unread resets the connection, which may overtake the
+                # DISCONNECT: so the broker is to close first, or it publishes the will.
+                deadline = time.monotonic() + CLOSE_TIMEOUT_S
+                while self._receive(max(0.0, deadline - time.monotonic())):
+                    self._inbox.frames()
+        except (OSError, ProtocolError) as error:
+            self.last_error = str(error)  # gone: that is what was wanted
         self.hang_up()
 
     def hang_up(self) -> None:
@@ -460,6 +470,21 @@ class Client:
         finally:
             self._unacked, self._waiting = {}, 0
         return reasons
+
+    def post(self, topic: str, body: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Send a message on the present connection and wait for nothing. Returns False if it has been lost."""
+        if not self.connected:
+            return False
+        packet_id = self._next_id() if qos else 0
+        packet = packets.publish(
+            topic.encode(), body, version=self.version, qos=qos, packet_id=packet_id, retain=retain
+        )
+        try:
+            self._send(packet)
+        except OSError as error:
+            self._drop(error)
+            return False
+        return True
 
     def _next_id(self) -> int:
         self._packet_id = self._packet_id % 65535 + 1

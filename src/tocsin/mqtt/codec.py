@@ -179,6 +179,16 @@ class Publishes(NamedTuple):
         ids, qos, dup, retain, hashes = self[2:]
         return Publishes(topics, payloads, ids[mask], qos[mask], dup[mask], retain[mask], hashes[mask])
 
+    def after(self, topic: str, payload: bytes) -> Publishes:
+        """These messages after one that no broker has sent: QoS 0, of this topic."""
+        first = pa.array([topic]).dictionary_encode()
+        topics = pa.chunked_array([first, self.topics]).unify_dictionaries().combine_chunks()
+        return Publishes(
+            topics if isinstance(topics, pa.Array) else pa.concat_arrays(topics.chunks),
+            pa.concat_arrays([pa.array([payload], pa.binary()), self.payloads]),
+            *(np.concatenate([np.zeros(1, column.dtype), column]) for column in self[2:]),
+        )
+
 
 def publishes(data: Bytes, frames: npt.NDArray[np.int64]) -> Publishes:
     """The PUBLISH packets among these frames, as Arrow arrays; `ProtocolError` if a topic is not UTF-8."""

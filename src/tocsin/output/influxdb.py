@@ -7,34 +7,31 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow as pa
-from pydantic import SecretStr, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from tocsin.batch import QUARANTINED_BYTES
 from tocsin.contracts import Sink
 from tocsin.ends import SpooledAndNoted
 from tocsin.errors import SinkError, Unavailable
+from tocsin.influxdb.settings import ServerSettings, said
 from tocsin.output._lines import escaped_word, require_lines, to_lines
 from tocsin.settings import Many
-from tocsin.settings.addresses import is_server
-from tocsin.settings.tls import Tls
 from tocsin.world import World
 
 log = logging.getLogger(__name__)
 LINES_MAX = 5_000
 """In one request, as InfluxData advises."""
-TIMEOUT_S = 20.0
 QUARANTINE = "quarantine"
 """The measurement of lines that the server refuses, with its reason."""
 _HOUR_US = 3_600_000_000
 _DROPPED = re.compile(r" dropped=\d+")
 
 
-class Influxdb(Sink):
+class Influxdb(ServerSettings, Sink):
     """Keep rows as points: the key and ``tags`` name the series, other columns are fields.
 
     A point is told by its measurement, tags and time, and writing it again changes nothing: after a crash what was on
@@ -53,8 +50,6 @@ class Influxdb(Sink):
     InfluxData, "Line protocol" and "/write" (version 1), "/api/v2/write" (version 2).
     """
 
-    url: str
-    """The server, as ``https://influx.example:8086``."""
     measurement: str
     """The name of the table."""
     database: str = ""
@@ -63,25 +58,8 @@ class Influxdb(Sink):
     """The bucket (versions 2 and 3)."""
     org: str = ""
     """The organisation of the bucket."""
-    token: SecretStr | None = None
-    """Token (versions 2 and 3); write it as ``${env:NAME}`` or ``${file:PATH}``."""
-    user: str | None = None
-    """User name (version 1)."""
-    password: SecretStr | None = None
-    """Password (version 1); write it as ``${env:NAME}`` or ``${file:PATH}``."""
     tags: Many[str] = ("key",)
     """The columns that name the series."""
-    tls: Tls | None = None
-    """Certificates; without them ``https`` trusts what the operating system trusts."""
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, url: str) -> str:
-        if "@" in url:
-            raise ValueError("user and password do not belong in the url; give them as the settings user and password")
-        if not is_server(url, ("http", "https")):
-            raise ValueError("this is not the address of a server; write http://host:8086 or https://host:8086")
-        return url.rstrip("/")
 
     @field_validator("measurement")
     @classmethod
@@ -108,16 +86,6 @@ class Influxdb(Sink):
 
     def open(self, world: World, schema: pa.Schema) -> InfluxdbWriter:
         return InfluxdbWriter(self, world, schema)
-
-    def client(self, given: Path) -> httpx.Client:
-        """Returns a client of the server; relative certificate files start at ``given``."""
-        headers, auth = {}, None
-        if self.token is not None:
-            headers["authorization"] = f"Token {self.token.get_secret_value()}"
-        elif self.user is not None:
-            auth = (self.user, "" if self.password is None else self.password.get_secret_value())
-        verify = True if self.tls is None else self.tls.context(given)
-        return httpx.Client(base_url=self.url, headers=headers, auth=auth, verify=verify, timeout=TIMEOUT_S)
 
 
 class InfluxdbWriter(SpooledAndNoted):
@@ -172,32 +140,22 @@ class InfluxdbWriter(SpooledAndNoted):
             raise Unavailable(f"{self._settings.url}: {error or type(error).__name__}") from error
         if answer.is_success:
             return None
-        said = _said(answer)
+        told = _DROPPED.sub("", said(answer))
         if answer.status_code in (400, 413, 422):
-            return said
+            return told
         if answer.status_code == 429 or answer.status_code >= 500:
             wait = answer.headers.get("retry-after", "")
-            raise Unavailable(f"{self._settings.url} is busy: {said}", float(wait) if wait.isdecimal() else 0.0)
+            raise Unavailable(f"{self._settings.url} is busy: {told}", float(wait) if wait.isdecimal() else 0.0)
         remedy = {401: "check user and password, or the token", 403: "give the user or token the right to write"}.get(
             answer.status_code, f"create '{self._settings.database or self._settings.bucket}' there"
         )
-        raise SinkError(f"{self._settings.url} refuses to write ({answer.status_code}: {said}); {remedy}")
+        raise SinkError(f"{self._settings.url} refuses to write ({answer.status_code}: {told}); {remedy}")
 
     def _path(self) -> httpx.URL:
         if self._settings.database:
             return httpx.URL("/write", params={"db": self._settings.database, "precision": "ns"})
         asked = {"org": self._settings.org, "bucket": self._settings.bucket, "precision": "ns"}
         return httpx.URL("/api/v2/write", params=asked)
-
-
-def _said(answer: httpx.Response) -> str:
-    """What the server says of an error, in one line."""
-    try:
-        told = answer.json()
-        text = str(told.get("error") or told.get("message") or told)
-    except ValueError:
-        text = answer.text
-    return _DROPPED.sub("", " ".join(text.split()))[:300]
 
 
 def _quarantined(measurement: str, line: str, reason: str, now_us: int) -> str:

@@ -1,0 +1,1 @@
+"""What source and sink of InfluxDB share: how to reach the server."""

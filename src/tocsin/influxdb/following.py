@@ -1,0 +1,172 @@
+"""A measurement followed by time, in a thread of its own: whoever polls never waits for the server."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tocsin.errors import SourceError, TocsinError, Unavailable
+from tocsin.influxdb.settings import said
+
+POINTS = 10_000
+"""So many points are asked for at once; more where more have one time."""
+POINTS_MAX = 5_000_000
+"""So many points of one time are taken."""
+AHEAD = 2
+_LOOK_S = 0.05
+_LEAST_NS = -(2**63) + 2
+"""The earliest time that a point can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointPage:
+    """Points in the order of their times; all that there are of each of these times."""
+
+    times_ns: list[int]
+    payloads: list[bytes]
+    """Tags and fields of each, as a JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEnd:
+    """There is no more, and nothing is waited for."""
+
+
+class Measurement:
+    """Asks for the points after a time, page by page."""
+
+    def __init__(self, client: httpx.Client, database: str, measurement: str, delay_us: int) -> None:
+        self._client, self._database = client, database
+        self._from, self._until = f"from {_quoted(measurement)}", f"now() - {delay_us}u"
+        self._limit = POINTS
+
+    def page(self, after_ns: int | None) -> tuple[PointPage, bool]:
+        """Returns the next points, and whether more may follow.
+
+        A page ends between two times: of points that have the same time none is left behind.
+        """
+        while True:
+            after = _LEAST_NS if after_ns is None else after_ns
+            where = f"where time > {after} and time < {self._until}"
+            series = self._ask(f"select * {self._from} {where} order by time limit {self._limit}")
+            rows: list[list[Any]] = series.get("values", [])
+            at = series["columns"].index("time") if rows else 0
+            is_full = len(rows) >= self._limit or bool(series.get("partial"))
+            if not is_full:
+                return _page(series.get("columns", []), rows, at), False
+            last = rows[-1][at]
+            whole = [row for row in rows if row[at] != last]
+            if whole:
+                self._limit = POINTS
+                return _page(series["columns"], whole, at), True
+            if self._limit >= POINTS_MAX or len(rows) < self._limit:
+                raise SourceError(
+                    f"more than {len(rows)} points have the time {last} ns, and no more are given at once"
+                )
+            self._limit *= 4
+
+    def _ask(self, query: str) -> dict[str, Any]:
+        """The answer's only series; empty where there is none."""
+        url = self._client.base_url
+        try:
+            answer = self._client.get("/query", params={"db": self._database, "epoch": "ns", "q": query})
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{url}: {error or type(error).__name__}") from error
+        if answer.status_code == 429 or answer.status_code >= 500:
+            raise Unavailable(f"{url} is busy: {said(answer)}")
+        if not answer.is_success:
+            remedy = {401: "check user and password, or the token", 403: "give the right to read"}
+            told = remedy.get(answer.status_code, "check url and database")
+            raise SourceError(f"{url} refuses to be read ({answer.status_code}: {said(answer)}); {told}")
+        try:
+            result = answer.json()["results"][0]
+            if "error" in result:
+                raise SourceError(f"{url}: {result['error']}")
+            return dict(result.get("series", [{}])[0])
+        except (ValueError, LookupError, TypeError) as error:
+            raise SourceError(f"{url} gives no answer of InfluxDB: {answer.text[:100]!r}") from error
+
+
+def _page(columns: list[str], rows: list[list[Any]], at: int) -> PointPage:
+    """Rows as records: a tag or field that a point does not have is left out."""
+    payloads = []
+    for row in rows:  # some 5 µs each
+        point = {name: value for name, value in zip(columns, row, strict=True) if value is not None and name != "time"}
+        payloads.append(json.dumps(point, ensure_ascii=False).encode())
+    return PointPage([row[at] for row in rows], payloads)
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class Follower:
+    """Fetches pages in a thread, some ahead of whoever takes them."""
+
+    def __init__(
+        self, connect: Callable[[], tuple[httpx.Client, Measurement]], after_ns: int | None, every_s: float | None
+    ) -> None:
+        self._connect, self._after_ns, self._every_s = connect, after_ns, every_s
+        self._pages: queue.Queue[PointPage | HistoryEnd | TocsinError] = queue.Queue(AHEAD)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="influxdb source", daemon=True)
+
+    def start(self) -> None:
+        """Fetch from now on; again it does nothing."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def take(self, timeout_s: float) -> PointPage | HistoryEnd | None:
+        """Returns the next page, or None if there is none yet; raises what has gone wrong."""
+        try:
+            taken = self._pages.get(timeout=timeout_s) if timeout_s > 0 else self._pages.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(taken, TocsinError):
+            raise taken
+        return taken
+
+    def close(self) -> None:
+        """HistoryEnd the thread; one that waits for an answer ends with it."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(0.2)
+
+    def _run(self) -> None:
+        try:
+            client, measurement = self._connect()
+            with client:
+                self._follow(measurement)
+        except TocsinError as error:
+            self._put(error)
+
+    def _follow(self, measurement: Measurement) -> None:
+        while not self._stopping.is_set():
+            page, has_more = measurement.page(self._after_ns)
+            if page.times_ns:
+                self._after_ns = page.times_ns[-1]
+                self._put(page)
+            if has_more:
+                continue
+            if self._every_s is None:
+                self._put(HistoryEnd())
+                return
+            self._stopping.wait(self._every_s)
+
+    def _put(self, what: PointPage | HistoryEnd | TocsinError) -> None:
+        while not self._stopping.is_set():
+            try:
+                return self._pages.put(what, timeout=_LOOK_S)
+            except queue.Full:
+                continue
+        return None
+
+
+__all__ = ["Follower", "HistoryEnd", "Measurement", "PointPage"]
