@@ -68,12 +68,13 @@ def test_an_action_reaches_the_log(folder: Path, command: str, action: str) -> N
     known = operator_action(action)
     assert known is not None
     until = ["--until", "2999-01-31T18:00Z"] if known.detector and known.timed else []
-    tocsin("alarms", command, id, "--folder", folder, "--by", "ann", "--reason", "known", *until)
+    tocsin("alarms", *command.split(), id, "--folder", folder, "--by", "ann", "--reason", "known", *until)
     (done,) = actions(folder)
     assert {name: done[name] for name in ("action", "by", "reason")} == {
         "action": action, "by": "ann", "reason": "known",
     }  # fmt: skip
-    assert done["alarm"] == (f"hot:{listed(folder)[0]['key']}" if known.detector else id)
+    place = f"hot:{listed(folder)[0]['key']}"
+    assert done["alarm"] == (f"{place}#{id}" if known.labels else place if known.detector else id)
     assert (done["until"] is not None) == bool(until)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,9 @@ def test_every_state_is_known_to_page_and_docs(state: LifecycleState) -> None:
 
 @pytest.mark.parametrize("action", OPERATOR_ACTIONS, ids=lambda a: a.name)
 def test_every_action_is_known_to_command_line_page_and_docs(action: OperatorAction) -> None:
-    command = commands.commands[action.command]
+    command: Any = commands
+    for word in action.command.split():
+        command = command.commands[word]
     assert (command.help or "").startswith(action.sentence)
     assert ("until" in {option.name for option in command.params}) == action.timed
     assert (action in words()["ACTIONS"]) == bool(action.label)

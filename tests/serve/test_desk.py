@@ -19,6 +19,8 @@ from tocsin.notify.alarm import Alarm
 from tocsin.output._cloudevents import alertmanager, cloudevent, event_id
 from tocsin.output.delta import Delta
 from tocsin.serve import desk as alarms
+from tocsin.serve.live import Live
+from tocsin.serve.past import newest
 from tocsin.testing import feed, rows, stream, world
 
 
@@ -153,3 +155,29 @@ def test_alertmanager_keeps_the_labels_until_it_is_resolved() -> None:
     assert "endsAt" not in worse
     assert cleared["endsAt"] == "2026-01-01T00:00:20.000000Z"
     assert worse["annotations"]["severity"] == "critical"
+
+
+def test_a_label_is_known_again_after_the_page_has_started_anew(tmp_path: Path) -> None:
+    alarm = Alarm(rule="hot", high=80, chatter_max=0)
+    state, out = alarm.step(alarm.initial(), next(iter(_stream([81.0, 20.0, 81.0]))))
+    rows = [one.rows for one in out if len(one)]
+    id = rows[0]["id"][0].as_py()
+    folder = kept(tmp_path, pa.Table.from_batches(rows))
+    name = alarms.check_known(folder, "hot:machine", "label_true")
+    assert name == f"hot:machine#{id}"
+    alarms.act(tmp_path, name, "label_true", "ann", "seen the crack")
+    with pytest.raises(ConfigError, match="rule:key#id"):
+        alarms.act(tmp_path, "hot:machine", "label_true", "ann")
+    log = ActionLog(tmp_path, 0)
+    done = log.poll()
+    log.close()
+    assert done is not None
+    state, out = alarm.step(state, Batch(done, START, ACTIONS))
+    writer = Delta(path="alarms").open(world(folder, "test"), out[-1].rows.schema)
+    writer.publish(2, [writer.stage(2, [out[-1].rows])])
+    writer.close()
+    live = Live()
+    for stream_of, table in newest(folder):
+        live.take(stream_of, table)
+    shown = live.alarms.by_id[id]
+    assert (shown.label, shown.state, shown.by, shown.reason) == ("true", "ACTIVE_UNACK", "ann", "seen the crack")

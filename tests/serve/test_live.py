@@ -279,3 +279,37 @@ def test_odd_rows_are_no_error(table: pa.Table) -> None:
     live = Live()
     take(live, "odd", table)
     msgspec.json.encode([live.changes(), live.snapshot(), live.figures()])
+
+
+def test_a_tile_says_how_well_a_machine_is_and_what_pulls_it_down() -> None:
+    live = Live()
+    names = [name for name in ("hot", "odd") for _ in range(20)]
+    scores = [81.0] * 20 + [60.5] * 20
+    take(live, "judged", rows(["p"] * 40, signal=names, value=[1.0] * 40, expected=[1.0] * 40, score=scores))
+    (tile,) = live.changes().machines
+    assert tile.health == 30
+    assert [(part.signal, part.percent) for part in tile.pulled_by] == [("hot", 75), ("odd", 25)]
+    assert live.changes().machines == []
+    blamed = rows(["q"] * 4, a=[1.0] * 4, b=[2.0] * 4, signal=["a", "a", "a", "b"], score=[90.0] * 4)
+    take(live, "several", blamed)
+    (tile,) = live.changes().machines
+    assert (tile.health, [part.signal for part in tile.pulled_by]) == (32, ["a", "b"])
+
+
+def test_forecasts_and_remaining_life_count_for_a_machines_health() -> None:
+    live = Live()
+    far = rows(["p"] * 9, y=[5.0] * 9, yhat=[1.0] * 9, yhat_lower=[0.0] * 9, yhat_upper=[2.0] * 9)
+    take(live, "load", far)
+    (tile,) = live.changes().machines
+    assert (tile.health, tile.pulled_by[0].signal, tile.life) == (12, "forecast", None)
+    first = rows(
+        ["m"] * 2, [0, 60], rul=[100.0, 50], rul_lower=[80.0, 40], rul_upper=[125.0, 60], rul_confidence=[0.9] * 2
+    )
+    take(live, "life", first.slice(0, 1))
+    take(live, "life", first.slice(1))
+    (tile,) = live.changes().machines
+    assert (tile.health, tile.pulled_by[0].signal) == (50, "remaining life")
+    assert ("m", "rul") in known(live)
+    assert ("m", "rul_lower") not in known(live), "the bounds are in the tile"
+    assert tile.life is not None
+    assert (tile.life.lower, tile.life.upper, tile.life.confidence, tile.life.reading_s) == (40, 60, 0.9, 60)

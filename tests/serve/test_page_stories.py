@@ -248,6 +248,55 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     log.close()
 
 
+def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
+    engine: Engine, opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    faulty(engine)
+    engine.tell(range(1, 30))  # it has cleared
+    log = ActionLog(tmp_path, 0)
+    view = opened()
+    view.wait_for_selector(".alarm[data-active=false] .label.false:visible", timeout=WAIT_MS)
+    view.fill("#by", "Ann")
+    actions: list[Any] = []
+
+    def press(button: str) -> None:
+        view.click(f".alarm {button}")
+        wait_for(lambda: (done := log.poll()) is not None and (actions.append(done) or True))
+        engine.state, passed = engine.alarm.step(engine.state, Batch(actions[-1], port=ACTIONS))
+        engine.feed.offer("alarms", passed[0])
+
+    press(".ack")
+    view.locator("#alarm-chips button").last.click()  # all: it is no longer open
+    view.wait_for_selector(".alarm .facts:has-text('acknowledged by Ann')", timeout=WAIT_MS)
+    press(".label.false")
+    (done,) = actions[-1].to_pylist()
+    id = view.locator(".alarm").get_attribute("data-id")
+    assert (done["action"], done["by"], done["alarm"]) == ("label_false", "Ann", f"odd:oven-1#{id}")
+    view.wait_for_selector(".alarm .facts:has-text('labelled false by Ann')", timeout=WAIT_MS)
+    assert not view.locator(".alarm .label.false").is_visible()
+    assert view.locator(".alarm .label.true").is_visible()
+    engine.tell(range(3600, 3630), fault=True)  # rings anew: another alarm, of which nobody has said anything yet
+    view.wait_for_selector(".alarm[data-active=true]", timeout=WAIT_MS)
+    assert "labelled" not in view.locator(".alarm[data-active=true] .facts").inner_text()
+    assert "labelled false" in view.locator(f".alarm[data-id='{id}'] .facts").inner_text()
+    log.close()
+
+
+def test_a_tile_says_how_well_a_machine_is_and_how_long_it_has(engine: Engine, opened: Callable[..., Any]) -> None:
+    faulty(engine)
+    names = ("rul", "rul_lower", "rul_upper", "rul_confidence")
+    schema = pa.schema([KEY, TIME, *(pa.field(name, pa.float64()) for name in names)])
+    for day, life in enumerate(((100.0, 80.0, 125.0, 0.9), (50.0, 41.0, 63.0, 0.9))):
+        at = as_times(np.array([(engine.begun_s + 86_400 * day) * 1_000_000]))
+        columns = [as_keys(pa.array(["oven-1"])), at, *(pa.array([one]) for one in life)]
+        engine.feed.offer("life", Batch(pa.RecordBatch.from_arrays(columns, schema=schema)))
+    view = opened()
+    view.wait_for_selector(".tile .well:has-text('41 to 63 days left (90 % sure)')", timeout=WAIT_MS)
+    # a score of 95 pulls 0.9 down, half of the life is used up: what is left is 0.1 x 0.5
+    assert view.locator(".tile .health").inner_text() == "health 5"
+    assert "pulled down by t_out 64 %, remaining life 36 %" in view.locator(".tile .well").inner_text()
+
+
 def test_an_alarm_of_yesterday_says_its_date(engine: Engine, opened: Callable[..., Any]) -> None:
     engine.tell(range(-90_000, -89_990), fault=True)
     engine.tell(range(-89_990, -89_980), fault=True)

@@ -16,6 +16,7 @@ from tocsin.cli.edge import deploy, edge
 from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.models import models, train
+from tocsin.cli.replay import replay
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
@@ -61,6 +62,7 @@ main.add_command(jobs)
 models.add_command(deploy)
 main.add_command(models)
 main.add_command(edge)
+main.add_command(replay)
 main.add_command(train)
 main.add_command(watch)
 main.add_command(init)
@@ -342,6 +344,8 @@ def score(
 @click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
 @click.option("--value", metavar="COL", help="The column to forecast, if the step does not say.")
 @click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
+@_folder
+@click.option("--table", default="alarms", show_default=True, help="The table with the labelled alarms.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def backtest(
     job: Path,
@@ -351,25 +355,39 @@ def backtest(
     time: str | None,
     value: str | None,
     key: str | None,
+    folder: Path,
+    table: str,
     form: str,
 ) -> None:
     """How good a forecast (YAML steps that end with forecast or model, or its bare name) would have been over a file.
 
     Beside it stand the last reading and, with a season, the reading one season before, on the same readings; beside a
-    trained model also ridge, which needs no training. A model is judged by what comes after its training only.
+    trained model also ridge, which needs no training. A model is judged by what comes after its training only. Steps
+    that end with alarm are judged by the labels in the table of alarms, and a better limit is proposed in words.
     """
     from tocsin.cli.backtest import backtest as run_backtest
     from tocsin.cli.backtest import tables
+    from tocsin.cli.backtest_alarms import backtest_alarms, ends_with_alarm
     from tocsin.cli.tables import show, write
 
+    if ends_with_alarm(job):
+        if out is not None:
+            raise ConfigError(
+                f"-o {out}: there is a report of forecasts only; --format json gives the figures of alarms"
+            )
+        judged, sentences = backtest_alarms(job, data, folder, table, since, time, value, key)
+        write(judged, form)
+        for sentence in sentences:
+            click.echo(sentence, err=True)
+        return
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
     made = run_backtest(job, data, since, time, value, key)
-    for title, table in tables(made):
+    for title, figures in tables(made):
         if form == "table":
-            show(table, title)
+            show(figures, title)
         else:
-            write(table, form)
+            write(figures, form)
     click.echo(made.verdict(), err=True)
     if out is not None:
         from tocsin.cli.backtest_page import page

@@ -17,13 +17,18 @@ from tocsin.errors import ConfigError, StateError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SHOWN = ("id", "started", "key", "signal", "severity", "state", "mode", "message", "advice")
+SHOWN = ("id", "started", "key", "signal", "severity", "state", "mode", "label", "message", "advice")
 """What a person wants to see of an alarm; the other formats have all columns."""
 
 
 @click.group()
 def alarms() -> None:
     """See the alarms, and say what is done about one: acknowledge, shelve, suppress ..."""
+
+
+@alarms.group()
+def label() -> None:
+    """Say whether an alarm was true or false; also of one that is over. Labels feed `tocsin backtest`."""
 
 
 def _folder(command: Callable[P, R]) -> Callable[P, R]:
@@ -132,7 +137,8 @@ def _add_command(action: OperatorAction) -> None:
         ]
     for option in reversed(given):
         built = option(built)
-    alarms.command(action.command)(built)
+    group, name = (label, action.labels) if action.labels else (alarms, action.command)
+    group.command(name)(built)
 
 
 def _write_down(

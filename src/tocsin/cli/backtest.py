@@ -150,15 +150,15 @@ def backtest(
         step = step.model_copy(update={"of": value})
     table = read_data(data)
     rows = as_stream(table, time_column(table, time), key)
-    prepared = _run(before, rows)
+    prepared = run_steps(before, rows)
     if not prepared.num_rows:
         raise ConfigError(f"{data}: no row reaches {step.name()}")
     given = prepared.to_batches()[0]
-    whole = _run([step], given)
+    whole = run_steps([step], given)
     others = _plain(step) if isinstance(step, Forecast) else _beside(step)
-    said = {**_said(step, whole), **{name: _forecasts(_run([one], given)) for name, one in others.items()}}
+    said = {**_said(step, whole), **{name: _forecasts(run_steps([one], given)) for name, one in others.items()}}
     times = whole["time"].cast(pa.int64()).to_numpy()
-    since_us = _since(since, times) if isinstance(step, Forecast) else _after_training(step, since, times)
+    from_us = since_us(since, times) if isinstance(step, Forecast) else _after_training(step, since, times)
     one = step if isinstance(step, Forecast) else next(iter(others.values()))
     made = Backtest(
         of=one.of,
@@ -168,7 +168,7 @@ def backtest(
         times=times,
         y=whole["y"].to_numpy(),
         said=said,
-        since_us=since_us,
+        since_us=from_us,
     )
     if not made.scored.any():
         raise ConfigError(f"{data}: from {_told(made.since_us)} on no reading has a forecast; {_REMEDY[type(step)]}")
@@ -222,7 +222,8 @@ def _beside(step: Model) -> Mapping[str, Forecast]:
     return {**plain, "ridge": Forecast.model_validate({**told, "season": beyond, "inputs": inputs, "lags": most})}
 
 
-def _run(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:
+def run_steps(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:
+    """Returns what leaves the last step."""
     schema = schema_after(steps, given.schema)  # tells what is missing before any row is looked at
     return pa.Table.from_batches(list(through(steps, given)), schema).combine_chunks()
 
@@ -230,17 +231,18 @@ def _run(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:
 def _after_training(step: Model, text: str | None, times: Ints) -> int:
     """Returns from when on a model may be judged: where the part that judged it began, or later."""
     ends = [str(one.data["test_from"]) for one in step.manifests() if one is not None]
-    first_us = max(_since(end, times) for end in ends)
-    since_us = first_us if text is None else _since(text, times)
-    if since_us < first_us:
+    first_us = max(since_us(end, times) for end in ends)
+    from_us = first_us if text is None else since_us(text, times)
+    if from_us < first_us:
         raise ConfigError(
             f"--since {text}: rows before {_told(first_us)} taught the model or said when to stop; "
             "judge it by those from then on"
         )
-    return since_us
+    return from_us
 
 
-def _since(text: str | None, times: Ints) -> int:
+def since_us(text: str | None, times: Ints) -> int:
+    """Returns the time from which on is judged: the given one, else half of that of the readings."""
     if text is None:
         return int(times.min()) + (int(times.max()) - int(times.min())) // 2
     parsed, _ = parse_times(pa.array([text]), "auto", "UTC")

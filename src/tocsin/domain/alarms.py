@@ -119,6 +119,8 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it may be done with an alarm that has never rung."""
     detector: bool = False
     """Whether it is for the detector before the alarm, which tells episodes (`health`), and known to it by the key."""
+    labels: str = ""
+    """What it says of one occurrence of an alarm, also of one that is over: ``true`` or ``false``."""
 
 
 OPERATOR_ACTIONS = (
@@ -162,6 +164,14 @@ OPERATOR_ACTIONS = (
         name="maintained", command="maintained", label="Maintenance done", beforehand=True, detector=True,
         sentence="Say that maintenance is done: wear and its onset count afresh, by what was normal before.",
     ),
+    OperatorAction(
+        name="label_true", command="label true", label="True alarm", labels="true",
+        sentence="Say that an alarm was right: something was wrong.",
+    ),
+    OperatorAction(
+        name="label_false", command="label false", label="False alarm", labels="false",
+        sentence="Say that an alarm was wrong: nothing was the matter.",
+    ),
 )  # fmt: skip
 """All actions, in the order in which the page shows their buttons. ``states`` and modes say where a button is offered;
 the alarm step alone decides whether an action fits, and answers one that does not with a row ``refused``."""
@@ -171,6 +181,10 @@ _ACTION_BY_WORD = {
 
 RAISING = ("raised", "reraised")
 """Events by which an alarm becomes active; the key figures count these."""
+LABELLED = MappingProxyType(
+    {f"labelled_{action.labels}": action.labels for action in OPERATOR_ACTIONS if action.labels}
+)
+"""Events by which somebody has said what an occurrence was, and what was said. They change no state."""
 CASE_OPENED, CASE_WORSE, CASE_CLOSED = "case_opened", "case_worse", "case_closed"
 FLOOD_BEGINS, FLOOD_OVER = "flood_begins", "flood_over"
 CASE_EVENTS = (CASE_OPENED, CASE_WORSE, CASE_CLOSED, FLOOD_BEGINS, FLOOD_OVER)

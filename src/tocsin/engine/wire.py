@@ -29,8 +29,13 @@ BAND = ("expected", "lower", "upper", "score")
 FORECAST = {"expected": "yhat", "lower": "yhat_lower", "upper": "yhat_upper"}
 """The same of a step that forecasts: what it calls it."""
 
+FORETOLD = ("y", "yhat", "yhat_lower", "yhat_upper")
+"""A forecast, with the reading that came."""
+LIFE = ("rul", "rul_lower", "rul_upper", "rul_confidence")
+"""A remaining life, in readings."""
+
 _STREAM = b"stream"
-_NOT_VALUES = {*BAND, "window_end", "received", "position", "key", "time"}
+_NOT_VALUES = {*BAND, *LIFE[1:], "window_end", "received", "position", "key", "time"}
 _NOT_VALUES_OF_FORECAST = {*FORECAST.values(), "ahead", "ahead_lower", "ahead_upper", "until_ready", "version"}
 _MACHINE = ("machine", "device", "asset")
 
@@ -52,6 +57,12 @@ class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Which of them the verdict is about; empty if there is none, or it is not known."""
     band: tuple[tuple[str, str], ...] = ()
     """Which of `BAND` there are, each with the column that it stands in."""
+    blamed: str = ""
+    """The column that names the signal that a score is about, where the verdict is about several columns."""
+    foretold: tuple[str, ...] = ()
+    """The columns of a forecast, as `FORETOLD`; empty if there is none."""
+    life: tuple[str, ...] = ()
+    """The columns of a remaining life, as `LIFE`; empty if there is none."""
     state: str = ""
     """The column in which the machine says what it is doing; empty if there is none."""
 
@@ -59,9 +70,8 @@ class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Returns the columns that are shown; of alarms none is named: all plain ones are."""
         if self.kind == "alarms":
             return frozenset()
-        return frozenset(
-            {"key", "time", self.machine, self.signal, *self.values, *dict(self.band).values(), self.state} - {""}
-        )
+        shown = {"key", "time", self.machine, self.signal, self.blamed, self.state, *dict(self.band).values()}
+        return frozenset({*shown, *self.values, *self.foretold, *self.life} - {""})
 
 
 class Rejected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,6 +191,9 @@ def describe(name: str, schema: pa.Schema) -> StreamColumns:
         values=values,
         judged=about if about in values else "",
         band=tuple(band.items()),
+        blamed="signal" if "signal" in texts and not long and "score" in numbers else "",
+        foretold=FORETOLD if set(FORETOLD) <= set(numbers) else (),
+        life=LIFE if set(LIFE) <= set(numbers) else (),
         state="state" if "state" in texts else "",
     )
 

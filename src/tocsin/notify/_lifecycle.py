@@ -198,6 +198,8 @@ class Point:
                 why_not = "the time until which nothing is to be learnt is over"
             case "relearn" | "ignore" | "maintained":  # for the detector; here it is written down
                 self._emit(at, action, previous, False, policy, emit, by, reason)
+            case "label_true" | "label_false":
+                self._emit(at, action.replace("label", "labelled"), previous, False, policy, emit, by, reason)
             case "reset" if STATES[STATES[previous].after_acknowledge or previous].after_reset:
                 why_not = "acknowledge it before the reset"
             case _:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tocsin.batch import short_id
-from tocsin.domain.alarms import CLOSED, severity
+from tocsin.domain.alarms import CLEARED_ACK, CLOSED, severity
 from tocsin.notify._conditions import Level
 from tocsin.notify._lifecycle import AlarmEvent, Point, Policy
 
@@ -80,6 +80,13 @@ class AlarmRows:
         places = {"level": level.name, "limit": limit, "of": about, "depth": point.reading.get("depth")}
         said = {name: point.reading.get(name) or "" for name in ("why", "since")}
         return row | {"message": self._text(row | places | said)}
+
+    @staticmethod
+    def of_past(row: Mapping[str, object], id: str) -> dict[str, object]:
+        """Returns a row as that of an earlier occurrence, which is over: the present reading says nothing of it."""
+        unknown = dict.fromkeys(("value", "expected", "limit", "score", "started"))
+        over = {"state": CLEARED_ACK, "previous": CLEARED_ACK, "mode": "", "level": "", "case": "", "evidence": "{}"}
+        return {**row, **unknown, **over, "id": id}
 
     def _text(self, row: Mapping[str, object]) -> str:
         """Returns the message for a row: by the template where something has changed, else what was done."""

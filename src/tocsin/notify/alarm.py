@@ -18,7 +18,7 @@ from tocsin.bases import judged, require
 from tocsin.batch import ACTIONS, END, START, Batch, Codes, floats, times_us, to_batch
 from tocsin.contracts import Operator
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
-from tocsin.domain.alarms import SEVERITIES
+from tocsin.domain.alarms import LABELLED, SEVERITIES, operator_action
 from tocsin.domain.calendars import Period, as_us
 from tocsin.notify._conditions import (
     ConditionRows,
@@ -31,7 +31,7 @@ from tocsin.notify._conditions import (
     memory_fields,
     memory_of,
 )
-from tocsin.notify._lifecycle import Emit, Point, Policy
+from tocsin.notify._lifecycle import AlarmEvent, Emit, Point, Policy
 from tocsin.notify._rows import MESSAGE, NUMBER_PLACES, TEXT_PLACES, AlarmRows
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field, Remembered
@@ -309,10 +309,13 @@ class Alarm(Operator):
 
     def _act(self, state: AlarmState, action: Mapping[str, object], out: list[dict[str, object]]) -> None:
         """Apply what a person did to the alarm it names; an alarm of another rule is not ours to answer for."""
-        slot = self._find(state, str(action["alarm"]))
+        known, name, occurrence = operator_action(str(action["action"])), str(action["alarm"]), ""
+        if known is not None and known.labels:
+            name, _, occurrence = name.rpartition("#")
+        slot = self._find(state, name)
         if slot is None:
             return
-        point, emit = state.points.setdefault(slot, Point()), self._emitter(self._key(state, slot), out)
+        point, emit = state.points.setdefault(slot, Point()), self._emitter(self._key(state, slot), out, occurrence)
         point.advance(int(state.columns["clock"][slot]), self.policy, emit)
         until = action["until"]
         point.act(
@@ -340,10 +343,16 @@ class Alarm(Operator):
     def _key(state: AlarmState, slot: int) -> str:
         return state.columns.keys.name(slot)
 
-    def _emitter(self, key: str, out: list[dict[str, object]]) -> Emit:
-        """Returns what writes down the events of a key's alarm."""
+    def _emitter(self, key: str, out: list[dict[str, object]], occurrence: str = "") -> Emit:
+        """Returns what writes down the events of a key's alarm; a label may be of an earlier occurrence."""
         rows = self._rows
-        return lambda point, event: out.append(rows.row(key, point, event))
+
+        def emit(point: Point, event: AlarmEvent) -> None:
+            row = rows.row(key, point, event)
+            is_past = event.name in LABELLED and occurrence not in ("", row["id"])
+            out.append(rows.of_past(row, occurrence) if is_past else row)
+
+        return emit
 
     def dump(self, state: AlarmState) -> pa.Table:
         points = [state.points[slot].to_json() if slot in state.points else None for slot in range(len(state.columns))]

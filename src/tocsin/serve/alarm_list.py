@@ -7,10 +7,11 @@ from collections.abc import Container, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, CLOSED, SEVERITIES, rank
+from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, CLOSED, LABELLED, SEVERITIES, rank
 from tocsin.serve.messages import ShownAlarm
 
 ALARMS_MAX = 500
@@ -27,16 +28,29 @@ class AlarmList:
     def take(self, rows: pa.Table) -> None:
         """Take in alarm rows, in order."""
         for row in rows.to_pylist():  # alarms are few: some tens of microseconds each
-            if row.get("event") not in CASE_EVENTS:  # a case gathers alarms that are shown themselves
+            if row.get("event") in LABELLED:
+                self._label(row)
+            elif row.get("event") not in CASE_EVENTS:  # a case gathers alarms that are shown themselves
                 self.put(_alarm(row))
 
     def put(self, alarm: ShownAlarm) -> None:
         """Put in an alarm's newest row, in the place of older ones."""
-        self.by_id.pop(alarm.id, None)
+        before = self.by_id.pop(alarm.id, None)
+        if before is not None and not alarm.label:
+            alarm = msgspec.structs.replace(alarm, label=before.label)
         self.by_id[alarm.id] = self._changed[alarm.id] = alarm
         if len(self.by_id) > ALARMS_MAX:
             over = [known for known, old in self.by_id.items() if old.state in CLOSED] or list(self.by_id)
             del self.by_id[over[0]]
+
+    def _label(self, row: Mapping[str, Any]) -> None:
+        """Note what somebody has said an alarm was: all else of it stays as it is, also its place in the list."""
+        known = self.by_id.get(_text(row.get("id")))
+        if known is not None:
+            event = _text(row.get("event"))
+            self.by_id[known.id] = self._changed[known.id] = msgspec.structs.replace(
+                known, label=LABELLED[event], event=event, by=_text(row.get("by")), reason=_text(row.get("reason"))
+            )
 
     def changes(self) -> list[ShownAlarm]:
         """Returns what has changed since the last call."""

@@ -155,7 +155,9 @@ async def act(request: Request) -> Response:
     known = page.live.alarms.known(alarm)
     if known is None and not (action.detector and ":" in alarm):
         return refused(404, f"there is no alarm '{alarm}'; /api/alarms lists them")
-    if known is not None and action.detector:
+    if known is not None and action.labels:
+        alarm = f"{known.rule}:{known.machine}#{known.id}"
+    elif known is not None and action.detector:
         alarm = f"{known.rule}:{known.machine}"
     body = await _body(request, Act)
     if isinstance(body, Response):

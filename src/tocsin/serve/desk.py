@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from tocsin.domain.alarm_kpis import kpis as figures
 from tocsin.domain.alarm_rows import ALARM_SCHEMA, KNOWN_BY
-from tocsin.domain.alarms import CASE_EVENTS, CLOSED, OperatorAction, action_words, operator_action
+from tocsin.domain.alarms import CASE_EVENTS, CLOSED, LABELLED, OperatorAction, action_words, operator_action
 from tocsin.domain.calendars import as_us
+from tocsin.domain.labels import labels_by_id
 from tocsin.engine.actions import append_action
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.lake import read as lake
@@ -41,15 +42,18 @@ def rows(lake_folder: Path | str, table: str = "alarms") -> pa.Table:
 def list_alarms(lake_folder: Path | str, *, table: str = "alarms", everything: bool = False) -> pa.Table:
     """Returns the newest row of each alarm, latest first: those open or kept silent, or ``everything`` there was.
 
-    Cases are not listed: their alarms are.
+    Cases are not listed: their alarms are. Column ``label`` has what somebody has said an alarm was, true or false.
     """
     alarms = rows(lake_folder, table)
-    alarms = alarms.filter(pc.invert(pc.is_in(alarms["event"], pa.array(CASE_EVENTS))))
+    labels = labels_by_id(alarms)
+    alarms = alarms.filter(pc.invert(pc.is_in(alarms["event"], pa.array([*CASE_EVENTS, *LABELLED]))))
     # By number, not by time: people's clocks are not the machines'.
     alarms = alarms.take(pc.sort_indices(alarms, sort_keys=[("number", "ascending")]))
     names = zip(alarms["rule"].to_pylist(), alarms["key"].to_pylist(), strict=True)
     newest = {name: i for i, name in enumerate(names)}
     latest = alarms.take(pa.array(newest.values(), pa.int64())).sort_by([("time", "descending")])
+    said = [labels.get(id, "") for id in latest["id"].to_pylist()]
+    latest = latest.append_column("label", pa.array(said, pa.string()))
     if everything:
         return latest
     closed = pc.and_(pc.is_in(latest["state"], pa.array(CLOSED)), pc.equal(latest["mode"], ""))
@@ -59,7 +63,8 @@ def list_alarms(lake_folder: Path | str, *, table: str = "alarms", everything: b
 def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str = "alarms") -> str:
     """Raise `UnknownName` unless the table knows the alarm (its id, or ``rule:key``); returns what to call it.
 
-    What is for the detector before it goes by ``rule:key``. An alarm named by its place may be shelved or taken out of
+    What is for the detector before it goes by ``rule:key``, a label by ``rule:key#id``: the occurrence that is named,
+    or the latest. An alarm named by its place may be shelved or taken out of
     service before it has ever rung.
     """
     if ":" in alarm and _action(action).beforehand:
@@ -67,13 +72,16 @@ def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str 
     known: list[str] = []
     places: list[str] = []
     if table in lake.tables(lake_folder):
-        alarms = rows(lake_folder, table)
+        alarms = rows(lake_folder, table).sort_by("number")
         pairs = zip(alarms["rule"].to_pylist(), alarms["key"].to_pylist(), strict=True)
         places = [f"{rule}:{key}" for rule, key in pairs]
         known = [*alarms["id"].to_pylist(), *places]
     if alarm not in known:
         raise UnknownName("alarm", alarm, list(dict.fromkeys(reversed(known)))[:10])
-    return places[known.index(alarm) % len(places)] if _action(action).detector else alarm
+    last = (len(known) - 1 - known[::-1].index(alarm)) % len(places)
+    if _action(action).labels:
+        return f"{places[last]}#{known[last]}"
+    return places[last] if _action(action).detector else alarm
 
 
 def act(
@@ -91,6 +99,8 @@ def act(
         raise ConfigError("say who does it: every action is audited")
     if known.detector and ":" not in alarm:
         raise ConfigError(f"{known.name} is for a detector: name the rule and the key, such as health:pump")
+    if known.labels and "#" not in alarm:
+        raise ConfigError("a label is of one occurrence: name it rule:key#id, such as hot:pump#3f2a")
     if known.detector and known.timed and until is None:
         raise ConfigError(f"say until when to {known.name}")
     if until is not None and until.tzinfo is None:

@@ -16,6 +16,7 @@ import pyarrow.types as pt
 from tocsin.domain.alarms import ACTIVE
 from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
+from tocsin.serve.condition import SPAN, Condition, surprise
 from tocsin.serve.messages import Changes, Figures, RecentSeries, ShownAlarm, ShownMachine, Tile
 from tocsin.serve.naming import named, placed
 from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, pack
@@ -51,6 +52,7 @@ class MachineView:
     """What is said of it, by stream and signal (the signal is empty where the stream has none); the newest last."""
     series: dict[tuple[str, str], SeriesBuffer] = field(default_factory=dict)
     """By stream and signal."""
+    condition: Condition = field(default_factory=Condition)
     told: Tile | None = None
     """What browsers were last told of it."""
 
@@ -84,6 +86,7 @@ class MachineView:
     def tile(self, worst: ShownAlarm | None, now_s: float) -> Tile:
         """Returns it at a glance, given its worst open alarm."""
         silent = self.silent(now_s)
+        health, pulled_by, life = self.condition.told()
         return Tile(
             name=self.name,
             status="alarm" if worst is not None else "silent" if silent else "running",
@@ -91,6 +94,9 @@ class MachineView:
             active=worst is not None and worst.state in ACTIVE,
             silent=silent,
             state=self.state,
+            health=health,
+            pulled_by=pulled_by,
+            life=life,
         )
 
 
@@ -125,6 +131,7 @@ class Live:
         names = named(rows, stream.machine)
         for column in stream.values[:SIGNALS_MAX]:
             self._take_values(stream, *placed(stream, rows, names, column), rows, column, now_s)
+        self._take_estimates(stream, names, rows)
         if stream.state and not stream.values:
             states = dict(zip(names.to_pylist(), rows.column(stream.state).to_pylist(), strict=True))
             for name, state in states.items():
@@ -155,8 +162,37 @@ class Live:
             if series is not None:
                 series.add(points[:, part])
                 self._new_points.setdefault(series.id, []).append(points[:, part])
+                if column == stream.judged and "score" in dict(stream.band):
+                    scores = points[COLUMNS.index("score"), part]
+                    self.machines[series.machine].condition.judge(stream.name, series.signal, scores)
                 if states is not None:
                     self.machines[series.machine].say(stream.name, series.signal, states[int(part[-1])].as_py())
+
+    def _take_estimates(self, stream: StreamColumns, names: pa.ChunkedArray, rows: pa.Table) -> None:
+        """Take in verdicts on several columns, forecasts and remaining lives: the newest few of each machine."""
+        is_of_several = bool(stream.blamed) and not stream.judged
+        if not (is_of_several or stream.foretold or stream.life):
+            return
+        where = names.combine_chunks().dictionary_encode()
+        codes = where.indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+            machine = self.machines.get(where[int(part[0])].as_py()[:TEXT_MAX])
+            if machine is None:
+                continue
+            few = rows.take(pa.array(part[-SPAN:]))
+            if is_of_several:
+                about = [str(name or "")[:TEXT_MAX] for name in few.column(stream.blamed).to_pylist()]
+                scores = np.where(np.array(about) != "", _floats(few.column("score")), np.nan)
+                machine.condition.judge(stream.name, "", scores, about)
+            if stream.foretold:
+                scores = surprise(*(_floats(few.column(name)) for name in stream.foretold))
+                machine.condition.judge(stream.name, "forecast", scores)
+            if stream.life:
+                all_of_it = rows.take(pa.array(part))  # the longest life counts, too
+                lives = np.stack([_floats(all_of_it.column(name)) for name in stream.life], axis=1)
+                times = all_of_it.column("time").cast(pa.int64()).to_numpy() / 1000
+                machine.condition.foresee(stream.name, times, lives)
 
     def _machine(self, name: str, now_s: float) -> MachineView | None:
         name = name[:TEXT_MAX]

@@ -30,7 +30,27 @@ class Points(msgspec.Struct, omit_defaults=True):
     score: Numbers = []
 
 
-class Tile(msgspec.Struct):
+class Contribution(msgspec.Struct):
+    """What pulls a machine's health down."""
+
+    signal: str
+    percent: int
+    """Its share of all that pulls it down."""
+
+
+class Life(msgspec.Struct):
+    """How long a machine has until it fails, in readings."""
+
+    expected: float
+    lower: float
+    upper: float
+    confidence: float
+    """The share of machines whose true life lies between the bounds."""
+    reading_s: float | None = None
+    """How far readings are apart; None if not known yet."""
+
+
+class Tile(msgspec.Struct, kw_only=True):
     """A machine at a glance."""
 
     name: str
@@ -44,6 +64,11 @@ class Tile(msgspec.Struct):
     """Whether nothing has come for much longer than usual."""
     state: str
     """What the machine says of itself (running, idle ...), if anything."""
+    health: int | None = None
+    """From 0 to 100, by its detectors, forecasts and remaining life; None if nobody judges it."""
+    pulled_by: list[Contribution] = []
+    """What pulls it down, most first."""
+    life: Life | None = None
 
 
 class Series(msgspec.Struct):
@@ -67,7 +92,7 @@ class MachineSeries(Series):
     points: Points
 
 
-class ShownMachine(Tile):
+class ShownMachine(Tile, kw_only=True):
     """A tile with its series."""
 
     series: list[RecentSeries]
@@ -105,6 +130,8 @@ class ShownAlarm(msgspec.Struct, kw_only=True):
     """How far the level has gone, in standard deviations."""
     by: str = ""
     reason: str = ""
+    label: str = ""
+    """What somebody has said it was: ``true``, ``false`` or nothing yet."""
 
 
 class Figures(msgspec.Struct, kw_only=True):

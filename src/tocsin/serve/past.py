@@ -33,11 +33,14 @@ def newest(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterat
         if left_s <= 0:
             return
         try:
-            newest_of_each = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY number DESC) = 1"
+            # A label is a row beside that of the state, and goes behind it: its time is that of a clock.
+            is_label = "starts_with(event, 'labelled_')"
+            newest_of_each = f"QUALIFY row_number() OVER (PARTITION BY id, {is_label} ORDER BY number DESC) = 1"
             only = newest_of_each if stream.kind == "alarms" else ""
             limit = ALARMS_MAX if only else _ROWS_MAX
+            of_table = f"SELECT * FROM {quoted(name)} {only} ORDER BY time DESC LIMIT {limit}"  # noqa: S608
             rows = query(
-                f"SELECT * FROM (SELECT * FROM {quoted(name)} {only} ORDER BY time DESC LIMIT {limit}) ORDER BY time",  # noqa: S608
+                f"SELECT * FROM ({of_table}) ORDER BY {f'{is_label}, ' if only else ''}time",  # noqa: S608
                 lake_folder,
                 timeout_s=left_s,
             )

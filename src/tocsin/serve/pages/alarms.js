@@ -136,7 +136,8 @@ export class AlarmList {
     row.advice.textContent = `What to do: ${alarm.advice}`;
     ACTIONS.forEach((action, i) => {
       const fits = (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
-        (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends);
+        (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends) &&
+        (!action.labels || alarm.label !== action.labels);
       row.buttons[i].hidden = !fits;
       row.buttons[i].disabled = Boolean(row.sent);
       row.buttons[i].textContent = row.sent === action.name ? `${action.label} …` : action.label;
@@ -155,6 +156,7 @@ function factsOf(alarm) {
   if (known(alarm.score)) facts.push(`score ${Math.round(alarm.score)}${known(alarm.limit) ? ` (limit ${show(alarm.limit)})` : ""}`);
   else if (known(alarm.limit)) facts.push(`limit ${show(alarm.limit)}${unit}`);
   if (known(alarm.depth)) facts.push(`level ${show(alarm.depth)} standard deviations away`);
+  if (alarm.label && worded(alarm.event) !== `labelled ${alarm.label}`) facts.push(`labelled ${alarm.label}`);
   if (alarm.mode) facts.push(worded(alarm.mode));
   if (alarm.by) facts.push(`${worded(alarm.event)} by ${alarm.by}`);
   if (alarm.reason) facts.push(alarm.reason);

@@ -38,7 +38,7 @@ export class Tiles {
   /** @param {import("/wire.js").Tile} machine */
   update(machine) {
     const tile = this.byName.get(machine.name) ?? this.make(machine.name);
-    Object.assign(tile, { status: machine.status, severity: machine.severity, active: machine.active, silent: machine.silent, state: machine.state, dirty: true });
+    Object.assign(tile, { status: machine.status, severity: machine.severity, active: machine.active, silent: machine.silent, state: machine.state, healthy: machine.health, pulledBy: machine.pulled_by ?? [], life: machine.life ?? null, dirty: true });
     this.changed = true;
   }
 
@@ -54,13 +54,15 @@ export class Tiles {
     const values = node("span", "values");
     const canvas = node("canvas");
     canvas.setAttribute("aria-hidden", "true");
-    top.append(label, pill);
+    const health = node("span", "health");
+    const well = node("span", "well");
+    top.append(label, health, pill);
     body.append(values, canvas);
-    root.append(top, body);
+    root.append(top, body, well);
     root.addEventListener("click", () => this.choose(name));
     this.seen.observe(root);
     this.owners.set(root, name);
-    const tile = { name, visible: false, root, pill, values, canvas, status: "running", severity: "", active: false, silent: false, state: "", signals: new Map(), dirty: true };
+    const tile = { name, visible: false, root, pill, health, well, values, canvas, status: "running", severity: "", active: false, silent: false, state: "", healthy: null, pulledBy: [], life: null, signals: new Map(), dirty: true };
     this.byName.set(name, tile);
     let [low, high] = [0, this.sorted.length];
     while (low < high) {
@@ -144,6 +146,11 @@ export class Tiles {
     Object.assign(tile.root.dataset, { status: tile.status, severity: tile.severity, active: tile.active, silent: tile.silent });
     tile.root.setAttribute("aria-pressed", String(tile.name === this.chosen));
     paintPill(tile.pill, tile);
+    tile.health.textContent = known(tile.healthy) ? `health ${tile.healthy}` : "";
+    tile.well.textContent = [
+      tile.pulledBy.length ? `pulled down by ${tile.pulledBy.slice(0, 3).map((one) => `${one.signal} ${one.percent} %`).join(", ")}` : "",
+      tile.life ? lifeOf(tile.life) : "",
+    ].filter(Boolean).join(" · ");
     const signals = [...tile.signals.entries()].slice(0, 3);
     while (tile.values.children.length < signals.length) { const row = node("span", "value"); row.append(node("span"), node("b")); tile.values.append(row); }
     const common = commonStart([...tile.signals.keys()]);
@@ -155,6 +162,17 @@ export class Tiles {
     });
     if (signals.length) drawSpark(tile.canvas, signals[0][1].recent, this.colours());
   }
+}
+
+const known = (value) => value !== null && value !== undefined;
+
+// How long a machine has, as a range, in the greatest unit that leaves the upper bound above 1.
+function lifeOf(life) {
+  const units = [["days", 86400], ["hours", 3600], ["minutes", 60], ["seconds", 1]];
+  const [unit, size] = known(life.reading_s) ?
+    units.find((one) => life.upper * life.reading_s >= one[1]) ?? units.at(-1) : ["readings", 1];
+  const per = known(life.reading_s) ? life.reading_s / size : 1;
+  return `${show(Math.max(0, life.lower * per))} to ${show(life.upper * per)} ${unit} left (${Math.round(100 * life.confidence)} % sure)`;
 }
 
 // What a machine is doing, in a sign, a word and a colour.

@@ -24,6 +24,9 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {boolean} active
  * @property {boolean} silent
  * @property {string} state
+ * @property {number|null} health  from 0 to 100
+ * @property {{signal: string, percent: number}[]} pulled_by
+ * @property {{expected: number, lower: number, upper: number, confidence: number, reading_s: number|null}|null} life  in readings
  *
  * @typedef {Object} Series
  * @property {number} id
@@ -54,6 +57,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number|null} depth
  * @property {string} by
  * @property {string} reason
+ * @property {string} label
  *
  * @typedef {Object} Figures
  * @property {"live"|"stalled"|"gone"} engine
