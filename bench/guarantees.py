@@ -1,13 +1,13 @@
-"""Kill the engine with -9, restart its servers and cut the network while numbered records flow; count what is lost or doubled.
+"""Kill the engine with -9, restart its servers and cut the network while numbered records flow; count what goes wrong.
 
     python bench/guarantees.py [PART ...] --records 20000
 
 A part is a source or a sink with its other side, started here: `files` (a growing file to files), `delta` (a growing
 file to a Delta table), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
 one, the server stopped in turn as an operator and as a crash does it), `mongodb` (two collections of the stand-in for
-MongoDB to two tables of a real PostgreSQL, written together). Between tocsin and Mosquitto, and tocsin and the tables of
-`postgres`, stands a proxy that refuses, drops, delays and half-closes once in each life of the engine. Ends with one JSON line; the exit status says whether
-each part kept its promise.
+MongoDB to two tables of a real PostgreSQL, written together). With `mqtt` and `postgres` a proxy stands between tocsin
+and the server, which refuses, drops, delays or half-closes once in each life of the engine. Ends with one JSON line;
+the exit status says whether each part kept its promise.
 """
 
 from __future__ import annotations
