@@ -1,4 +1,4 @@
-"""Kill the engine with -9 and restart its servers while numbered records flow; count what is lost or doubled.
+"""Kill the engine with -9, restart its servers and cut the network while numbered records flow; count what goes wrong.
 
     python bench/guarantees.py [PART ...] --records 20000
 
@@ -6,8 +6,9 @@ A part is a source or a sink with its other side, started here: `files` (a growi
 file to a Delta table), `objects` (a growing file to a real S3 server, and from there to a Delta table; the server is
 killed in turn), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
 one, the server stopped in turn as an operator and as a crash does it), `mongodb` (two collections of the stand-in for
-MongoDB to two tables of a real PostgreSQL, written together). Ends with one JSON line; the exit status says whether
-each part kept its promise.
+MongoDB to two tables of a real PostgreSQL, written together). With `mqtt` and `postgres` a proxy stands between tocsin
+and the server, which refuses, drops, delays or half-closes once in each life of the engine. Ends with one JSON line;
+the exit status says whether each part kept its promise.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from cut_network import TROUBLES, CutNetwork
 from engine_process import end, engine
 from mongo_server import Mongo, mongo_jars
 from postgres_server import PASSWORD, USER, Postgres
@@ -48,6 +50,10 @@ class Part(Protocol):
     """An end to be tried, and its other side."""
 
     promise: str
+
+    @property
+    def network(self) -> CutNetwork | None:
+        """What stands between tocsin and the server, if the part can be cut off."""
 
     def pipeline(self) -> Mapping[str, Any]:
         """Return source and sink, as a pipeline file says them."""
@@ -72,6 +78,7 @@ class Files:
     """A file that grows, to files."""
 
     promise = "exactly once"
+    network: CutNetwork | None = None
     sink: Mapping[str, Any] = {"files": "out"}
 
     def __init__(self, folder: Path) -> None:
@@ -158,6 +165,7 @@ class Mqtt:
         if program is None:
             raise SystemExit("mosquitto is missing; install it with: apt-get install mosquitto")
         self._server = Mosquitto(program, folder).start()
+        self.network = CutNetwork(self._server.port)
         reader: Any = read_from(Pipeline.model_validate({"name": "mqtt", **self.pipeline()}).plan().sources[0].source)
         until_s = time.monotonic() + 10
         while not reader.client.connected and time.monotonic() < until_s:
@@ -165,7 +173,9 @@ class Mqtt:
         reader.close()
 
     def pipeline(self) -> Mapping[str, Any]:
-        source = {"mqtt": {"url": self._server.url, "topic": "kept/#", "client_id": "guarantees"}}
+        source = {
+            "mqtt": {"url": f"mqtt://127.0.0.1:{self.network.port}", "topic": "kept/#", "client_id": "guarantees"}
+        }
         return {"source": source, **DECODED, "streams": {"readings": {"sinks": [{"delta": "out"}]}}}
 
     def send(self, numbers: Sequence[int]) -> None:
@@ -183,6 +193,7 @@ class Mqtt:
         return _in_delta(self.folder / "lake" / "out")
 
     def close(self) -> None:
+        self.network.close()
         self._server.stop()
 
 
@@ -193,11 +204,13 @@ class PostgresTables:
 
     def __init__(self, folder: Path) -> None:
         self._server = Postgres().start()
+        self.network = CutNetwork(self._server.port)
         self._restarts = 0
         self._server.execute("create table records (n bigint primary key, machine text, at timestamptz)")
 
     def pipeline(self) -> Mapping[str, Any]:
-        server = {"url": self._server.url, "user": USER, "password": PASSWORD}
+        url = self._server.url.replace(f":{self._server.port}/", f":{self.network.port}/")
+        server = {"url": url, "user": USER, "password": PASSWORD}
         source = {"postgres": {**server, "table": "records", "cursor": "n", "follow": True, "every": "20ms"}}
         sinks = [{"postgres": {**server, "table": "out.records"}}]
         time = {"column": "at", "lateness": "1h"}
@@ -218,6 +231,7 @@ class PostgresTables:
         return Counter(n for (n,) in self._server.execute("select n from out.records"))
 
     def close(self) -> None:
+        self.network.close()
         self._server.remove()
 
 
@@ -225,6 +239,7 @@ class MongoCollections:
     """Two collections of the stand-in for MongoDB, followed by the date of change, to tables that are one load."""
 
     promise = "exactly once"
+    network: CutNetwork | None = None
     _names = ("even", "odd")
 
     def __init__(self, folder: Path) -> None:
@@ -296,14 +311,18 @@ def _in_delta(path: Path) -> Counter[int]:
     return Counter(DeltaTable(path).to_pyarrow_table(columns=["n"])["n"].to_pylist())
 
 
-def live(part: Part, pipeline: Pipeline, numbers: Sequence[int], life_s: float, *, restarts: bool) -> None:
-    """Run the engine for so long while records are sent and the server is restarted, then kill it."""
+def live(
+    part: Part, pipeline: Pipeline, numbers: Sequence[int], life_s: float, *, restarts: bool, cut: tuple[int, str]
+) -> None:
+    """Run the engine for so long while records are sent, the server is restarted and the network cut, then kill it."""
     child = engine(pipeline.plan())
     bursts = [numbers[at : at + BURST] for at in range(0, len(numbers), BURST)]
     until_s = time.monotonic() + life_s
     for i, burst in enumerate(bursts):
         if restarts and i == len(bursts) // 2:
             part.restart()
+        if part.network is not None and i == cut[0] % len(bursts):
+            part.network.trouble(cut[1])
         part.send(burst)
         time.sleep(max(0.0, until_s - time.monotonic()) / (len(bursts) - i))
     if not os.WIFSIGNALED(end(child, signal.SIGKILL)):
@@ -337,10 +356,12 @@ def tried(name: str, folder: Path, records: int, kills: int, seed: int) -> dict[
         pipeline = Pipeline.model_validate(settings)
         for i in range(kills):
             numbers = range(records * i // kills, records * (i + 1) // kills)
-            live(part, pipeline, numbers, draw.expovariate(1 / LIFE_S), restarts=i % 2 == 1)
+            cut = (draw.randrange(records), TROUBLES[i % len(TROUBLES)])
+            live(part, pipeline, numbers, draw.expovariate(1 / LIFE_S), restarts=i % 2 == 1, cut=cut)
             restarts += i % 2
             print(f"\r{name}: {i + 1} kills", end="", file=sys.stderr)
         received = catch_up(part, pipeline, records)
+        connections_cut = part.network.cut if part.network is not None else 0
     finally:
         part.close()
     print(file=sys.stderr)
@@ -350,6 +371,7 @@ def tried(name: str, folder: Path, records: int, kills: int, seed: int) -> dict[
         "doubled": received.total() - len(received),
         "kills": kills,
         "restarts": restarts if type(part).restart is not Files.restart else 0,
+        "connections cut": connections_cut,
         "promise": part.promise,
     }
 

@@ -1,0 +1,104 @@
+"""A TCP proxy on loopback that refuses, drops, delays and half-closes when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+
+TROUBLES = ("refuse", "drop", "delay", "half-close")
+TROUBLE_S = 0.3
+"""So long connections are refused, or bytes held back."""
+_RESET = struct.pack("ii", 1, 0)
+
+
+class CutNetwork:
+    """Stands between a client and the server at a port of loopback, which may stop and start again."""
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._refused_until_s = self._held_until_s = 0.0
+        self.cut = 0
+        """So many connections a trouble has met."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def trouble(self, kind: str) -> None:
+        """Let one of the `TROUBLES` come over all connections that stand."""
+        with self._lock:
+            pairs = list(self._pairs)
+        self.cut += len(pairs)
+        if kind == "delay":
+            self._held_until_s = time.monotonic() + TROUBLE_S
+            return
+        if kind == "refuse":
+            self._refused_until_s = time.monotonic() + TROUBLE_S
+        for client, server in pairs:
+            if kind == "half-close":
+                _shut(client, socket.SHUT_WR)
+            else:
+                _reset(client)
+                _reset(server)
+
+    def close(self) -> None:
+        _shut(self._listener, socket.SHUT_RDWR)
+        self._listener.close()
+        self.trouble("drop")
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            try:
+                if time.monotonic() < self._refused_until_s:
+                    raise ConnectionRefusedError
+                server = socket.create_connection(("127.0.0.1", self._server), 5)
+            except OSError:
+                _reset(client)
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._pairs.add((client, server))
+            threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
+
+    def _carry(self, client: socket.socket, server: socket.socket) -> None:
+        back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+        back.start()
+        self._pump(client, server)
+        back.join()
+        with self._lock:
+            self._pairs.discard((client, server))
+        client.close()
+        server.close()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                time.sleep(max(0.0, self._held_until_s - time.monotonic()))
+                target.sendall(data)
+        except OSError:
+            _shut(source, socket.SHUT_RDWR)  # cut: the other direction ends as well
+        _shut(target, socket.SHUT_WR)
+
+
+def _shut(end: socket.socket, how: int) -> None:
+    try:
+        end.shutdown(how)
+    except OSError:
+        return  # it is no longer connected
+
+
+def _reset(end: socket.socket) -> None:
+    """Make the close that follows a reset, and wake who reads from it."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    except OSError:
+        return  # it is closed
+    _shut(end, socket.SHUT_RDWR)
