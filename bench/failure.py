@@ -4,7 +4,7 @@ DIR holds `azure_pdm/`: means and deviations of 3 hours of telemetry, errors, ma
 over a year. What is known at the end of a window are its telemetry, the errors of the last 24 hours and the days since
 the last maintenance of each component; the target is a failure in the 24 hours after that. Split in time: the last
 30 % judge, the last 20 % of the others calibrate, nothing is chosen on what judges. At the borders the 24 hours of the
-last rows of a part reach into the next one. Baselines on the same rows: the base rate, and the same trees that know only
+last rows of a part reach into the next one. Baselines on the same rows: the base rate, and the same trees knowing only
 the days since the last failure and the last maintenance. Ends with one line of JSON.
 """
 

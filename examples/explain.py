@@ -1,6 +1,6 @@
 """System 9: by what machines fail, as a table and as a page: python examples/explain.py ai4i2020.csv
 
-The data are the AI4I 2020 Predictive Maintenance Dataset (UCI, doi:10.24432/C5HS5C). The modes of failure are known only
+The data are the AI4I 2020 Predictive Maintenance Dataset (UCI, doi:10.24432/C5HS5C). Modes of failure are known only
 afterwards, and the numbers of parts tell nothing of what comes: both are left out.
 """
 

@@ -35,7 +35,8 @@ def test_what_matters_comes_first_and_noise_last() -> None:
     base, *models = made.models.to_pylist()
     assert all(row["brier"] < base["brier"] and row["average_precision"] > 2 * base["base_rate"] for row in models)
     assert made.in_words(int(made.probability.argmax())).startswith("torque")
-    assert len(made.rows) == 600 and made.rows.min() == 1400
+    assert len(made.rows) == 600
+    assert made.rows.min() == 1400
     assert abs(made.probability.mean() - made.outcome.mean()) < 0.05
 
 
@@ -52,7 +53,9 @@ def test_rows_are_split_by_time_and_those_without_a_target_are_left_out() -> Non
     given["failed"] = given["failed"].astype("boolean")
     given.loc[3, "failed"] = pd.NA
     made = tocsin.explain(given.iloc[::-1].reset_index(drop=True), target="failed", time="time")
-    assert made.left_out == 1 and made.rows.max() == 599 and "time" not in made.features
+    assert made.left_out == 1
+    assert made.rows.max() == 599
+    assert "time" not in made.features
 
 
 def test_a_leak_is_named() -> None:
@@ -82,6 +85,9 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path: Path) -> No
     made = CliRunner().invoke(main, ["explain", str(tmp_path / "data.csv"), "--target", "failed", "-o", str(page)])
     assert made.exit_code == 0, made.output
     text = page.read_text()
-    assert "&lt;torque&gt;" in text and "Reliability" in text and "<script src" not in text
+    assert "&lt;torque&gt;" in text
+    assert "Reliability" in text
+    assert "<script src" not in text
     wrong = CliRunner().invoke(main, ["explain", str(tmp_path / "data.csv"), "--target", "fialed"])
-    assert wrong.exit_code == 2 and "there is no column 'fialed'" in wrong.output
+    assert wrong.exit_code == 2
+    assert "there is no column 'fialed'" in wrong.output
