@@ -8,6 +8,7 @@ for name, rows in tocsin.preview(pipeline):      # a sample after each step
 tocsin.run(pipeline)                             # to the end of its sources, or until Ctrl-C
 tocsin.read("anomalies").to_pandas()             # a table as Arrow, from there to pandas or polars
 tocsin.train("load.yaml")                        # a forecaster from tables, as a version in the store
+tocsin.explain(frame, target="failed")            # by what: three models beside each other
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "load", "preview", "query", "read", "run", "train"]
+__all__ = ["Pipeline", "explain", "load", "preview", "query", "read", "run", "train"]
 
 if TYPE_CHECKING:
     from tocsin.engine.api import preview, run
     from tocsin.lake.read import query, read
+    from tocsin.models.explain import explain
     from tocsin.models.train import train
     from tocsin.pipeline.model import Pipeline
     from tocsin.pipeline.yamlfile import load
 
 _WHERE = {
     "Pipeline": "tocsin.pipeline.model",
+    "explain": "tocsin.models.explain",
     "load": "tocsin.pipeline.yamlfile",
     "preview": "tocsin.engine.api",
     "query": "tocsin.lake.read",

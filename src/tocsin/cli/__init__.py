@@ -13,6 +13,7 @@ from tocsin import __version__
 from tocsin.cli.alarms import alarms
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
+from tocsin.cli.explain import explain
 from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.models import models, train
@@ -63,6 +64,7 @@ models.add_command(deploy)
 main.add_command(models)
 main.add_command(edge)
 main.add_command(replay)
+main.add_command(explain)
 main.add_command(train)
 main.add_command(watch)
 main.add_command(init)

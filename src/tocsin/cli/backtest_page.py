@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,51 +9,16 @@ import pyarrow as pa
 
 from tocsin.batch import Floats
 from tocsin.cli.backtest import Backtest, tables
-from tocsin.values.text import printable
+from tocsin.cli.html import document
 
 DRAWN_MAX = 10_000
 """Readings in the charts: the last ones of the series with the most; tables are about all."""
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1c2733 }
-table { border-collapse: collapse; margin: 1rem 0 }
-td, th { padding: .25rem .8rem; border-bottom: 1px solid #d8dee6; text-align: right }
-td:first-child, th:first-child { text-align: left }
-.verdict { font-size: 1.1rem; font-weight: 600 }
-"""
 BLUE, GREY, BAND = "#1769c4", "#4d5b6c", "rgba(23,105,196,.13)"
 
 
 def page(made: Backtest, name: str) -> str:
     """Returns the report on the data of this name."""
-    from plotly.offline import get_plotlyjs
-
-    heading = f"Backtest: {escape(printable(name))}"
-    parts = [f"<h1>{heading}</h1>", f'<p class="verdict">{escape(made.verdict())}</p>']
-    parts += [f"<h2>{escape(printable(title))}</h2>{_table(table)}" for title, table in tables(made)]
-    charts = "".join(f"<h2>{title}</h2>{_drawn(figure)}" for title, figure in _charts(made))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style>'
-        f"<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}{charts}</body></html>\n"
-    )
-
-
-def _table(table: pa.Table) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.column_names)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row.values()) + "</tr>"
-        for row in table.to_pylist()
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
-
-
-def _drawn(figure: Any) -> str:
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False))
+    return document(f"Backtest: {name}", [made.verdict()], tables(made), _charts(made))
 
 
 def _charts(made: Backtest) -> list[tuple[str, Any]]:
