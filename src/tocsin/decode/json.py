@@ -122,7 +122,7 @@ class Json(Decoder):
 
     @cached_property
     def _paths(self) -> list[tuple[str, ...]]:
-        return [_steps(column.path or name) for name, column in self.columns.items()]
+        return [steps_of(column.path or name) for name, column in self.columns.items()]
 
     @cached_property
     def _takes_values(self) -> bool:
@@ -213,7 +213,7 @@ NAME, ELEMENT = "@key", "@value"
 """Paths of what stands around a row: its name in an object of rows (its number in an array), and the row itself."""
 
 
-def _steps(path: str) -> tuple[str, ...]:
+def steps_of(path: str) -> tuple[str, ...]:
     """The keys of a path; a dot behind a backslash is part of a key."""
     return tuple(step.replace("\\.", ".") for step in re.split(r"(?<!\\)\.", path))
 
@@ -223,10 +223,10 @@ def _value_at(steps: tuple[str, ...], element: Any, record: Any, name: str | Non
         return name
     if steps == (ELEMENT,):
         return element
-    return _at(record, steps[1:]) if steps[0] == "$" else _at(element, steps)
+    return at_path(record, steps[1:]) if steps[0] == "$" else at_path(element, steps)
 
 
-def _at(value: Any, steps: tuple[str, ...]) -> Any:
+def at_path(value: Any, steps: tuple[str, ...]) -> Any:
     """What stands at a path, None if nothing does."""
     keys = _where(value, steps)
     for key in keys or ():
@@ -254,7 +254,7 @@ def _where(value: Any, steps: tuple[str, ...]) -> tuple[Any, ...] | None:
 
 def _elements(record: Any, path: str) -> list[tuple[str, Any]]:
     """The rows at a path, each with its name in an object, or its number in an array."""
-    rows = _at(record, tuple(step for step in _steps(path) if step != "$"))
+    rows = at_path(record, tuple(step for step in steps_of(path) if step != "$"))
     if isinstance(rows, dict):
         return list(rows.items())
     if not isinstance(rows, list):
@@ -364,4 +364,4 @@ _LEXER = re.compile(
     r'(?P<open>[\[{])|(?P<close>[\]}])|(?P<comma>,)|(?P<scalar>"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null)'
 )
 
-__all__ = ["Json"]
+__all__ = ["Json", "at_path", "steps_of"]
