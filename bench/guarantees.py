@@ -3,7 +3,8 @@
     python bench/guarantees.py [PART ...] --records 20000
 
 A part is a source or a sink with its other side, started here: `files` (a growing file to files), `delta` (a growing
-file to a Delta table), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
+file to a Delta table), `objects` (a growing file to a real S3 server, and from there to a Delta table; the server is
+killed in turn), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
 one, the server stopped in turn as an operator and as a crash does it), `mongodb` (two collections of the stand-in for
 MongoDB to two tables of a real PostgreSQL, written together). Ends with one JSON line; the exit status says whether
 each part kept its promise.
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from engine_process import end, engine
 from mongo_server import Mongo, mongo_jars
 from postgres_server import PASSWORD, USER, Postgres
-from servers import Mosquitto
+from servers import CACHE, Mosquitto, ObjectStore
 
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import read_from
@@ -104,6 +105,46 @@ class Delta(Files):
 
     def received(self) -> Counter[int]:
         return _in_delta(self.folder / "lake" / "out")
+
+
+class Objects(Files):
+    """A file that grows, to objects in an S3 server, and from these to a Delta table."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        place = folder / "objects"
+        place.mkdir()
+        program = shutil.which("versitygw", path=f"{CACHE}/versitygw-1.8.0{os.pathsep}{os.environ.get('PATH', '')}")
+        if program is None:
+            raise SystemExit("versitygw is missing; ./test builds it where Go is installed")
+        self._server = ObjectStore(place, program).start()
+
+    def pipeline(self) -> Mapping[str, Any]:
+        # With a format nothing is asked of the server here: the library's threads would not outlive the fork.
+        objects = {"path": "s3://plant/records", "format": "ndjson", "storage": self._server.options}
+        lines = {"files": {"path": str(self._path), "follow": True}}
+        read = {"files": {**objects, "follow": True, "every": "200ms"}}
+        columns = {"json": {"columns": {"key": "text", "n": "int"}}}
+        return {
+            "sources": {
+                "lines": {"source": lines, **DECODED},
+                "objects": {"source": read, "decode": columns, "key": "key"},
+            },
+            "streams": {
+                "sent": {"from": "lines", "sinks": [{"files": objects}]},
+                "kept": {"from": "objects", "sinks": [{"delta": "out"}]},
+            },
+        }
+
+    def restart(self) -> None:
+        self._server.stop(signal.SIGKILL)
+        self._server.start()
+
+    def received(self) -> Counter[int]:
+        return _in_delta(self.folder / "lake" / "out")
+
+    def close(self) -> None:
+        self._server.stop()
 
 
 class Mqtt:
@@ -241,6 +282,7 @@ PARTS: Mapping[str, Callable[[Path], Part]] = {
     "mqtt": Mqtt,
     "files": Files,
     "delta": Delta,
+    "objects": Objects,
     "postgres": PostgresTables,
     "mongodb": MongoCollections,
 }

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hdfs_server import Hdfs, hadoop_jars
 from hypothesis import settings
 from kafka_server import Kafka, jars
 from kinesis_server import CREDENTIALS, Gate, Kinesis, program
 from mongo_server import Mongo, mongo_jars
 from postgres_server import Postgres
-from servers import InfluxDb, Mosquitto, Needs, ObjectStore
+from servers import CACHE, InfluxDb, Mosquitto, Needs, ObjectStore
 
 from tocsin.mqtt.authority import Authority
 
@@ -60,9 +61,10 @@ def influxdb(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def object_store() -> Iterator[ObjectStore]:
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """An S3 server for the whole session; each test writes a table of its own."""
-    server = ObjectStore().start()
+    binary = shutil.which("versitygw", path=f"{CACHE}/versitygw-1.8.0{os.pathsep}{os.environ['PATH']}")
+    server = ObjectStore(tmp_path_factory.mktemp("objects"), binary).start()
     yield server
     server.stop()
 
@@ -108,6 +110,14 @@ def kinesis_server(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> It
     """A stand-in for Kinesis for the whole session; each test has streams of its own."""
     server = Kinesis(needs("node"), program(needs), tmp_path_factory.mktemp("kinesis")).start()
     yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def hdfs(needs: Needs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
+    """A real HDFS with WebHDFS, one for all tests; each has a folder of its own."""
+    server = Hdfs(needs("java"), hadoop_jars(needs), tmp_path_factory.mktemp("hdfs"))
+    yield server.start()
     server.stop()
 
 

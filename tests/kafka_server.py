@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import signal
 import socket
@@ -15,10 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from servers import Needs, free_port
+from servers import Needs, free_port, maven_jars
 
 POM = Path(__file__).parent / "kafka_pom.xml"
-CACHE = Path.home() / ".cache" / "tocsin-tests"
 USER, PASSWORD = "alice", "alice-secret"
 LISTENERS = ("PLAINTEXT", "SASL_PLAINTEXT", "SSL", "SASL_SSL")
 START_S = 60
@@ -74,18 +72,7 @@ _LOGGING = """<Configuration status="WARN">
 
 def jars(needs: Needs) -> Path:
     """Returns the folder of the broker's jars; the first call on a machine fetches them (54 MB)."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    version = POM.read_text().partition("<version>")[2].partition("<")[0]
-    folder = CACHE / f"kafka-{version}"
-    with open(CACHE / "kafka.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            part = folder.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={part}"]
-            subprocess.run([needs("mvn"), "-q", "-B", "-f", str(POM), *goal], check=True, timeout=600)
-            part.rename(folder)
-    return folder
+    return maven_jars(needs, POM)
 
 
 @dataclass

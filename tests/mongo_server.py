@@ -8,9 +8,7 @@ docs/mongodb.md): it has no change streams, and takes no NaN.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +17,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from servers import Needs, free_port, listens
+from servers import Needs, free_port, listens, maven_jars
 
 POM = Path(__file__).parent / "mongo_pom.xml"
 PROGRAM = Path(__file__).parent / "MongoStandIn.java"
-CACHE = Path.home() / ".cache" / "tocsin-tests"
 BATCH = 64
 """FerretDB hangs for good on an update of a hundred documents."""
 _NUMBERS = count(1)
@@ -31,18 +28,7 @@ _NUMBERS = count(1)
 
 def mongo_jars(needs: Needs) -> Path:
     """Return the folder of the stand-in's jars; the first call on a machine fetches them (6 MB)."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    version = POM.read_text().partition("<version>")[2].partition("<")[0]
-    folder = CACHE / f"mongo-java-server-{version}"
-    with open(CACHE / "mongo.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            part = folder.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={part}"]
-            subprocess.run([needs("mvn"), "-q", "-B", "-f", str(POM), *goal], check=True, timeout=600)
-            part.rename(folder)
-    return folder
+    return maven_jars(needs, POM)
 
 
 @dataclass

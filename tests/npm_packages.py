@@ -7,9 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from servers import Needs
-
-CACHE = Path.home() / ".cache" / "tocsin-tests"
+from servers import CACHE, Needs
 
 
 def npm_package(needs: Needs, name: str, version: str) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,18 +13,37 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 
 Needs = Callable[[str], str]
+CACHE = Path.home() / ".cache" / "tocsin-tests"
+"""What is fetched or built for the tests, and kept between runs."""
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def maven_jars(needs: Needs, pom: Path) -> Path:
+    """Returns the folder of the jars that a POM names; the first call on a machine fetches them."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    name, version = re.findall(r"<(?:artifactId|version)>(.*?)<", pom.read_text())[:2]
+    folder = CACHE / f"{name}-{version}"
+    with open(CACHE / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={part}"]
+            subprocess.run([needs("mvn"), "-q", "-B", "-f", str(pom), *goal], check=True, timeout=600)
+            part.rename(folder)
+    return folder
 
 
 def listens(process: subprocess.Popen[bytes], port: int, name: str, patience_s: float) -> None:
@@ -138,31 +160,63 @@ class InfluxDb:
 
 @dataclass
 class ObjectStore:
-    """Moto's S3 in a process of its own, with a bucket ``plant``; it knows conditional puts, but takes any secret."""
+    """An S3 server with a bucket ``plant``: versitygw over a folder, or moto where it is not installed.
 
+    Both know conditional puts. Moto keeps its objects in memory and takes any secret.
+    """
+
+    folder: Path
+    binary: str | None
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
+    KEY: ClassVar[str] = "tocsin"
+    SECRET: ClassVar[str] = "reads-and-writes"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     @property
     def options(self) -> dict[str, str]:
-        """How delta-rs reaches it."""
+        """How delta-rs, and what is built on the same library, reaches it."""
         return {
-            "aws_endpoint_url": f"http://127.0.0.1:{self.port}",
+            "aws_endpoint_url": self.url,
             "aws_allow_http": "true",
-            "aws_access_key_id": "tocsin",
-            "aws_secret_access_key": "any",
+            "aws_access_key_id": self.KEY,
+            "aws_secret_access_key": self.SECRET,
             "aws_region": "us-east-1",
         }
 
+    @cached_property
+    def client(self) -> Any:
+        import boto3
+
+        keys = {"aws_access_key_id": self.KEY, "aws_secret_access_key": self.SECRET}
+        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1", **keys)
+
     def start(self) -> ObjectStore:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        if self.binary is not None:
+            command = [self.binary, "--quiet", "--port", f"127.0.0.1:{self.port}", "posix", str(self.folder)]
+        keys = {"ROOT_ACCESS_KEY": self.KEY, "ROOT_SECRET_KEY": self.SECRET}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            command, env=os.environ | keys, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        listens(self.process, self.port, "moto", 60)
-        httpx.put(f"http://127.0.0.1:{self.port}/plant", timeout=30).raise_for_status()
+        listens(self.process, self.port, command[0], 60)
+        if "plant" not in [bucket["Name"] for bucket in self.client.list_buckets()["Buckets"]]:
+            self.client.create_bucket(Bucket="plant")
         return self
+
+    def put(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket="plant", Key=name, Body=data)
+
+    def objects(self, folder: str) -> dict[str, bytes]:
+        """Returns what is below a folder, by its names there."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="plant", Prefix=f"{folder}/")
+        names = [one["Key"] for page in pages for one in page.get("Contents", ())]
+        read = {name: self.client.get_object(Bucket="plant", Key=name)["Body"].read() for name in names}
+        return {name.removeprefix(f"{folder}/"): data for name, data in read.items()}
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:

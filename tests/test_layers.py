@@ -19,7 +19,7 @@ LAYERS = (
     "contracts",
     "bases ends pipeline",
     "testing",
-    "domain",
+    "domain objects",
     "mqtt kafka kinesis postgres mongodb sparkplug influxdb lake",
     "models",
     "acquire decode condition detect estimate notify output",

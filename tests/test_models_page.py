@@ -28,7 +28,7 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("jax")
     monkeypatch.chdir(tmp_path)
     exec(shown("python")[0], {})
-    for name, text in zip(("heating", "load", "live"), shown("yaml"), strict=True):
+    for name, text in zip(("heating", "load", "live", "load-steps"), shown("yaml"), strict=True):
         Path(f"{name}.yaml").write_text(text)
     printed = {}
     for line in "".join(shown("sh")).splitlines():
@@ -42,6 +42,9 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = Store("models").show("load", 1)
     assert first.metrics["rmse"] < 0.5 * first.baselines["persistence"]["rmse"]
     assert first.data["tables"].keys() == {"heating"}
+    judged = next(output for line, output in printed.items() if line.startswith("tocsin backtest"))
+    assert "load 1 is better than" in judged
+    assert "load 2 (shadow)" in judged
     assert "settings.units: 8 -> 12" in printed["tocsin models diff load 1 2"]
     forecasts = read("forecasts", "live-data")
     assert forecasts["version"].drop_null().unique().to_pylist() == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from kinesis_server import CREDENTIALS, REGION, Kinesis
-from servers import InfluxDb, Mosquitto
+from servers import InfluxDb, Mosquitto, ObjectStore
 from test_systems import EXAMPLES, device, rows, running, wait_until
 
 import tocsin
@@ -55,15 +56,25 @@ def test_two_city_sensors(
 
 
 def test_humidity_by_way_of_a_stream(
-    kinesis: Kinesis, mosquitto: Callable[..., Mosquitto], certificates: Path, tmp_path: Path
+    kinesis: Kinesis,
+    object_store: ObjectStore,
+    mosquitto: Callable[..., Mosquitto],
+    certificates: Path,
+    tmp_path: Path,
 ) -> None:
-    """Mutual TLS -> Kinesis -> integers -> 20 s windows -> z-scores -> outliers in files; a preview from the stream."""
+    """Mutual TLS -> Kinesis -> integers -> 20 s windows -> z-scores -> outliers in S3; a preview from the stream."""
     pem = f"cafile {certificates}/ca.pem\ncertfile {certificates}/server.pem\nkeyfile {certificates}/server.key"
     acl = EXAMPLES / "mosquitto" / "acl"
     broker = mosquitto(f"{pem}\nrequire_certificate true\nuse_identity_as_username true\nacl_file {acl}")
     folder, stream = tmp_path / "lake", kinesis.stream()
     variables = {**places(kinesis, stream, folder), "TOCSIN_MQTT_URL": broker.url, "TOCSIN_CERTS": str(certificates)}
+    variables |= {name.upper(): value for name, value in object_store.options.items()}
+    variables |= {"TOCSIN_OUTLIERS": "s3://plant/outliers"}
     sent = 0
+
+    def outliers() -> list[bytes]:
+        return [data for name, data in object_store.objects("outliers").items() if name.endswith(".csv")]
+
     with running("humidity_stream.yaml", **variables):
         pump = device("pump-1", "127.0.0.1", broker.port, certificates)
 
@@ -76,7 +87,7 @@ def test_humidity_by_way_of_a_stream(
             publish(sent)
             sent += 1
             time.sleep(0.05)
-            return any((folder / "outliers").glob("*.csv"))
+            return bool(outliers())
 
         wait_until(lambda: arrives() and rows("readings", folder) > 0)
         wait_until(lambda: rows("quarantine", folder) > 0)
@@ -87,10 +98,9 @@ def test_humidity_by_way_of_a_stream(
     numbers = Counter(readings["distance"].to_pylist())
     assert set(numbers.values()) == {1}
     assert not [number for number in numbers if number % 15 == 0]
-    lines = [line for path in (folder / "outliers").glob("*.csv") for line in path.read_text().splitlines()]
-    outliers = list(csv.DictReader(lines))
-    assert outliers
-    assert all(abs(float(row["z"])) > 1.29 for row in outliers)
+    kept = [row for data in outliers() for row in csv.DictReader(io.StringIO(data.decode()))]
+    assert kept
+    assert all(abs(float(row["z"])) > 1.29 for row in kept)
     command = [sys.executable, "-m", "tocsin.cli", "preview"]
     shown = subprocess.run(
         [*command, str(EXAMPLES / "humidity_stream.yaml"), "--sample", "20", "--wait", "10"],

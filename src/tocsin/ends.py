@@ -74,7 +74,7 @@ class Spooled(ABC):
     def publish(self, epoch: int, tokens: Sequence[Token]) -> None:
         done = self.applied()
         if done is None or epoch > done:
-            self.apply(epoch, pa.concat_tables([self._staged(str(token["file"])) for token in tokens]))
+            self.apply(epoch, self.rows(tokens))
         for token in tokens:
             self.world.disk.unlink(self.world.scratch / str(token["file"]))
 
@@ -95,6 +95,11 @@ class Spooled(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Nothing, unless the sink says otherwise."""
+
+    def rows(self, tokens: Sequence[Token]) -> pa.Table:
+        """Returns what these tokens staged; null in columns that have come to be since."""
+        tables = [self._staged(str(token["file"])) for token in tokens]
+        return pa.concat_tables(tables or [self.schema.empty_table()], promote_options="default")
 
     def _staged(self, name: str) -> pa.Table:
         path = self.world.scratch / name

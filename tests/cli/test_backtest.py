@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -137,6 +138,74 @@ def test_steps_before_and_a_bare_name(tmp_path: Path) -> None:
 )
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path, job: str, options: list[str], says: str) -> None:
     done = CliRunner().invoke(main, ["backtest", str(steps(tmp_path, job)), str(heating(tmp_path)), *options])
+    assert done.exit_code == 2, done.output
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of `plant`, two versions of which one is the champion, and the plant as a file."""
+    pytest.importorskip("jax")
+    from models.trained import plant, series, training
+
+    from tocsin.models.store import Store
+    from tocsin.models.train import train_on
+
+    folder = tmp_path_factory.mktemp("trained")
+    for epochs in (15, 1):
+        settings = training(folder / "models", epochs=epochs)
+        train_on(settings, series(settings))
+    Store(folder / "models").promote("load", 1)
+    pq.write_table(plant(), folder / "plant.parquet")
+    return folder
+
+
+def model(folder: Path, more: str = "") -> Path:
+    return steps(folder, f"model: {{model: load, store: '{folder / 'models'}'{more}}}")
+
+
+def test_a_trained_model_stands_beside_plain_ones_after_its_training_only(trained: Path) -> None:
+    from tocsin.models.store import Store
+
+    made = backtest(model(trained), trained / "plant.parquet", key="machine")
+    manifest = Store(trained / "models").show("load", 1)
+    assert made.names == ("load 1", "persistence", "seasonal_naive", "ridge")
+    begin = f"{np.datetime64(int(made.times[made.scored].min()), 'us').astype('datetime64[s]')}Z"
+    assert begin >= manifest.data["test_from"]
+    told = {row["forecaster"]: row for row in made.overall().to_pylist()}
+    # What was said of it after training, over the same hours but for those that the others say nothing of.
+    assert told["load 1"]["rmse"] == pytest.approx(manifest.metrics["rmse"], rel=0.05)
+    assert told["seasonal_naive"]["rmse"] == pytest.approx(manifest.baselines["seasonal_naive"]["rmse"], rel=0.05)
+    assert told["load 1"]["readings"] > 0.9 * manifest.metrics["readings"]
+    assert 0.8 < told["load 1"]["covered"] <= 1
+    late = backtest(model(trained), trained / "plant.parquet", since="2020-10-06", key="machine")
+    assert 0 < late.scored.sum() < made.scored.sum()
+
+
+def test_a_model_that_is_not_better_says_so_and_its_shadow_is_judged_too(trained: Path) -> None:
+    made = backtest(model(trained, ", shadow: 2"), trained / "plant.parquet", key="machine")
+    assert made.names[:2] == ("load 1", "load 2 (shadow)")
+    rmse = {row["forecaster"]: row["rmse"] for row in made.overall().to_pylist()}
+    assert rmse["load 2 (shadow)"] > rmse["load 1"]
+    best = min(rmse, key=lambda name: rmse[name])
+    assert ("NOT" in made.verdict()) == (best != "load 1")
+
+
+@pytest.mark.parametrize(
+    ("since", "store", "says"),
+    [
+        ("2020-09-14", "models", "taught the model"),
+        ("2021-01-01", "models", "readings after what taught it"),
+        (None, "nowhere", "tocsin train"),
+    ],
+)
+def test_what_taught_a_model_cannot_judge_it(trained: Path, since: str | None, store: str, says: str) -> None:
+    options = ["--since", since] if since else []
+    job = steps(trained, f"model: {{model: load, store: '{trained / store}'}}")
+    done = CliRunner().invoke(
+        main, ["backtest", str(job), str(trained / "plant.parquet"), "--key", "machine", *options]
+    )
     assert done.exit_code == 2, done.output
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1

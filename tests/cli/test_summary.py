@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from servers import ObjectStore
 
 from tocsin.cli import main
 
@@ -92,3 +93,35 @@ def test_what_is_undelivered_is_said_and_the_next_run_sends_it(press: Path) -> N
     told = ran(press, "console").stderr
     assert "press: all that its sources hold was read before" in told
     assert figures(told) == {"sent": [(1, "message by bell.0.notify")]}
+
+
+ELSEWHERE = """
+name: elsewhere
+folder: {folder}/lake
+source: {{files: s3://plant/summary/in}}
+decode: {{json: {{columns: {{machine: text, force: float}}}}}}
+key: machine
+streams:
+  readings:
+    sinks: [files: {{path: s3://plant/summary/out, format: csv}}, delta: s3://plant/summary/readings]
+"""
+
+
+def test_from_objects_to_objects_and_a_table_elsewhere(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in object_store.options.items():
+        monkeypatch.setenv(name.upper(), value)
+    for number in range(2):
+        object_store.put(f"summary/in/{number}.ndjson", f"{line(number, 1)}\n".encode() * 5)
+    (tmp_path / "p.yaml").write_text(ELSEWHERE.format(folder=tmp_path))
+    told = CliRunner().invoke(main, ["run", str(tmp_path / "p.yaml")])
+    assert told.exit_code == 0, told.output
+    assert figures(told.stderr) == {
+        "read": [(10, "records of source")],
+        "kept": [(10, "rows in s3://plant/summary/out"), (10, "rows in s3://plant/summary/readings")],
+    }
+    look = next(words for words in told.stderr.splitlines() if "look: " in words).partition("look: tocsin ")[2]
+    looked = CliRunner().invoke(main, [*shlex.split(look), "--format", "json"])
+    assert looked.exit_code == 0, looked.output
+    assert len(looked.stdout.splitlines()) == 10

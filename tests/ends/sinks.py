@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
+from hdfs_server import Hdfs
 from kafka_server import Kafka as KafkaServer
 from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
@@ -77,18 +79,20 @@ class FilesHarness:
     def visible(self, world: World) -> Sequence[Row]:
         folder = world.folder / "t"
         parts = [name for name in world.disk.names(folder) if name.startswith("part-")]
-        found: list[Row] = []
-        for name in parts:
-            data = world.disk.read(folder / name)
-            if name.endswith(".parquet"):
-                found += pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()
-            elif name.endswith(".ndjson"):
-                found += [json.loads(line) for line in data.splitlines()]
-            else:
-                lines = [line.split(",") for line in data.decode().splitlines()]
-                names = [cell.strip('"') for cell in lines[0]] if lines else []
-                found += [dict(zip(names, cells, strict=False)) for cells in lines[1:]]
-        return found
+        return [row for name in parts for row in rows_of(name, world.disk.read(folder / name))]
+
+
+def rows_of(name: str, data: bytes) -> Sequence[Row]:
+    """The rows of a file."""
+    if name.endswith(".gz"):
+        return rows_of(name.removesuffix(".gz"), gzip.decompress(data))
+    if name.endswith(".parquet"):
+        return list(pq.ParquetFile(pa.BufferReader(data)).read().to_pylist())
+    if name.endswith(".ndjson"):
+        return [json.loads(line) for line in data.splitlines()]
+    lines = [line.split(",") for line in data.decode().splitlines()]
+    names = [cell.strip('"') for cell in lines[0]] if lines else []
+    return [dict(zip(names, cells, strict=False)) for cells in lines[1:]]
 
 
 class LedgerHarness:
@@ -152,6 +156,27 @@ class RemoteDeltaHarness:
         except TableNotFoundError:
             return []
         return list(table.to_pyarrow_table().to_pylist())
+
+
+class RemoteFilesHarness:
+    """Files in an object store, or in HDFS, read by another library."""
+
+    simulated = False
+
+    def __init__(self, place: ObjectStore | Hdfs, format: str, compress: str = "none") -> None:
+        self._place, self._settings = place, {"format": format, "compress": compress}
+        self._folder = f"files{next(_NUMBERS)}"
+
+    def sink(self) -> Files:
+        address = f"{'s3://plant' if isinstance(self._place, ObjectStore) else self._place.url}/{self._folder}"
+        return Files.model_validate({"path": address, "storage": self._place.options, **self._settings})
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        files = {name: data for name, data in self._place.objects(self._folder).items() if not name.startswith("_")}
+        return [row for name, data in files.items() for row in rows_of(name, data)]
 
 
 class KafkaHarness:

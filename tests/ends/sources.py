@@ -6,8 +6,9 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from itertools import count as counting
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+from hdfs_server import Hdfs
 from kafka_server import Kafka
 from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
 from mongo_server import Mongo
 from postgres_server import TRUSTED
 from postgres_server import Postgres as PostgresServer
-from servers import InfluxDb, free_port
+from servers import InfluxDb, ObjectStore, free_port
 
 from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
@@ -351,6 +353,46 @@ class KinesisHarness(WithServer):
 
     def wrong(self) -> tuple[Kinesis, str]:
         return Kinesis(stream=self._stream, profile="nobody"), "nobody"
+
+
+class RemoteFilesHarness(WithoutPeer):
+    """An object of lines in an object store, or in HDFS."""
+
+    def __init__(self, place: ObjectStore | Hdfs, follow: bool) -> None:
+        self._place, self._follow = place, follow
+        self._folder = f"lines-{uuid.uuid4().hex}"
+        self._silent = socket.create_server(("127.0.0.1", 0))
+
+    def source(self) -> Files:
+        root = "s3://plant" if isinstance(self._place, ObjectStore) else self._place.url
+        return self._at(f"{root}/{self._folder}/*.txt", self._place.options)
+
+    def _at(self, path: str, storage: Mapping[str, str]) -> Files:
+        settings = {"path": path, "storage": storage, "follow": self._follow, "every": "50ms"}
+        return Files.model_validate(settings)
+
+    def send(self, count: int) -> bool:
+        lines = "".join(f"{i}\n" for i in range(count))
+        self._place.put(f"{self._folder}/in.txt", lines.encode())
+        return True
+
+    def silent(self) -> Files:
+        return self._elsewhere(self._silent.getsockname()[1])
+
+    def absent(self) -> Files:
+        return self._elsewhere(free_port())
+
+    def _elsewhere(self, port: int) -> Files:
+        if isinstance(self._place, ObjectStore):
+            url = f"http://127.0.0.1:{port}"
+            return self._at("s3://plant/in/*.txt", {**self._place.options, "aws_endpoint_url": url})
+        return self._at(f"hdfs://127.0.0.1:{port}/in/*.txt", {})
+
+    def wrong(self) -> tuple[Files, str]:
+        return self._at("ftp://plant/in/*.txt", {}), "ftp://"
+
+    def close(self) -> None:
+        self._silent.close()
 
 
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hdfs_server import Hdfs
 from kafka_server import Kafka
 from kinesis_server import Kinesis
 from modbus_server import ModbusServer
 from mongo_server import Mongo
 from opcua_server import OpcuaServer
 from postgres_server import Postgres
-from servers import InfluxDb, Mosquitto
+from servers import InfluxDb, Mosquitto, ObjectStore
 from sources import (
     BROKERS,
     ELSEWHERE,
@@ -27,6 +28,7 @@ from sources import (
     MongoHarness,
     MqttHarness,
     PostgresHarness,
+    RemoteFilesHarness,
     Serving,
     SparkplugHarness,
     modbus,
@@ -127,4 +129,17 @@ def test_kafka(kafka: Kafka, check: Any) -> None:
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_kinesis(kinesis: Kinesis, check: Any) -> None:
     with closing(KinesisHarness(kinesis)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("follow", [False, True])
+def test_files_in_an_object_store(object_store: ObjectStore, follow: bool, check: Any) -> None:
+    with closing(RemoteFilesHarness(object_store, follow)) as harness:
+        check(harness)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_files_in_hdfs(hdfs: Hdfs, check: Any) -> None:
+    with closing(RemoteFilesHarness(hdfs, follow=False)) as harness:
         check(harness)

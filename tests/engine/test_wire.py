@@ -37,10 +37,32 @@ def test_a_verdict_is_about_what_the_detector_was_told_to_judge(tmp_path: Path) 
         alarms={"from": "kept", "steps": ["alarm"]},
     )
     assert (told["judged"].judged, told["judged"].values) == ("t_out", ("t_in", "t_out"))
-    assert (told["kept"].judged, told["kept"].band) == ("t_out", ("expected", "lower", "upper", "score"))
+    assert (told["kept"].judged, told["kept"].band) == (
+        "t_out",
+        tuple((name, name) for name in ("expected", "lower", "upper", "score")),
+    )
     assert told["kept"].state == "state"
     assert (told["source"].kind, told["source"].judged) == ("readings", "")
     assert told["alarms"].kind == "alarms"
+
+
+def test_a_forecast_is_drawn_on_the_column_that_is_forecast(tmp_path: Path) -> None:
+    told = streams(
+        tmp_path,
+        said={"steps": [{"forecast": {"of": "t_out"}}]},
+        renamed={
+            "steps": [
+                {"forecast": {"of": "t_out"}},
+                {"select": {"columns": ["y", "yhat", "yhat_lower", "yhat_upper", "t_in"]}},
+            ]
+        },
+        judged={"steps": [{"ewma": {"of": "t_out"}}, {"forecast": {"of": "t_in"}}]},
+    )
+    band = {"expected": "yhat", "lower": "yhat_lower", "upper": "yhat_upper"}
+    assert (told["said"].judged, told["said"].values, dict(told["said"].band)) == ("t_out", ("t_in", "t_out"), band)
+    assert (told["renamed"].judged, told["renamed"].values) == ("y", ("y", "t_in"))
+    assert dict(told["judged"].band)["expected"] == "expected"
+    assert {"yhat", "ahead"} < set(told["judged"].values)
 
 
 def test_a_column_that_was_renamed_is_not_guessed_at(tmp_path: Path) -> None:

@@ -118,8 +118,10 @@ def test_a_store_that_is_away_is_waited_for(sink: Delta) -> None:
 
 
 def test_places_that_are_none_are_named() -> None:
-    with pytest.raises(ConfigError, match="ftp:// is no place for a table"):
+    with pytest.raises(ConfigError, match="ftp:// is no place"):
         Delta(path="ftp://host/table").check(world())
+    with pytest.raises(ConfigError, match="8020"):
+        Delta(path="hdfs://namenode:9870/table").check(world())
     with pytest.raises(SinkError, match="nowhere"):
         publish(Delta(path="s3://nowhere-at-all/t", storage={"aws_access_key_id": "x"}), rows({"value": [1.0]}))
 

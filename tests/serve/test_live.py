@@ -45,6 +45,16 @@ def test_long_rows_make_a_series_for_each_signal_with_its_band() -> None:
     assert "expected" not in points(live, "p", "y")
 
 
+def test_what_was_forecast_is_the_band_of_what_came() -> None:
+    live = Live()
+    said = {"y": [1.0, 2.0], "yhat": [1.5, 2.5], "yhat_lower": [1.0, 2.0], "yhat_upper": [2.0, None], "ahead": [2.5, 3]}
+    take(live, "said", rows(["m", "m"], load=[1.0, 2.0], **said), judged="load")
+    take(live, "plain", rows(["n", "n"], **said))
+    assert points(live, "m", "load")["expected"] == points(live, "n", "y")["expected"] == [1.5, 2.5]
+    assert points(live, "n", "y")["upper"] == [2.0, None]
+    assert known(live) & {("n", "yhat"), ("n", "ahead"), ("m", "ahead")} == set()
+
+
 def test_wide_rows_make_a_series_for_each_number_and_the_band_goes_to_what_is_judged() -> None:
     live = Live()
     given = rows(

@@ -353,9 +353,10 @@ def backtest(
     key: str | None,
     form: str,
 ) -> None:
-    """How good a forecast (YAML steps that end with forecast, or its bare name) would have been over a file.
+    """How good a forecast (YAML steps that end with forecast or model, or its bare name) would have been over a file.
 
-    Beside it stand the last reading and, with a season, the reading one season before, on the same readings.
+    Beside it stand the last reading and, with a season, the reading one season before, on the same readings; beside a
+    trained model also ridge, which needs no training. A model is judged by what comes after its training only.
     """
     from tocsin.cli.backtest import backtest as run_backtest
     from tocsin.cli.backtest import tables

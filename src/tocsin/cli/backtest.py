@@ -2,7 +2,7 @@
 
 The file is run through once, as a stream: each reading is forecast from those before it, then learnt. So the origin
 rolls on by one reading at a time, and no forecast has seen what it is judged by. What comes before ``since`` only
-teaches.
+teaches; of a trained model, whose weights stay as they are, ``since`` is never before the part that judged it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from tocsin.cli.data_file import read_data, time_column
 from tocsin.cli.score import as_stream, read_steps, schema_after, through
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError
-from tocsin.estimate.forecast import Forecast
+from tocsin.estimate._ridge import terms
+from tocsin.estimate.forecast import LAGS_MAX, TERMS_MAX, Forecast
+from tocsin.estimate.model import Model
 from tocsin.values.times import parse_times
 
 MONTH_US = 30 * 86_400_000_000
@@ -44,7 +46,12 @@ class Forecasts:
 class Backtest:
     """Readings, what each forecaster said of them before they came, and which of them count."""
 
-    step: Forecast
+    of: str
+    """The column that is forecast."""
+    horizon: int
+    """How many periods ahead."""
+    coverage: float
+    """The share of readings that the bounds promise to hold."""
     keys: pa.Array
     times: Ints
     y: Floats
@@ -72,7 +79,7 @@ class Backtest:
         """
         said, y = self.said[name], self.y[rows]
         error, lower, upper = y - said.yhat[rows], said.lower[rows], said.upper[rows]
-        tail = (1 - self.step.coverage) / 2
+        tail = (1 - self.coverage) / 2
         below, above = y - lower, y - upper
         losses = np.maximum(tail * below, (tail - 1) * below) + np.maximum((1 - tail) * above, -tail * above)
         return {
@@ -100,9 +107,9 @@ class Backtest:
         rows = []
         for number in np.unique(numbers[self.scored]):
             within = self.scored & (numbers == number)
-            begin = datetime.fromtimestamp((self.since_us + int(number) * MONTH_US) / 1e6, UTC)
+            begin = _told(self.since_us + int(number) * MONTH_US)
             beside = {f"rmse of {name}": self.figures(name, within)["rmse"] for name in others}
-            rows.append({"from": f"{begin:%Y-%m-%d %H:%M}", **self.figures(first, within), **beside})
+            rows.append({"from": begin, **self.figures(first, within), **beside})
         return pa.Table.from_pylist(rows)
 
     def verdict(self) -> str:
@@ -122,58 +129,115 @@ def backtest(
     job: Path, data: Path, since: str | None = None, time: str | None = None, value: str | None = None,
     key: str | None = None,
 ) -> Backtest:  # fmt: skip
-    """Run the steps of ``job``, the last of which is `forecast`, over ``data``, and the plain forecasters beside it.
+    """Run the steps of ``job``, the last of which is `forecast` or `model`, over ``data``, and others beside it.
 
-    ``since`` is a time; if not given, the first half of the file's time only teaches.
+    The others are the plain forecasters, and of a trained model also `ridge`, which needs no training, and its shadow.
+    ``since`` is a time; if not given, the first half of the file's time only teaches, and of a trained model all that
+    taught it or said when to stop.
 
     Raises
     ------
     ConfigError
-        The last step is no forecast, the file cannot be read, or nothing is left to judge.
+        The last step is no forecast, the file cannot be read, ``since`` lies in what taught the model, or nothing is
+        left to judge.
     """
     *before, step = read_steps(job)
-    if not isinstance(step, Forecast):
-        raise ConfigError(f"{job}: the last step is {step.name()}; a backtest is of steps that end with forecast")
-    if value is not None and "of" not in step.model_fields_set:
+    if not isinstance(step, Forecast | Model):
+        raise ConfigError(
+            f"{job}: the last step is {step.name()}; a backtest is of steps that end with forecast or model"
+        )
+    if isinstance(step, Forecast) and value is not None and "of" not in step.model_fields_set:
         step = step.model_copy(update={"of": value})
     table = read_data(data)
     rows = as_stream(table, time_column(table, time), key)
     prepared = _run(before, rows)
     if not prepared.num_rows:
-        raise ConfigError(f"{data}: no row reaches forecast")
+        raise ConfigError(f"{data}: no row reaches {step.name()}")
     given = prepared.to_batches()[0]
-    left = {name: _run([one], given) for name, one in _forecasters(step).items()}
-    whole = next(iter(left.values()))
+    whole = _run([step], given)
+    others = _plain(step) if isinstance(step, Forecast) else _beside(step)
+    said = {**_said(step, whole), **{name: _forecasts(_run([one], given)) for name, one in others.items()}}
     times = whole["time"].cast(pa.int64()).to_numpy()
+    since_us = _since(since, times) if isinstance(step, Forecast) else _after_training(step, since, times)
+    one = step if isinstance(step, Forecast) else next(iter(others.values()))
     made = Backtest(
-        step=step,
+        of=one.of,
+        horizon=one.horizon,
+        coverage=one.coverage,
         keys=whole["key"].combine_chunks(),
         times=times,
         y=whole["y"].to_numpy(),
-        said={name: Forecasts(*(t[c].to_numpy() for c in _COLUMNS)) for name, t in left.items()},
-        since_us=_since(since, times),
+        said=said,
+        since_us=since_us,
     )
     if not made.scored.any():
-        from_ = datetime.fromtimestamp(made.since_us / 1e6, UTC)
-        raise ConfigError(f"{data}: from {from_:%Y-%m-%d %H:%M} on no reading has a forecast; try an earlier --since")
+        raise ConfigError(f"{data}: from {_told(made.since_us)} on no reading has a forecast; {_REMEDY[type(step)]}")
     return made
 
 
+_REMEDY = {
+    Forecast: "try an earlier --since",
+    Model: "a backtest of a model needs readings after what taught it, and its window before them",
+}
 _COLUMNS = ("yhat", "yhat_lower", "yhat_upper")
+_SHADOW = ("shadow_yhat", "shadow_lower", "shadow_upper")
 
 
-def _forecasters(step: Forecast) -> Mapping[str, Forecast]:
-    """The one that is judged, then the plain ones that are others than it; without a season, not the seasonal one."""
+def _forecasts(table: pa.Table, columns: Sequence[str] = _COLUMNS) -> Forecasts:
+    return Forecasts(*(table[column].to_numpy() for column in columns))
+
+
+def _said(step: Forecast | Model, table: pa.Table) -> Mapping[str, Forecasts]:
+    """What the step that is judged said of each row, by its name; of a model also what its shadow said."""
+    if isinstance(step, Forecast):
+        return {step.method: _forecasts(table)}
+    champion, shadow = step.manifests()
+    said = {f"{champion.name} {champion.version}": _forecasts(table)}
+    if shadow is not None and shadow.version != champion.version:
+        said[f"{shadow.name} {shadow.version} (shadow)"] = _forecasts(table, _SHADOW)
+    return said
+
+
+def _plain(step: Forecast, names: Sequence[str] = PLAIN) -> Mapping[str, Forecast]:
+    """The plain forecasters that are others than the one that is judged; without a season, not the seasonal one."""
     plain = {"inputs": (), "lags": 2, "memory": 30_000.0, "learn": 200}
-    others = [name for name in PLAIN if name != step.method and (name == "persistence" or step.season is not None)]
-    return {step.method: step} | {
-        name: Forecast.model_validate(step.model_dump() | plain | {"method": name}) for name in others
-    }
+    others = [name for name in names if name != step.method and (name == "persistence" or step.season is not None)]
+    return {name: Forecast.model_validate(step.model_dump() | plain | {"method": name}) for name in others}
+
+
+def _beside(step: Model) -> Mapping[str, Forecast]:
+    """What a trained model has to be better than: the plain forecasters, and ridge with the same inputs and window."""
+    manifest, _ = step.manifests()
+    season = manifest.settings.get("season")
+    told = {
+        "of": manifest.target, "horizon": manifest.horizon, "every": manifest.settings["every_us"],
+        "coverage": manifest.settings["coverage"],
+    }  # fmt: skip
+    plain = _plain(Forecast.model_validate({**told, "season": season}))
+    inputs = tuple(name for name in manifest.inputs if name != manifest.target)
+    # A season that lies in the window is seen there; what it has room for is as many readings as the net has, up to 50.
+    lags = min(manifest.window, LAGS_MAX)
+    beyond = season if season is not None and season > lags else None
+    most = next(n for n in range(lags, 0, -1) if n == 1 or terms(n, len(inputs), beyond is not None) <= TERMS_MAX)
+    return {**plain, "ridge": Forecast.model_validate({**told, "season": beyond, "inputs": inputs, "lags": most})}
 
 
 def _run(steps: Sequence[Operator], given: pa.RecordBatch) -> pa.Table:
     schema = schema_after(steps, given.schema)  # tells what is missing before any row is looked at
     return pa.Table.from_batches(list(through(steps, given)), schema).combine_chunks()
+
+
+def _after_training(step: Model, text: str | None, times: Ints) -> int:
+    """Returns from when on a model may be judged: where the part that judged it began, or later."""
+    ends = [str(one.data["test_from"]) for one in step.manifests() if one is not None]
+    first_us = max(_since(end, times) for end in ends)
+    since_us = first_us if text is None else _since(text, times)
+    if since_us < first_us:
+        raise ConfigError(
+            f"--since {text}: rows before {_told(first_us)} taught the model or said when to stop; "
+            "judge it by those from then on"
+        )
+    return since_us
 
 
 def _since(text: str | None, times: Ints) -> int:
@@ -185,9 +249,12 @@ def _since(text: str | None, times: Ints) -> int:
     return int(parsed.cast(pa.int64())[0].as_py())
 
 
+def _told(us: int) -> str:
+    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}"
+
+
 def tables(made: Backtest) -> Sequence[tuple[str, pa.Table]]:
     """Returns the tables of a report, each with its title."""
-    since = datetime.fromtimestamp(made.since_us / 1e6, UTC)
     series = len(pa.compute.unique(made.keys))
-    said = f"'{made.step.of}', {made.step.horizon} ahead, {series} series, from {since:%Y-%m-%d %H:%M} on"
+    said = f"'{made.of}', {made.horizon} ahead, {series} series, from {_told(made.since_us)} on"
     return (said, made.overall()), (f"{made.names[0]}, each 30 days", made.by_month())

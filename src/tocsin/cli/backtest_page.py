@@ -78,13 +78,13 @@ def _charts(made: Backtest) -> list[tuple[str, Any]]:
     months = made.by_month()
     covered = go.Scatter(x=months["from"].to_pylist(), y=months["covered"].to_pylist(), mode="lines+markers")
     coverage = go.Figure([covered])
-    coverage.add_hline(y=made.step.coverage, line={"color": GREY, "dash": "dot"})
+    coverage.add_hline(y=made.coverage, line={"color": GREY, "dash": "dot"})
     coverage.update_yaxes(range=[min(0.5, *months["covered"].to_pylist()), 1])
     figures = [
         ("Actual and forecast", go.Figure(actual)),
         ("Residuals (actual less forecast)", go.Figure([line(residual, "residual", line={"width": 1})])),
         ("Residuals by size", go.Figure([go.Histogram(x=residual, nbinsx=80)])),
-        (f"Share between the bounds in each 30 days (asked for: {made.step.coverage:g})", coverage),
+        (f"Share between the bounds in each 30 days (asked for: {made.coverage:g})", coverage),
     ]
     for _, figure in figures:
         figure.update_layout(template="plotly_white", height=360, margin={"l": 60, "r": 20, "t": 20, "b": 40})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from tocsin.batch import LATE, REJECTED
@@ -24,10 +23,11 @@ def summary(plan: Plan, snapshot: Mapping[str, Any]) -> str:
     tables = [target for target in plan.sinks if target.part.name() == "delta"]
     filled = [place for t in tables if snapshot["rows_into"].get(t.id) and (place := _place(plan, t)) is not None]
     if filled:
-        place = filled[0]
-        name = place.name if place.name.isidentifier() else f'"{place.name}"'
+        folder, _, last = filled[0].rpartition("/")
+        name = last if last.isidentifier() else f'"{last}"'
         sql = f"select * from {name} limit 10"  # noqa: S608 (to be read)
-        lines.append(f"  look: tocsin query {shlex.quote(sql)} --folder {shlex.quote(str(place.parent))}")
+        where = ["--table", f"{last}={filled[0]}"] if "://" in filled[0] else ["--folder", folder]
+        lines.append(f"  look: {shlex.join(['tocsin', 'query', sql, *where])}")
     return "\n".join(lines)
 
 
@@ -75,7 +75,7 @@ def _reasons(snapshot: Mapping[str, Any]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in counted.most_common())
 
 
-def _place(plan: Plan, target: SinkNode) -> Path | None:
-    """Returns the folder of a table here, None for one that is elsewhere."""
+def _place(plan: Plan, target: SinkNode) -> str | None:
+    """Returns the folder or the address of a table; None for one that has neither."""
     path = getattr(target.part, "path", None)
-    return None if path is None else plan.folder / path
+    return path if path is None or "://" in path else str(plan.folder / path)

@@ -26,9 +26,12 @@ COLUMNS_MAX = 64
 """Columns of numbers of one stream that are shown."""
 BAND = ("expected", "lower", "upper", "score")
 """A detector's verdict."""
+FORECAST = {"expected": "yhat", "lower": "yhat_lower", "upper": "yhat_upper"}
+"""The same of a step that forecasts: what it calls it."""
 
 _STREAM = b"stream"
 _NOT_VALUES = {*BAND, "window_end", "received", "position", "key", "time"}
+_NOT_VALUES_OF_FORECAST = {*FORECAST.values(), "ahead", "ahead_lower", "ahead_upper", "until_ready", "version"}
 _MACHINE = ("machine", "device", "asset")
 
 
@@ -47,8 +50,8 @@ class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The columns with readings."""
     judged: str = ""
     """Which of them the verdict is about; empty if there is none, or it is not known."""
-    band: tuple[str, ...] = ()
-    """Which columns of a verdict there are."""
+    band: tuple[tuple[str, str], ...] = ()
+    """Which of `BAND` there are, each with the column that it stands in."""
     state: str = ""
     """The column in which the machine says what it is doing; empty if there is none."""
 
@@ -56,7 +59,9 @@ class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Returns the columns that are shown; of alarms none is named: all plain ones are."""
         if self.kind == "alarms":
             return frozenset()
-        return frozenset({"key", "time", self.machine, self.signal, *self.values, *self.band, self.state} - {""})
+        return frozenset(
+            {"key", "time", self.machine, self.signal, *self.values, *dict(self.band).values(), self.state} - {""}
+        )
 
 
 class Rejected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,8 +163,16 @@ def describe(name: str, schema: pa.Schema) -> StreamColumns:
     machine = next((column for column in _MACHINE if column in texts), "key")
     numbers = [field.name for field in schema if _number(field.type)]
     long = "signal" in texts and "value" in numbers
-    values = ("value",) if long else tuple(n for n in numbers if n not in _NOT_VALUES)[:COLUMNS_MAX]
+    band = {name: name for name in BAND if name in numbers}
+    forecast = "expected" not in band and set(FORECAST.values()) <= set(numbers)
     about = judged(schema, "expected") or judged(schema) or "value"
+    hidden = _NOT_VALUES
+    if forecast:
+        band |= FORECAST
+        about = judged(schema, "yhat") or "y"
+        about = about if about in numbers else "y"
+        hidden = _NOT_VALUES | _NOT_VALUES_OF_FORECAST | ({"y"} - {about})
+    values = ("value",) if long else tuple(n for n in numbers if n not in hidden)[:COLUMNS_MAX]
     return StreamColumns(
         name=name,
         kind="readings",
@@ -167,7 +180,7 @@ def describe(name: str, schema: pa.Schema) -> StreamColumns:
         signal="signal" if long else "",
         values=values,
         judged=about if about in values else "",
-        band=tuple(n for n in BAND if n in numbers),
+        band=tuple(band.items()),
         state="state" if "state" in texts else "",
     )
 
@@ -208,7 +221,7 @@ def checked(stream: StreamColumns, schema: pa.Schema) -> None:
         raise ValueError(f"stream '{stream.name}' lacks column '{min(missing)}'")
     if stream.kind == "alarms" and (missing := KNOWN_BY - set(schema.names)):
         raise ValueError(f"stream '{stream.name}' of alarms lacks column '{min(missing)}'")
-    for name in (*stream.values, *stream.band):
+    for name in (*stream.values, *dict(stream.band).values()):
         if not _number(schema.field(name).type):
             raise ValueError(f"column '{name}' of stream '{stream.name}' holds no numbers")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from tocsin.bases import Keyed, added, promised, require
+from tocsin.bases import Keyed, added, judging, promised, require
 from tocsin.batch import TIME_TYPE, Codes, Floats, Ints, as_numbers, as_times, floats, times_us
 from tocsin.estimate._ridge import (
     PRIOR,
@@ -42,6 +42,7 @@ PENDING = 4
 """Numbers of a forecast whose reading has not come: itself, its bounds, and the reading that `ridge` started from (NaN
 where its window was not whole)."""
 GIVEN, GIVEN_LOWER, GIVEN_UPPER, BASE = range(PENDING)
+LAGS_MAX = 50
 TERMS_MAX = 400
 """Weights of a key: its state grows with their square, to 1.3 MB."""
 NONE_YET = -(2**63)
@@ -100,7 +101,7 @@ class Forecast(Keyed):
     """How many periods make a day, a shift, a cycle: 24 for a daily rhythm of hours."""
     inputs: Many[str] = ()
     """Columns that may explain what comes (weather, load, set point): numbers, or true and false."""
-    lags: int = Setting(2, ge=1, le=50)
+    lags: int = Setting(2, ge=1, le=LAGS_MAX)
     """How many of the last readings `ridge` looks at."""
     memory: float = Setting(30_000.0, ge=100)
     """How many periods `ridge` looks back: one that old counts for a third of a new one."""
@@ -135,7 +136,7 @@ class Forecast(Keyed):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for column in (self.of, *self.inputs):
             require(input, column, self.name(), number=True)
-        fields = (*ADDED, AHEAD_TIME) if self.every is not None else ADDED
+        fields = (*judging(ADDED, self.of), *((AHEAD_TIME,) if self.every is not None else ()))
         return added(input, fields, self.name())
 
     def fields(self) -> Mapping[str, Field]:

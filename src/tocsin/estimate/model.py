@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import added, promised, require
+from tocsin.bases import added, judging, promised, require
 from tocsin.batch import TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers, as_times, floats, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, TocsinError
@@ -96,7 +96,8 @@ class Model(Operator):
     def _store(self) -> Store:
         return Store(self.store)
 
-    def _manifests(self) -> tuple[Manifest, Manifest | None]:
+    def manifests(self) -> tuple[Manifest, Manifest | None]:
+        """Returns what the champion of now and the shadow say of themselves."""
         champion = self._store.followed(self.model)
         if champion.kind != KIND:
             raise ConfigError(f"model '{self.model}' is of kind {champion.kind}; this step runs those of kind {KIND}")
@@ -111,15 +112,17 @@ class Model(Operator):
         return champion, shadow
 
     def output_schema(self, input: pa.Schema) -> pa.Schema:
-        champion, shadow = self._manifests()
+        champion, shadow = self.manifests()
         for column in champion.inputs:
             require(input, column, self.name(), number=True)
         every = (AHEAD_TIME,) if champion.settings["every_us"] else ()
-        return added(input, (*ADDED, *every, *READY, *(SHADOW if shadow else ())), self.name())
+        return added(
+            input, (*judging(ADDED, champion.target), *every, *READY, *(SHADOW if shadow else ())), self.name()
+        )
 
     def initial(self) -> Following:
         stamp = self._store.stamp(self.model)
-        champion, shadow = self._manifests()
+        champion, shadow = self.manifests()
         return self._following(Columns(_fields(champion, shadow)), champion, shadow, stamp)
 
     def _following(self, columns: Columns, champion: Manifest, shadow: Manifest | None, stamp: int) -> Following:
@@ -133,7 +136,7 @@ class Model(Operator):
             return state
         old = state.champion.manifest
         try:
-            champion, shadow = self._manifests()
+            champion, shadow = self.manifests()
             if not _exchangeable(old, champion) or not set(champion.inputs) <= set(old.inputs):
                 raise ConfigError(f"version {champion.version} foretells something else")
             columns = _fitted(state.columns, _shape(old, state.beside), champion, shadow)
@@ -197,7 +200,7 @@ class Model(Operator):
 
     def load(self, table: pa.Table) -> Following:
         stamp = self._store.stamp(self.model)
-        champion, shadow = self._manifests()
+        champion, shadow = self.manifests()
         columns = Columns(_fields(champion, shadow))
         if table.num_rows:
             window, *inputs = table["shape"][0].as_py().split(" ")

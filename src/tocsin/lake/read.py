@@ -15,8 +15,9 @@ from tocsin.errors import ConfigError, CorruptState, SinkError, UnknownName
 from tocsin.lake.files import dataset
 from tocsin.lake.log import Log
 from tocsin.lake.maintenance import forget_missing
-from tocsin.lake.remote import RemoteTable, is_remote
+from tocsin.lake.remote import RemoteTable
 from tocsin.lake.schema import arrow_schema, original_names
+from tocsin.objects.store import is_remote
 from tocsin.world import SystemDisk
 
 FOLDER = Path("tocsin-data")

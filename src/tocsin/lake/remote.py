@@ -6,44 +6,30 @@ The Delta Lake protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from tocsin.errors import ConfigError, ForeignCommit, MissingExtra, SchemaError, SinkError, Unavailable
 from tocsin.lake.schema import ORIGINAL, arrow_type, new_fields, original_names, physical_names, schema_string
+from tocsin.objects.store import WEB_PORT, plain, told
 
-SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "hdfs")
 _PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "3", "retry_timeout": "20s"}
 """A server that is away is asked again by whoever waits for it, not in here."""
-_AWAY = re.compile(
-    r"error sending|connect|timed? ?out|dns|refused|reset|unreachable|5\d\d |429|SlowDown|ServiceUnavailable", re.I
-)
-_DENIED = re.compile(r"403|401|AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|Forbidden|credential", re.I)
-_DECORATION = re.compile(r"\x1b\[[0-9;]*m|↳")
-
-
-def is_remote(path: str) -> bool:
-    """Returns whether a path is the address of a table elsewhere.
-
-    Examples
-    --------
-    >>> is_remote("s3://plant/readings"), is_remote("readings")
-    (True, False)
-    """
-    scheme, mark, _ = path.partition("://")
-    if mark and scheme not in SCHEMES:
-        raise ConfigError(f"{scheme}:// is no place for a table; there are {', '.join(SCHEMES)}, and folders")
-    return bool(mark)
 
 
 class RemoteTable:
     """A table at an address; nothing is asked of the other side before it is needed."""
 
     def __init__(self, address: str, storage: Mapping[str, str]) -> None:
+        if address.startswith("hdfs://") and urlsplit(address).port == WEB_PORT:
+            raise ConfigError(
+                f"{address} names the port of HDFS's web interface; a table is reached by Hadoop's own protocol, 8020 "
+                "unless it was changed"
+            )
         try:
             import deltalake
         except ImportError:
@@ -140,17 +126,12 @@ class RemoteTable:
                     f"{self.address}: another engine writes this table under our name; stop it, or give one of the "
                     "pipelines another name"
                 ) from error
-            raise Unavailable(f"{self.address}: {_plain(error)}") from error
+            raise Unavailable(f"{self.address}: {plain(error)}") from error
         except SchemaError as error:
             raise SinkError(f"{self.address}: {error}") from error
         except (OSError, errors.DeltaError) as error:
             self._opened = None
-            said = _plain(error)
-            if _DENIED.search(said):
-                raise SinkError(f"{self.address} may not be used ({said}); check the credentials") from error
-            if _AWAY.search(said):
-                raise Unavailable(f"{self.address}: {said}") from error
-            raise SinkError(f"{self.address}: {said}") from error
+            raise told(self.address, error, SinkError) from error
 
 
 def _named(rows: pa.Table, fields: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -163,8 +144,3 @@ def _named(rows: pa.Table, fields: Sequence[Mapping[str, Any]]) -> pa.Table:
         schema.append(pa.field(field["name"], arrow_type(field["type"]), metadata=metadata))
         columns.append(rows.column(name).cast(schema[-1].type))
     return pa.table(columns, schema=pa.schema(schema))
-
-
-def _plain(error: BaseException) -> str:
-    """An error of delta-rs in one line."""
-    return " ".join(_DECORATION.sub(" ", str(error)).split())[:400]

@@ -190,6 +190,7 @@ def _draft(training: Training, series: Series, scalings: Any, epochs: int) -> Ma
             "learnt_epochs": epochs,
             "every_us": dataset.every,
             "coverage": training.coverage,
+            "season": training.season,
             "keys": list(series.keys) if how.per_key else [],
         },
     )

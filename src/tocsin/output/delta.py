@@ -17,8 +17,9 @@ from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.lake import maintenance
 from tocsin.lake.files import partitions, read, write
 from tocsin.lake.log import Action, Log
-from tocsin.lake.remote import RemoteTable, is_remote
+from tocsin.lake.remote import RemoteTable
 from tocsin.lake.schema import arrow_schema, new_fields, physical_names, schema_string
+from tocsin.objects.store import is_remote
 from tocsin.output._remote_delta import RemoteDeltaWriter
 from tocsin.settings.addresses import without_password
 from tocsin.settings.quantities import Duration, Size

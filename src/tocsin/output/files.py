@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.types as pt
-from pydantic import field_validator
+from pydantic import SecretStr, field_validator
 
-from tocsin.contracts import Sink, Token
-from tocsin.errors import ConfigError, ForeignCommit, SinkError
+from tocsin.contracts import Sink, Token, Writer
+from tocsin.errors import ForeignCommit, SinkError
+from tocsin.objects.store import Store, is_remote, open_store
+from tocsin.output._file_bytes import Compression, Format, compressed, encoded, header, suffix
+from tocsin.output._remote_files import RemoteFilesWriter
 from tocsin.settings.addresses import without_password
 from tocsin.settings.quantities import Size
-from tocsin.values.text import unformula_column
 from tocsin.world import World
 
+_GATHERS_S = 10.0
+"""How long rows may wait for each other at an address: a file a second is costly to make and to list."""
 _POSITION = ".position.json"
 _STAGED = ".staged-"
 
@@ -33,7 +33,12 @@ class Files(Sink):
     is never taken back, so that they can be followed while they grow. Parquet files are whole, one for each commit.
     One pipeline writes to a folder. In CSV a text that a spreadsheet would run as a formula begins with ``'``.
 
-    RFC 4180 (CSV), https://github.com/ndjson/ndjson-spec, RFC 1952 (gzip), RFC 8878 (Zstandard).
+    At an address each file is whole, of about 10 s of rows, and never changed: it is made by a put that is refused
+    where there is one of the name, or in HDFS by a rename. What begins with ``_`` there is not for readers. While the
+    address cannot be reached, rows wait on the local disk.
+
+    Files in an object store: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; in HDFS:
+    the WebHDFS REST API. RFC 4180 (CSV), https://github.com/ndjson/ndjson-spec, RFC 1952 (gzip), RFC 8878 (Zstandard).
 
     Examples
     --------
@@ -50,27 +55,42 @@ class Files(Sink):
     SHORTHAND: ClassVar[str | None] = "path"
 
     path: str
-    """Folder of the files; a relative one starts at the pipeline's data folder."""
-    format: Literal["ndjson", "csv", "parquet"] = "ndjson"
+    """Folder of the files; a relative one starts at the pipeline's data folder. Or an address: ``s3://bucket/folder``,
+    ``gs://``, ``abfss://`` (``pip install 'tocsin[remote]'``), or ``hdfs://namenode:9870/folder``, the port of the web
+    interface."""
+    storage: Mapping[str, SecretStr] = {}
+    """How to reach an address, by the names that sink `delta` takes, secrets as ``${env:NAME}``; for ``hdfs://``,
+    ``user``."""
+    format: Format = "ndjson"
     """How they are written."""
-    compress: Literal["none", "gz", "zst"] = "none"
+    compress: Compression = "none"
     """How text files are compressed; Parquet files always are."""
     rotate: Size = 64 * 2**20
-    """From what size on a text file is followed by the next."""
+    """From what size on a text file in a folder is followed by the next."""
 
     _no_password = field_validator("path")(without_password)
 
-    def check(self, world: World) -> None:
-        if "://" in self.path:
-            scheme = self.path.partition("://")[0]
-            raise ConfigError(
-                f"sink files writes on this computer, not to {scheme}://; name a folder, or take sink delta, which "
-                "writes to object stores"
-            )
-        world.inside(self.path)
+    def gathers_s(self) -> float:
+        return _GATHERS_S if is_remote(self.path) else 0.0
 
-    def open(self, world: World, schema: pa.Schema) -> FilesWriter:
+    def place(self) -> Mapping[str, Any]:
+        return {name: value for name, value in super().place().items() if name != "storage"}
+
+    def check(self, world: World) -> None:
+        if is_remote(self.path):
+            self._store().close()
+        else:
+            world.inside(self.path)
+
+    def open(self, world: World, schema: pa.Schema) -> Writer:
+        if is_remote(self.path):
+            return RemoteFilesWriter(world, schema, self._store(), self.path, self.format, self.compress)
         return FilesWriter(self, world, schema)
+
+    def _store(self) -> Store:
+        return open_store(
+            self.path, {name: value.get_secret_value() for name, value in self.storage.items()}, SinkError
+        )
 
 
 class FilesWriter:
@@ -84,8 +104,7 @@ class FilesWriter:
         self._settings, self._disk, self._folder = settings, world.disk, world.inside(settings.path)
         app_id, disk, folder = world.name, world.disk, self._folder
         self._columns = schema.names
-        suffix = {"none": "", "gz": ".gz", "zst": ".zst"}[settings.compress]
-        self._suffix = ".parquet" if settings.format == "parquet" else f".{settings.format}{suffix}"
+        self._suffix = suffix(settings.format, settings.compress)
         disk.make_folder(folder)
         self._position: dict[str, Any] = {
             "app": app_id,
@@ -113,11 +132,7 @@ class FilesWriter:
         full = [batch for batch in rows if batch.num_rows]
         if not full:
             return {"name": None}
-        if self._settings.format == "parquet":
-            data = bytes(_parquet(full))
-        else:
-            encode = _ENCODERS[self._settings.format]
-            data = self._compressed(b"".join(encode(batch) for batch in full))
+        data = encoded(full, self._settings.format, self._settings.compress)
         name = f"{_STAGED}{epoch:012d}-{self._staged:06d}"
         self._staged += 1
         self._disk.write(self._folder / name, data)
@@ -179,7 +194,7 @@ class FilesWriter:
         if size is not None and size > length:
             self._disk.truncate(self.part, length)
         if length == 0 and self._settings.format == "csv":
-            data = self._compressed(_header(self._columns)) + data
+            data = compressed(header(self._columns), self._settings.compress) + data
         self._disk.append(self.part, data)
         self._disk.sync(self.part)
         if length == 0:
@@ -200,57 +215,3 @@ class FilesWriter:
         self._disk.sync(temporary)
         self._disk.rename(temporary, self._folder / _POSITION)
         self._disk.sync_folder(self._folder)
-
-    def _compressed(self, data: bytes) -> bytes:
-        # Members of gzip and frames of zstd follow one another in a file as if they were one.
-        if self._settings.compress == "gz":
-            return gzip.compress(data, mtime=0)
-        return bytes(pa.Codec("zstd").compress(data)) if self._settings.compress == "zst" else data
-
-
-def _parquet(rows: Sequence[pa.RecordBatch]) -> memoryview:
-    import pyarrow.parquet as pq
-
-    buffer = pa.BufferOutputStream()
-    table = pa.Table.from_batches(rows).unify_dictionaries()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, store_schema=False)
-    return memoryview(buffer.getvalue())
-
-
-def _ndjson(rows: pa.RecordBatch) -> bytes:
-    # About 2 µs a row: Python objects, then JSON; NaN and the infinities become null.
-    return msgspec.json.Encoder().encode_lines(rows.to_pylist())
-
-
-def _csv(rows: pa.RecordBatch) -> bytes:
-    import pyarrow.csv as pcsv
-
-    table = pa.table({name: _cells(rows.column(name)) for name in rows.schema.names})
-    buffer = pa.BufferOutputStream()
-    pcsv.write_csv(table, buffer, pcsv.WriteOptions(include_header=False))
-    return bytes(buffer.getvalue())
-
-
-def _header(columns: Sequence[str]) -> bytes:
-    safe = unformula_column(pa.array(columns, pa.string())).to_pylist()
-    return (",".join('"' + name.replace('"', '""') + '"' for name in safe) + "\n").encode()
-
-
-def _cells(column: pa.Array) -> pa.Array:
-    """A column as CSV can hold it."""
-    if pt.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pt.is_timestamp(column.type):
-        zone = {"UTC": "Z", None: ""}.get(column.type.tz, "%z")
-        return pc.strftime(column, f"%Y-%m-%dT%H:%M:%S{zone}")
-    if pt.is_floating(column.type):
-        return pc.if_else(pc.is_finite(column), column, None)
-    if pt.is_nested(column.type) or pt.is_binary(column.type) or pt.is_large_binary(column.type):
-        texts = [None if v is None else msgspec.json.encode(v).decode().strip('"') for v in column.to_pylist()]
-        column = pa.array(texts, pa.string())
-    if pt.is_large_string(column.type):
-        column = column.cast(pa.string())
-    return unformula_column(column) if pt.is_string(column.type) else column
-
-
-_ENCODERS: Mapping[str, Callable[[pa.RecordBatch], bytes]] = {"ndjson": _ndjson, "csv": _csv}

@@ -71,7 +71,9 @@ def _parts(lake_folder: Path, stream: StreamColumns, machine: str, begin_ms: int
     for i, column in enumerate(stream.values):
         value = _finite(column)
         figures += [f"avg({value}) AS mean{i}", f"min({value}) AS least{i}", f"max({value}) AS most{i}"]
-    figures += [f"{'max' if name == 'score' else 'avg'}({_finite(name)}) AS {name}_" for name in stream.band]
+    figures += [
+        f"{'max' if name == 'score' else 'avg'}({_finite(judgement)}) AS {name}_" for name, judgement in stream.band
+    ]
     sql = f"""
         SELECT {", ".join(names)}, {", ".join(figures)} FROM {quoted(stream.name)}
         WHERE time >= make_timestamptz($begin_us) AND time < make_timestamptz($end_us)
@@ -108,7 +110,7 @@ def _series(stream: StreamColumns, machine: str, rows: pa.Table) -> Iterator[tup
             part = rows.filter(pc.and_(mine, pc.equal(signals, signal)))
             part = part.filter(pc.is_valid(part[f"mean{i}"]))
             if part.num_rows:
-                band = {name: _numbers(part, f"{name}_") for name in stream.band} if column == stream.judged else {}
+                band = {name: _numbers(part, f"{name}_") for name, _ in stream.band} if column == stream.judged else {}
                 yield (
                     signal,
                     Points(

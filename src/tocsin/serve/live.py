@@ -139,8 +139,8 @@ class Live:
         points[0] = rows.column("time").cast(pa.int64()).to_numpy() / 1000
         points[1] = _floats(rows.column(column))
         if column == stream.judged:
-            for name in stream.band:
-                points[COLUMNS.index(name)] = _floats(rows.column(name))
+            for name, judgement in stream.band:
+                points[COLUMNS.index(name)] = _floats(rows.column(judgement))
         points[~np.isfinite(points)] = np.nan
         where = machines.combine_chunks().dictionary_encode()
         what = signals.combine_chunks().dictionary_encode()

@@ -68,4 +68,6 @@ def _with_verdict(stream: StreamColumns, planned: StreamColumns | None) -> Strea
     """Returns what a table's rows mean; what a verdict is about is known from the plan, for a table does not say."""
     if planned is None or planned.judged not in stream.values:
         return stream
-    return msgspec.structs.replace(stream, judged=planned.judged)
+    # Where a forecast is of a column that is there, `y` is the same once more.
+    values = tuple(name for name in stream.values if name != stream.judged or name in planned.values)
+    return msgspec.structs.replace(stream, judged=planned.judged, values=values)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Mapping
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 
 from tocsin.acquire._lanes import natural
 from tocsin.acquire.files._file import format_of
 from tocsin.acquire.files._reader import FilesReader
+from tocsin.acquire.files._remote import RemoteReader, Selection, first_schema, select
 from tocsin.batch import RAW
 from tocsin.contracts import Source
 from tocsin.ends import OneSplit
 from tocsin.errors import SourceError
+from tocsin.objects.store import Store, is_remote, open_store
 from tocsin.settings.addresses import without_password
+from tocsin.settings.quantities import Duration
 from tocsin.world import World
 
 
@@ -32,6 +38,10 @@ class Files(Source):
     goes on where it was; one that is truncated or replaced starts again. Links, pipes and devices are passed over
     with a warning. Not for files that are edited in the middle.
 
+    At an address, all objects below a folder are read, or those that a pattern matches, one after another in natural
+    order of their names, each once; one that is replaced is read again, whole. With ``follow`` it looks for new ones.
+    Which were read is part of the checkpoint, for as long as they are there: let a rule of the store delete old ones.
+
     Examples
     --------
     >>> Files(path="readings/*.ndjson").bounded()
@@ -45,7 +55,11 @@ class Files(Source):
 
     path: str
     """A file, a pattern (``data/**/*.csv``) or a folder; in a folder, files of known endings that do not start with
-    ``.`` or ``_``."""
+    ``.`` or ``_``. Or an address: ``s3://bucket/folder``, ``gs://``, ``abfss://`` (``pip install 'tocsin[remote]'``),
+    or ``hdfs://namenode:9870/folder``, the port of the web interface."""
+    storage: Mapping[str, SecretStr] = {}
+    """How to reach an address, by the names that sink `delta` takes, secrets as ``${env:NAME}``; for ``hdfs://``,
+    ``user``."""
     format: Literal["ndjson", "json", "csv", "xml", "parquet", "text"] | None = None
     """What the files hold, if their endings do not say it: ``ndjson`` has a document in each line, ``json`` one that
     is the whole file. A file ``.json`` shows by its first lines which it is."""
@@ -53,6 +67,8 @@ class Files(Source):
     """Whether CSV files begin with a line of names, by which `csv` finds its columns; ``none`` if they have none."""
     follow: bool = False
     """Whether to wait for more at the end."""
+    every: Duration = 5_000_000
+    """Time between two looks for new objects at an address, with ``follow``."""
     replay: float | None = None
     """How many times faster than real time to play the rows, as ``10x``; else as fast as can be."""
     time_column: str | None = None
@@ -74,12 +90,20 @@ class Files(Source):
     def _replay_needs_a_time(self) -> Files:
         if self.replay is not None and (self.replay <= 0 or self.time_column is None):
             raise ValueError("replay must be above 0, and needs time_column")
+        if self.replay is not None and "://" in self.path:
+            raise ValueError("replay is for files on this computer; fetch the objects first")
         return self
 
     def bounded(self) -> bool:
         return not self.follow
 
+    def check(self, world: World) -> None:
+        if is_remote(self.path):
+            self._store().close()
+
     def output_schema(self) -> pa.Schema:
+        if is_remote(self.path):
+            return self._remote_schema
         first = next(iter(self.paths()), None)
         if (self.format or format_of(first or Path(self.path))) == "parquet":
             import pyarrow.parquet as pq
@@ -90,7 +114,25 @@ class Files(Source):
         return RAW
 
     def open(self, world: World) -> OneSplit:
+        if is_remote(self.path):
+            return OneSplit(lambda offset: RemoteReader(self, self._store(), world, offset))
         return OneSplit(lambda offset: FilesReader(self, offset, world.clock, world.first_time, world.idle_us))
+
+    def selection(self) -> Selection:
+        """Returns which objects an address means."""
+        return select(self.path, any_ending=self.format is not None)
+
+    @cached_property
+    def _remote_schema(self) -> pa.Schema:
+        """Of what is at the address; asked of the other side once, and only where it may be Parquet."""
+        if (self.format or format_of(Path(self.path)) or "parquet") != "parquet":
+            return RAW
+        with closing(self._store()) as store:
+            return first_schema(self, store) or RAW
+
+    def _store(self) -> Store:
+        storage = {name: value.get_secret_value() for name, value in self.storage.items()}
+        return open_store(self.selection().root, storage, SourceError)
 
     def base(self) -> Path:
         """Returns the folder that topics start from: the folder named, or what stands before the first pattern."""
