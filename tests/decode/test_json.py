@@ -298,3 +298,12 @@ def test_an_integer_never_goes_through_a_float_that_does_not_hold_it() -> None:
     rows, rejected = rows_of(decoder, *(f'{{"n": {text}}}' for text in texts))
     assert [row["n"] for row in rows] == [1663830966276000001, 9007199254740991, 1000]
     assert rejected == ["number_range"] * 3
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_time_is_a_missing_one(text: str) -> None:
+    payloads = [json.dumps({"ts": text, "at": text, "n": n}).encode() for n in range(3)]
+    rows, rejected = decoded(payloads, Json(columns={"at": {"type": "timestamp", "optional": True}, "n": "int"}))
+    assert ([row["at"] for row in rows], [row["n"] for row in rows], rejected) == ([None] * 3, [0, 1, 2], [])
+    rows, rejected = decoded(payloads, Json(columns={"ts": "timestamp", "n": "int"}))
+    assert (rows, rejected) == ([], [(0, "missing_field"), (1, "missing_field"), (2, "missing_field")])

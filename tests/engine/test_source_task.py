@@ -134,6 +134,29 @@ def test_what_is_read_is_decoded_ahead_by_the_same_thread(tmp_path: Path) -> Non
     assert threading.main_thread() not in where
 
 
+def test_what_a_decoder_cannot_take_yet_is_kept(tmp_path: Path) -> None:
+    away = [True]
+
+    class Asking(Json):
+        def traced(self, state: Any, batch: Batch) -> Traced:
+            if away and len(batch):
+                raise Unavailable("the registry is away")
+            return super().traced(state, batch)
+
+    given = state({"a": [b'{"n": 1}', b'{"n": 2}']})
+    shards = Shards.model_construct(state=given)
+    source = SourceTask("in", shards, world(tmp_path), {}, (), decoder=Asking(columns={"n": "int"}))
+    assert everything(source, 3) == [Opened("a")]
+    assert source.snapshot()["reason"] == "the registry is away"
+    source._retry_s = 0.0
+    assert everything(source, 3) == []
+    away.clear()
+    source._retry_s = 0.0
+    events = everything(source)
+    assert lines_of(events, "a") == [b'{"n": 1}', b'{"n": 2}']
+    assert given["read"] == [("a", None)]
+
+
 def test_a_decoder_whose_memory_a_checkpoint_holds_does_not_run_ahead() -> None:
     class Remembering(Json):
         def dump(self, state: Any) -> pa.Table:

@@ -62,7 +62,13 @@ class Builder:
             refused &= stamps[name].is_null().to_numpy(zero_copy_only=False)
             for i in np.flatnonzero(refused & good).tolist():
                 reason, text = reasons[i].as_py(), str(raw[i])[:100]
-                bad = Bad(reason, f"{name}: {text!r} {advice(text, reason, column.format)}".rstrip())
+                if reason == "ts_missing" and column.optional:
+                    refused[i] = False
+                    continue
+                if reason == "ts_missing":
+                    bad = Bad("missing_field", f"{name} is required, and empty")
+                else:
+                    bad = Bad(reason, f"{name}: {text!r} {advice(text, reason, column.format)}".rstrip())
                 self._rejects.add(self._batch_rows[i], bad, self._parts[i])
             good &= ~refused
         keep = pa.array(good)

@@ -15,6 +15,7 @@ from tocsin.batch import times_us
 from tocsin.decode._base import DEPTH_MAX, Decoder, Records, raw
 from tocsin.decode._builder import INT_END, Builder, Decoded, float_of, merged, utf8
 from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
+from tocsin.decode._paths import at_path, steps_of, where
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.decode._values import HUGE, NAN, from_value, kind
@@ -122,7 +123,7 @@ class Json(Decoder):
 
     @cached_property
     def _paths(self) -> list[tuple[str, ...]]:
-        return [_steps(column.path or name) for name, column in self.columns.items()]
+        return [steps_of(column.path or name) for name, column in self.columns.items()]
 
     @cached_property
     def _takes_values(self) -> bool:
@@ -213,48 +214,17 @@ NAME, ELEMENT = "@key", "@value"
 """Paths of what stands around a row: its name in an object of rows (its number in an array), and the row itself."""
 
 
-def _steps(path: str) -> tuple[str, ...]:
-    """The keys of a path; a dot behind a backslash is part of a key."""
-    return tuple(step.replace("\\.", ".") for step in re.split(r"(?<!\\)\.", path))
-
-
 def _value_at(steps: tuple[str, ...], element: Any, record: Any, name: str | None) -> Any:
     if steps == (NAME,):
         return name
     if steps == (ELEMENT,):
         return element
-    return _at(record, steps[1:]) if steps[0] == "$" else _at(element, steps)
-
-
-def _at(value: Any, steps: tuple[str, ...]) -> Any:
-    """What stands at a path, None if nothing does."""
-    keys = _where(value, steps)
-    for key in keys or ():
-        value = value[key]
-    return None if keys is None else value
-
-
-def _where(value: Any, steps: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """The keys and places by which a path goes; where nothing is nested so, a key may itself have dots in it."""
-    if not steps:
-        return ()
-    if isinstance(value, list):
-        if not steps[0].isdecimal() or int(steps[0]) >= len(value):
-            return None
-        rest = _where(value[int(steps[0])], steps[1:])
-        return None if rest is None else (int(steps[0]), *rest)
-    if not isinstance(value, dict):
-        return None
-    for count in range(1, len(steps) + 1):
-        key = ".".join(steps[:count])
-        if key in value and (rest := _where(value[key], steps[count:])) is not None:
-            return key, *rest
-    return None
+    return at_path(record, steps[1:]) if steps[0] == "$" else at_path(element, steps)
 
 
 def _elements(record: Any, path: str) -> list[tuple[str, Any]]:
     """The rows at a path, each with its name in an object, or its number in an array."""
-    rows = _at(record, tuple(step for step in _steps(path) if step != "$"))
+    rows = at_path(record, tuple(step for step in steps_of(path) if step != "$"))
     if isinstance(rows, dict):
         return list(rows.items())
     if not isinstance(rows, list):
@@ -325,7 +295,7 @@ class _Layouts:
         except Bad:
             return None
         paths = [steps[1:] if steps[0] == "$" else steps for steps in self._decoder._paths]
-        slots = {_where(record, steps): c for c, steps in enumerate(paths)}
+        slots = {where(record, steps): c for c, steps in enumerate(paths)}
         return self._layout(payload.decode(), slots)
 
     def _layout(self, text: str, slots: Mapping[tuple[Any, ...] | None, int]) -> Layout | None:

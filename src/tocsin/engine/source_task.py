@@ -80,6 +80,8 @@ class _Open:
     waiting: int = 0
     """Batches handed over and not taken yet."""
     next_s: float = 0.0
+    undecoded: tuple[Batch, Offset] | None = None
+    """A batch that its decoder could not take yet."""
 
 
 class SourceTask:
@@ -266,22 +268,28 @@ class SourceTask:
                 if len(self._open) > 1:
                     continue
                 self._world.clock.sleep(one.next_s - began_s)
-            polled = one.reader.poll(ROWS_MAX, timeout_s if len(self._open) == 1 else 0.0)
+            polled = one.undecoded or one.reader.poll(ROWS_MAX, timeout_s if len(self._open) == 1 else 0.0)
             if polled is None:
                 continue
-            batch, offset = polled
+            batch, offset = one.undecoded = polled
+            is_over = batch.watermark_us in (END, REST)
+            if batch.watermark_us == REST:  # time has not moved, and no window ends
+                batch = batch.until(START)
+            try:
+                traced = self._decoded(one, batch)
+            except Unavailable as error:  # what the decoder asks is away; the batch is kept, and the offset stays
+                self._wait(error)
+                return False
+            one.undecoded = None
             moved = True
             one.offset = self._offsets[one.split.name] = offset
             one.next_s = began_s + PACE_S if len(batch) < ROWS_FEW else 0.0
-            is_over = batch.watermark_us in (END, REST)
             if is_over:
                 self._ended.add(one.split.name)
                 self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
-            if batch.watermark_us == REST:  # time has not moved, and no window ends
-                batch = batch.until(START)
             with self._lock:
                 one.waiting += 1
-            self._put(Rows(one.split.name, batch, offset, self._decoded(one, batch)))
+            self._put(Rows(one.split.name, batch, offset, traced))
             if is_over and all(split in self._ended for split in self._open):
                 self._done = True
                 self._put(Finished())
@@ -344,12 +352,15 @@ class SourceTask:
             self._offsets.pop(name, None)
 
     def _away(self, error: Unavailable) -> None:
+        self._wait(error)
+        self._close()
+
+    def _wait(self, error: Unavailable) -> None:
         self._backoff_s = min(max(2 * self._backoff_s, BACKOFF_S[0]), BACKOFF_S[1])
         wait_s = max(self._backoff_s, error.retry_after_s)
         if self._reason != str(error):
             logger.warning("%s: %s; trying again, the others go on", self.id, error)
         self._reason = str(error)
-        self._close()
         self._retry_s = self._world.clock.monotonic_s() + wait_s
 
     def _close(self) -> None:
