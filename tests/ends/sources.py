@@ -180,7 +180,7 @@ class InfluxHarness(WithServer):
 
     def __init__(self, server: InfluxDb, follow: bool) -> None:
         super().__init__(server)
-        self._follow, self._measurement = follow, f"kit {next(_NUMBERS)}"
+        self._follow, self._measurement = follow, f"asked {next(_NUMBERS)}"
 
     def _at(self, port: int, **settings: Any) -> Influxdb:
         more = {"url": f"http://127.0.0.1:{port}", "database": "plant", "user": "tocsin", "delay": "0s"}

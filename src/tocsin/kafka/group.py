@@ -367,6 +367,8 @@ class GroupConnection:
             consumer.close()
         except KafkaException as error:
             log.info("%s: %s", self._cluster.cluster, error.args[0].str())
+        except (SourceError, Unavailable) as error:  # of the callback that is told what was lost meanwhile
+            log.info("%s", error)
 
     # trouble
 
