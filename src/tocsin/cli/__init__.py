@@ -16,6 +16,7 @@ from tocsin.cli.edge import deploy, edge
 from tocsin.cli.explain import explain
 from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
+from tocsin.cli.mcp import mcp
 from tocsin.cli.models import models, train
 from tocsin.cli.replay import replay
 from tocsin.cli.watching import init, watch
@@ -63,6 +64,7 @@ main.add_command(jobs)
 models.add_command(deploy)
 main.add_command(models)
 main.add_command(edge)
+main.add_command(mcp)
 main.add_command(replay)
 main.add_command(explain)
 main.add_command(train)

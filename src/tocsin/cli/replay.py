@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,40 @@ def replay(file: Path, settings: tuple[str, ...], begin: str | None, end: str | 
     steps keeps it.
     """
     from tocsin.cli.tables import show, write
+
+    if wrong := [pair for pair in settings if "=" not in pair]:
+        raise ConfigError(f"--set {wrong[0]}: write it as place=value, such as --set folder=/data")
+    made = compare(file, dict(pair.split("=", 1) for pair in settings), begin, end)
+    tables = [
+        ("alarms, compared", _table(made.lines, ("which", "raised", "key", "rule", "severity", "label", "message"))),
+        ("alarms a day", _table(made.by_day, ("day", "then", "now"))),
+    ]
+    for title, table in tables:
+        if form == "table":
+            show(table, title)
+        else:
+            write(table, form)
+    click.echo(f"{made.readings:,} readings; {made.sentence}", err=True)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a changed pipeline would have rung, beside what there was."""
+
+    lines: Sequence[dict[str, Any]]
+    """An alarm each: ``which`` (both, only then, only now), when, of what, and how it was labelled."""
+    by_day: Sequence[dict[str, Any]]
+    readings: int
+    sentence: str
+
+
+def compare(file: Path, settings: Mapping[str, str], begin: str | None, end: str | None) -> Comparison:
+    """Returns what a pipeline file, with other settings, makes of the readings in its lake."""
     from tocsin.domain.labels import DAY_US, occurrences
     from tocsin.engine.replay import replay as replay_plan
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    if wrong := [pair for pair in settings if "=" not in pair]:
-        raise ConfigError(f"--set {wrong[0]}: write it as place=value, such as --set folder=/data")
-    _, plan = load_with_plan(file, dict(pair.split("=", 1) for pair in settings))
+    _, plan = load_with_plan(file, settings)
     begin_us, end_us = _time("--from", begin), _time("--to", end)
     if begin_us is not None and end_us is not None and begin_us >= end_us:
         raise ConfigError(f"--from {begin} comes before --to {end}, or nothing is left to compare")
@@ -52,16 +80,7 @@ def replay(file: Path, settings: tuple[str, ...], begin: str | None, end: str | 
     )
     lines = list(_compared(then, now))
     days = max((end_us - begin_us) / DAY_US, 1e-9)
-    tables = [
-        ("alarms, compared", _table(lines, ("which", "raised", "key", "rule", "severity", "label", "message"))),
-        ("alarms a day", _table(list(_by_day(then, now)), ("day", "then", "now"))),
-    ]
-    for title, table in tables:
-        if form == "table":
-            show(table, title)
-        else:
-            write(table, form)
-    click.echo(f"{made.rows:,} readings; {_in_words(lines, then, now, days)}", err=True)
+    return Comparison(lines, list(_by_day(then, now)), made.rows, _in_words(lines, then, now, days))
 
 
 def _rung_then(folder: Path, paths: Sequence[str]) -> list[Occurrence]:

@@ -1,0 +1,172 @@
+"""What the lake holds as answers that can be checked: each names the tables that it rests on, and their versions.
+
+Everything here only reads. A version is that of a Delta table, as `delta_scan` of DuckDB or `deltalake` know it too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tocsin.engine.wire import StreamColumns
+from tocsin.errors import UnknownName
+from tocsin.lake.read import quoted, snapshot
+from tocsin.serve.desk import list_alarms, rows
+from tocsin.serve.history import history
+from tocsin.serve.past import kept
+
+ROWS_MAX = 1_000
+POINTS_MAX = 500
+CASES_MAX = 10
+"""So many earlier cases are told."""
+QUERY_S = 20.0
+
+Answer = dict[str, Any]
+"""``rests_on``: the tables with their versions; and the answer, as JSON."""
+
+
+def ask(folder: Path, sql: str, rows_max: int = 100) -> Answer:
+    """Returns the first rows of what a query over the tables gives; it sees the tables and nothing else.
+
+    Raises `ConfigError` for a query that is none, that takes longer than 20 s, or more than 2 GB.
+    """
+    most = min(rows_max, ROWS_MAX)
+    text = sql.strip().rstrip(";")
+    is_select = re.match(r"(?i)(select|with|from)\b", text) is not None
+    table, versions = snapshot(
+        f"SELECT * FROM ({text}) LIMIT {most + 1}" if is_select else text,  # noqa: S608
+        folder,
+        timeout_s=QUERY_S,
+    )
+    return {"rests_on": versions, "rows": _plain(table.slice(0, most)), "is_cut": table.num_rows > most}
+
+
+def machines(folder: Path) -> Answer:
+    """Returns each machine with its tables: how many rows, from when to when, which signals; and its open alarms."""
+    known: dict[str, dict[str, Any]] = {}
+    rests_on: dict[str, int] = {}
+    for stream in kept(folder):
+        if stream.kind == "alarms":
+            continue
+        of_table = f"""
+            SELECT CAST(key AS VARCHAR) AS key, count(*) AS rows, min(time) AS first, max(time) AS newest
+            FROM {quoted(stream.name)} GROUP BY 1 ORDER BY 1"""  # noqa: S608
+        table, versions = snapshot(of_table, folder, timeout_s=QUERY_S)
+        rests_on |= versions
+        for row in _plain(table):
+            told = {"table": stream.name, "signals": list(stream.values), **row}
+            known.setdefault(told.pop("key"), {"tables": []})["tables"].append(told)
+    for name in _alarm_tables(folder):
+        rests_on[name] = _version(folder, name)
+        for alarm in list_alarms(folder, table=name).to_pylist():
+            machine = known.setdefault(alarm["key"], {"tables": []})
+            machine["open_alarms"] = machine.get("open_alarms", 0) + 1
+    return {"rests_on": rests_on, "machines": [{"machine": name, **told} for name, told in sorted(known.items())]}
+
+
+def alarms(folder: Path, machine: str = "", *, everything: bool = False, rows_max: int = 50) -> Answer:
+    """Returns the newest row of each alarm, latest first: open ones, or ``everything``; of one machine, or of all."""
+    listed: list[dict[str, Any]] = []
+    rests_on = {}
+    for name in _alarm_tables(folder):
+        rests_on[name] = _version(folder, name)
+        table = list_alarms(folder, table=name, everything=everything)
+        if machine:
+            table = table.filter(_is_of(table["key"], machine))
+        listed += [{"table": name, **row} for row in _plain(table)]
+    most = min(rows_max, ROWS_MAX)
+    listed.sort(key=lambda row: str(row["time"]), reverse=True)
+    return {"rests_on": rests_on, "alarms": listed[:most], "is_cut": len(listed) > most}
+
+
+def series(folder: Path, machine: str, begin: datetime, end: datetime, points: int = 200) -> Answer:
+    """Returns the signals of a machine in a range of time, as means, least and most values of equal parts of it."""
+    ends_ms = [round(moment.timestamp() * 1000) for moment in (begin, end)]
+    drawn = history(folder, (), machine, ends_ms[0], ends_ms[1], min(points, POINTS_MAX))
+    rests_on = {name: _version(folder, name) for name in sorted({one.stream for one in drawn})}
+    told = [{"signal": one.signal, "table": one.stream, "points": msgspec.to_builtins(one.points)} for one in drawn]
+    return {"rests_on": rests_on, "machine": machine, "series": told}
+
+
+def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -> Answer:
+    """Returns all that is known of an alarm, by its id, or by ``rule:key`` for its latest occurrence.
+
+    Its rows from the onset on (``history``), the signals of its machine from ``around`` before it until as long after,
+    what else rang in that time (``beside``), and the same alarm's earlier cases and how they ended (``before``).
+
+    Raises
+    ------
+    UnknownName
+        No table of alarms has it.
+    """
+    for name in _alarm_tables(folder):
+        every = rows(folder, name).sort_by("number").to_pylist()
+        mine = [row for row in every if alarm in (row["id"], f"{row['rule']}:{row['key']}")]
+        if mine:
+            break
+    else:
+        raise UnknownName("alarm", alarm, [row["id"] for row in alarms(folder, everything=True)["alarms"]][:10])
+    id, key, rule = (mine[-1][column] for column in ("id", "key", "rule"))
+    of_it = [row for row in every if row["id"] == id]
+    onset = of_it[0]["started"] or of_it[0]["time"]
+    begin, end = onset - around, max(row["time"] for row in of_it) + around
+    drawn = series(folder, key, begin, end)
+    if not drawn["series"]:  # keys of alarms go down to the signal where readings are of the machine
+        drawn = series(folder, key.rpartition("/")[0] or key, begin, end)
+    beside = {row["id"]: row for row in every if row["id"] != id and begin <= row["time"] <= end}
+    before = _cases([row for row in every if (row["key"], row["rule"]) == (key, rule) and row["id"] != id])
+    return {
+        "rests_on": {name: _version(folder, name), **drawn["rests_on"]},
+        "alarm": _as_json(of_it[-1]),
+        "history": _as_json(of_it),
+        "series": drawn["series"],
+        "beside": _as_json(list(beside.values())[:ROWS_MAX]),
+        "before": _as_json(before),
+    }
+
+
+def _cases(of_rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Earlier occurrences, latest first: from when to when, how it ended, and what somebody has said that it was."""
+    cases: dict[str, dict[str, Any]] = {}
+    for row in of_rows:
+        case = cases.setdefault(row["id"], {"id": row["id"], "started": row["started"] or row["time"], "said": []})
+        case |= {"until": row["time"], "state": row["state"], "message": row["message"]}
+        if row["event"].startswith("labelled_"):
+            case["said"].append(row["event"].removeprefix("labelled_"))
+    return list(reversed(cases.values()))[:CASES_MAX]
+
+
+def _alarm_tables(folder: Path) -> list[str]:
+    streams: list[StreamColumns] = list(kept(folder))
+    return [stream.name for stream in streams if stream.kind == "alarms"]
+
+
+def _version(folder: Path, table: str) -> int:
+    return snapshot(f"SELECT 1 FROM {quoted(table)} LIMIT 1", folder, timeout_s=QUERY_S)[1][table]  # noqa: S608
+
+
+def _is_of(keys: pa.ChunkedArray, machine: str) -> pa.ChunkedArray:
+    texts = keys.cast(pa.string())
+    return pc.or_(pc.equal(texts, machine), pc.starts_with(texts, f"{machine}/"))
+
+
+def _plain(table: pa.Table) -> list[dict[str, Any]]:
+    return [dict(row) for row in _as_json(table.to_pylist())]
+
+
+def _as_json(value: Any) -> Any:
+    """Returns rows as JSON has them: times as text in UTC, numbers that are none as null."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=str))
+
+
+def moment(text: str) -> datetime:
+    """Returns a time that is written as RFC 3339, in UTC where it names no zone."""
+    parsed = datetime.fromisoformat(text)
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
