@@ -22,6 +22,7 @@ class CutNetwork:
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._reset: set[socket.socket] = set()
         self._refused_until_s = self._held_until_s = 0.0
         self.cut = 0
         """So many connections a trouble has met."""
@@ -41,8 +42,9 @@ class CutNetwork:
             if kind == "half-close":
                 _shut(client, socket.SHUT_WR)
             else:
-                _reset(client)
-                _reset(server)
+                self._reset |= {client, server}
+                _make_reset(client)
+                _make_reset(server)
 
     def close(self) -> None:
         _shut(self._listener, socket.SHUT_RDWR)
@@ -60,7 +62,7 @@ class CutNetwork:
                     raise ConnectionRefusedError
                 server = socket.create_connection(("127.0.0.1", self._server), 5)
             except OSError:
-                _reset(client)
+                _make_reset(client)
                 client.close()
                 continue
             server.settimeout(None)
@@ -77,6 +79,7 @@ class CutNetwork:
             self._pairs.discard((client, server))
         client.close()
         server.close()
+        self._reset -= {client, server}
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         try:
@@ -85,7 +88,8 @@ class CutNetwork:
                 target.sendall(data)
         except OSError:
             _shut(source, socket.SHUT_RDWR)  # cut: the other direction ends as well
-        _shut(target, socket.SHUT_WR)
+        if target not in self._reset:  # it is closed without a word, which is a reset
+            _shut(target, socket.SHUT_WR)
 
 
 def _shut(end: socket.socket, how: int) -> None:
@@ -95,10 +99,10 @@ def _shut(end: socket.socket, how: int) -> None:
         return  # it is no longer connected
 
 
-def _reset(end: socket.socket) -> None:
-    """Make the close that follows a reset, and wake who reads from it."""
+def _make_reset(end: socket.socket) -> None:
+    """Make the close that follows a reset, and wake who reads from it; the other side hears nothing before."""
     try:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     except OSError:
         return  # it is closed
-    _shut(end, socket.SHUT_RDWR)
+    _shut(end, socket.SHUT_RD)
