@@ -46,6 +46,13 @@ def connected(network: CutNetwork) -> socket.socket:
     return client
 
 
+def read_from(network: CutNetwork) -> bytes:
+    """What the first read of a new connection gives."""
+    with closing(socket.socket()) as client:
+        client.connect(("127.0.0.1", network.port))
+        return client.recv(100)
+
+
 def test_a_dropped_connection_is_reset_and_another_can_be_made(network: CutNetwork) -> None:
     with closing(connected(network)) as client:
         network.trouble("drop")
@@ -58,9 +65,8 @@ def test_a_dropped_connection_is_reset_and_another_can_be_made(network: CutNetwo
 def test_refused_connections_are_reset_for_a_while(network: CutNetwork) -> None:
     begin_s = time.monotonic()
     network.trouble("refuse")
-    with closing(socket.socket()) as client, pytest.raises(ConnectionResetError):  # by the first read at the latest
-        client.connect(("127.0.0.1", network.port))
-        client.recv(100)
+    with pytest.raises(ConnectionResetError):
+        read_from(network)
     time.sleep(max(0.0, begin_s + TROUBLE_S - time.monotonic()))
     connected(network).close()
 
