@@ -30,7 +30,7 @@ def test_the_device_sends_what_the_pipeline_and_the_edge_read(tmp_path: Path) ->
     assert first["date"] == "2010-01-02T00:00:00Z"
     assert (first["pollution"], second["pollution"]) == (129.0, None)
     dataset: Dataset = Training.read(FOLDER / "train.yaml", {}).dataset
-    settings = tocsin.edge.device.Settings.read(FOLDER / "edge.json")
+    settings = tocsin.edge.device.DeviceSettings.read(FOLDER / "edge.json")
     assert first.keys() == {*dataset.inputs, settings.time_field}
     assert settings.answer.keys() == {"predicted_pollution", "actual_pollution", "date"}
 

@@ -17,7 +17,7 @@ class LocalWindows:
 
     Examples
     --------
-    >>> days = Clock("Europe/Berlin", 24 * HOUR_US, 0)
+    >>> days = LocalWindows("Europe/Berlin", 24 * HOUR_US, 0)
     >>> spring = 1774735200_000_000  # 2026-03-28T22:00Z, the hour before the day on which clocks go forward
     >>> (days.end(spring + HOUR_US) - days.start(spring + HOUR_US)) // HOUR_US
     23

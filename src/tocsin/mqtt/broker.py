@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class Broker:
-    """The broker. ``with Broker(Settings()) as broker: broker.url`` runs it in a thread.
+    """The broker. ``with Broker(BrokerConfiguration()) as broker: broker.url`` runs it in a thread.
 
     Examples
     --------
     >>> from tocsin.mqtt.client import Client
-    >>> with Broker(Settings()) as broker:
+    >>> with Broker(BrokerConfiguration()) as broker:
     ...     client = Client(broker.url)
     ...     client.publish([("plant/pump/telemetry", b"21.5")])
     ...     client.close()
