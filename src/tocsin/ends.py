@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
 from tocsin.contracts import Offset, Reader, Split, Token
-from tocsin.errors import CorruptState
+from tocsin.errors import CorruptState, TocsinError
 from tocsin.world import World
+
+T = TypeVar("T")
+
+LOOK_S = 0.05
+"""How often a thread that waits for room looks whether it is still wanted."""
 
 
 class OneSplit:
@@ -33,6 +41,60 @@ class OneSplit:
 
     def close(self) -> None:
         """The reader holds all there is to close."""
+
+
+class Follower(ABC, Generic[T]):
+    """Fetches in a thread, some ahead of whoever takes: a reader that polls it never waits for the other side.
+
+    What `fetch` hands over by `put` comes out of `take`, in order; a `TocsinError` that it raises is raised there.
+    """
+
+    def __init__(self, name: str, ahead: int) -> None:
+        self.stopping = threading.Event()
+        """Set once nobody wants more: `fetch` ends soon after."""
+        self._ahead: queue.Queue[T | TocsinError] = queue.Queue(ahead)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Hand over what there is, until there is no more."""
+
+    def start(self) -> None:
+        """Fetch from now on; again it does nothing."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def take(self, timeout_s: float) -> T | None:
+        """Returns what comes next, or None if there is nothing yet; raises what has gone wrong."""
+        try:
+            taken = self._ahead.get(timeout=timeout_s) if timeout_s > 0 else self._ahead.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(taken, TocsinError):
+            raise taken
+        return taken
+
+    def close(self, patience_s: float = 2.0) -> None:
+        """Let the thread end; one that does not in time is left behind."""
+        self.stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(patience_s)
+
+    def put(self, what: T | TocsinError) -> bool:
+        """Hand over, as soon as there is room; returns False where nobody wants it any more."""
+        while not self.stopping.is_set():
+            try:
+                self._ahead.put(what, timeout=LOOK_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _run(self) -> None:
+        try:
+            self.fetch()
+        except TocsinError as error:
+            self.put(error)
 
 
 class Spooled(ABC):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from tocsin.batch import RAW_WITH_METADATA, REST, Batch, as_times, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
-from tocsin.influxdb.following import Follower, HistoryEnd, Measurement, PointPage
+from tocsin.influxdb.following import HistoryEnd, Measurement, MeasurementFollower, PointPage
 from tocsin.influxdb.settings import ServerSettings
 from tocsin.settings.quantities import Duration
 from tocsin.world import World
@@ -86,7 +86,7 @@ class InfluxdbReader:
         self._begin = 0
         """So many points of the page have been given."""
         every_s = source.every / 1e6 if source.follow else None
-        self._follower = Follower(self._connect, self._after_ns, every_s)
+        self._follower = MeasurementFollower(self._connect, self._after_ns, every_s)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         self._follower.start()

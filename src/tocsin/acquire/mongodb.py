@@ -97,11 +97,11 @@ class MongodbReader:
     """The collections being read. An offset says how far each has been, and up to which point in time all are."""
 
     def __init__(self, source: Mongodb, world: World, offset: Offset | None) -> None:
-        from tocsin.mongodb.following import Follower, place_at
+        from tocsin.mongodb.following import CollectionsFollower, place_at
 
         self._clock = world.clock
         self._place = place_at(source, offset)
-        self._follower = Follower(source, world.given, place_at(source, offset))
+        self._follower = CollectionsFollower(source, world.given, place_at(source, offset))
         self._rests = source.bounded()
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:

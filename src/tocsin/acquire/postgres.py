@@ -14,7 +14,7 @@ from tocsin.batch import END, Batch, tick
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError, SourceError
-from tocsin.postgres.following import Cursor, End, Follower, Position, RowPage
+from tocsin.postgres.following import Cursor, End, Position, RowPage, TableFollower
 from tocsin.postgres.reading import ReadColumn, describe, schema_of
 from tocsin.postgres.settings import ServerSettings
 from tocsin.postgres.trouble import trouble
@@ -130,7 +130,7 @@ class PostgresReader:
         self._given = 0
         """So many rows of the page have been given."""
         every_s = source.every / 1e6 if source.follow else None
-        self._follower = Follower(self._open, source.url, self._position, every_s, source.patience / 1e6)
+        self._follower = TableFollower(self._open, source.url, self._position, every_s, source.patience / 1e6)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         self._follower.start()

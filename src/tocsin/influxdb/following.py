@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from tocsin.errors import SourceError, TocsinError, Unavailable
+from tocsin.ends import Follower
+from tocsin.errors import SourceError, Unavailable
 from tocsin.influxdb.settings import said
 
 POINTS = 10_000
@@ -19,7 +18,6 @@ POINTS = 10_000
 POINTS_MAX = 5_000_000
 """So many points of one time are taken."""
 AHEAD = 2
-_LOOK_S = 0.05
 _LEAST_NS = -(2**63) + 2
 """The earliest time that a point can have."""
 
@@ -107,66 +105,36 @@ def _quoted(name: str) -> str:
     return f'"{escaped}"'
 
 
-class Follower:
-    """Fetches pages in a thread, some ahead of whoever takes them."""
+class MeasurementFollower(Follower[PointPage | HistoryEnd]):
+    """Fetches pages of points."""
 
     def __init__(
         self, connect: Callable[[], tuple[httpx.Client, Measurement]], after_ns: int | None, every_s: float | None
     ) -> None:
+        super().__init__("influxdb source", AHEAD)
         self._connect, self._after_ns, self._every_s = connect, after_ns, every_s
-        self._pages: queue.Queue[PointPage | HistoryEnd | TocsinError] = queue.Queue(AHEAD)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="influxdb source", daemon=True)
 
-    def start(self) -> None:
-        """Fetch from now on; again it does nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
+    def close(self, patience_s: float = 0.2) -> None:
+        """End the thread; one that waits for an answer ends with it."""
+        super().close(patience_s)
 
-    def take(self, timeout_s: float) -> PointPage | HistoryEnd | None:
-        """Returns the next page, or None if there is none yet; raises what has gone wrong."""
-        try:
-            taken = self._pages.get(timeout=timeout_s) if timeout_s > 0 else self._pages.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(taken, TocsinError):
-            raise taken
-        return taken
-
-    def close(self) -> None:
-        """HistoryEnd the thread; one that waits for an answer ends with it."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(0.2)
-
-    def _run(self) -> None:
-        try:
-            client, measurement = self._connect()
-            with client:
-                self._follow(measurement)
-        except TocsinError as error:
-            self._put(error)
+    def fetch(self) -> None:
+        client, measurement = self._connect()
+        with client:
+            self._follow(measurement)
 
     def _follow(self, measurement: Measurement) -> None:
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             page, has_more = measurement.page(self._after_ns)
             if page.times_ns:
                 self._after_ns = page.times_ns[-1]
-                self._put(page)
+                self.put(page)
             if has_more:
                 continue
             if self._every_s is None:
-                self._put(HistoryEnd())
+                self.put(HistoryEnd())
                 return
-            self._stopping.wait(self._every_s)
-
-    def _put(self, what: PointPage | HistoryEnd | TocsinError) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._pages.put(what, timeout=_LOOK_S)
-            except queue.Full:
-                continue
-        return None
+            self.stopping.wait(self._every_s)
 
 
-__all__ = ["Follower", "HistoryEnd", "Measurement", "PointPage"]
+__all__ = ["HistoryEnd", "Measurement", "MeasurementFollower", "PointPage"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bson import json_util
 from pymongo.errors import InvalidOperation, PyMongoError
 
-from tocsin.errors import TocsinError
+from tocsin.ends import Follower
 from tocsin.mongodb.collection import Collection, Record
 from tocsin.mongodb.progress import Order, Progress, as_date, from_json, to_json
 from tocsin.mongodb.trouble import trouble
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD = 2
-LOOK_S = 0.05
 STREAM_WAIT_MS = 100
 """How long the server waits for a change of one collection before it says that there is none."""
 SNAPSHOT_WIRE_VERSION = 13
@@ -127,56 +124,36 @@ class Done:
     """All that was begun has been given."""
 
 
-Event = Begun | DocumentPage | Done | TocsinError
+Event = Begun | DocumentPage | Done
 
 
-class Follower:
-    """Fetches pages in a thread, some ahead of whoever takes them."""
+class CollectionsFollower(Follower[Event]):
+    """Fetches pages of documents."""
 
     def __init__(self, asked: Asked, given: Path, place: ChangePlace) -> None:
+        super().__init__("mongodb source", AHEAD)
         self._asked, self._given, self._place = asked, given, place
-        self._events: queue.Queue[Event] = queue.Queue(AHEAD)
-        self._stopping = threading.Event()
         self._client: MongoClient[RawBSONDocument] | None = None
         self.undated = 0
         """How many documents had no date in the field that says what is new, when it was looked last."""
         self.deleted = 0
         """How many documents were deleted, where the change stream tells."""
-        self._thread = threading.Thread(target=self._run, name="mongodb source", daemon=True)
 
-    def start(self) -> None:
-        """Fetch from now on; again it does nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def take(self, timeout_s: float) -> Begun | DocumentPage | Done | None:
-        """Return what has happened next, or None if nothing has yet; raises what has gone wrong."""
-        try:
-            event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(event, TocsinError):
-            raise event
-        return event
-
-    def close(self) -> None:
+    def close(self, patience_s: float = 2.0) -> None:
         """End the thread, and what it has asked the server for."""
-        self._stopping.set()
+        self.stopping.set()
         if self._client is not None:
             self._client.close()
-        if self._thread.ident is not None:
-            self._thread.join(2.0)
+        super().close(patience_s)
 
-    def _run(self) -> None:
+    def fetch(self) -> None:
         asked = self._asked
         try:
             with asked.client(self._given) as self._client:
                 self._follow(self._client)
-        except TocsinError as error:
-            self._put(error)
         except PyMongoError as error:
-            if not (self._stopping.is_set() and isinstance(error, InvalidOperation)):
-                self._put(trouble(asked.address, error, asked.user))
+            if not (self.stopping.is_set() and isinstance(error, InvalidOperation)):
+                raise trouble(asked.address, error, asked.user) from error
 
     def _follow(self, client: MongoClient[RawBSONDocument]) -> None:
         asked = self._asked
@@ -193,10 +170,10 @@ class Follower:
                 self._place.tokens.setdefault(name, json_util.dumps(stream.resume_token))
         if not self._place.is_followed():
             self._load(client, collections)
-        while not self._stopping.is_set() and streams:
+        while not self.stopping.is_set() and streams:
             for name, stream in streams.items():
                 self._changes(stream, name, collections[name])
-        while asked.follow and not self._stopping.wait(asked.every / 1e6):
+        while asked.follow and not self.stopping.wait(asked.every / 1e6):
             self._load(client, collections)
 
     def _require_collections(self, client: MongoClient[RawBSONDocument]) -> None:
@@ -225,15 +202,15 @@ class Follower:
             place.until_ms = int(now.replace(tzinfo=now.tzinfo or UTC).timestamp() * 1_000)
             place.bounds = {name: one.bound(session) for name, one in collections.items()}
             place.is_done = False
-        self._put(Begun(place.until_ms, place.bounds, dict(place.tokens)))
+        self.put(Begun(place.until_ms, place.bounds, dict(place.tokens)))
         until = as_date(place.until_ms)
         for name, collection in collections.items():
             for records in collection.pages(place.progress[name], until, place.bounds.get(name), session):
-                self._put(DocumentPage(records))
-                if self._stopping.is_set():
+                self.put(DocumentPage(records))
+                if self.stopping.is_set():
                     return
         place.is_done = True
-        self._put(Done())
+        self.put(Done())
 
     def _stream(self, client: MongoClient[RawBSONDocument], name: str) -> ChangeStream[RawBSONDocument]:
         """Return a change stream, from the last change on or from now: what happens while all is read is in it."""
@@ -246,22 +223,14 @@ class Follower:
 
     def _changes(self, stream: ChangeStream[RawBSONDocument], name: str, collection: Collection) -> None:
         """Hand on what a change stream has now."""
-        while not self._stopping.is_set() and (change := stream.try_next()) is not None:
+        while not self.stopping.is_set() and (change := stream.try_next()) is not None:
             document = change.get("fullDocument")
             self.deleted += change["operationType"] == "delete"
             record = None if document is None else collection.record(document)
             progress = self._place.progress[name]
             if record is not None and not progress.is_known(record.what):
-                self._put(DocumentPage([record], json_util.dumps(stream.resume_token)))
+                self.put(DocumentPage([record], json_util.dumps(stream.resume_token)))
                 progress.take(record.order, record.what)
 
-    def _put(self, event: Event) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._events.put(event, timeout=LOOK_S)
-            except queue.Full:
-                continue
-        return None
 
-
-__all__ = ["Begun", "ChangePlace", "DocumentPage", "Done", "Follower", "place_at"]
+__all__ = ["Begun", "ChangePlace", "CollectionsFollower", "DocumentPage", "Done", "place_at"]

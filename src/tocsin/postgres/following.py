@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.errors import SourceError, TocsinError, Unavailable
+from tocsin.ends import Follower
+from tocsin.errors import SourceError, Unavailable
 from tocsin.postgres.reading import ReadColumn, read_csv
 from tocsin.postgres.trouble import trouble
 
@@ -147,85 +146,65 @@ class Cursor:
             )
 
 
-class Follower:
-    """Fetches pages in a thread, some ahead of whoever takes them."""
+class TableFollower(Follower[RowPage | End]):
+    """Fetches pages of rows."""
 
     def __init__(
         self, open_cursor: Callable[[], tuple[Connection, Cursor]], url: str, after: Position | None,
         every_s: float | None, patience_s: float,
     ) -> None:  # fmt: skip
+        super().__init__("postgres source", AHEAD)
         self._open_cursor, self._url, self._after = open_cursor, url, after
         self._every_s, self._patience_s = every_s, patience_s
-        self._pages: queue.Queue[RowPage | End | TocsinError] = queue.Queue(AHEAD)
-        self._stopping = threading.Event()
         self._connection: Connection | None = None
         self._overtaken: set[str] = set()
         """Transactions without a write whose end was waited for in vain."""
         self.overtaken = 0
         """How many transactions were left open for longer than there was patience, without having written."""
-        self._thread = threading.Thread(target=self._run, name="postgres source", daemon=True)
 
-    def start(self) -> None:
-        """Fetch from now on; again it does nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def take(self, timeout_s: float) -> RowPage | End | None:
-        """Return the next page, or None if there is none yet; raises what has gone wrong."""
-        try:
-            taken = self._pages.get(timeout=timeout_s) if timeout_s > 0 else self._pages.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(taken, TocsinError):
-            raise taken
-        return taken
-
-    def close(self) -> None:
+    def close(self, patience_s: float = 2.0) -> None:
         """End the thread, and what it has asked the server for."""
         import psycopg
 
-        self._stopping.set()
+        self.stopping.set()
         connection = self._connection
         if connection is not None:
             try:
                 connection.cancel_safe(timeout=1.0)
             except psycopg.Error as error:
                 log.debug("%s: what was asked for could not be cancelled: %s", self._url, error)
-        if self._thread.ident is not None:
-            self._thread.join(2.0)
+        super().close(patience_s)
 
-    def _run(self) -> None:
+    def fetch(self) -> None:
         import psycopg
 
         try:
             self._connection, cursor = self._open_cursor()
             with self._connection:
                 self._follow(cursor)
-        except TocsinError as error:
-            self._put(error)
         except psycopg.Error as error:
-            self._put(trouble(self._url, error, SourceError))
+            raise trouble(self._url, error, SourceError) from error
 
     def _follow(self, cursor: Cursor) -> None:
         if cursor.has_nulls():
             log.warning("%s has rows without a value in the cursor: they are passed over", self._url)
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             until = cursor.bound(self._after)
             if until is not None:
                 self._wait_for(cursor)
                 self._fetch(cursor, until)
             if self._every_s is None:
-                self._put(End())
+                self.put(End())
                 return
-            self._stopping.wait(self._every_s)
+            self.stopping.wait(self._every_s)
 
     def _fetch(self, cursor: Cursor, until: Position) -> None:
         more = True
-        while more and not self._stopping.is_set():
+        while more and not self.stopping.is_set():
             page, more = cursor.page(self._after, until)
             if page.rows.num_rows:
                 self._after = [str(column[-1].as_py()) for column in page.positions.columns]
-                self._put(page)
+                self.put(page)
 
     def _wait_for(self, cursor: Cursor) -> None:
         """Wait until the transactions that are running have ended; where they have written nothing, for a while only.
@@ -239,11 +218,11 @@ class Follower:
         running = cursor.running()
         self._overtaken &= running.keys()
         awaited = {name for name, has_written in running.items() if has_written or name not in self._overtaken}
-        while awaited and waited_s < self._patience_s and not self._stopping.wait(LOOK_S):
+        while awaited and waited_s < self._patience_s and not self.stopping.wait(LOOK_S):
             waited_s += LOOK_S
             running = cursor.running()
             awaited &= running.keys()
-        if not awaited or self._stopping.is_set():
+        if not awaited or self.stopping.is_set():
             return
         if writing := sorted(name for name in awaited if running[name]):
             raise Unavailable(
@@ -253,11 +232,3 @@ class Follower:
         self._overtaken |= awaited
         self.overtaken += len(awaited)
         log.warning("%s: %s is left open; what it still writes may be passed over", self._url, min(awaited))
-
-    def _put(self, what: RowPage | End | TocsinError) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._pages.put(what, timeout=LOOK_S)
-            except queue.Full:
-                continue
-        return None

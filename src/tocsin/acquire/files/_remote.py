@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import queue
 import re
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +17,8 @@ from tocsin.acquire._lanes import natural
 from tocsin.acquire.files._file import Manner, OpenFile, Place, format_of
 from tocsin.batch import END, RAW, REJECTED, START, Batch, tick
 from tocsin.contracts import Offset
-from tocsin.errors import SourceError, TocsinError
+from tocsin.ends import Follower
+from tocsin.errors import SourceError
 from tocsin.objects.store import Listed, Store
 from tocsin.world import World
 
@@ -112,50 +111,30 @@ class End:
     """There are no more objects, and none are waited for."""
 
 
-class Fetcher:
-    """Lists and fetches in a thread, one object ahead of whoever takes them."""
+class Fetcher(Follower[Fetched | Gone | End]):
+    """Lists and fetches, one object ahead of whoever takes them."""
 
     def __init__(self, source: Files, store: Store, folder: Path, done: Sequence[str], first: Listed | None) -> None:
+        super().__init__("objects", 1)
         self._source, self._store, self._folder, self._first = source, store, folder, first
         self._asked = set(done)
-        self._fetched: queue.Queue[Fetched | Gone | End | TocsinError] = queue.Queue(1)
-        self._stopping = threading.Event()
         self.total = 0
         """Bytes of all that is to be read."""
-        self._thread = threading.Thread(target=self._run, name="objects", daemon=True)
 
-    def start(self) -> None:
-        """Fetch from now on; again it does nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
+    def close(self, patience_s: float = 1.0) -> None:
+        super().close(patience_s)
 
-    def take(self, timeout_s: float) -> Fetched | Gone | End | None:
-        """Return the next object, or None if there is none yet; raises what has gone wrong."""
+    def fetch(self) -> None:
         try:
-            taken = self._fetched.get(timeout=timeout_s) if timeout_s > 0 else self._fetched.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(taken, TocsinError):
-            raise taken
-        return taken
-
-    def close(self) -> None:
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(1.0)
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
+            while not self.stopping.is_set():
                 self._look()
                 if self._source.bounded():
-                    self._put(End())
+                    self.put(End())
                     return
-                self._stopping.wait(self._source.every / 1e6)
-        except TocsinError as error:
-            self._put(error)
+                self.stopping.wait(self._source.every / 1e6)
         except OSError as error:  # of the local disk
-            self._put(SourceError(f"{self._source.path}: an object could not be kept in {self._folder}: {error}"))
+            told = f"{self._source.path}: an object could not be kept in {self._folder}: {error}"
+            raise SourceError(told) from error
         finally:
             self._store.close()
 
@@ -167,7 +146,7 @@ class Fetcher:
         marks = {mark(one) for one in there}
         if vanished := self._asked - marks:
             self._asked -= vanished
-            self._put(Gone(frozenset(vanished)))
+            self.put(Gone(frozenset(vanished)))
         new = [one for one in there if mark(one) not in self._asked]
         if self._first is not None and self._first in new:
             new.remove(self._first)
@@ -175,24 +154,25 @@ class Fetcher:
         self._first = None
         self.total += sum(one.size for one in new)
         for one in new:
-            if not self._stopping.is_set() and (fetched := self._fetch(one)) is not None:
+            if not self.stopping.is_set() and (fetched := self._download(one)) is not None:
                 self._asked.add(mark(fetched.object))
-                self._put(fetched)
+                if not self.put(fetched):
+                    fetched.path.unlink(missing_ok=True)
 
-    def _fetch(self, one: Listed) -> Fetched | None:
+    def _download(self, one: Listed) -> Fetched | None:
         suffix = ".gz" if one.name.endswith(".gz") else ""
         descriptor, name = tempfile.mkstemp(suffix, _FETCHED, self._folder)
         path = Path(name)
         try:
             with open(descriptor, "wb") as file:
                 now: Listed | None = one
-                while now is not None and not self._stopping.is_set():
+                while now is not None and not self.stopping.is_set():
                     one = now
                     file.seek(0)
                     file.truncate()
                     for chunk in self._store.chunks(one.name):
                         file.write(chunk)
-                        if self._stopping.is_set():
+                        if self.stopping.is_set():
                             break
                     now = next(iter(self._store.objects(one.name)), None)
                     if now == one:
@@ -202,19 +182,9 @@ class Fetcher:
         except BaseException:
             path.unlink()
             raise
-        if not self._stopping.is_set():
+        if not self.stopping.is_set():
             log.warning("%s: %s was taken away before it was read", self._source.path, one.name)
         path.unlink()
-        return None
-
-    def _put(self, one: Fetched | Gone | End | TocsinError) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._fetched.put(one, timeout=0.1)
-            except queue.Full:
-                continue
-        if isinstance(one, Fetched):
-            one.path.unlink(missing_ok=True)
         return None
 
 
