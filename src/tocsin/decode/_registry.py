@@ -10,7 +10,7 @@ from pydantic import SecretStr, field_validator
 from tocsin.decode._reasons import Bad
 from tocsin.errors import SourceError, Unavailable
 from tocsin.settings import Settings
-from tocsin.settings.addresses import is_server
+from tocsin.settings.addresses import http_server
 from tocsin.settings.tls import Tls
 
 TIMEOUT_S = 20.0
@@ -32,11 +32,7 @@ class Registry(Settings):
     @field_validator("url")
     @classmethod
     def _url(cls, url: str) -> str:
-        if "@" in url:
-            raise ValueError("user and password do not belong in the url; give them as the settings user and password")
-        if not is_server(url, ("http", "https")):
-            raise ValueError("this is not the address of a server; write http://host:8081 or https://host:8081")
-        return url.rstrip("/")
+        return http_server(url, 8081)
 
     def schema_of(self, number: int) -> Any:
         """Returns the Avro schema of a number; `Bad` if there is none, `Unavailable` if the registry is away.

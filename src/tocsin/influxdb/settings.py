@@ -8,7 +8,7 @@ import httpx
 from pydantic import SecretStr, field_validator
 
 from tocsin.settings import Settings
-from tocsin.settings.addresses import is_server
+from tocsin.settings.addresses import http_server
 from tocsin.settings.tls import Tls
 
 TIMEOUT_S = 20.0
@@ -31,11 +31,7 @@ class ServerSettings(Settings):
     @field_validator("url")
     @classmethod
     def _url(cls, url: str) -> str:
-        if "@" in url:
-            raise ValueError("user and password do not belong in the url; give them as the settings user and password")
-        if not is_server(url, ("http", "https")):
-            raise ValueError("this is not the address of a server; write http://host:8086 or https://host:8086")
-        return url.rstrip("/")
+        return http_server(url, 8086)
 
     def client(self, given: Path) -> httpx.Client:
         """Returns a client of the server; relative certificate files start at ``given``."""

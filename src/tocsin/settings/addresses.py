@@ -58,3 +58,23 @@ def is_server(address: str, schemes: Collection[str]) -> bool:
         return False
     odd = "@" in address or parts.query or parts.fragment or port == 0
     return parts.scheme in schemes and bool(parts.hostname) and not odd
+
+
+def http_server(address: str, port: int) -> str:
+    """Return the address of a web server without a slash at its end; ``port`` is the one to name in the remedy.
+
+    Raises
+    ------
+    ValueError
+        It holds a user or password, or is no such address; it is not shown then.
+
+    Examples
+    --------
+    >>> http_server("https://influx.example:8086/", 8086)
+    'https://influx.example:8086'
+    """
+    if "@" in address:
+        raise ValueError("user and password do not belong in the url; give them as the settings user and password")
+    if not is_server(address, ("http", "https")):
+        raise ValueError(f"this is not the address of a server; write http://host:{port} or https://host:{port}")
+    return address.rstrip("/")
