@@ -119,7 +119,7 @@ def train_on(
     said = {"own": _sigmoid(slope * raw + offset), "logistic": logistic.probability(features)}
     said["base_rate"] = np.full(len(outcome), rate)
     own, *plain = ({name: figures(outcome[test], values[test])} for name, values in said.items())
-    whole = np.isfinite(features[teach]).all(axis=0).tolist()
+    whole = np.asarray(np.isfinite(features[teach]).all(axis=0))
     manifest = Manifest(
         name=training.name,
         kind=KIND,

@@ -48,5 +48,6 @@ def _missing_goes_left(node: Mapping[str, Any]) -> int:
 
 def at_most(threshold: float) -> float:
     """Return the largest float32 that is no larger: then a float32 is sent the same way as by the threshold itself."""
-    near = np.float32(threshold)
+    with np.errstate(over="ignore"):  # what is beyond all float32 comes back to the largest
+        near = np.float32(threshold)
     return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
