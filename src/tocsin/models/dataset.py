@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BeforeValidator
 from pydantic import Field as Setting
-from pydantic import field_validator
 
 from tocsin.batch import TIME_TYPE, Floats, Ints, floats
 from tocsin.errors import ConfigError
@@ -30,6 +30,14 @@ from tocsin.values.times import parse_times
 
 SHARES = (0.7, 0.85)
 """Where validation and test begin if nothing is said, as shares of the time that the rows span."""
+
+
+def _as_text(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+Moment = Annotated[str, BeforeValidator(_as_text)]
+"""A time in a file: YAML reads 2012-01-01 as a date."""
 
 
 class TimedRows(Settings):
@@ -45,26 +53,12 @@ class TimedRows(Settings):
     """The column with the time."""
     key: str | None = None
     """The column that tells machines apart; without it all rows are one series."""
-    validate_from: str | None = None
+    validate_from: Moment | None = None
     """From when rows choose and do not teach; if not set, from 70 % of the time on."""
-    test_from: str | None = None
+    test_from: Moment | None = None
     """From when rows judge, and nothing else; if not set, from 85 % of the time on."""
-    until: str | None = None
+    until: Moment | None = None
     """Rows from then on are not looked at."""
-
-    @field_validator("validate_from", "test_from", "until", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        """YAML reads 2012-01-01 as a date."""
-        return value.isoformat() if hasattr(value, "isoformat") else value
-
-    def check_columns(self, table: pa.Table, columns: Sequence[str]) -> None:
-        """Raises `ConfigError` where the query does not answer with one of these columns, or with no rows."""
-        for column in columns:
-            if column not in table.column_names:
-                raise ConfigError(f"the query gives no column '{column}'; it gives [{', '.join(table.column_names)}]")
-        if not len(table):
-            raise ConfigError("the query answers with no rows; ask it with: tocsin query")
 
     def cuts(self, times: Ints) -> tuple[int, int]:
         """Returns from when on (in microseconds) rows choose and from when on they judge."""
@@ -105,7 +99,7 @@ class Dataset(TimedRows):
 
     def series(self, table: pa.Table, versions: Mapping[str, int]) -> Series:
         """Returns a table as series; ``versions`` says which tables it is made from."""
-        self.check_columns(table, (*self.inputs, self.time, *([self.key] if self.key else [])))
+        checked(table, (*self.inputs, self.time, *([self.key] if self.key else [])))
         columns = [numbers_of(table, column) for column in self.inputs]
         times = times_of(table, self.time)
         keys = table[self.key].combine_chunks().cast(pa.string()) if self.key else pa.repeat("series", len(table))
@@ -213,6 +207,15 @@ class Series:
     def targets(self, ends: Ints) -> Floats:
         """Returns what came ``horizon`` periods later, shape (ends,)."""
         return np.asarray(self.values[ends + self.dataset.horizon, 0])
+
+
+def checked(table: pa.Table, columns: Sequence[str]) -> None:
+    """Raises `ConfigError` where a query does not answer with one of these columns, or with no rows."""
+    for column in columns:
+        if column not in table.column_names:
+            raise ConfigError(f"the query gives no column '{column}'; it gives [{', '.join(table.column_names)}]")
+    if not len(table):
+        raise ConfigError("the query answers with no rows; ask it with: tocsin query")
 
 
 def numbers_of(table: pa.Table, column: str) -> npt.NDArray[np.float64]:

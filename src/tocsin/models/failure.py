@@ -17,7 +17,7 @@ from pydantic import Field as Setting
 
 from tocsin.batch import Floats, Ints
 from tocsin.errors import ConfigError, MissingExtra
-from tocsin.models.dataset import TimedRows, moment, numbers_of, times_of, told
+from tocsin.models.dataset import TimedRows, checked, moment, numbers_of, times_of, told
 from tocsin.models.failure_onnx import to_onnx
 from tocsin.models.manifest import MODEL, Manifest
 from tocsin.models.proof import Flags, figures
@@ -146,7 +146,7 @@ def _parted(
     data: FailureData, table: pa.Table, versions: Mapping[str, int]
 ) -> tuple[Floats, Flags, Mapping[str, Ints], Mapping[str, Any]]:
     """Features (rows, features), outcome (rows,), the places of each part, and what the manifest says of them."""
-    data.check_columns(table, (*data.features, data.target, data.time))
+    checked(table, (*data.features, data.target, data.time))
     if data.target in data.features:
         raise ConfigError(f"'{data.target}' is the target and a feature, too; a feature is known before it")
     target, times = numbers_of(table, data.target), times_of(table, data.time)

@@ -19,6 +19,8 @@ Progress = Callable[[float, float], None]
 KINDS = {
     "forecaster": ("tocsin.models.train", "Training"),
     "failure": ("tocsin.models.failure", "FailureTraining"),
+    "remaining_life": ("tocsin.models.life_training", "LifeTraining"),
+    "text": ("tocsin.models.text_training", "TextTraining"),
 }
 """By kind, where its training is: read on demand, since each brings libraries of its own."""
 
