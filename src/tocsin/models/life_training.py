@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
+from tocsin.batch import Floats
 from tocsin.errors import ConfigError
 from tocsin.models import life
 from tocsin.models.dataset import checked, numbers_of, times_of
@@ -61,7 +62,27 @@ def train_on(
     effort: life.Effort | None = None,
 ) -> Manifest:  # fmt: skip
     """Teach with the rows of a table, prove, and keep as a new version; ``versions`` says what it is made from."""
-    data = training.dataset
+    units, settings, sensors = in_order(training.dataset, table)
+    done = iter(range(1, life.FOLDS + 1))
+
+    def progress(_: str) -> None:
+        if told is not None:
+            told(next(done) / (life.FOLDS + 1), float("nan"))
+
+    model = life.train(
+        units, settings, sensors, cap=training.cap, coverage=training.coverage, effort=effort, seed=training.seed,
+        progress=progress,
+    )  # fmt: skip
+    manifest, files = life.version(
+        training.name, training.dataset.settings, training.dataset.sensors, model, units, training.coverage
+    )
+    digest = hashlib.sha256(settings.tobytes() + sensors.tobytes() + units.tobytes()).hexdigest()
+    about = {"query": training.dataset.query, "tables": dict(versions), "rows": len(units), "sha256": digest}
+    return Store(training.store).add(replace(manifest, data=about), files)
+
+
+def in_order(data: LifeData, table: pa.Table) -> tuple[life.Units, Floats, Floats]:
+    """Returns whose a row is (rows,), settings and sensors (rows, columns); the rows of a machine in their order."""
     checked(table, (*data.settings, *data.sensors, data.key, data.time))
     is_time = pa.types.is_timestamp(table.schema.field(data.time).type)
     times = times_of(table, data.time) if is_time else numbers_of(table, data.time)
@@ -83,17 +104,4 @@ def train_on(
         np.stack([columns[n] for n in some], axis=1) if some else np.empty((len(units), 0))
         for some in (data.settings, data.sensors)
     )
-    done = iter(range(1, life.FOLDS + 1))
-
-    def progress(_: str) -> None:
-        if told is not None:
-            told(next(done) / (life.FOLDS + 1), float("nan"))
-
-    model = life.train(
-        units, settings, sensors, cap=training.cap, coverage=training.coverage, effort=effort, seed=training.seed,
-        progress=progress,
-    )  # fmt: skip
-    manifest, files = life.version(training.name, data.settings, data.sensors, model, units, training.coverage)
-    digest = hashlib.sha256(settings.tobytes() + sensors.tobytes() + units.tobytes()).hexdigest()
-    about = {"query": data.query, "tables": dict(versions), "rows": len(units), "sha256": digest}
-    return Store(training.store).add(replace(manifest, data=about), files)
+    return units, settings, sensors
