@@ -41,7 +41,7 @@ class KafkaTopics:
 
     def pipeline(self) -> Mapping[str, Any]:
         cluster = {"brokers": f"127.0.0.1:{self.network.port}", "user": USER, "password": PASSWORD}
-        sinks = [{"kafka": {**cluster, "topic": self._to, "key": "machine", "columns": ["n"]}}]
+        sinks = [{"kafka": {**cluster, "topic": self._to, "columns": ["n"]}}]
         source = {"kafka": {**cluster, "topics": self._from}}
         return {"source": source, **DECODED, "streams": {"readings": {"sinks": sinks}}}
 
