@@ -223,9 +223,8 @@ class SourceTask:
             self._answer()
             if self._world.clock.monotonic_s() >= self._splits_s:
                 self._look_for_splits()
-            moved = (
-                not is_waiting and self._poll_each()
-            )  # a decoder that waits keeps neither an answer nor a split back
+            # A decoder that waits keeps neither an answer nor a split back.
+            moved = not is_waiting and self._poll_each()
         except Unavailable as error:
             self._away(error)
             return False
