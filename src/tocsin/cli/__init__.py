@@ -175,7 +175,12 @@ def run(
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_set
-@click.option("--on", "runner", type=click.Choice(["flink"]), help="Also say whether its keys could be spread there.")
+@click.option(
+    "--on",
+    "runner",
+    type=click.Choice(["flink"]),
+    help="Refuse what could not be spread there; a check only, there is no runner yet.",
+)
 def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None) -> None:
     """Check a pipeline whole before any data flows: every setting, every column after every step.
 

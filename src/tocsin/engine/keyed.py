@@ -64,7 +64,8 @@ def group_of(rows: pa.RecordBatch, groups: int) -> Ints:
     """Returns the number of the group of each row's key, shape (rows,): the same in every process."""
     keys = rows.column("key")
     numbers = [zlib.crc32(text.encode()) % groups for text in keys.dictionary.to_pylist()]
-    return np.array(numbers or [0], np.int64)[keys.indices.to_numpy(zero_copy_only=False)]
+    of_rows: Ints = np.array(numbers or [0], np.int64)[keys.indices.to_numpy(zero_copy_only=False)]
+    return of_rows
 
 
 def spread(batch: Batch, passage: Passage, groups: int) -> Iterator[tuple[int, bytes]]:
