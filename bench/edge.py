@@ -1,11 +1,11 @@
 """A device: how large it is, how fast, and what it does when the link is away or a model is bad: python bench/edge.py
 
-installed_mb: a fresh virtual environment with tocsin (without its dependencies), numpy and onnxruntime; that is what
-the process of a device imports. ``all_mb`` is what ``pip install 'tocsin[edge]'`` brings, since the dependencies of the
-pipeline come with it. resident_mb: the process after the run, from /proc. p99_ms: from the bytes of a reading to its
-answer in the spool, LSTM of 32 units, window 24 (the fsync follows, once a round). offline_kept: of 1,000 answers made
-while their broker was away, how many arrived in order once it was back. rolled_back: whether a bundle that fails its
-self-test, and one that was torn on disk, left the version before running.
+installed_mb: what the wheel `tocsin-edge`, built from this tree, brings into a fresh virtual environment, whose command
+then runs. ``all_mb`` is what ``pip install 'tocsin[edge]'`` brings, since the dependencies of the pipeline come with
+it. resident_mb: the process after the run, from /proc. p99_ms: from the bytes of a reading to its answer in the spool,
+LSTM of 32 units, window 24 (the fsync follows, once a round). offline_kept: of 1,000 answers made while their
+broker was away, how many arrived in order once it was back. rolled_back: whether a bundle that fails its self-test,
+and one that was torn on disk, left the version before running.
 
 Needs mosquitto, and a package index for the first two (``--no-install`` leaves them out). Ends with one line of JSON.
 """
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hatchling.builders.wheel import WheelBuilder
 
 from tocsin.edge.bundle import _sign, pack
 from tocsin.edge.device import Device, DeviceSettings
@@ -57,16 +58,19 @@ def store(folder: Path) -> Store:
     return made
 
 
-def installed(requirements: Sequence[str], extra: Sequence[str]) -> float:
-    """Megabytes that a fresh environment has more than an empty one."""
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        before = size(Path(folder))
-        pip = [f"{folder}/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
-        if extra:
-            subprocess.run([*pip, *extra], check=True)
-        subprocess.run([*pip, *requirements], check=True)
-        return (size(Path(folder)) - before) / MB
+def installed(what: str, folder: Path) -> float:
+    """Megabytes that a fresh environment in this folder has more than an empty one."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    before = size(folder)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
+    subprocess.run([*pip, what], check=True)
+    return (size(folder) - before) / MB
+
+
+def wheel(folder: Path) -> str:
+    """The distribution for devices, built from this tree."""
+    builder = WheelBuilder(str(ROOT / "packaging" / "edge"))
+    return next(iter(builder.build(directory=str(folder), versions=["standard"])))
 
 
 def size(folder: Path) -> int:
@@ -146,7 +150,7 @@ class Broker:
         self._process.wait(10)
 
 
-def offline(folder: Path, bundle: bytes) -> tuple[int, float]:
+def offline(folder: Path, bundle: bytes, command: Sequence[str | Path]) -> tuple[int, float]:
     """How many of the answers made while their broker was away arrive in order; megabytes of the process."""
     near, far = Broker(folder), Broker(folder)
     told = {"key": str(folder / "edge.key"), "url": near.url, "upstream": far.url, "folder": str(folder / "offline")}
@@ -155,7 +159,9 @@ def offline(folder: Path, bundle: bytes) -> tuple[int, float]:
     (folder / "offline" / "current.bundle").write_bytes(bundle)
     listener, plant = Plain(far.url, "listener", ["edge/forecast"]), Plain(near.url, "plant")
     plant.connect()
-    device = subprocess.Popen([sys.executable, "-m", "tocsin.edge", folder / "edge.json"], stderr=subprocess.DEVNULL)
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env = outside if command[0] != sys.executable else None
+    device = subprocess.Popen([*command, folder / "edge.json"], stderr=subprocess.DEVNULL, env=env)
     try:
         listener.connect()
         while listener.poll(0.1) is None:  # it is there once it answers
@@ -199,17 +205,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-install", action="store_true")
     options = parser.parse_args(arguments)
     figures: dict[str, Any] = {}
-    if not options.no_install:
-        own = ["--no-deps", str(ROOT)]
-        figures["installed_mb"] = round(installed(["numpy>=2.1", "onnxruntime>=1.20,<2"], own), 1)
-        figures["all_mb"] = round(installed([f"{ROOT}[edge]"], ()), 1)
+    command: list[str | Path] = [sys.executable, "-m", "tocsin.edge"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        if not options.no_install:
+            figures["installed_mb"] = round(installed(wheel(folder), folder / "device"), 1)
+            figures["all_mb"] = round(installed(f"{ROOT}[edge]", folder / "all"), 1)
+            command = [folder / "device" / "bin" / "tocsin-edge"]
         made = store(folder)
         first, second = (pack(made, "drawn", version, KEY, version) for version in (1, 2))
         figures |= answered_ms(folder, first)
         figures["rolled_back"] = rolled_back(folder, first, second)
-        kept, resident = offline(folder, first)
+        kept, resident = offline(folder, first, command)
         figures |= {"resident_mb": round(resident, 1), "offline_kept": kept}
     print(json.dumps(figures))
 

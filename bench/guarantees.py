@@ -6,33 +6,39 @@ A part is a source or a sink with its other side, started here: `files` (a growi
 file to a Delta table), `objects` (a growing file to a real S3 server, and from there to a Delta table; the server is
 killed in turn), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
 one, the server stopped in turn as an operator and as a crash does it), `mongodb` (two collections of the stand-in for
-MongoDB to two tables of a real PostgreSQL, written together). With `mqtt` and `postgres` a proxy stands between tocsin
-and the server, which refuses, drops, delays or half-closes once in each life of the engine. Ends with one JSON line;
-the exit status says whether each part kept its promise.
+MongoDB to two tables of a real PostgreSQL, written together), `kafka` (a topic of a real Apache Kafka to another one,
+in `guarantees_kafka.py`), `http` (posts with an `Idempotency-Key` to a Delta table, repeated until they are answered).
+With `mqtt`, `postgres`, `kafka` and `http` a proxy stands between tocsin and the other side, which refuses, drops,
+delays or half-closes once in each life of the engine. Ends with one JSON line; the exit status says whether each part
+kept its promise.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
+import queue
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cut_network import TROUBLES, CutNetwork
 from engine_process import end, engine
-from mongo_server import Mongo, mongo_jars
-from postgres_server import PASSWORD, USER, Postgres
-from servers import CACHE, Mosquitto, ObjectStore
+from guarantees_databases import MongoCollections, PostgresTables
+from guarantees_kafka import KafkaTopics
+from guarantees_part import DECODED, Part, in_delta, line
+from servers import CACHE, Mosquitto, ObjectStore, free_port
 
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import read_from
@@ -43,35 +49,6 @@ LIFE_S = 1.5
 """How long the engine lives on average before it is killed."""
 STILL_S = 30.0
 """Once so long nothing more has come, nothing more is waited for."""
-DECODED = {"decode": {"json": {"columns": {"machine": "text", "n": "int"}}}, "key": "machine"}
-
-
-class Part(Protocol):
-    """An end to be tried, and its other side."""
-
-    promise: str
-
-    @property
-    def network(self) -> CutNetwork | None:
-        """What stands between tocsin and the server, if the part can be cut off."""
-
-    def pipeline(self) -> Mapping[str, Any]:
-        """Return source and sink, as a pipeline file says them."""
-
-    def send(self, numbers: Sequence[int]) -> None:
-        """Send these records; when it returns, the other side has them for good."""
-
-    def restart(self) -> None:
-        """Stop the server, if there is one, and start it again."""
-
-    def received(self) -> Counter[int]:
-        """Return how often each record has come out."""
-
-    def close(self) -> None: ...
-
-
-def _line(n: int) -> bytes:
-    return json.dumps({"machine": f"m{n % 5}", "n": n}).encode()
 
 
 class Files:
@@ -92,7 +69,7 @@ class Files:
 
     def send(self, numbers: Sequence[int]) -> None:
         with self._path.open("ab") as file:
-            file.write(b"".join(_line(n) + b"\n" for n in numbers))
+            file.write(b"".join(line(n) + b"\n" for n in numbers))
 
     def restart(self) -> None:
         """There is no server."""
@@ -111,7 +88,7 @@ class Delta(Files):
     sink: Mapping[str, Any] = {"delta": "out"}
 
     def received(self) -> Counter[int]:
-        return _in_delta(self.folder / "lake" / "out")
+        return in_delta(self.folder / "lake" / "out")
 
 
 class Objects(Files):
@@ -148,7 +125,7 @@ class Objects(Files):
         self._server.start()
 
     def received(self) -> Counter[int]:
-        return _in_delta(self.folder / "lake" / "out")
+        return in_delta(self.folder / "lake" / "out")
 
     def close(self) -> None:
         self._server.stop()
@@ -182,7 +159,7 @@ class Mqtt:
         from tocsin.mqtt.client import Client
 
         client = Client(self._server.url)
-        client.publish([("kept/a", _line(n)) for n in numbers])
+        client.publish([("kept/a", line(n)) for n in numbers])
         client.close()
 
     def restart(self) -> None:
@@ -190,107 +167,55 @@ class Mqtt:
         self._server.start()
 
     def received(self) -> Counter[int]:
-        return _in_delta(self.folder / "lake" / "out")
+        return in_delta(self.folder / "lake" / "out")
 
     def close(self) -> None:
         self.network.close()
         self._server.stop()
 
 
-class PostgresTables:
-    """A table of a real PostgreSQL, followed by its identity, to another one."""
-
-    promise = "exactly once"
+class Http(Delta):
+    """Posts with a key of their own, each sent again until it is answered, to a Delta table; tocsin is the server."""
 
     def __init__(self, folder: Path) -> None:
-        self._server = Postgres().start()
-        self.network = CutNetwork(self._server.port)
-        self._restarts = 0
-        self._server.execute("create table records (n bigint primary key, machine text, at timestamptz)")
+        self.folder = folder
+        self._port = free_port()
+        self.network = CutNetwork(self._port)
+        self._posts: queue.SimpleQueue[Sequence[int] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._post_all, daemon=True)
+        self._ended = False
+        self._sender.start()
 
     def pipeline(self) -> Mapping[str, Any]:
-        url = self._server.url.replace(f":{self._server.port}/", f":{self.network.port}/")
-        server = {"url": url, "user": USER, "password": PASSWORD}
-        source = {"postgres": {**server, "table": "records", "cursor": "n", "follow": True, "every": "20ms"}}
-        sinks = [{"postgres": {**server, "table": "out.records"}}]
-        time = {"column": "at", "lateness": "1h"}
-        return {"source": source, "key": "machine", "time": time, "streams": {"readings": {"sinks": sinks}}}
+        source = {"http": {"port": self._port}}
+        return {"source": source, **DECODED, "streams": {"readings": {"sinks": [self.sink]}}}
 
     def send(self, numbers: Sequence[int]) -> None:
-        insert = "insert into records select n, 'm' || mod(n, 5), now() from unnest(%s::bigint[]) n"
-        self._server.execute(insert, list(numbers))
-
-    def restart(self) -> None:
-        self._restarts += 1
-        self._server.stop(signal.SIGQUIT if self._restarts % 2 else signal.SIGINT)
-        self._server.start()
-
-    def received(self) -> Counter[int]:
-        if self._server.execute("select to_regclass('out.records') is null")[0][0]:
-            return Counter()
-        return Counter(n for (n,) in self._server.execute("select n from out.records"))
+        """Leave it to the sender, so that the engine is killed while posts are under way."""
+        self._posts.put(numbers)
 
     def close(self) -> None:
+        self._ended = True
+        self._posts.put(None)
         self.network.close()
-        self._server.remove()
+        self._sender.join()
 
+    def _post_all(self) -> None:
+        while (numbers := self._posts.get()) is not None:
+            while not self._ended and not self._taken(numbers):
+                time.sleep(0.02)
 
-class MongoCollections:
-    """Two collections of the stand-in for MongoDB, followed by the date of change, to tables that are one load."""
-
-    promise = "exactly once"
-    network: CutNetwork | None = None
-    _names = ("even", "odd")
-
-    def __init__(self, folder: Path) -> None:
-        java = _program("java", "default-jdk-headless")
-        place = folder / "mongo"
-        place.mkdir()
-        self._server = Mongo(java, mongo_jars(lambda name: _program(name, "maven")), place).start()
-        self._tables = Postgres().start()
-
-    def pipeline(self) -> Mapping[str, Any]:
-        settings = {"collections": self._names, "modified": "at", "follow": True, "every": "20ms"}
-        source = {"mongodb": {"url": f"{self._server.host}/plant", **settings}}
-        decode = {"json": {"topic": "{collection}", "columns": {"machine": "text", "n": "int"}}}
-        server = {"url": self._tables.url, "user": USER, "password": PASSWORD, "load": "all"}
-        streams = {
-            name: {
-                "steps": [{"keep": f"collection = '{name}'"}],
-                "sinks": [{"postgres": {**server, "table": f"out.{name}"}}],
-            }
-            for name in self._names
-        }
-        return {"source": source, "decode": decode, "key": "machine", "streams": streams}
-
-    def send(self, numbers: Sequence[int]) -> None:
-        at = self._server.client.admin.command("hello")["localTime"]
-        for i, name in enumerate(self._names):
-            self._server.insert(
-                "plant", name, [{"machine": f"m{n % 5}", "n": n, "at": at} for n in numbers if n % 2 == i]
-            )
-
-    def restart(self) -> None:
-        self._server.stop()
-        self._server.start()
-
-    def received(self) -> Counter[int]:
-        counted: Counter[int] = Counter()
-        for name in self._names:
-            if self._tables.execute("select to_regclass(%s) is not null", f"out.{name}")[0][0]:
-                counted.update(n for (n,) in self._tables.execute(f"select n from out.{name}"))
-        return counted
-
-    def close(self) -> None:
-        self._server.stop()
-        self._tables.remove()
-
-
-def _program(name: str, package: str) -> str:
-    program = shutil.which(name)
-    if program is None:
-        raise SystemExit(f"{name} is missing; install it with: apt-get install {package}")
-    return program
+    def _taken(self, numbers: Sequence[int]) -> bool:
+        """Post them once; returns whether success was answered."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.network.port, timeout=5)
+        headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": f"from {numbers[0]}"}
+        try:
+            connection.request("POST", "/ingest/hall", b"".join(line(n) + b"\n" for n in numbers), headers)
+            return connection.getresponse().status < 300
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
 
 PARTS: Mapping[str, Callable[[Path], Part]] = {
@@ -300,15 +225,9 @@ PARTS: Mapping[str, Callable[[Path], Part]] = {
     "objects": Objects,
     "postgres": PostgresTables,
     "mongodb": MongoCollections,
+    "kafka": KafkaTopics,
+    "http": Http,
 }
-
-
-def _in_delta(path: Path) -> Counter[int]:
-    if not (path / "_delta_log").is_dir():
-        return Counter()
-    from deltalake import DeltaTable
-
-    return Counter(DeltaTable(path).to_pyarrow_table(columns=["n"])["n"].to_pylist())
 
 
 def live(

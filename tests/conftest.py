@@ -21,6 +21,18 @@ from tocsin.mqtt.authority import Authority
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
 settings.load_profile("tocsin")
 
+SERVERS = ("kafka", "kinesis_server", "hdfs", "mongo", "postgres", "influxdb", "object_store", "browser")
+"""What is started once for all tests of a worker, the dearest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one server share a worker, so that it is started once and not beside itself; so do those of a file."""
+    for item in items:
+        needed = getattr(item, "fixturenames", ())
+        group = next((server for server in SERVERS if server in needed), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def needs() -> Needs:

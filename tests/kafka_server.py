@@ -26,7 +26,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners={listeners}
+advertised.listeners={advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
@@ -84,6 +84,8 @@ class Kafka:
     folder: Path
     certificates: Path
     ports: Mapping[str, int] = field(default_factory=lambda: {name: free_port() for name in (*LISTENERS, "CONTROLLER")})
+    advertised: Mapping[str, int] = field(default_factory=dict)
+    """Listeners that clients are sent to another port for, such as a proxy's."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -190,7 +192,10 @@ class Kafka:
 
     def _format(self) -> None:
         listeners = ",".join(f"{name}://{self.at(name)}" for name in LISTENERS)
-        text = _PROPERTIES.format(listeners=listeners, controller=self.ports["CONTROLLER"], folder=self.folder)
+        ports = {**self.ports, **self.advertised}
+        advertised = ",".join(f"{name}://127.0.0.1:{ports[name]}" for name in LISTENERS)
+        places = {"listeners": listeners, "advertised": advertised, "folder": self.folder}
+        text = _PROPERTIES.format(**places, controller=self.ports["CONTROLLER"])
         for name in ("sasl_plaintext", "sasl_ssl"):
             text += _SASL.format(name=name, user=USER, password=PASSWORD, **_MODULES)
         (self.folder / "server.properties").write_text(text + _TLS.format(folder=self.folder))

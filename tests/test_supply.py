@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -106,3 +107,21 @@ def test_no_other_path_leads_into_a_wheel(path: Path) -> None:
     if path.name == "app.py":
         text = text.replace("files(p).joinpath(name)", "")  # STATIC, see above
     assert not re.search(r"\bfiles\((?!self|log)[\w\"'.]+\)\.|site-packages|\w+\.__path__", text)
+
+
+@pytest.mark.parametrize(
+    ("newest", "wanted"), [("1", "--upgrade --upgrade-strategy eager"), ("", "-c constraints.txt")]
+)
+def test_newest_versions_replace_those_that_are_installed(tmp_path: Path, newest: str, wanted: str) -> None:
+    """Plain ``--upgrade`` keeps every dependency that is allowed, so that a second run would try nothing new."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
+    python.chmod(0o755)
+    setup = (ROOT / "test").read_text(encoding="utf-8").partition("[ -x .venv/bin/python ]")[2]
+    script = "set -e\n[ -x .venv/bin/python ]" + setup
+    environment = {**os.environ, "TOCSIN_TEST_NEWEST": newest}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (3, f"-m pip install -q -e .[test] {wanted}")

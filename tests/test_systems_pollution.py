@@ -9,6 +9,7 @@ from pathlib import Path
 import tocsin.edge.device
 from tocsin.models.dataset import Dataset
 from tocsin.models.train import Training
+from tocsin.models.training import read_training
 from tocsin.notify.detector_model import DetectorModel
 from tocsin.testing import feed, rows
 
@@ -29,7 +30,9 @@ def test_the_device_sends_what_the_pipeline_and_the_edge_read(tmp_path: Path) ->
     first, second = map(json.loads, device.messages(tmp_path / "a.csv"))
     assert first["date"] == "2010-01-02T00:00:00Z"
     assert (first["pollution"], second["pollution"]) == (129.0, None)
-    dataset: Dataset = Training.read(FOLDER / "train.yaml", {}).dataset
+    training = read_training(FOLDER / "train.yaml", {})
+    assert isinstance(training, Training)
+    dataset: Dataset = training.dataset
     settings = tocsin.edge.device.DeviceSettings.read(FOLDER / "edge.json")
     assert first.keys() == {*dataset.inputs, settings.time_field}
     assert settings.answer.keys() == {"predicted_pollution", "actual_pollution", "date"}

@@ -7,7 +7,7 @@ for name, rows in tocsin.preview(pipeline):      # a sample after each step
     print(name, rows)
 tocsin.run(pipeline)                             # to the end of its sources, or until Ctrl-C
 tocsin.read("anomalies").to_pandas()             # a table as Arrow, from there to pandas or polars
-tocsin.train("load.yaml")                        # a forecaster from tables, as a version in the store
+tocsin.train("load.yaml")                        # a model from tables, as a version in the store
 tocsin.explain(frame, target="failed")            # by what: three models beside each other
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tocsin.engine.api import preview, run
     from tocsin.lake.read import query, read
     from tocsin.models.explain import explain
-    from tocsin.models.train import train
+    from tocsin.models.training import train
     from tocsin.pipeline.model import Pipeline
     from tocsin.pipeline.yamlfile import load
 
@@ -34,7 +34,7 @@ _WHERE = {
     "query": "tocsin.lake.read",
     "read": "tocsin.lake.read",
     "run": "tocsin.engine.api",
-    "train": "tocsin.models.train",
+    "train": "tocsin.models.training",
 }
 
 

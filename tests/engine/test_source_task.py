@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,45 @@ def test_what_a_decoder_cannot_take_yet_is_kept(tmp_path: Path) -> None:
     events = everything(source)
     assert lines_of(events, "a") == [b'{"n": 1}', b'{"n": 2}']
     assert given["read"] == [("a", None)]
+
+
+def test_a_decoder_that_waits_keeps_neither_an_acknowledgement_nor_a_revoked_split_back(tmp_path: Path) -> None:
+    class Away(Json):
+        def traced(self, state: Any, batch: Batch) -> Traced:
+            if b"2" in batch.rows["payload"].to_pylist()[0]:
+                raise Unavailable("the registry is away", retry_after_s=600.0)
+            return super().traced(state, batch)
+
+    given = state({"a": [b'{"n": 1}', b'{"n": 2}']}, bounded=False, endless={"a"})
+    shards = Shards.model_construct(state=given)
+    source = SourceTask("in", shards, world(tmp_path), {}, (), decoder=Away(columns={"n": "int"}))
+    news = threading.Event()
+    source.start(news)
+    try:
+        events = until(source, news, lambda events: any(isinstance(event, Rows) for event in events))
+        source.acknowledge({"a": 1})
+        until(source, news, lambda _: source.snapshot()["reason"] is not None)
+        until(source, news, lambda _: ("a", 1) in given.get("acknowledged", ()))
+        given["listed"] = []
+        events += until(source, news, lambda events: Revoked("a") in events)
+        source.release("a")
+        until(source, news, lambda _: given.get("closed") == ["a"])
+        assert sum(isinstance(event, Rows) for event in events) == 1  # what could not be decoded is the next owner's
+    finally:
+        source.close(clean=False)
+
+
+def until(source: SourceTask, news: threading.Event, holds: Callable[[list[Any]], bool]) -> list[Any]:
+    """What is taken until it holds, which it must within 20 s."""
+    events: list[Any] = []
+    deadline_s = time.monotonic() + 20.0
+    while not holds(events):
+        assert time.monotonic() < deadline_s, events
+        news.wait(0.02)
+        news.clear()
+        while (event := source.take()) is not None:
+            events.append(event)
+    return events
 
 
 def test_a_decoder_whose_memory_a_checkpoint_holds_does_not_run_ahead() -> None:

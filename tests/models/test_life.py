@@ -23,9 +23,9 @@ from tocsin.models.life import (
     version,
 )
 from tocsin.models.life_features import NEW, SPANS, Numbers, find_regimes
-from tocsin.models.life_onnx import at_most
 from tocsin.models.manifest import MODEL
 from tocsin.models.store import Store
+from tocsin.models.trees_onnx import at_most
 from tocsin.testing import feed, rows
 
 EFFORT = Effort(trees=120, rounds=40)

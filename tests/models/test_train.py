@@ -18,6 +18,8 @@ from tocsin.models.recurrent import GATES, to_onnx
 from tocsin.models.runtime import ModelSession
 from tocsin.models.store import Store
 from tocsin.models.train import Training, train_on
+from tocsin.models.training import read_training
+from tocsin.models.training import train as retrain
 
 onnx = pytest.importorskip("onnx")
 fit = pytest.importorskip("tocsin.models.fit", exc_type=Exception)
@@ -154,22 +156,23 @@ def test_the_file_and_its_mistakes(tmp_path: Path) -> None:
     file.write_text(
         "name: load\ndataset: {query: select 1, target: load, validate_from: 2026-01-02}\nmodel: {units: 3}\n"
     )
-    read = Training.read(file, {"model.units": "8"})
+    read = read_training(file, {"model.units": "8"})
+    assert isinstance(read, Training)
     assert (read.model.units, read.dataset.validate_from) == (8, "2026-01-02")
     with pytest.raises(ConfigError, match=r"model\.cell: .*'rnn', 'lstm' or 'gru'"):
-        Training.read(file, {"model.cell": "tcn"})
+        read_training(file, {"model.cell": "tcn"})
     result = CliRunner().invoke(main, ["train", str(file), "--set", f"folder={tmp_path}"])
     assert result.exit_code == 2
     assert "the query gives no column 'load'" in result.output
+    with pytest.raises(ConfigError, match="no kind of training 'failur'; did you mean 'failure'"):
+        read_training(file, {"kind": "failur"})
     file.write_text("- 1\n")
     with pytest.raises(ConfigError, match="a mapping with name and dataset"):
-        Training.read(file, {})
+        read_training(file, {})
 
 
 def test_the_command_trains_and_promotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import trained
-
-    from tocsin.models import train
 
     plant = trained.plant()
     monkeypatch.setattr("tocsin.models.dataset.snapshot", lambda query, folder: (plant, {"plant": 3}))
@@ -180,4 +183,4 @@ def test_the_command_trains_and_promotes(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(next(line for line in result.output.splitlines() if line.startswith("{")))["version"] == 1
     assert "load is better than persistence" in result.output
     assert Store(tmp_path).champion("load") == 1
-    assert train.train(file).version == 2
+    assert retrain(file).version == 2

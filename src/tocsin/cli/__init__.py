@@ -383,14 +383,18 @@ def backtest(
 
     Beside it stand the last reading and, with a season, the reading one season before, on the same readings; beside a
     trained model also ridge, which needs no training. A model is judged by what comes after its training only. Steps
-    that end with alarm are judged by the labels in the table of alarms, and a better limit is proposed in words.
+    that end with alarm are judged by the labels in the table of alarms, and a better limit is proposed in words. Steps
+    that end with failure_probability are judged by the file's column that the model foretells, beside plain methods.
     """
     from tocsin.cli.backtest import backtest as run_backtest
-    from tocsin.cli.backtest import tables
-    from tocsin.cli.backtest_alarms import backtest_alarms, ends_with_alarm
+    from tocsin.cli.backtest_alarms import backtest_alarms
+    from tocsin.cli.backtest_failure import backtest_failure
+    from tocsin.cli.score import ends_with
     from tocsin.cli.tables import show, write
+    from tocsin.estimate.failure_probability import FailureProbability
+    from tocsin.notify.alarm import Alarm
 
-    if ends_with_alarm(job):
+    if ends_with(job, Alarm):
         if out is not None:
             raise ConfigError(
                 f"-o {out}: there is a report of forecasts only; --format json gives the figures of alarms"
@@ -402,8 +406,12 @@ def backtest(
         return
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
-    made = run_backtest(job, data, since, time, value, key)
-    for title, figures in tables(made):
+    made = (
+        backtest_failure(job, data, since, time, key)
+        if ends_with(job, FailureProbability)
+        else run_backtest(job, data, since, time, value, key)
+    )
+    for title, figures in made.tables():
         if form == "table":
             show(figures, title)
         else:

@@ -112,6 +112,12 @@ class Backtest:
             rows.append({"from": begin, **self.figures(first, within), **beside})
         return pa.Table.from_pylist(rows)
 
+    def tables(self) -> Sequence[tuple[str, pa.Table]]:
+        """Returns the tables of a report, each with its title."""
+        series = len(pa.compute.unique(self.keys))
+        said = f"'{self.of}', {self.horizon} ahead, {series} series, from {_told(self.since_us)} on"
+        return (said, self.overall()), (f"{self.names[0]}, each 30 days", self.by_month())
+
     def verdict(self) -> str:
         """Returns in a sentence whether it is better than the better of the plain ones."""
         rmse = {name: self.figures(name, self.scored)["rmse"] for name in self.names}
@@ -253,10 +259,3 @@ def since_us(text: str | None, times: Ints) -> int:
 
 def _told(us: int) -> str:
     return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}"
-
-
-def tables(made: Backtest) -> Sequence[tuple[str, pa.Table]]:
-    """Returns the tables of a report, each with its title."""
-    series = len(pa.compute.unique(made.keys))
-    said = f"'{made.of}', {made.horizon} ahead, {series} series, from {_told(made.since_us)} on"
-    return (said, made.overall()), (f"{made.names[0]}, each 30 days", made.by_month())

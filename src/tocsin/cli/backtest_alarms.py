@@ -30,11 +30,6 @@ CANDIDATES_MAX = 20
 """Limits that are tried; each is a run of the alarm over all readings."""
 
 
-def ends_with_alarm(job: Path) -> bool:
-    """Returns whether the steps of a file end with an alarm."""
-    return isinstance(read_steps(job)[-1], Alarm)
-
-
 @dataclass(frozen=True)
 class AlarmBacktest:
     """Readings as they reach the alarm, what was labelled in their time, and from when on is judged."""

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import Floats
-from tocsin.cli.backtest import Backtest, tables
+from tocsin.cli.backtest import Backtest
+from tocsin.cli.backtest_failure import FailureBacktest
 from tocsin.cli.html import document
 
 DRAWN_MAX = 10_000
@@ -16,9 +17,12 @@ DRAWN_MAX = 10_000
 BLUE, GREY, BAND = "#1769c4", "#4d5b6c", "rgba(23,105,196,.13)"
 
 
-def page(made: Backtest, name: str) -> str:
+def page(made: Backtest | FailureBacktest, name: str) -> str:
     """Returns the report on the data of this name."""
-    return document(f"Backtest: {name}", [made.verdict()], tables(made), _charts(made))
+    charts = _charts(made) if isinstance(made, Backtest) else made.charts()
+    for _, figure in charts:
+        figure.update_layout(template="plotly_white", height=360, margin={"l": 60, "r": 20, "t": 20, "b": 40})
+    return document(f"Backtest: {name}", [made.verdict()], made.tables(), charts)
 
 
 def _charts(made: Backtest) -> list[tuple[str, Any]]:
@@ -44,15 +48,12 @@ def _charts(made: Backtest) -> list[tuple[str, Any]]:
     coverage = go.Figure([covered])
     coverage.add_hline(y=made.coverage, line={"color": GREY, "dash": "dot"})
     coverage.update_yaxes(range=[min(0.5, *months["covered"].to_pylist()), 1])
-    figures = [
+    return [
         ("Actual and forecast", go.Figure(actual)),
         ("Residuals (actual less forecast)", go.Figure([line(residual, "residual", line={"width": 1})])),
         ("Residuals by size", go.Figure([go.Histogram(x=residual, nbinsx=80)])),
         (f"Share between the bounds in each 30 days (asked for: {made.coverage:g})", coverage),
     ]
-    for _, figure in figures:
-        figure.update_layout(template="plotly_white", height=360, margin={"l": 60, "r": 20, "t": 20, "b": 40})
-    return figures
 
 
 def _drawn_rows(made: Backtest) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -119,7 +120,7 @@ def diff(folder: Path, name: str, one: int, other: int) -> None:
 @click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Override a setting, as model.units=64.")
 @click.option("--promote", is_flag=True, help="Follow it at once, if it beats its baseline.")
 def train(file: Path, settings: tuple[str, ...], promote: bool) -> None:
-    """Train a forecaster from a file (data set, net), prove it, and keep it as a new version.
+    """Train a model from a file (its kind, data set, settings), prove it, and keep it as a new version.
 
     Interrupted, it goes on where it was when it is started again.
     """
@@ -127,16 +128,15 @@ def train(file: Path, settings: tuple[str, ...], promote: bool) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tocsin.models.store import Store
-    from tocsin.models.train import Training
-    from tocsin.models.train import train as run
+    from tocsin.models.training import read_training
 
     if strange := [pair for pair in settings if "=" not in pair]:
         raise ConfigError(f"--set {strange[0]}: write it as place=value, such as --set model.units=64")
-    training = Training.read(file, dict(pair.split("=", 1) for pair in settings))
+    training = read_training(file, dict(pair.split("=", 1) for pair in settings))
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}")
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(training.name, total=1.0, loss="")
-        manifest = run(training, lambda share, loss: bar.update(task, completed=share, loss=f"loss {loss:.5f}"))
+        manifest = training.run(lambda share, loss: bar.update(task, completed=share, loss=_said(loss)))
         bar.update(task, completed=1.0)
     click.echo(json.dumps({"model": manifest.name, "version": manifest.version, **manifest.metrics}))
     click.echo(manifest.verdict(), err=True)
@@ -147,3 +147,7 @@ def train(file: Path, settings: tuple[str, ...], promote: bool) -> None:
         click.echo(
             f"follow it: tocsin models promote {manifest.name} {manifest.version} --store {training.store}", err=True
         )
+
+
+def _said(loss: float) -> str:
+    return "" if math.isnan(loss) else f"loss {loss:.5f}"

@@ -66,6 +66,11 @@ def read_steps(job: Path, value: str | None = None) -> list[Operator]:
     return [_with_value(entry, value) for entry in listed]
 
 
+def ends_with(job: Path, kind: type[Operator]) -> bool:
+    """Returns whether the last of the steps of a file is of a kind."""
+    return isinstance(read_steps(job)[-1], kind)
+
+
 def _with_value(entry: Any, value: str | None) -> Operator:
     try:
         part = build("operator", entry)

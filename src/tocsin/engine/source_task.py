@@ -213,7 +213,8 @@ class SourceTask:
 
     def step(self) -> bool:
         """One round: answer the epoch loop, look for splits, poll each. Returns whether there is something to take."""
-        if self._done or self._world.clock.monotonic_s() < self._retry_s:
+        is_waiting = self._world.clock.monotonic_s() < self._retry_s
+        if self._done or (is_waiting and self._connection is None):
             return False
         try:
             if self._connection is None:
@@ -222,7 +223,9 @@ class SourceTask:
             self._answer()
             if self._world.clock.monotonic_s() >= self._splits_s:
                 self._look_for_splits()
-            moved = self._poll_each()
+            moved = (
+                not is_waiting and self._poll_each()
+            )  # a decoder that waits keeps neither an answer nor a split back
         except Unavailable as error:
             self._away(error)
             return False

@@ -27,7 +27,7 @@ class Classify(Stateless):
     Each row gets ``class``, and ``confidence``, the probability of that class. Both are null where there is no text, or
     no word of it was in the texts that taught; below ``confidence_min`` only the class is null.
 
-    The model is a version in the store of models (kind ``text``), taught by `tocsin.models.text`: TF-IDF with naive
+    The model is a version in the store of models (kind ``text``), taught by `tocsin train`: TF-IDF with naive
     Bayes or a linear model. Without ``version`` it is the one that was promoted when the run starts. Where there are no
     classes to teach with, take `categorize`.
 

@@ -31,7 +31,7 @@ class RemainingLife(Keyed):
 
     What counts is how fast the readings move away from what they were when the machine was new, so the first reading of
     a key must be of a new machine, or one just overhauled; a replaced machine needs a key of its own. The model is a
-    version in the store of models (kind ``remaining_life``), taught by `tocsin.models.life` with machines that ran
+    version in the store of models (kind ``remaining_life``), taught by `tocsin train` with machines that ran
     until they failed. Without ``version`` it is the one that was promoted when the run starts.
 
     Saxena et al., "Damage propagation modeling for aircraft engine run-to-failure simulation" (2008); Vovk,

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BeforeValidator
 from pydantic import Field as Setting
-from pydantic import field_validator
 
 from tocsin.batch import TIME_TYPE, Floats, Ints, floats
 from tocsin.errors import ConfigError
@@ -32,11 +32,50 @@ SHARES = (0.7, 0.85)
 """Where validation and test begin if nothing is said, as shares of the time that the rows span."""
 
 
-class Dataset(Settings):
-    """Which rows teach, which choose, which judge."""
+def _as_text(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+Moment = Annotated[str, BeforeValidator(_as_text)]
+"""A time in a file: YAML reads 2012-01-01 as a date."""
+
+
+class TimedRows(Settings):
+    """Rows by SQL, parted in time: the first ones teach, the next ones choose, the last ones judge."""
 
     query: str
-    """SQL over the tables, as ``tocsin query`` takes it; the answer is ordered by key and time here."""
+    """SQL over the tables, as ``tocsin query`` takes it; the answer is put in order here."""
+    target: str
+    """The column that is to be foretold."""
+    features: Many[str] = ()
+    """Columns to look at: numbers, or true and false."""
+    time: str = "time"
+    """The column with the time."""
+    key: str | None = None
+    """The column that tells machines apart; without it all rows are one series."""
+    validate_from: Moment | None = None
+    """From when rows choose and do not teach; if not set, from 70 % of the time on."""
+    test_from: Moment | None = None
+    """From when rows judge, and nothing else; if not set, from 85 % of the time on."""
+    until: Moment | None = None
+    """Rows from then on are not looked at."""
+
+    def cuts(self, times: Ints) -> tuple[int, int]:
+        """Returns from when on (in microseconds) rows choose and from when on they judge."""
+        begin, span = int(times.min()), int(times.max() - times.min())
+        validate = moment(self.validate_from, "validate_from") if self.validate_from else begin + int(SHARES[0] * span)
+        test = moment(self.test_from, "test_from") if self.test_from else begin + int(SHARES[1] * span)
+        if not begin < validate < test <= begin + span:
+            raise ConfigError(
+                f"validation begins {told(validate)}, test {told(test)}, and rows span {told(begin)} to "
+                f"{told(begin + span)}: they must come in this order; set validate_from and test_from"
+            )
+        return validate, test
+
+
+class Dataset(TimedRows):
+    """Which rows teach, which choose, which judge."""
+
     target: str
     """The column that is to be foretold; the model looks at its past, too."""
     features: Many[str] = ()
@@ -45,24 +84,8 @@ class Dataset(Settings):
     """How many periods the model looks at."""
     horizon: int = Setting(1, ge=1, le=1_000)
     """How many periods ahead it foretells."""
-    time: str = "time"
-    """The column with the time."""
-    key: str | None = None
-    """The column that tells machines apart; without it all rows are one series."""
     every: Duration | None = Setting(None, gt=0)
     """The period, as ``1h``: then a period without a row is a gap. If not set, each row is a period."""
-    validate_from: str | None = None
-    """From when rows say when to stop learning; if not set, from 70 % of the time on."""
-    test_from: str | None = None
-    """From when rows judge, and nothing else; if not set, from 85 % of the time on."""
-    until: str | None = None
-    """Rows from then on are not looked at."""
-
-    @field_validator("validate_from", "test_from", "until", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        """YAML reads 2012-01-01 as a date."""
-        return value.isoformat() if hasattr(value, "isoformat") else value
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -76,11 +99,9 @@ class Dataset(Settings):
 
     def series(self, table: pa.Table, versions: Mapping[str, int]) -> Series:
         """Returns a table as series; ``versions`` says which tables it is made from."""
-        for column in (*self.inputs, self.time, *([self.key] if self.key else [])):
-            if column not in table.column_names:
-                raise ConfigError(f"the query gives no column '{column}'; it gives [{', '.join(table.column_names)}]")
-        columns = [_numbers(table, column) for column in self.inputs]
-        times = _times(table, self.time)
+        checked(table, (*self.inputs, self.time, *([self.key] if self.key else [])))
+        columns = [numbers_of(table, column) for column in self.inputs]
+        times = times_of(table, self.time)
         keys = table[self.key].combine_chunks().cast(pa.string()) if self.key else pa.repeat("series", len(table))
         codes = keys.dictionary_encode()
         names = sorted(codes.dictionary.to_pylist())
@@ -89,7 +110,7 @@ class Dataset(Settings):
         order = np.lexsort((times, key))
         values, key, times = np.stack(columns, axis=1)[order], key[order], times[order]
         if self.until is not None:
-            early = times < _moment(self.until, "until")
+            early = times < moment(self.until, "until")
             values, key, times = values[early], key[early], times[early]
         values = np.where(np.isfinite(values), values, np.nan)
         digest = hashlib.sha256(values.tobytes() + key.tobytes() + times.tobytes()).hexdigest()
@@ -119,15 +140,8 @@ class Dataset(Settings):
     def _parted(self, values: Floats, key: Ints, times: Ints, names: Sequence[str], about: Mapping[str, Any]) -> Series:
         if not len(times):
             raise ConfigError("the query answers with no rows; ask it with: tocsin query")
-        begin, span = int(times.min()), int(times.max() - times.min())
-        validate = _moment(self.validate_from, "validate_from") if self.validate_from else begin + int(SHARES[0] * span)
-        test = _moment(self.test_from, "test_from") if self.test_from else begin + int(SHARES[1] * span)
-        if not begin < validate < test <= begin + span:
-            raise ConfigError(
-                f"validation begins {_told(validate)}, test {_told(test)}, and rows span {_told(begin)} to "
-                f"{_told(begin + span)}: they must come in this order; set validate_from and test_from"
-            )
-        about = {**about, "validate_from": _told(validate), "test_from": _told(test)}
+        validate, test = self.cuts(times)
+        about = {**about, "validate_from": told(validate), "test_from": told(test)}
         series = Series(self, values, key, times, tuple(names), validate, test, about)
         for part in ("train", "validate", "test"):
             if not len(getattr(series, part)):
@@ -195,7 +209,17 @@ class Series:
         return np.asarray(self.values[ends + self.dataset.horizon, 0])
 
 
-def _numbers(table: pa.Table, column: str) -> npt.NDArray[np.float64]:
+def checked(table: pa.Table, columns: Sequence[str]) -> None:
+    """Raises `ConfigError` where a query does not answer with one of these columns, or with no rows."""
+    for column in columns:
+        if column not in table.column_names:
+            raise ConfigError(f"the query gives no column '{column}'; it gives [{', '.join(table.column_names)}]")
+    if not len(table):
+        raise ConfigError("the query answers with no rows; ask it with: tocsin query")
+
+
+def numbers_of(table: pa.Table, column: str) -> npt.NDArray[np.float64]:
+    """Returns a column as numbers, NaN where there is none, shape (rows,)."""
     kind = table.schema.field(column).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
             or pa.types.is_decimal(kind)):  # fmt: skip
@@ -203,7 +227,8 @@ def _numbers(table: pa.Table, column: str) -> npt.NDArray[np.float64]:
     return floats(table[column].combine_chunks())
 
 
-def _times(table: pa.Table, column: str) -> Ints:
+def times_of(table: pa.Table, column: str) -> Ints:
+    """Returns a column of times in microseconds, shape (rows,)."""
     kind = table.schema.field(column).type
     if not pa.types.is_timestamp(kind):
         raise ConfigError(f"column '{column}' of the query is {kind}, no time; write it as: {column}::timestamptz")
@@ -215,12 +240,14 @@ def _times(table: pa.Table, column: str) -> Ints:
     return np.asarray(times.view(pa.int64()).to_numpy(zero_copy_only=False))
 
 
-def _moment(text: str, setting: str) -> int:
+def moment(text: str, setting: str) -> int:
+    """Returns in microseconds the time that a setting names."""
     parsed, _ = parse_times(pa.array([text]), "auto", "UTC")
     if parsed.null_count:
         raise ConfigError(f"{setting}: {text}: write it as 2026-01-31 or 2026-01-31T06:00:00Z")
     return int(parsed.cast(pa.int64())[0].as_py())
 
 
-def _told(us: int) -> str:
+def told(us: int) -> str:
+    """Returns a time as people and manifests read it."""
     return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"

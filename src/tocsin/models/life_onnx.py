@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tocsin.errors import MissingExtra
+from tocsin.models.trees_onnx import tree_attributes
 
 
 def ensemble(boosted: Any, networks: Sequence[Any]) -> bytes:
@@ -20,7 +21,7 @@ def ensemble(boosted: Any, networks: Sequence[Any]) -> bytes:
         from onnx import TensorProto, numpy_helper
     except ImportError:
         raise MissingExtra("onnx", "train", "a model of remaining life") from None
-    trees = _trees(boosted.booster_.dump_model())
+    trees = tree_attributes(boosted.booster_.dump_model())
     nodes = [onnx.helper.make_node("TreeEnsembleRegressor", ["features"], ["trees"], domain="ai.onnx.ml", **trees)]
     numbers: dict[str, Any] = {}
     for number, pipeline in enumerate(networks):
@@ -52,38 +53,3 @@ def ensemble(boosted: Any, networks: Sequence[Any]) -> bytes:
     )
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
     return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
-
-
-def _trees(dump: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The attributes of ONNX's ``TreeEnsembleRegressor`` for LightGBM's own description of its trees."""
-    names = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
-    nodes: dict[str, list[Any]] = {f"nodes_{name}": [] for name in names}
-    target: dict[str, list[Any]] = {f"target_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")}
-
-    def add(tree: int, node: Mapping[str, Any]) -> int:
-        number = len(nodes["nodes_nodeids"]) - begins[tree]
-        leaf = "leaf_value" in node
-        limit = 0.0 if leaf else at_most(node["threshold"])
-        row = (tree, number, 0 if leaf else node["split_feature"], limit, "LEAF" if leaf else "BRANCH_LEQ", 0, 0)
-        for name, value in zip(names, row, strict=True):
-            nodes[f"nodes_{name}"].append(value)
-        if leaf:
-            for name, value in {"treeids": tree, "nodeids": number, "ids": 0, "weights": node["leaf_value"]}.items():
-                target[f"target_{name}"].append(value)
-            return number
-        at = begins[tree] + number
-        nodes["nodes_truenodeids"][at] = add(tree, node["left_child"])
-        nodes["nodes_falsenodeids"][at] = add(tree, node["right_child"])
-        return number
-
-    begins: list[int] = []
-    for tree, info in enumerate(dump["tree_info"]):
-        begins.append(len(nodes["nodes_nodeids"]))
-        add(tree, info["tree_structure"])
-    return {**nodes, **target, "n_targets": 1}
-
-
-def at_most(threshold: float) -> float:
-    """The largest float32 that is no larger: then a float32 is sent the same way as by the threshold itself."""
-    near = np.float32(threshold)
-    return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))

@@ -29,7 +29,7 @@ class Manifest:
 
     name: str
     kind: str
-    """What it does: ``forecaster``, ``remaining_life``, ``text`` ...; a step only takes kinds that it knows."""
+    """What it does: ``forecaster``, ``failure``, ``remaining_life``, ``text``; a step takes only kinds it knows."""
     inputs: tuple[str, ...]
     """The columns that it looks at, in the order of the model's input."""
     target: str

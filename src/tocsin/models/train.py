@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field as Setting
-from pydantic import ValidationError
 
 from tocsin.batch import Floats, Ints
 from tocsin.errors import ConfigError
@@ -23,9 +21,8 @@ from tocsin.models.forecaster import KIND, Forecaster
 from tocsin.models.manifest import MODEL, Manifest
 from tocsin.models.recurrent import to_onnx
 from tocsin.models.store import Store
+from tocsin.models.training import Progress, TrainingFile
 from tocsin.settings import Settings
-
-Progress = Callable[[float, float], None]
 
 
 class Neural(Settings):
@@ -49,15 +46,11 @@ class Neural(Settings):
     """What the random numbers begin with: the same seed and data give the same net."""
 
 
-class Training(Settings):
-    """What ``tocsin train`` reads."""
+class Training(TrainingFile):
+    """A forecaster, as ``tocsin train`` reads it."""
 
-    name: str
-    """The model's name in the store."""
-    folder: Path = Path("tocsin-data")
-    """Where the tables are that the query asks."""
-    store: Path = Path("models")
-    """Where the model is kept."""
+    kind: Literal["forecaster"] = "forecaster"
+    """What is taught; without it a forecaster."""
     dataset: Dataset
     """Which rows teach, choose and judge."""
     model: Neural = Neural()
@@ -67,52 +60,16 @@ class Training(Settings):
     coverage: float = Setting(0.9, ge=0.5, lt=1)
     """The share of readings that lie between the bounds."""
 
-    @classmethod
-    def read(cls, path: Path, settings: Mapping[str, Any]) -> Training:
-        """Returns what a YAML file says; ``settings`` (``model.units``) override it."""
-        from ruamel.yaml import YAML
-        from ruamel.yaml.error import YAMLError
-
-        try:
-            tree: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-        except (OSError, YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error})") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path}: a training is a mapping with name and dataset")
-        for place, value in settings.items():
-            *steps, last = place.split(".")
-            at = tree
-            for step in steps:
-                at = at.setdefault(step, {})
-            at[last] = YAML(typ="safe").load(value)
-        try:
-            return cls.model_validate(tree)
-        except ValidationError as error:
-            said = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise ConfigError("\n".join(said)) from error
-
-
-def train(training: Training | Path | str, told: Progress | None = None) -> Manifest:
-    """Train a forecaster, prove it on the part that judges, and keep it as a new version, which is not promoted.
-
-    ``training`` is what is to be done, or the YAML file that says it. Interrupted, it goes on where it was when it is
-    called again with the same settings and data. ``told`` is called after each epoch with the share that is done and
-    the loss on the validation part.
-
-    Raises
-    ------
-    ConfigError
-        The query, its columns or the split leave nothing to learn from.
-    MissingExtra
-        JAX or onnxruntime is not installed.
-    """
-    if not isinstance(training, Training):
-        training = Training.read(Path(training), {})
-    return train_on(training, training.dataset.load(training.folder), told)
+    def run(self, told: Progress | None = None) -> Manifest:
+        return train_on(self, self.dataset.load(self.folder), told)
 
 
 def train_on(training: Training, series: Series, told: Progress | None = None) -> Manifest:
-    """`train`, on series that are there already."""
+    """Train a forecaster, prove it on the part that judges, and keep it as a new version, which is not promoted.
+
+    Interrupted, it goes on where it was when it is called again with the same settings and data. ``told`` is called
+    after each epoch with the share that is done and the loss on the validation part.
+    """
     from tocsin.models.fit import Recipe, teach
 
     how = training.model

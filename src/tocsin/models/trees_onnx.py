@@ -1,0 +1,53 @@
+"""LightGBM's trees as ONNX keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def tree_attributes(dump: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the attributes of ONNX's ``TreeEnsembleRegressor`` for LightGBM's own description of its trees.
+
+    A missing number (NaN) goes the way that training found for it; where none was missing in training, as 0 does.
+    """
+    names = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids",
+             "missing_value_tracks_true")  # fmt: skip
+    nodes: dict[str, list[Any]] = {f"nodes_{name}": [] for name in names}
+    target: dict[str, list[Any]] = {f"target_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")}
+
+    def add(tree: int, node: Mapping[str, Any]) -> int:
+        number = len(nodes["nodes_nodeids"]) - begins[tree]
+        leaf = "leaf_value" in node
+        limit = 0.0 if leaf else at_most(node["threshold"])
+        row = (tree, number, 0 if leaf else node["split_feature"], limit, "LEAF" if leaf else "BRANCH_LEQ", 0, 0,
+               0 if leaf else _missing_goes_left(node))  # fmt: skip
+        for name, value in zip(names, row, strict=True):
+            nodes[f"nodes_{name}"].append(value)
+        if leaf:
+            for name, value in {"treeids": tree, "nodeids": number, "ids": 0, "weights": node["leaf_value"]}.items():
+                target[f"target_{name}"].append(value)
+            return number
+        at = begins[tree] + number
+        nodes["nodes_truenodeids"][at] = add(tree, node["left_child"])
+        nodes["nodes_falsenodeids"][at] = add(tree, node["right_child"])
+        return number
+
+    begins: list[int] = []
+    for tree, info in enumerate(dump["tree_info"]):
+        begins.append(len(nodes["nodes_nodeids"]))
+        add(tree, info["tree_structure"])
+    return {**nodes, **target, "n_targets": 1}
+
+
+def _missing_goes_left(node: Mapping[str, Any]) -> int:
+    return int(node["default_left"] if node["missing_type"] == "NaN" else node["threshold"] >= 0)
+
+
+def at_most(threshold: float) -> float:
+    """Return the largest float32 that is no larger: then a float32 is sent the same way as by the threshold itself."""
+    with np.errstate(over="ignore"):  # what is beyond all float32 comes back to the largest
+        near = np.float32(threshold)
+    return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
