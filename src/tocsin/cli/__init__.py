@@ -175,7 +175,13 @@ def run(
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_set
-def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
+@click.option(
+    "--on",
+    "runner",
+    type=click.Choice(["flink"]),
+    help="Refuse what could not be spread there; a check only, there is no runner yet.",
+)
+def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None) -> None:
     """Check a pipeline whole before any data flows: every setting, every column after every step.
 
     Where it has run before, also tells what a start would keep of its state, and what it would forget.
@@ -192,6 +198,8 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
         _, plan = load_with_plan(file, _settings(settings))
         check_ends(plan, Effects())
         check_tables(plan, Effects())
+        if runner is not None:
+            _check_spread(plan, runner)
         for origin in plan.sources:
             click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
@@ -199,6 +207,14 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...]) -> None:
         click.echo(f"{file}: right", err=True)
         for sentence in _beside_its_state(plan):
             click.echo(f"{file}: {sentence}", err=True)
+
+
+def _check_spread(plan: Plan, runner: str) -> None:
+    """Refuse, by name, what cannot run where keys are spread over machines."""
+    from tocsin.engine.keyed import refusals
+
+    if said := refusals(plan):
+        raise ConfigError("\n".join(f"on {runner}: {one}" for one in said))
 
 
 def _beside_its_state(plan: Plan) -> Iterator[str]:

@@ -1,0 +1,137 @@
+"""Keys spread over groups, elements shuffled, state through bytes at each barrier: the rows of the embedded run."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tocsin import Pipeline, read
+from tocsin.batch import START, Batch, empty
+from tocsin.cli import main
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Chain
+from tocsin.engine.keyed import KeyGroup, Passage, refusals, spread
+from tocsin.engine.recovery import Effects
+from tocsin.pipeline.plan import Plan
+
+GROUPS = 5
+
+
+def pipeline(folder: Path, data: Path, **more: Any) -> Pipeline:
+    window = {"window": {"every": "20s", "collect": ["time", "value"]}}
+    streams = {
+        "high": {"steps": [window, {"zscore": {"of": "value"}}, "explode", {"keep": "abs(z) > 1.2"},
+                           {"select": ["value", "z"]}], "sinks": [{"delta": "high"}]},
+        "alarms": {"steps": [{"derive": {"hot": "value > 60"}}, {"alarm": {"rule": "hot", "when": "hot"}},
+                             {"select": ["event", "rule", "id", "value"]}], "sinks": [{"delta": "alarms"}]},
+    }  # fmt: skip
+    return Pipeline.model_validate(
+        {
+            "name": "spread", "source": {"files": {"path": str(data)}}, "key": "m", "folder": str(folder),
+            "decode": {"json": {"columns": {"m": "category", "t": "timestamp", "value": "float"}}},
+            "time": {"column": "t", "lateness": "2s"}, "streams": streams, **more,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng, path = random.Random(7), tmp_path / "in.ndjson"
+    lines = []
+    for second in range(300):
+        for machine in range(9):
+            at = max(0, second - (30 if rng.random() < 0.01 else 0))  # some are late
+            stamp = f"2026-01-01T00:{at // 60:02}:{at % 60:02}.{machine:03}Z"
+            lines.append(json.dumps({"m": f"m{machine}", "t": stamp, "value": rng.gauss(50, 5)}))
+    path.write_text("\n".join([*lines, '{"m": "m1", "t": "never", "value": 1.0}', ""]))
+    return path
+
+
+def spread_out(plan: Plan, rng: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """Run a plan as a cluster would: by group, bundles in any order, every state through bytes at each barrier."""
+    out: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    states: dict[int, bytes] = {}
+    (origin,) = plan.sources
+    connection = origin.source.open(Effects().world(plan, "ingest", origin.id))
+    (split,) = connection.splits()
+    reader, chain = connection.read(split, None), Chain(origin, split.name)
+    queues: dict[int, deque[bytes]] = defaultdict(deque)
+    watermark_us = START
+    while chain.watermark_us < 2**63 - 1:
+        polled = reader.poll(200, 0.1)
+        for batch in chain.through(polled[0]) if polled else ():
+            if batch.port == "out":
+                watermark_us = chain.watermark_us = max(watermark_us, batch.watermark_us)
+            passage = Passage(origin.id, split.name, (split.name,), watermark_us, batch.port)
+            for group, element in spread(batch, passage, GROUPS):
+                queues[group].append(element)
+        live = {group: KeyGroup(plan, states.get(group)) for group in range(GROUPS)}
+        ready = [group for group, queue in queues.items() for _ in queue if rng.random() < 0.6]
+        ended = chain.watermark_us == 2**63 - 1
+        for group in [*rng.sample(ready, len(ready)), *(sorted(queues) * 500 if ended else ())]:
+            if queues[group]:
+                for sink, batches in live[group].take(queues[group].popleft()).items():
+                    out[sink] += [row for rows in batches for row in rows.to_pylist()]
+        states = {group: one.dump() for group, one in live.items()}
+    assert not any(queues.values())
+    reader.close()
+    connection.close()
+    return out
+
+
+def as_set(rows: list[dict[str, Any]]) -> list[str]:
+    """All columns of all rows; but rejected rows bear the time of their arrival, which no two runs share."""
+    kept = [{name: str(value) for name, value in row.items() if "sha256" not in row or name != "time"} for row in rows]
+    return sorted(str(sorted(row.items())) for row in kept)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_are_those_of_the_embedded_run(data: Path, tmp_path: Path, seed: int) -> None:
+    made = pipeline(tmp_path / "embedded", data)
+    EmbeddedRunner(made.plan()).run()
+    plan = pipeline(tmp_path / "spread", data).plan()
+    assert refusals(plan) == []
+    out = spread_out(plan, random.Random(seed))
+    by_table = {target.part.path: out[target.id] for target in plan.sinks}
+    assert len(by_table["high"]) > 50
+    assert by_table["alarms"]
+    assert by_table["late_source"]
+    assert len(by_table["quarantine"]) == 1
+    for table, rows in by_table.items():
+        kept = read(table, tmp_path / "embedded").to_pylist()
+        assert as_set(rows) == as_set(kept), table
+
+
+def test_what_cannot_be_spread_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+    hot = {"steps": [{"derive": {"hot": "value > 60"}}, {"alarm": {"rule": "hot", "when": "hot"}}]}
+    calls = {"from": "hot", "steps": ["cases", {"keep": "ring"}], "sinks": [{"notify": "console"}]}
+    streams = {"hot": hot, "calls": calls}
+    said = refusals(pipeline(tmp_path, data, streams=streams).plan())
+    assert [one.partition(":")[0] for one in said] == ["calls.0.cases", "calls.0.notify"]
+    live = refusals(pipeline(tmp_path, data, source={"mqtt": {"url": "mqtt://x", "topic": "a"}}).plan())
+    assert len(live) == 1
+    assert "mqtt cannot be read again" in live[0]
+
+
+def test_a_group_without_rows_hears_the_time(data: Path, tmp_path: Path) -> None:
+    plan = pipeline(tmp_path, data).plan()
+    batch = Batch(empty(plan.sources[0].schemas["out"]))
+    told = list(spread(batch, Passage("source", "a", ("a",), 5, "out"), GROUPS))
+    assert [group for group, _ in told] == list(range(GROUPS))
+    one = KeyGroup(plan)
+    assert one.take(told[0][1]) == {}
+    assert b'"source/a": 5' in one.dump()
+
+
+def test_check_on_flink_refuses_by_name() -> None:
+    example = str(Path(__file__).parents[2] / "examples" / "downtime.yaml")
+    done = CliRunner().invoke(main, ["check", example, "--on", "flink"])
+    assert done.exit_code == 2
+    assert "on flink: calls.0.cases" in done.output
+    assert "on flink: calls.0.notify" in done.output
