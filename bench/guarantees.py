@@ -180,7 +180,7 @@ class Http(Delta):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._port = free_port()
-        self.network = CutNetwork(self._port)
+        self.network = self._between = CutNetwork(self._port)
         self._posts: queue.SimpleQueue[Sequence[int] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._post_all, daemon=True)
         self._ended = False
@@ -197,7 +197,7 @@ class Http(Delta):
     def close(self) -> None:
         self._ended = True
         self._posts.put(None)
-        self.network.close()
+        self._between.close()
         self._sender.join()
 
     def _post_all(self) -> None:
@@ -207,7 +207,7 @@ class Http(Delta):
 
     def _taken(self, numbers: Sequence[int]) -> bool:
         """Post them once; returns whether success was answered."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.network.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self._between.port, timeout=5)
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": f"from {numbers[0]}"}
         try:
             connection.request("POST", "/ingest/hall", b"".join(line(n) + b"\n" for n in numbers), headers)
