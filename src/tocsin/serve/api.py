@@ -17,17 +17,18 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 import tocsin
 from tocsin.domain.alarms import action_words, operator_action
 from tocsin.engine.wire import Counted, StreamColumns
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, UnknownName
 from tocsin.serve.access import COOKIE, AccessKeys, address_of, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import Live
-from tocsin.serve.messages import Alarms, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
+from tocsin.serve.messages import Alarms, Evidence, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
 from tocsin.serve.series import pack
 
 BODY_BYTES_MAX = 16 * 2**10
 _TEXT_MAX = 500
 _SHELVE_S_MAX = 30 * 86_400
 _PARTS = 600
+NO_TABLES = "there is no past: this pipeline has written no table yet"
 _TIME_MS_MAX = 4_102_444_800_000  # 2100
 
 
@@ -134,7 +135,7 @@ async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) ->
     if not (0 <= begin < end <= _TIME_MS_MAX and 0 < parts <= PARTS_MAX):
         return refused(422, f"from must come before to, and points be 1 to {PARTS_MAX}")
     if page.lake_folder is None or not page.lake_folder.is_dir():
-        return refused(404, "there is no past: this pipeline has written no table yet")
+        return refused(404, NO_TABLES)
     kept = await asyncio.to_thread(history, page.lake_folder, page.streams, machine, begin, end, parts)
     return answer(MachineHistory(page.hub.position, machine, kept))
 
@@ -142,6 +143,31 @@ async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) ->
 async def alarms(request: Request) -> Response:
     page = page_of(request)
     return answer(Alarms(page.hub.position, list(page.live.alarms.by_id.values())))
+
+
+async def alarms_csv(request: Request) -> Response:
+    """Returns all alarms of the tables, the newest row of each, as CSV."""
+    from tocsin.serve.evidence import alarms_as_csv  # on demand, as everything that reads the tables
+
+    page = page_of(request)
+    if page.lake_folder is None or not page.lake_folder.is_dir():
+        return refused(404, NO_TABLES)
+    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder)
+    name = {"content-disposition": 'attachment; filename="alarms.csv"', "cache-control": "no-store"}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=name)
+
+
+async def evidence(request: Request) -> Response:
+    from tocsin.serve import evidence  # on demand, too
+
+    page = page_of(request)
+    if page.lake_folder is None or not page.lake_folder.is_dir():
+        return refused(404, NO_TABLES)
+    try:
+        told = await asyncio.to_thread(evidence.evidence, page.lake_folder, request.path_params["id"])
+    except UnknownName:
+        return refused(404, "the tables do not have this alarm yet; they are written a few seconds after it rings")
+    return answer(msgspec.convert(told, Evidence))
 
 
 async def act(request: Request) -> Response:

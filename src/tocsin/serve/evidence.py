@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.csv import write_csv
 
 from tocsin.engine.wire import StreamColumns
 from tocsin.errors import UnknownName
@@ -27,6 +28,10 @@ POINTS_MAX = 500
 CASES_MAX = 10
 """So many earlier cases are told."""
 QUERY_S = 20.0
+IN_CSV = (
+    "started", "time", "key", "signal", "rule", "severity", "state", "mode", "value", "expected", "limit", "unit",
+    "message", "event", "by", "reason", "label", "id",
+)  # fmt: skip
 
 Answer = dict[str, Any]
 """``rests_on``: the tables with their versions; and the answer, as JSON."""
@@ -130,6 +135,21 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
         "beside": _as_json(list(beside.values())[:ROWS_MAX]),
         "before": _as_json(before),
     }
+
+
+def alarms_as_csv(folder: Path) -> bytes:
+    """Returns the newest row of each alarm there was, latest first, as CSV with a header, for a spreadsheet.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
+    listed = pa.concat_tables(list_alarms(folder, table=name, everything=True) for name in _alarm_tables(folder))
+    columns = {name: listed[name].cast(pa.string()) for name in IN_CSV}
+    for name, texts in columns.items():
+        if listed.schema.field(name).type == pa.string() or pa.types.is_dictionary(listed.schema.field(name).type):
+            columns[name] = pc.replace_substring_regex(texts, r"^([=+\-@\t\r])", r"'\1")
+    sink = pa.BufferOutputStream()
+    write_csv(pa.table(columns), sink)
+    return bytes(sink.getvalue())
 
 
 def _cases(of_rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -183,6 +183,50 @@ class Alarms(msgspec.Struct):
     alarms: list[ShownAlarm]
 
 
+class AlarmEvent(msgspec.Struct):
+    """One row of an alarm: a change of its state, or what somebody did."""
+
+    id: str
+    key: str
+    rule: str
+    time: str
+    """ISO 8601."""
+    severity: str
+    state: str
+    event: str
+    message: str
+    by: str
+    reason: str
+
+
+class EarlierCase(msgspec.Struct):
+    """An earlier occurrence of the same alarm, and how it ended."""
+
+    id: str
+    started: str
+    """From when, and until when, ISO 8601."""
+    until: str
+    state: str
+    message: str
+    said: list[str]
+    """What somebody has said it was: ``true``, ``false``."""
+
+
+class Evidence(msgspec.Struct):
+    """What `/api/alarms/{id}/evidence` answers: what is known of an alarm, from the tables."""
+
+    rests_on: dict[str, int]
+    """The tables that it was read from, with their versions."""
+    alarm: AlarmEvent
+    """Its newest row."""
+    history: list[AlarmEvent]
+    """All its rows, from the onset on."""
+    beside: list[AlarmEvent]
+    """What else rang from an hour before it until an hour after it."""
+    before: list[EarlierCase]
+    """Latest first."""
+
+
 class MachineHistory(msgspec.Struct):
     """What `/api/series` answers."""
 

@@ -20,6 +20,7 @@ RECEIVED = (
     messages.MachineHistory,
     messages.Figures,
     messages.Changes,
+    messages.Evidence,
 )
 """What a browser receives, and checks."""
 

@@ -8,6 +8,7 @@ const KEPT_MAX = 600;
 const ANNOUNCED_MAX = 3;
 const ANSWER_MS = 15000;
 const SHELVE_S = 3600;
+const KEYS = { a: "acknowledge", s: "shelve" }; // of the row that has the focus
 
 const active = (alarm) => stateOf(alarm).active;
 const open = (alarm) => stateOf(alarm).open;
@@ -16,9 +17,9 @@ const worded = (text) => text.replaceAll("_", " ");
 const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
-  // `goTo` shows an alarm's signal and moment; `send` does an action; `announce` and `toast` say something.
-  constructor(host, { goTo, send, announce, toast }) {
-    Object.assign(this, { host, goTo, send, announce, toast });
+  // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something.
+  constructor(host, { goTo, explain, send, announce, toast }) {
+    Object.assign(this, { host, goTo, explain, send, announce, toast });
     this.byId = new Map();
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
@@ -55,11 +56,30 @@ export class AlarmList {
     return alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message;
   }
 
-  // Paints the list; returns how many alarms there are of which kind.
-  paint(wanted) {
+  // Does what a key stands for; returns whether it stands for something.
+  key(name) {
+    const rows = [...this.host.children];
+    const at = rows.findIndex((row) => row.contains(document.activeElement));
+    if (name === "j" || name === "k") {
+      const next = Math.min(Math.max(at + (name === "j" ? 1 : -1), 0), rows.length - 1);
+      rows[next]?.querySelector(".where").focus();
+      return rows.length > 0;
+    }
+    if (at < 0) return false;
+    const { id } = rows[at].dataset;
+    if (name === "e") this.explain(this.byId.get(id));
+    const button = this.rows.get(id).buttons[ACTIONS.findIndex((action) => action.name === KEYS[name])];
+    if (button && !button.hidden) button.click();
+    return name === "e" || Boolean(button);
+  }
+
+  // Paints those that are wanted and have the text in them; returns how many alarms there are of which kind.
+  paint(wanted, text) {
+    const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const shown = all.filter((alarm) => wanted === "all" || open(alarm)).sort((a, b) =>
+    const fits = (alarm) => [alarm.machine, alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
+    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
     const keep = new Set(shown.map((alarm) => alarm.id));
@@ -70,6 +90,7 @@ export class AlarmList {
       this.paintRow(row, alarm);
       if (this.host.children[i] !== row.root) this.host.insertBefore(row.root, this.host.children[i] ?? null);
     });
+    if (focused !== document.activeElement && focused?.isConnected) focused.focus(); // a row that moves loses it
     return {
       open: opened.length, all: all.length, shown: shown.length, active: opened.filter(active).length,
       unacknowledged: opened.filter(unacknowledged).length, worst: Math.max(0, ...opened.map((alarm) => rank(severityOf(alarm)))),
@@ -96,9 +117,13 @@ export class AlarmList {
       return button;
     });
     top.append(pill, node("span", "spring"), time);
-    acts.append(...buttons);
+    const evidence = node("button", "act evidence", "Evidence");
+    evidence.type = "button";
+    evidence.title = "Show what happened, what else rang and how earlier cases ended";
+    evidence.addEventListener("click", () => this.explain(this.byId.get(id)));
+    acts.append(...buttons, evidence);
     root.append(top, where, message, facts, advice, acts);
-    return { root, pill, where, time, message, facts, advice, acts, buttons, sent: "", about: null };
+    return { root, pill, where, time, message, facts, advice, buttons, sent: "", about: null };
   }
 
   async act(id, action) {
@@ -142,7 +167,6 @@ export class AlarmList {
       row.buttons[i].disabled = Boolean(row.sent);
       row.buttons[i].textContent = row.sent === action.name ? `${action.label} …` : action.label;
     });
-    row.acts.hidden = row.buttons.every((button) => button.hidden);
   }
 }
 

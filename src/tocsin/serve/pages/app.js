@@ -2,6 +2,7 @@
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
 import { Range } from "/range.js";
+import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
 import { checked } from "/wire.js";
 import { SEVERITIES } from "/words.js";
@@ -13,7 +14,8 @@ const series = new Map(); // id to {machine, signal, stream}
 const range = new Range(() => { if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
 const tiles = new Tiles(get("tiles"), () => charts.colours, (name) => choose(name, true));
-const alarms = new AlarmList(get("alarms"), { goTo, send: act, announce, toast });
+const story = new Story(get("story"), goTo);
+const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast });
 let chosen = null;
 let picked = false; // whether a person chose it
 let csrf = "";
@@ -240,6 +242,12 @@ async function goTo(alarm) {
   if (!charts.focus(alarm.signal, moment)) toast(`No readings of ${alarm.signal} are kept here.`);
 }
 
+async function explain(alarm) {
+  try {
+    story.show(alarm, await ask(`/api/alarms/${encodeURIComponent(alarm.id)}/evidence`, "Evidence"));
+  } catch (error) { toast(error.message); }
+}
+
 function paintMachines() {
   const counts = tiles.paint(shownMachines, get("filter").value.trim().toLowerCase());
   const tile = tiles.byName.get(chosen);
@@ -267,7 +275,7 @@ function chips(host, names, counts, pressed, press) {
 
 // --- alarms ----------------------------------------------------------------------------------------------------------
 function paintAlarms() {
-  const counts = alarms.paint(shownAlarms);
+  const counts = alarms.paint(shownAlarms, get("find-alarm").value.trim().toLowerCase());
   const hot = counts.worst > SEVERITIES.length / 2; // the upper half of the bands
   get("figure-alarms").textContent = counts.open;
   get("box-alarms").title = `${counts.active} active, ${counts.unacknowledged} not acknowledged`;
@@ -304,6 +312,11 @@ function theme(name) {
 
 get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 get("filter").addEventListener("input", () => { tiles.changed = true; });
+get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog")) return;
+  if (alarms.key(event.key)) event.preventDefault();
+});
 get("by").value = localStorage.getItem("by") || "operator";
 get("by").addEventListener("change", () => localStorage.setItem("by", get("by").value));
 get("sign-in-form").addEventListener("submit", async (event) => {

@@ -79,6 +79,33 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {Series[]} [series]
  * @property {Object<string, Points>} [points]
  * @property {ShownAlarm[]} [alarms]
+ *
+ * @typedef {Object} AlarmEvent
+ * @property {string} id
+ * @property {string} key
+ * @property {string} rule
+ * @property {string} time
+ * @property {string} severity
+ * @property {string} state
+ * @property {string} event
+ * @property {string} message
+ * @property {string} by
+ * @property {string} reason
+ *
+ * @typedef {Object} EarlierCase
+ * @property {string} id
+ * @property {string} started
+ * @property {string} until
+ * @property {string} state
+ * @property {string} message
+ * @property {string[]} said
+ *
+ * @typedef {Object} Evidence
+ * @property {Object<string, number>} rests_on
+ * @property {AlarmEvent} alarm
+ * @property {AlarmEvent[]} history
+ * @property {AlarmEvent[]} beside
+ * @property {EarlierCase[]} before
  */
 
 /** Returns the value, or throws if it is not what the schema of this name says. */

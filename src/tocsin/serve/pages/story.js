@@ -1,0 +1,64 @@
+// An alarm as a story, in a dialog: what happened, who did what, what else rang, and how earlier cases ended.
+import { node, when } from "/chart.js";
+
+const HOUR_S = 3600;
+const worded = (text) => text.replaceAll("_", " ").toLowerCase();
+
+export class Story {
+  // `goTo` shows the signal at the moment it began.
+  constructor(dialog, goTo) {
+    Object.assign(this, { dialog, goTo });
+    this.title = dialog.querySelector("h2");
+    this.body = dialog.querySelector(".body");
+    dialog.querySelector(".show").addEventListener("click", () => { dialog.close(); this.goTo(this.alarm); });
+    dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+  }
+
+  /**
+   * @param {import("/wire.js").ShownAlarm} alarm
+   * @param {import("/wire.js").Evidence} told
+   */
+  show(alarm, told) {
+    this.alarm = alarm;
+    const began = alarm.started ?? told.history[0].time;
+    this.title.textContent = alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine;
+    this.body.replaceChildren(
+      node("p", "message", alarm.message),
+      node("p", "span", `Since ${when(began)}, ${lasting(began, told.alarm.time)} so far as is written.`),
+      ...part("What happened", told.history.map((row) => [row.time, sentence(row)])),
+      ...part("What else rang within an hour", told.beside.map((row) => [row.time, `${row.severity}: ${row.message}`])),
+      ...part("Cases before", told.before.map((one) => [one.started, ended(one)])),
+      node("p", "rests", `Read from ${Object.entries(told.rests_on).map(([table, version]) => `${table} (version ${version})`).join(", ")}.`),
+    );
+    if (!this.dialog.open) this.dialog.showModal();
+  }
+}
+
+function part(title, rows) {
+  const list = node("ul");
+  for (const [time, text] of rows) {
+    const item = node("li");
+    const at = node("time", "", when(time));
+    at.dateTime = time;
+    item.append(at, node("span", "", text));
+    list.append(item);
+  }
+  return [node("h3", "", title), rows.length ? list : node("p", "none", "nothing")];
+}
+
+function sentence(row) {
+  const who = row.by ? ` by ${row.by}` : "";
+  return `${worded(row.event)}${who}${row.reason ? `: ${row.reason}` : ""}`;
+}
+
+function ended(one) {
+  const said = one.said.length ? `, said to be ${one.said.at(-1)}` : "";
+  return `${one.message} (${lasting(one.started, one.until)}, ${worded(one.state)}${said})`;
+}
+
+function lasting(from, to) {
+  const seconds = Math.max(0, Math.round((Date.parse(to) - Date.parse(from)) / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < HOUR_S) return `${Math.round(seconds / 60)} min`;
+  return seconds < 48 * HOUR_S ? `${(seconds / HOUR_S).toFixed(1)} h` : `${(seconds / HOUR_S / 24).toFixed(1)} days`;
+}

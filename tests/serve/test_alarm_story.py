@@ -1,0 +1,133 @@
+"""An alarm is a story: found by a word or by keys, told from the tables, taken along as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from servers import free_port
+from written_actions import ActionLog
+
+from tocsin.cli import main
+from tocsin.serve.access import Address
+from tocsin.serve.app import Running, start
+
+pytestmark = pytest.mark.timeout(120)
+WAIT_MS = 20_000
+BEGIN = datetime(2026, 5, 4, 6, tzinfo=UTC)
+HOT = {"press-1": (100, 101, 102), "press-2": (130,), "=press": (299,)}
+FILE = """
+name: plant
+folder: {folder}
+source: {{files: {{path: {readings}}}}}
+decode: {{json: {{columns: {{machine: category, ts: timestamp, celsius: float}}}}}}
+key: machine
+time: ts
+streams:
+  readings: {{sinks: [delta: readings]}}
+  alarms: {{from: readings, steps: [alarm: {{rule: hot, of: celsius, high: 80}}], sinks: [delta: alarms]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three presses over five hours: two were too hot within one hour, the third long after."""
+    folder = tmp_path_factory.mktemp("plant")
+    lines = [
+        {
+            "machine": name,
+            "ts": (BEGIN + timedelta(minutes=i)).isoformat(),
+            "celsius": 90.0 if i in HOT[name] else 60.0 + i % 3,
+        }
+        for i in range(300)
+        for name in HOT
+    ]
+    (folder / "in.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "plant.yaml").write_text(FILE.format(folder=folder / "data", readings=folder / "in.ndjson"))
+    done = CliRunner().invoke(main, ["run", str(folder / "plant.yaml")])
+    assert done.exit_code == 0, done.output
+    return folder / "data"
+
+
+@pytest.fixture
+def page(lake: Path, tmp_path: Path) -> Iterator[Running]:
+    running = start(tmp_path, lake, Address(port=free_port()), title="the presses")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def view(browser: Any, page: Running) -> Iterator[Any]:
+    view = browser.new_page(viewport={"width": 1480, "height": 900}, timezone_id="UTC")
+    complaints: list[str] = []
+    view.on("pageerror", lambda error: complaints.append(str(error)))
+    view.goto(page.url)
+    view.wait_for_function("() => document.querySelectorAll('.alarm').length === 3", timeout=WAIT_MS)
+    yield view
+    view.close()
+    assert complaints == []
+
+
+def test_an_alarm_tells_what_happened_and_what_else_rang(view: Any) -> None:
+    view.fill("#find-alarm", "PRESS-1")
+    view.wait_for_function("() => document.querySelectorAll('.alarm').length === 1", timeout=WAIT_MS)
+    view.click(".alarm .evidence")
+    view.wait_for_selector("#story[open]", timeout=WAIT_MS)
+    assert view.locator("#story h2").inner_text().startswith("press-1")
+    happened, beside, before = (one.inner_text() for one in view.locator("#story h3 + *").all())
+    assert "07:40:00" in happened
+    assert "07:43:00" in happened, "it has cleared three minutes later"
+    assert "press-2" in beside
+    assert "=press" not in beside, "that one rang hours later"
+    assert before == "nothing"
+    assert "alarms (version" in view.locator("#story .rests").inner_text()
+    view.click("#story .show")
+    view.wait_for_selector("#story", state="hidden", timeout=WAIT_MS)
+    view.wait_for_function("() => document.getElementById('chosen').textContent === 'press-1'", timeout=WAIT_MS)
+
+
+def test_alarms_are_gone_through_by_keys(view: Any, tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, 0)
+    focused = "() => document.activeElement.closest('.alarm')?.dataset.id ?? ''"
+    ids = view.evaluate("() => [...document.querySelectorAll('.alarm')].map((row) => row.dataset.id)")
+    view.locator("#alarms").evaluate("(list) => list.querySelector('.where').focus()")
+    walked = []
+    for key in ("k", "j", "j", "j", "k"):
+        view.keyboard.press(key)
+        walked.append(ids.index(view.evaluate(focused)))
+    assert walked == [0, 1, 2, 2, 1]
+    view.keyboard.press("e")
+    view.wait_for_selector("#story[open]", timeout=WAIT_MS)
+    view.keyboard.press("a")  # in a dialog a key is no command
+    view.keyboard.press("Escape")
+    view.wait_for_selector("#story", state="hidden", timeout=WAIT_MS)
+    assert view.evaluate(focused) == ids[1], "back to where one was"
+    view.keyboard.press("a")
+    view.wait_for_selector(f".alarm[data-id='{ids[1]}'] .ack:has-text('…')", timeout=WAIT_MS)
+    done = log.poll()
+    assert done is not None
+    assert [(one["alarm"], one["action"]) for one in done.to_pylist()] == [(ids[1], "acknowledge")]
+    log.close()
+    view.fill("#find-alarm", "jak")
+    assert view.input_value("#find-alarm") == "jak", "who writes gives no commands"
+
+
+def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Running) -> None:
+    answered = httpx.get(f"{page.url}/api/alarms.csv")
+    rows = list(csv.DictReader(io.StringIO(answered.text)))
+    assert answered.headers["content-type"] == "text/csv; charset=utf-8"
+    assert sorted(row["key"] for row in rows) == ["'=press", "press-1", "press-2"]
+    assert {row["severity"] for row in rows if row["rule"] == "hot"} != {""}
+    (id,) = (row["id"] for row in rows if row["key"] == "press-2")
+    told = httpx.get(f"{page.url}/api/alarms/{id}/evidence").json()
+    assert told["alarm"]["key"] == "press-2"
+    unknown = httpx.get(f"{page.url}/api/alarms/none/evidence")
+    assert (unknown.status_code, "yet" in unknown.json()["error"]) == (404, True)
