@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -72,10 +73,19 @@ class Kinesis:
     def stop(self) -> None:
         """Kill it, once its streams are on disk: asked to end, it would wait for every connection to close."""
         if self.process is not None:
+            self.thaw()
             self._written()
             self.process.kill()
             self.process.wait(20)
             self.process = None
+
+    def freeze(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
 
     def _written(self) -> None:
         """Wait until what has come by now is in its file, which it writes anew now and then."""
