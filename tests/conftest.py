@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hdfs_server import Hdfs, hadoop_jars
@@ -17,34 +15,11 @@ from kinesis_server import CREDENTIALS, Gate, Kinesis, program
 from mongo_server import Mongo, mongo_jars
 from postgres_server import Postgres
 from servers import CACHE, InfluxDb, Mosquitto, Needs, ObjectStore
-from xdist.scheduler import LoadScopeScheduling
 
 from tocsin.mqtt.authority import Authority
 
 settings.register_profile("tocsin", deadline=None)  # the first example may compile a kernel
 settings.load_profile("tocsin")
-
-SERVERS = re.compile(r"^def [^)]*\b(kafka|kinesis|hdfs|mongo|postgres|influxdb|object_store): ", re.MULTILINE)
-"""In a file whose tests take a server that is started once for all tests of a worker."""
-
-
-class SharedServers(LoadScopeScheduling):
-    """Files whose tests take servers go to one worker, so that each is started once; the others go file by file."""
-
-    def __init__(self, config: pytest.Config, log: Any) -> None:
-        super().__init__(config, log)
-        self._groups: dict[str, str] = {}
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if file not in self._groups:
-            text = (self.config.rootpath / file).read_text()
-            self._groups[file] = "servers" if SERVERS.search(text) else file
-        return self._groups[file]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedServers:
-    return SharedServers(config, log)
 
 
 @pytest.fixture(scope="session")

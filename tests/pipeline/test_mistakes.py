@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,9 @@ def test_each_setting_of_each_part(tmp_path: Path, place: tuple[Any, ...], part:
     for step in place[:-1]:
         holder = holder[step]
     every = {field.alias or name: "x" for name, field in part.model_fields.items()}
-    for settings in (dict(part.EXAMPLES[0]), every):
+    for first, settings in enumerate((dict(part.EXAMPLES[0]), every)):
         holder[place[-1]] = {part.name(): _plain(settings)}
-        for wrong in _mistaken(tree, place):
+        for wrong in islice(_mistaken(tree, place), first, None, 2):  # both have the same mistakes; one or the other
             _tell(tmp_path / "p.yaml", wrong)
 
 

@@ -121,11 +121,14 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is for the detector before the alarm, which tells episodes (`health`), and known to it by the key."""
     labels: str = ""
     """What it says of one occurrence of an alarm, also of one that is over: ``true`` or ``false``."""
+    key: str = ""
+    """The key that does it on the page."""
 
 
 OPERATOR_ACTIONS = (
     OperatorAction(
-        name="acknowledge", command="ack", label="Acknowledge", sentence="Acknowledge an alarm: somebody takes care.",
+        name="acknowledge", command="ack", label="Acknowledge", key="a",
+        sentence="Acknowledge an alarm: somebody takes care.",
         states=tuple(state.name for state in STATES.values() if state.after_acknowledge),
     ),
     OperatorAction(
@@ -133,7 +136,7 @@ OPERATOR_ACTIONS = (
         states=tuple(state.name for state in STATES.values() if state.after_reset),
     ),
     OperatorAction(
-        name="shelve", command="shelve", label="Shelve 1 h", states=ACTIVE, begins="shelved", timed=True,
+        name="shelve", command="shelve", label="Shelve 1 h", key="s", states=ACTIVE, begins="shelved", timed=True,
         beforehand=True, sentence="Keep an alarm silent, for a time or until it clears.",
     ),
     OperatorAction(

@@ -8,7 +8,6 @@ const KEPT_MAX = 600;
 const ANNOUNCED_MAX = 3;
 const ANSWER_MS = 15000;
 const SHELVE_S = 3600;
-const KEYS = { a: "acknowledge", s: "shelve" }; // of the row that has the focus
 
 const active = (alarm) => stateOf(alarm).active;
 const open = (alarm) => stateOf(alarm).open;
@@ -68,7 +67,7 @@ export class AlarmList {
     if (at < 0) return false;
     const { id } = rows[at].dataset;
     if (name === "e") this.explain(this.byId.get(id));
-    const button = this.rows.get(id).buttons[ACTIONS.findIndex((action) => action.name === KEYS[name])];
+    const button = this.rows.get(id).buttons[ACTIONS.findIndex((action) => action.key === name)];
     if (button && !button.hidden) button.click();
     return name === "e" || Boolean(button);
   }
