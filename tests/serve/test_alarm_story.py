@@ -19,6 +19,7 @@ from written_actions import ActionLog
 from tocsin.cli import main
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start
+from tocsin.serve.evidence import IN_CSV, alarms_as_csv
 
 pytestmark = pytest.mark.timeout(120)
 WAIT_MS = 20_000
@@ -131,3 +132,7 @@ def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Runni
     assert told["alarm"]["key"] == "press-2"
     unknown = httpx.get(f"{page.url}/api/alarms/none/evidence")
     assert (unknown.status_code, "yet" in unknown.json()["error"]) == (404, True)
+
+
+def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> None:
+    assert alarms_as_csv(tmp_path).decode() == ",".join(f'"{name}"' for name in IN_CSV) + "\n"

@@ -142,7 +142,10 @@ def alarms_as_csv(folder: Path) -> bytes:
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
     """
-    listed = pa.concat_tables(list_alarms(folder, table=name, everything=True) for name in _alarm_tables(folder))
+    tables = [list_alarms(folder, table=name, everything=True) for name in _alarm_tables(folder)]
+    if not tables:
+        return (",".join(f'"{name}"' for name in IN_CSV) + "\n").encode()
+    listed = pa.concat_tables(tables)
     columns = {name: listed[name].cast(pa.string()) for name in IN_CSV}
     for name, texts in columns.items():
         if listed.schema.field(name).type == pa.string() or pa.types.is_dictionary(listed.schema.field(name).type):

@@ -1,6 +1,6 @@
 // The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
 import { node, show, when } from "/chart.js";
-import { rank, severityOf, shapeOf, stateOf } from "/wire.js";
+import { placeOf, rank, severityOf, shapeOf, stateOf, worded } from "/wire.js";
 import { ACTIONS } from "/words.js";
 
 const SHOWN_MAX = 100;
@@ -12,7 +12,6 @@ const SHELVE_S = 3600;
 const active = (alarm) => stateOf(alarm).active;
 const open = (alarm) => stateOf(alarm).open;
 const unacknowledged = (alarm) => stateOf(alarm).unacknowledged;
-const worded = (text) => text.replaceAll("_", " ");
 const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
@@ -148,7 +147,7 @@ export class AlarmList {
     Object.assign(row.root.dataset, { severity, active: active(alarm), open: open(alarm), state: alarm.state, id: alarm.id });
     Object.assign(row.pill.dataset, { severity: open(alarm) ? severity : "", status: open(alarm) ? "alarm" : "silent", active: active(alarm) });
     row.pill.textContent = `${shapeOf(severity)} ${severity}`;
-    row.where.textContent = alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine;
+    row.where.textContent = placeOf(alarm);
     row.where.title = "Show the signal at the moment it began";
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;

@@ -1,8 +1,8 @@
 // An alarm as a story, in a dialog: what happened, who did what, what else rang, and how earlier cases ended.
 import { node, when } from "/chart.js";
+import { placeOf, stateOf, worded } from "/wire.js";
 
 const HOUR_S = 3600;
-const worded = (text) => text.replaceAll("_", " ").toLowerCase();
 
 export class Story {
   // `goTo` shows the signal at the moment it began.
@@ -21,7 +21,7 @@ export class Story {
   show(alarm, told) {
     this.alarm = alarm;
     const began = alarm.started ?? told.history[0].time;
-    this.title.textContent = alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine;
+    this.title.textContent = placeOf(alarm);
     this.body.replaceChildren(
       node("p", "message", alarm.message),
       node("p", "span", `Since ${when(began)}, ${lasting(began, told.alarm.time)} so far as is written.`),
@@ -53,7 +53,7 @@ function sentence(row) {
 
 function ended(one) {
   const said = one.said.length ? `, said to be ${one.said.at(-1)}` : "";
-  return `${one.message} (${lasting(one.started, one.until)}, ${worded(one.state)}${said})`;
+  return `${one.message} (${lasting(one.started, one.until)}, ${stateOf(one).label}${said})`;
 }
 
 function lasting(from, to) {

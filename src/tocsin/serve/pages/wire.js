@@ -155,3 +155,9 @@ export const shapeOf = (severity) => SEVERITIES.find((one) => one.name === sever
 
 /** The band with this name, else the least severe one. */
 export const severityOf = (alarm) => (rank(alarm.severity) ? alarm.severity : SEVERITIES[0].name);
+
+/** Where an alarm is: its machine, and the signal if it is of one. */
+export const placeOf = (alarm) => (alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine);
+
+/** A word of the engine's as people write it. */
+export const worded = (text) => text.replaceAll("_", " ");
