@@ -29,7 +29,7 @@ from starlette.routing import Route
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, prometheus, words
+from tocsin.serve import api, overview, prometheus, words
 from tocsin.serve.access import AccessKeys, Address, Front, Guard, Permission
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
@@ -61,6 +61,7 @@ ROUTES = (
     Entry("GET", "/api/session", api.session, Permission.VIEW),
     Entry("POST", "/api/session", api.sign_in, Permission.PUBLIC),
     Entry("GET", "/api/machines", api.machines, Permission.VIEW),
+    Entry("GET", "/api/glances", overview.glances, Permission.VIEW),
     Entry("GET", "/api/series", api.series, Permission.VIEW),
     Entry("GET", "/api/alarms", api.alarms, Permission.VIEW),
     Entry("GET", "/api/alarms.csv", api.alarms_csv, Permission.VIEW),
@@ -175,7 +176,7 @@ async def tick(page: PageContext) -> None:
     """Publish what has changed, four times a second."""
     while True:
         await asyncio.sleep(TICK_S)
-        page.hub.publish(page.live.changes())
+        page.hub.publish(page.live.changes(), page.live.new_points())
 
 
 def serve(

@@ -51,8 +51,10 @@ class Life(msgspec.Struct):
 
 
 class Tile(msgspec.Struct, kw_only=True):
-    """A machine at a glance."""
+    """The state of a machine: what every viewer is told of every machine."""
 
+    id: int
+    """By which more of it is asked for (`/api/glances`)."""
     name: str
     status: Literal["running", "silent", "alarm"]
     """``alarm`` while an alarm of it is open: active, or not acknowledged yet."""
@@ -64,11 +66,32 @@ class Tile(msgspec.Struct, kw_only=True):
     """Whether nothing has come for much longer than usual."""
     state: str
     """What the machine says of itself (running, idle ...), if anything."""
-    health: int | None = None
+
+
+class SignalValue(msgspec.Struct):
+    """The newest reading of a signal."""
+
+    signal: str
+    label: str
+    """Its name without what the names of all signals of the machine begin with."""
+    value: float | None
+
+
+class Glance(msgspec.Struct, kw_only=True):
+    """What a tile shows beside the state, for those that are in sight."""
+
+    id: int
+    health: int | None
     """From 0 to 100, by its detectors, forecasts and remaining life; None if nobody judges it."""
-    pulled_by: list[Contribution] = []
+    pulled_by: list[Contribution]
     """What pulls it down, most first."""
-    life: Life | None = None
+    life: Life | None
+    signals: int
+    """How many signals it has."""
+    values: list[SignalValue]
+    """Of the first few of them."""
+    recent: Numbers
+    """The newest readings of the first one."""
 
 
 class Series(msgspec.Struct):
@@ -80,22 +103,10 @@ class Series(msgspec.Struct):
     stream: str
 
 
-class RecentSeries(Series):
-    """A series with its newest values."""
-
-    recent: Numbers
-
-
 class MachineSeries(Series):
     """A series with its points."""
 
     points: Points
-
-
-class ShownMachine(Tile, kw_only=True):
-    """A tile with its series."""
-
-    series: list[RecentSeries]
 
 
 class ShownAlarm(msgspec.Struct, kw_only=True):
@@ -162,10 +173,14 @@ class Changes(msgspec.Struct, omit_defaults=True):
 
     counters: Figures
     machines: list[Tile] = []
-    series: list[Series] = []
-    points: dict[str, Points] = {}
-    """By the id of the series."""
     alarms: list[ShownAlarm] = []
+
+
+class NewPoints(msgspec.Struct):
+    """What has come of one machine since the message before, for those who look at it (event ``points``)."""
+
+    machine: str
+    series: list[MachineSeries]
 
 
 class Machines(msgspec.Struct):
@@ -173,7 +188,13 @@ class Machines(msgspec.Struct):
 
     position: str
     """The event after which changes go on."""
-    machines: list[ShownMachine]
+    machines: list[Tile]
+
+
+class Glances(msgspec.Struct):
+    """What `/api/glances` answers."""
+
+    glances: list[Glance]
 
 
 class Alarms(msgspec.Struct):
@@ -233,6 +254,10 @@ class MachineHistory(msgspec.Struct):
     position: str
     machine: str
     series: list[MachineSeries]
+    note: str = ""
+    """What of it is not shown, in words for people; empty if all is."""
+    again_s: float = 0.0
+    """After how long more of the time before is in the tables; 0 if all of it is here."""
 
 
 class SessionInfo(msgspec.Struct):

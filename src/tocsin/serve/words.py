@@ -16,10 +16,12 @@ from tocsin.serve import messages
 RECEIVED = (
     messages.SessionInfo,
     messages.Machines,
+    messages.Glances,
     messages.Alarms,
     messages.MachineHistory,
     messages.Figures,
     messages.Changes,
+    messages.NewPoints,
     messages.Evidence,
 )
 """What a browser receives, and checks."""

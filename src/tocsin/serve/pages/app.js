@@ -9,17 +9,18 @@ import { SEVERITIES } from "/words.js";
 
 const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
+const LOOK_MS = 1000;
 const get = (id) => document.getElementById(id);
-const series = new Map(); // id to {machine, signal, stream}
 const range = new Range(() => { if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
-const tiles = new Tiles(get("tiles"), () => charts.colours, (name) => choose(name, true));
+const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
 const story = new Story(get("story"), goTo);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast });
 let chosen = null;
 let picked = false; // whether a person chose it
 let csrf = "";
 let source = null;
+let watched = null; // the machine whose points the source gives
 let position = "";
 let title = "tocsin";
 let shownMachines = "all";
@@ -45,7 +46,6 @@ async function begin() {
     title = session.title;
     get("title").textContent = title;
     await reload();
-    listen();
   } catch (error) {
     if (error.status === 401) { get("sign-in").showModal(); return; }
     link("lost", "page unreachable");
@@ -57,26 +57,23 @@ async function reload() {
   const [all, rung, counted] = await Promise.all([ask("/api/machines", "Machines"), ask("/api/alarms", "Alarms"), ask("/api/counters", "Figures")]);
   position = all.position;
   tiles.clear();
-  series.clear();
-  for (const machine of all.machines) {
-    tiles.update(machine);
-    for (const one of machine.series) {
-      series.set(one.id, one);
-      tiles.spark(one, one.recent);
-    }
-  }
+  for (const machine of all.machines) tiles.update(machine);
   alarms.load(rung.alarms);
   heard(counted);
+  watched = null;
   const linked = chosen === null && tiles.byName.has(range.machine);
-  if (linked) await choose(range.machine, true);
-  else if (chosen && tiles.byName.has(chosen)) await choose(chosen, picked);
+  if (linked) choose(range.machine, true);
+  else if (chosen && tiles.byName.has(chosen)) choose(chosen, picked);
   else { chosen = null; picked = false; prefer(); }
+  if (watched === null) listen("");
 }
 
-function listen() {
+// Hears what changes of all machines, and the points of one; returns when that has begun.
+function listen(machine) {
   if (source) source.close();
-  source = new EventSource(`/events?after=${encodeURIComponent(position)}`);
-  source.onmessage = (event) => {
+  watched = machine;
+  const mine = source = new EventSource(`/events?after=${encodeURIComponent(position)}&machine=${encodeURIComponent(machine)}`);
+  mine.onmessage = (event) => {
     const number = Number(event.lastEventId.split("-")[1]);
     const before = Number(position.split("-")[1]);
     const missed = event.lastEventId.split("-")[0] !== position.split("-")[0] || number > before + 1;
@@ -84,12 +81,22 @@ function listen() {
     apply(checked("Changes", JSON.parse(event.data)));
     if (missed && chosen && range.live) refresh(5000);
   };
-  source.addEventListener("reset", () => { begin(); });
-  source.onerror = () => {
+  mine.addEventListener("points", (event) => { take(checked("NewPoints", JSON.parse(event.data))); });
+  mine.addEventListener("reset", () => { begin(); });
+  mine.onerror = () => {
     lost = true;
     freshen();
-    if (source.readyState === EventSource.CLOSED) { source.close(); source = null; setTimeout(begin, RETRY_MS); }
+    if (mine.readyState === EventSource.CLOSED && mine === source) { source = null; setTimeout(begin, RETRY_MS); }
   };
+  return new Promise((begun) => {
+    let before = false;
+    mine.onopen = () => {
+      if (before && range.live) refresh(0); // points have come while it was away
+      before = true;
+      begun();
+    };
+    setTimeout(begun, RETRY_MS);
+  });
 }
 
 let refreshing = 0;
@@ -102,19 +109,36 @@ function refresh(after) { // points were missed, or time has gone on: load the c
 /** @param {import("/wire.js").Changes} changes */
 function apply(changes) {
   for (const machine of changes.machines ?? []) tiles.update(machine);
-  for (const one of changes.series ?? []) series.set(one.id, one);
-  for (const [id, points] of Object.entries(changes.points ?? {})) {
-    const one = series.get(Number(id));
-    if (!one) continue;
-    tiles.spark(one, points.value);
-    if (one.machine !== chosen || !range.live) continue;
-    if (loading) arrived.push([one, points]);
-    charts.add(one, points);
-  }
   if (changes.alarms) alarms.apply(changes.alarms);
   heard(changes.counters);
   if (!picked) prefer();
   tiles.changed = true;
+}
+
+/** @param {import("/wire.js").NewPoints} points */
+function take({ machine, series }) {
+  if (machine !== chosen || !range.live) return;
+  if (loading) arrived.push(...series);
+  else for (const one of series) charts.add(one, one.points);
+}
+
+// What the tiles in sight show beside the state.
+let looking = false;
+async function look() {
+  const ids = tiles.inSight;
+  if (looking || lost || document.hidden || !ids.length) return;
+  looking = true;
+  try {
+    tiles.look((await ask(`/api/glances?ids=${ids.join(",")}`, "Glances")).glances);
+  } catch { freshen(); // the next one comes in a second; if the server is away, it is said there
+  } finally { looking = false; }
+}
+setInterval(look, LOOK_MS);
+
+let lookDue = 0;
+function lookSoon() {
+  clearTimeout(lookDue);
+  lookDue = setTimeout(look, LOOK_MS / 10);
 }
 
 /** @param {import("/wire.js").Figures} figures */
@@ -206,15 +230,19 @@ async function choose(name, byPerson) {
   const ends = range.ends;
   arrived = [];
   loading = true;
+  if (watched !== name) await listen(name); // first: what comes while the past is loaded is kept
+  if (mine !== asked) return;
   try {
     const past = ends ? `&from=${Math.round(ends[0])}&to=${Math.round(ends[1])}&points=${Math.min(Math.max(get("charts").clientWidth, 200), 600)}` : "";
     const loaded = await ask(`/api/series?machine=${encodeURIComponent(name)}${past}`, "MachineHistory");
     if (mine !== asked) return;
     charts.load(name, loaded.series, ends);
-    for (const [one, points] of arrived) charts.add(one, points);
+    for (const one of arrived) charts.add(one, one.points);
+    get("note").hidden = !loaded.note;
+    get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;
     if (ends && !loaded.series.length) sayEmpty("Nothing is kept of this time", `The tables hold no readings of ${name} between ${when(ends[0])} and ${when(ends[1])}.`);
-    if (range.everyMs) refresh(range.everyMs);
+    if (range.everyMs || loaded.again_s) refresh(range.everyMs || 1000 * loaded.again_s);
   } catch (error) {
     if (mine === asked && (ends || error.status !== 404)) toast(error.message);
   } finally {
@@ -302,6 +330,8 @@ function toast(text) {
   clearTimeout(toasting);
   toasting = setTimeout(() => { get("toast").hidden = true; }, 6000);
 }
+
+get("tiles").addEventListener("scroll", () => charts.rest(), { passive: true });
 
 function theme(name) {
   document.documentElement.dataset.theme = name;

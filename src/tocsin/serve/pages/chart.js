@@ -5,6 +5,7 @@ import { SCHEMAS, SEVERITIES } from "/words.js";
 
 const POINTS_MAX = 600;
 const DRAW_MS = 500;
+const REST_MS = 200;
 const ANOMALY = SEVERITIES.at(-1).least;
 const COLUMNS = Object.keys(SCHEMAS.Points.properties);
 const noPoints = () => Object.fromEntries(COLUMNS.map((name) => [name, []]));
@@ -72,6 +73,7 @@ export class Charts {
       }
     });
     this.newest = 0;
+    this.restUntil = 0;
     this.machine = null;
     this.asked = null; // signal and moment that an alarm has led to
     this.readColours();
@@ -179,9 +181,12 @@ export class Charts {
     for (const [, card] of sorted) this.host.append(card.root);
   }
 
+  // Nothing is drawn for a moment, while something else on the page moves.
+  rest() { this.restUntil = performance.now() + REST_MS; }
+
   drawNext() {
-    if (document.hidden) return;
     const now = performance.now();
+    if (document.hidden || now < this.restUntil) return;
     let due = null;
     for (const card of this.cards.values()) {
       if (card.visible && card.dirty && now - card.drawn > DRAW_MS && (!due || card.drawn < due.drawn)) due = card;

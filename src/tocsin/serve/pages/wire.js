@@ -18,21 +18,33 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {(number|null)[]} [score]
  *
  * @typedef {Object} Tile
+ * @property {number} id
  * @property {string} name
  * @property {"running"|"silent"|"alarm"} status
  * @property {string} severity
  * @property {boolean} active
  * @property {boolean} silent
  * @property {string} state
+ *
+ * @typedef {Object} Glance
+ * @property {number} id
  * @property {number|null} health  from 0 to 100
  * @property {{signal: string, percent: number}[]} pulled_by
  * @property {{expected: number, lower: number, upper: number, confidence: number, reading_s: number|null}|null} life  in readings
+ * @property {number} signals  how many there are
+ * @property {{signal: string, label: string, value: number|null}[]} values  of the first few
+ * @property {(number|null)[]} recent
  *
- * @typedef {Object} Series
+ * @typedef {Object} MachineSeries
  * @property {number} id
  * @property {string} machine
  * @property {string} signal
  * @property {string} stream
+ * @property {Points} points
+ *
+ * @typedef {Object} NewPoints
+ * @property {string} machine
+ * @property {MachineSeries[]} series
  *
  * @typedef {Object} ShownAlarm
  * @property {string} id
@@ -76,8 +88,6 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} Changes
  * @property {Figures} counters
  * @property {Tile[]} [machines]
- * @property {Series[]} [series]
- * @property {Object<string, Points>} [points]
  * @property {ShownAlarm[]} [alarms]
  *
  * @typedef {Object} AlarmEvent
