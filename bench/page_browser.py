@@ -1,7 +1,7 @@
 """What the page costs with 2,000 machines of 20 signals, a reading of each a second, and one viewer in a real Chromium.
 
-`fps`: frames a second while the list of machines is scrolled for some seconds; `frame_cpu_ms`: what a frame then costs the
-browser's main thread, where other work takes the cores away; `viewer_kb_s`: what reaches that viewer,
+`fps`: frames a second while the list of machines is scrolled for some seconds; `frame_cpu_ms`: what a frame costs the
+browser's main thread then, which other work on the machine does not change; `viewer_kb_s`: what reaches that viewer,
 who looks at one machine, in kB a second, by the browser's own count; `server_cpu_percent`: the CPU time of the page's
 process, of one core; `shown_signals`: how many signals of the chosen machine have a chart. `bench/page.py` prints them.
 """

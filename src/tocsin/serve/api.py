@@ -31,7 +31,7 @@ _TEXT_MAX = 500
 _SHELVE_S_MAX = 30 * 86_400
 _PARTS = 600
 NO_TABLES = "there is no past: this pipeline has written no table yet"
-_TIME_MS_MAX = 4_102_444_800_000  # 2100
+TIME_MS_MAX = 4_102_444_800_000  # 2100
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) ->
         begin, end, parts = int(asked["from"]), int(asked["to"]), int(asked.get("points", _PARTS))
     except (KeyError, ValueError):
         return refused(422, "a range needs from and to, in milliseconds since 1970, and may have points")
-    if not (0 <= begin < end <= _TIME_MS_MAX and 0 < parts <= PARTS_MAX):
+    if not (0 <= begin < end <= TIME_MS_MAX and 0 < parts <= PARTS_MAX):
         return refused(422, f"from must come before to, and points be 1 to {PARTS_MAX}")
     if page.lake_folder is None or not page.lake_folder.is_dir():
         return refused(404, NO_TABLES)

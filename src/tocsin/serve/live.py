@@ -119,7 +119,9 @@ class Live:
             if machine.kept_s is not None:
                 self._keep_points(machine, series, points[:, part])
             if is_judged:
-                machine.condition.judge(stream.name, series.signal, points[COLUMNS.index("score"), part])
+                scores = points[COLUMNS.index("score"), part]
+                machine.condition.judge(stream.name, series.signal, scores)
+                machine.score(scores, points[0, part])
             if stream.state:
                 machine.say(stream.name, series.signal, state)
 
@@ -146,6 +148,7 @@ class Live:
                 about = [str(name or "")[:TEXT_MAX] for name in few.column(stream.blamed).to_pylist()]
                 scores = np.where(np.array(about) != "", _floats(few.column("score")), np.nan)
                 machine.condition.judge(stream.name, "", scores, about)
+                machine.score(scores, few.column("time").cast(pa.int64()).to_numpy() / 1000)
             if stream.foretold:
                 scores = surprise(*(_floats(few.column(name)) for name in stream.foretold))
                 machine.condition.judge(stream.name, "forecast", scores)

@@ -11,8 +11,10 @@ from tocsin.domain.alarms import ACTIVE
 from tocsin.serve.alarm_list import TEXT_MAX
 from tocsin.serve.condition import Condition
 from tocsin.serve.messages import Glance, ShownAlarm, SignalValue, Tile
-from tocsin.serve.series import POINTS_MAX, SeriesBuffer, rounded
+from tocsin.serve.series import POINTS_MAX, Points, SeriesBuffer, rounded
 
+MINUTES_MAX = 20
+"""So long scores are known here; the tables hold them by then."""
 RECENT_POINTS = 60
 """For the small line in a tile."""
 VALUES_MAX = 3
@@ -50,6 +52,8 @@ class MachineView:
     """What browsers were last told of it."""
     line: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=RECENT_POINTS))
     """The newest readings of its first series, with their time in milliseconds."""
+    worst: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """The highest score of each of the last minutes, and when it was, in milliseconds; by minute since 1970."""
     _states: dict[tuple[str, str], str] = field(default_factory=dict)
     """What is said of it, by stream and signal (the signal is empty where the stream has none); the newest last."""
     _state: str = ""
@@ -62,6 +66,19 @@ class MachineView:
         else:
             self.interval_s = 0.9 * self.interval_s + 0.1 * min(gap, 10 * self.interval_s)
         self.seen_s = now_s
+
+    def score(self, scores: Points, times_ms: Points) -> None:
+        """Note the highest of these scores (NaN for none)."""
+        known = np.flatnonzero(np.isfinite(scores))
+        if not len(known):
+            return
+        at = known[np.argmax(scores[known])]
+        score, time_ms = float(scores[at]), float(times_ms[at])
+        minute = int(time_ms // 60_000)
+        if score >= self.worst.get(minute, (-1.0, 0.0))[0]:
+            self.worst[minute] = score, time_ms
+        if len(self.worst) > MINUTES_MAX:
+            del self.worst[min(self.worst)]
 
     def say(self, stream: str, signal: str, state: str | None) -> None:
         """Note what a stream says of it, or of one of its signals."""

@@ -260,6 +260,59 @@ class MachineHistory(msgspec.Struct):
     """After how long more of the time before is in the tables; 0 if all of it is here."""
 
 
+class Lane(msgspec.Struct):
+    """How a machine was over a range of time."""
+
+    machine: str
+    cells: list[int]
+    """-1: nothing is known; 0: calm; else how severe, from 1 for the least severe band."""
+
+
+class Lanes(msgspec.Struct, kw_only=True):
+    """What `/api/lanes` answers: the worst machines first."""
+
+    begin_ms: float
+    """When the first cell begins, in milliseconds since 1970."""
+    cell_ms: float
+    lanes: list[Lane]
+    first: int
+    """The place of the first of these lanes among all."""
+    machines: int
+    """How many machines have a lane."""
+    note: str
+    """What is left out, in words for people."""
+
+
+class Frequent(msgspec.Struct):
+    """How often an alarm was raised."""
+
+    alarm: str
+    """``rule:key``."""
+    raised: int
+
+
+class KeyFigures(msgspec.Struct, kw_only=True):
+    """What `/api/kpis` answers: key figures of the alarm system after ISA-18.2, over all rows of a table."""
+
+    begin: str | None = msgspec.field(name="from")
+    """ISO 8601."""
+    until: str | None
+    raised: int
+    rung: int
+    silent: int
+    """Raised while shelved or suppressed."""
+    open: int
+    per_ten_minutes_mean: float
+    per_ten_minutes_max: int
+    flood_percent_of_time: float
+    floods: int
+    chattering: list[str]
+    """As ``rule:key``, these and the next."""
+    stale: list[str]
+    most_frequent: list[Frequent]
+    by_severity: dict[str, int]
+
+
 class SessionInfo(msgspec.Struct):
     """What `/api/session` answers."""
 

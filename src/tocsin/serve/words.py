@@ -23,6 +23,8 @@ RECEIVED = (
     messages.Changes,
     messages.NewPoints,
     messages.Evidence,
+    messages.Lanes,
+    messages.KeyFigures,
 )
 """What a browser receives, and checks."""
 

@@ -1,6 +1,8 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
+import { Kpis } from "/kpis.js";
+import { Lanes } from "/lanes.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
@@ -11,11 +13,16 @@ const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
 const LOOK_MS = 1000;
 const get = (id) => document.getElementById(id);
-const range = new Range(() => { if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
+const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
 const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
 const story = new Story(get("story"), goTo);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast });
+const lanes = new Lanes({
+  load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
+});
+const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 let chosen = null;
 let picked = false; // whether a person chose it
 let csrf = "";
@@ -37,6 +44,11 @@ async function ask(path, schema, options) {
 function act(id, action, details) {
   const headers = { "content-type": "application/json", "x-tocsin-csrf": csrf };
   return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers, body: JSON.stringify({ by: get("by").value, ...details }) });
+}
+
+// What is asked for by itself, again and again: that the server is away is said elsewhere (`freshen`).
+async function quietly(answer) {
+  try { return await answer; } catch { freshen(); return null; }
 }
 
 async function begin() {
@@ -66,6 +78,8 @@ async function reload() {
   else if (chosen && tiles.byName.has(chosen)) choose(chosen, picked);
   else { chosen = null; picked = false; prefer(); }
   if (watched === null) listen("");
+  lanes.refresh();
+  kpis.refresh();
 }
 
 // Hears what changes of all machines, and the points of one; returns when that has begun.
@@ -128,10 +142,9 @@ async function look() {
   const ids = tiles.inSight;
   if (looking || lost || document.hidden || !ids.length) return;
   looking = true;
-  try {
-    tiles.look((await ask(`/api/glances?ids=${ids.join(",")}`, "Glances")).glances);
-  } catch { freshen(); // the next one comes in a second; if the server is away, it is said there
-  } finally { looking = false; }
+  const told = await quietly(ask(`/api/glances?ids=${ids.join(",")}`, "Glances"));
+  looking = false;
+  if (told) tiles.look(told.glances);
 }
 setInterval(look, LOOK_MS);
 
@@ -338,13 +351,14 @@ function theme(name) {
   localStorage.setItem("theme", name);
   charts.readColours();
   tiles.repaint();
+  lanes.paint();
 }
 
 get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 get("filter").addEventListener("input", () => { tiles.changed = true; });
 get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog, .heat")) return;
   if (alarms.key(event.key)) event.preventDefault();
 });
 get("by").value = localStorage.getItem("by") || "operator";

@@ -6,8 +6,7 @@ import { rank, shapeOf } from "/wire.js";
 const SPARK_POINTS = 60;
 const SHAPES = { silent: "◌", running: "▸" };
 const GAP = 8;
-const LOW = 104; // pixels; a tile that says what pulls its machine down needs more
-const TALL = 142;
+const HEIGHTS = [104, 122, 140]; // pixels; with a line of what pulls machines down, and with two, where lives are told, too
 const WIDTH_MIN = 250;
 const BEYOND = 4; // rows above and below the part in sight
 
@@ -22,7 +21,7 @@ export class Tiles {
     this.elements = new Map(); // by name, of those in the document
     this.current = null; // the one that the tab key reaches
     this.chosen = null;
-    this.height = LOW;
+    this.height = HEIGHTS[0];
     this.columns = 1;
     this.order = new Intl.Collator("en", { numeric: true });
     this.changed = true;
@@ -67,7 +66,7 @@ export class Tiles {
       const tile = this.byId.get(glance.id);
       if (!tile) continue;
       Object.assign(tile, { glance, dirty: true });
-      if (this.height === LOW && (glance.pulled_by.length || glance.life)) this.height = TALL;
+      this.height = Math.max(this.height, HEIGHTS[glance.life ? 2 : glance.pulled_by.length ? 1 : 0]);
     }
     this.changed = true;
   }
@@ -227,8 +226,10 @@ function make(name) {
   canvas.setAttribute("aria-hidden", "true");
   const health = node("span", "health");
   const well = node("span", "well");
-  top.append(label, health, pill);
-  body.append(values, canvas);
+  const right = node("span", "right");
+  top.append(label, pill);
+  right.append(canvas, health);
+  body.append(values, right);
   root.append(top, body, well);
   return { root, pill, health, well, values, canvas };
 }

@@ -90,6 +90,18 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {Tile[]} [machines]
  * @property {ShownAlarm[]} [alarms]
  *
+ * @typedef {Object} Lane
+ * @property {string} machine
+ * @property {number[]} cells  -1: nothing is known; 0: calm; else how severe
+ *
+ * @typedef {Object} Lanes
+ * @property {number} begin_ms
+ * @property {number} cell_ms
+ * @property {Lane[]} lanes
+ * @property {number} first
+ * @property {number} machines
+ * @property {string} note
+ *
  * @typedef {Object} AlarmEvent
  * @property {string} id
  * @property {string} key
