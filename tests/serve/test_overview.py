@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +21,11 @@ from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
 from tocsin.engine.feed import SOCKET, PageFeed
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
+from tocsin.pipeline.plan import Asset
 from tocsin.serve import desk
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start
+from tocsin.serve.messages import Plant, SignalLabel
 from tocsin.testing import world
 
 pytestmark = pytest.mark.timeout(120)
@@ -29,6 +33,7 @@ WAIT_MS = 20_000
 MACHINES = 300
 SICK = 217
 """The machine that has an alarm since ten minutes ago."""
+NAMES = [f"machine-{i:03}" for i in range(MACHINES)]
 SIGNALS = [f"signal_{i:02}" for i in range(20)]
 FIELDS = [KEY, TIME, *(pa.field(name, pa.float64()) for name in SIGNALS), *judging(VERDICT, SIGNALS[0])]
 
@@ -39,7 +44,7 @@ def readings(seconds: np.ndarray, sick_since_s: float) -> pa.RecordBatch:
     score = np.where((machines == SICK) & (times >= sick_since_s), 90.0, 5.0)
     values = [pa.array(machines + i + np.sin(times)) for i in range(len(SIGNALS))]
     band = [pa.array(np.full(len(times), at)) for at in (1.0, 0.0, 2.0)]
-    keys = as_keys(pa.array([f"machine-{i:03}" for i in machines]))
+    keys = as_keys(pa.array([NAMES[i] for i in machines]))
     columns = [keys, as_times((times * 1e6).astype(np.int64)), *values, *band, pa.array(score)]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(FIELDS))
 
@@ -61,7 +66,10 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, P
     _, passed = alarm.step(alarm.initial(), Batch(past, int(begun_s * 1e6)))
     write(folder / "lake", "judged", [past])
     write(folder / "lake", "alarms", [batch.rows for batch in passed])
-    page = start(folder, folder / "lake", Address(port=free_port()), title="many machines")
+    halls = {name: Asset(name, f"hall {i % 3}", f"line {i % 2}") for i, name in enumerate(NAMES[:12])}
+    halls[NAMES[3]] = Asset(NAMES[3], "hall 0", "line 1", "The old mill")
+    known = Plant(halls, {SIGNALS[0]: SignalLabel("Outlet", "°C")})
+    page = start(folder, folder / "lake", Address(port=free_port()), title="many machines", plant=known)
     feed, stop = PageFeed(folder / SOCKET), threading.Event()
 
     def tell() -> None:
@@ -181,6 +189,29 @@ def test_key_figures_are_those_of_the_command_line(view: Any, plant: Any) -> Non
     row.wait_for(timeout=WAIT_MS)
     assert row.locator("td").all_text_contents() == ["1", "at most 10"]
     assert f"odd:machine-{SICK}: 1" in view.locator("#kpis ol").first.inner_text()
+
+
+def test_machines_and_signals_are_called_as_people_do_and_found_where_they_stand(view: Any, plant: Any) -> None:
+    view.goto(f"{plant[0].url}/#machine={NAMES[3]}")
+    view.wait_for_selector("#chosen:text-is('The old mill')", timeout=WAIT_MS)
+    view.wait_for_selector(".card h3:text-is('Outlet')", timeout=WAIT_MS)
+    view.wait_for_selector(f".card[data-signal={SIGNALS[0]}] .now:has-text('°C')", timeout=WAIT_MS)
+    places = [f"hall {hall}{line}" for hall in range(3) for line in ("", " · line 0", " · line 1")]
+    assert view.locator("#area option").all_text_contents() == ["all areas", *places]
+    view.select_option("#area", "hall 0")
+    view.wait_for_selector(".alarm", state="detached", timeout=WAIT_MS)
+    view.wait_for_function("() => document.querySelectorAll('.tile').length === 4", timeout=WAIT_MS)
+    view.select_option("#area", "hall 0 · line 1")
+    view.wait_for_function("() => document.querySelectorAll('.tile').length === 2", timeout=WAIT_MS)
+    assert "area=hall+0" in view.url
+    assert view.locator(".tile .name").first.inner_text() in ("The old mill", NAMES[9])
+    view.select_option("#area", "")
+    view.wait_for_selector(".alarm", timeout=WAIT_MS)
+    view.fill("#filter", "old mill")
+    view.wait_for_function("() => document.querySelectorAll('.tile').length === 1", timeout=WAIT_MS)
+    view.fill("#filter", "")
+    (row,) = csv.DictReader(io.StringIO(httpx.get(f"{plant[0].url}/api/alarms.csv").text))
+    assert (row["key"], row["area"], row["name"]) == (NAMES[SICK], "", "")
 
 
 @pytest.mark.parametrize("asked", ["", "from=5&to=3", "from=0&to=9&cells=0", "from=0&to=9&count=99", "from=0&to=x"])

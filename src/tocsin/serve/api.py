@@ -23,7 +23,7 @@ from tocsin.serve.access import COOKIE, AccessKeys, address_of, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
-from tocsin.serve.messages import Alarms, Evidence, Figures, MachineHistory, Machines, SessionInfo
+from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
 from tocsin.serve.series import POINTS_MAX
 
 BODY_BYTES_MAX = 16 * 2**10
@@ -48,6 +48,8 @@ class PageContext:
     """Where the tables are."""
     streams: Collection[StreamColumns] = ()
     """What is shown of them; all if none is given."""
+    plant: Plant = NO_PLANT
+    """What people call machines and signals, and where machines stand."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
@@ -108,7 +110,7 @@ async def sign_in(request: Request) -> Response:
 
 async def machines(request: Request) -> Response:
     page = page_of(request)
-    return answer(Machines(page.hub.position, page.live.tiles()))
+    return answer(Machines(page.hub.position, page.live.tiles(), page.plant.signals))
 
 
 async def series(request: Request) -> Response:
@@ -167,7 +169,7 @@ async def alarms_csv(request: Request) -> Response:
     page = page_of(request)
     if page.lake_folder is None or not page.lake_folder.is_dir():
         return refused(404, NO_TABLES)
-    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder)
+    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder, page.plant.machines)
     name = {"content-disposition": 'attachment; filename="alarms.csv"', "cache-control": "no-store"}
     return Response(text, media_type="text/csv; charset=utf-8", headers=name)
 

@@ -34,6 +34,7 @@ from tocsin.serve.access import AccessKeys, Address, Front, Guard, Permission
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
+from tocsin.serve.messages import NO_PLANT, Plant
 from tocsin.serve.past import newest
 
 if TYPE_CHECKING:
@@ -190,18 +191,18 @@ def serve(
     *,
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
+    plant: Plant = NO_PLANT,
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
     It hears the engine (`engine.feed.PageFeed`) on the socket ``page.sock`` in the state folder, and shows what the
-    lake folder's tables hold from before, of these ``streams`` if any are given.
+    lake folder's tables hold from before, of these ``streams`` if any are given, with the names of the ``plant``.
     """
     address = address or Address()
-    page = PageContext(
-        title, state_folder, Live(), Hub(), AccessKeys(address.token), address.secure, lake_folder, streams
-    )
+    live, keys = Live(plant.machines), AccessKeys(address.token)
+    page = PageContext(title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -312,6 +313,7 @@ def start(
     *,
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
+    plant: Plant = NO_PLANT,
 ) -> Running:
     """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
@@ -330,6 +332,7 @@ def start(
         "title": title,
         "address": asdict(address),
         "streams": msgspec.to_builtins(tuple(streams)),
+        "plant": msgspec.to_builtins(plant),
     }
     process.stdin.write(json.dumps(wanted, default=str) + "\n")
     process.stdin.flush()
@@ -371,7 +374,8 @@ def main() -> None:
         os.nice(5)  # the engine comes first
     try:
         names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[StreamColumns, ...])}
-        serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
+        plant = msgspec.convert(wanted.get("plant", {}), Plant)
+        serve(Path(wanted["state"]), lake, address, **names, plant=plant, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201
         sys.exit(1)

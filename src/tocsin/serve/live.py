@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.engine.wire import Counted, StreamColumns
+from tocsin.pipeline.plan import Asset
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
 from tocsin.serve.condition import SPAN, surprise
 from tocsin.serve.machine import MachineView
@@ -42,7 +43,9 @@ TABLES_LAG_S = 15.0
 class Live:
     """Takes rows in, gives what has changed since it was last asked, and everything to who comes anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, assets: Mapping[str, Asset] | None = None) -> None:
+        self._assets = assets or {}
+        """Where machines stand, by name."""
         self.machines: dict[str, MachineView] = {}
         self.alarms = AlarmList()
         self.counted = Counted()
@@ -166,7 +169,9 @@ class Live:
                 if len(self._left_out) < 100_000:
                     self._left_out.add(name)
                 return None
-            machine = self.machines[name] = MachineView(len(self._by_id), name, now_s)
+            machine = self.machines[name] = MachineView(
+                len(self._by_id), name, self._assets.get(name) or Asset(name), now_s
+            )
             self._by_id.append(machine)
             if self._kept_series < SERIES_MAX or name in self._watched:
                 self._kept[name] = machine

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tocsin.domain.alarms import ACTIVE
+from tocsin.pipeline.plan import Asset
 from tocsin.serve.alarm_list import TEXT_MAX
 from tocsin.serve.condition import Condition
 from tocsin.serve.messages import Glance, ShownAlarm, SignalValue, Tile
@@ -33,6 +34,7 @@ class MachineView:
 
     id: int
     name: str
+    asset: Asset
     seen_s: float
     """When it was last heard, on the monotonic clock."""
     interval_s: float = 0.0
@@ -105,6 +107,9 @@ class MachineView:
             active=worst is not None and worst.state in ACTIVE,
             silent=silent,
             state=self._state,
+            label=self.asset.name,
+            area=self.asset.area,
+            line=self.asset.line,
         )
 
     def glance(self) -> Glance:

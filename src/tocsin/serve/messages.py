@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from tocsin.engine.wire import SinkLag, SourceSilence
+from tocsin.pipeline.plan import Asset
 
 Numbers = list[float | None]
 
@@ -50,7 +51,7 @@ class Life(msgspec.Struct):
     """How far readings are apart; None if not known yet."""
 
 
-class Tile(msgspec.Struct, kw_only=True):
+class Tile(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The state of a machine: what every viewer is told of every machine."""
 
     id: int
@@ -66,6 +67,29 @@ class Tile(msgspec.Struct, kw_only=True):
     """Whether nothing has come for much longer than usual."""
     state: str
     """What the machine says of itself (running, idle ...), if anything."""
+    label: str = ""
+    """What people call it, where that is not its name; this and the next two are the pipeline's ``assets``."""
+    area: str = ""
+    line: str = ""
+
+
+class SignalLabel(msgspec.Struct, omit_defaults=True):
+    """What people call a signal, and what it is measured in."""
+
+    name: str = ""
+    unit: str = ""
+
+
+class Plant(msgspec.Struct, frozen=True):
+    """The plant as people know it (`pipeline.assets`)."""
+
+    machines: dict[str, Asset] = {}
+    """By the name that the rows have."""
+    signals: dict[str, SignalLabel] = {}
+    """By the name that series have."""
+
+
+NO_PLANT = Plant()
 
 
 class SignalValue(msgspec.Struct):
@@ -189,6 +213,8 @@ class Machines(msgspec.Struct):
     position: str
     """The event after which changes go on."""
     machines: list[Tile]
+    signals: dict[str, SignalLabel] = {}
+    """By the name that series have."""
 
 
 class Glances(msgspec.Struct):

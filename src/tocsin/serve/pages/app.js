@@ -6,7 +6,7 @@ import { Lanes } from "/lanes.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
-import { checked } from "/wire.js";
+import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
 
 const QUIET_MS = 5000; // the server speaks four times a second
@@ -17,10 +17,11 @@ const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen &&
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
 const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
 const story = new Story(get("story"), goTo);
-const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast });
+const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
   load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
+  called: (key) => tiles.called(key),
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 let chosen = null;
@@ -70,6 +71,7 @@ async function reload() {
   position = all.position;
   tiles.clear();
   for (const machine of all.machines) tiles.update(machine);
+  charts.names = all.signals;
   alarms.load(rung.alarms);
   heard(counted);
   watched = null;
@@ -236,7 +238,7 @@ async function choose(name, byPerson) {
   chosen = tiles.chosen = name;
   picked = byPerson;
   tiles.repaint();
-  get("chosen").textContent = name;
+  sayChosen();
   if (byPerson || !range.live) range.show(name);
   range.paint();
   const mine = ++asked;
@@ -290,11 +292,29 @@ async function explain(alarm) {
 }
 
 function paintMachines() {
-  const counts = tiles.paint(shownMachines, get("filter").value.trim().toLowerCase());
+  paintAreas();
+  const counts = tiles.paint(shownMachines, get("filter").value.trim().toLowerCase(), range.area);
   const tile = tiles.byName.get(chosen);
-  if (tile) paintPill(get("chosen-state"), tile);
+  if (tile) { paintPill(get("chosen-state"), tile); sayChosen(); }
   get("figure-machines").textContent = tiles.byName.size;
   chips("chips", [["all", "all"], ["alarm", "in alarm"], ["silent", "silent"]], counts, shownMachines, (name) => { shownMachines = name; });
+}
+
+// The choice of an area or line, where machines are said to stand somewhere; it holds for machines and alarms.
+function paintAreas() {
+  const areas = tiles.areas;
+  if (range.area && !areas.includes(range.area)) areas.push(range.area);
+  const list = get("area");
+  list.hidden = !areas.length;
+  if (list.children.length !== areas.length + 1) list.replaceChildren(...["", ...areas].map((area) => { const one = node("option", "", area || "all areas"); one.value = area; return one; }));
+  list.value = range.area;
+}
+get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; });
+
+function sayChosen() {
+  const tile = tiles.byName.get(chosen);
+  get("chosen").textContent = tile?.label || chosen;
+  get("chosen").title = [chosen, tile ? standOf(tile) : ""].filter(Boolean).join(" · ");
 }
 
 function chips(host, names, counts, pressed, press) {
@@ -316,7 +336,7 @@ function chips(host, names, counts, pressed, press) {
 
 // --- alarms ----------------------------------------------------------------------------------------------------------
 function paintAlarms() {
-  const counts = alarms.paint(shownAlarms, get("find-alarm").value.trim().toLowerCase());
+  const counts = alarms.paint(shownAlarms, get("find-alarm").value.trim().toLowerCase(), (machine) => tiles.standsIn(machine, range.area));
   const hot = counts.worst > SEVERITIES.length / 2; // the upper half of the bands
   get("figure-alarms").textContent = counts.open;
   get("box-alarms").title = `${counts.active} active, ${counts.unacknowledged} not acknowledged`;

@@ -72,6 +72,7 @@ export class Charts {
         if (card) { card.visible = entry.isIntersecting; card.dirty = true; }
       }
     });
+    this.names = {}; // what people call signals, and their unit
     this.newest = 0;
     this.restUntil = 0;
     this.machine = null;
@@ -156,7 +157,7 @@ export class Charts {
     root.setAttribute("aria-label", signal);
     root.dataset.signal = signal;
     const header = node("header");
-    const title = node("h3", "", signal);
+    const title = node("h3", "", Object.hasOwn(this.names, signal) && this.names[signal].name || signal);
     title.title = signal;
     const stream = node("span", "stream");
     const moment = node("span", "moment");
@@ -211,7 +212,8 @@ export class Charts {
     const marks = this.marks(card, main);
     const last = main.points.length - 1;
     const score = main.points.columns.score[last];
-    card.now.textContent = show(main.points.columns.value[last]);
+    const unit = Object.hasOwn(this.names, card.signal) ? this.names[card.signal].unit ?? "" : "";
+    card.now.textContent = [show(main.points.columns.value[last]), unit].filter(Boolean).join(" ");
     card.stream.textContent = main.stream;
     card.score.textContent = score !== null && score >= ANOMALY ? `score ${Math.round(score)}` : "";
     card.root.classList.toggle("hot", score !== null && score >= ANOMALY);

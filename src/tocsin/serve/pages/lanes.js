@@ -11,9 +11,9 @@ const WORDS = ["calm", ...SEVERITIES.map((one) => one.name)];
 const get = (id) => document.getElementById(id);
 
 export class Lanes {
-  // `load` gets lanes from the server, `choose` shows a machine, `zoom` a range of time; `ends` says which time is shown.
-  constructor({ load, choose, zoom, ends }) {
-    Object.assign(this, { load, choose, zoom, ends });
+  // `load` gets lanes from the server, `choose` shows a machine, `zoom` a range of time; `ends` says which time is shown, `called` what people call a machine.
+  constructor({ load, choose, zoom, ends, called }) {
+    Object.assign(this, { load, choose, zoom, ends, called });
     this.canvas = get("heat-map");
     this.host = get("heat");
     this.told = null; // what the server has told last
@@ -61,12 +61,12 @@ export class Lanes {
     get("lanes-after").disabled = first + lanes.length >= machines;
     get("lanes-note").textContent = note;
     get("lanes-note").hidden = !note;
-    get("heat-names").replaceChildren(...lanes.map((lane) => { const name = node("span", "", lane.machine); name.title = lane.machine; return name; }));
+    get("heat-names").replaceChildren(...lanes.map((lane) => { const name = node("span", "", this.called(lane.machine)); name.title = lane.machine; return name; }));
     get("heat-table").replaceChildren(...lanes.map((lane) => {
       const worst = Math.max(...lane.cells);
       const bad = lane.cells.map((cell, i) => [cell, i]).filter(([cell]) => cell > 0);
       const row = node("tr");
-      const name = node("th", "", lane.machine);
+      const name = node("th", "", this.called(lane.machine));
       name.scope = "row";
       row.append(name, node("td", "", WORDS[worst]), node("td", "", bad.length ? when(this.begin(bad[0][1])) : "–"),
         node("td", "", bad.length ? when(this.begin(bad.at(-1)[1] + 1)) : "–"), node("td", "", `${bad.length} of ${CELLS}`));
@@ -164,7 +164,7 @@ export class Lanes {
 
   sentence(lane, cell) {
     const { machine, cells } = this.told.lanes[lane];
-    return `${machine}, ${when(this.begin(cell))} to ${when(this.begin(cell + 1))}: ${cells[cell] < 0 ? "nothing known" : WORDS[cells[cell]]}`;
+    return `${this.called(machine)}, ${when(this.begin(cell))} to ${when(this.begin(cell + 1))}: ${cells[cell] < 0 ? "nothing known" : WORDS[cells[cell]]}`;
   }
 
   zoomIn() {

@@ -1,7 +1,7 @@
 // The machines as tiles, worst first: one tab stop, arrow keys from one to the next. However many there are, only those in
 // sight (and the one that the tab key reaches) are in the document.
 import { node, show } from "/chart.js";
-import { rank, shapeOf } from "/wire.js";
+import { rank, shapeOf, standOf } from "/wire.js";
 
 const SPARK_POINTS = 60;
 const SHAPES = { silent: "◌", running: "▸" };
@@ -57,6 +57,7 @@ export class Tiles {
       this.unnamed = true;
     }
     Object.assign(tile, machine, { dirty: true });
+    if (machine.area) this.height = Math.max(this.height, HEIGHTS[1]);
     this.unsorted = this.changed = true;
   }
 
@@ -134,8 +135,24 @@ export class Tiles {
     this.changed = true;
   }
 
+  /** Returns where machines stand: areas, each followed by its lines. */
+  get areas() {
+    const areas = new Map();
+    for (const { area, line } of this.sorted) if (area) { if (!areas.has(area)) areas.set(area, new Set()); if (line) areas.get(area).add(`${area} · ${line}`); }
+    return [...areas].sort((a, b) => this.order.compare(a[0], b[0])).flatMap(([area, lines]) => [area, ...[...lines].sort(this.order.compare)]);
+  }
+
+  /** Returns what people call the machine that a key belongs to; the key where they call it nothing else. */
+  called(key) { return this.byName.get(this.ownerOf(key))?.label || key; }
+
+  /** Whether a machine (or what an alarm is of) stands in an area or line; in all where that is empty. */
+  standsIn(key, stand) {
+    const tile = stand ? this.byName.get(this.ownerOf(key)) : null;
+    return !stand || Boolean(tile && (tile.area === stand || standOf(tile) === stand));
+  }
+
   // Paints what has changed; returns how many machines are in which status.
-  paint(wanted, text) {
+  paint(wanted, text, stand) {
     this.sort();
     const counts = { all: this.byName.size, alarm: 0, silent: 0 };
     this.shown = [];
@@ -143,7 +160,8 @@ export class Tiles {
       if (tile.status === "alarm") counts.alarm++;
       if (tile.silent) counts.silent++;
       const fits = wanted === "all" || (wanted === "silent" ? tile.silent : tile.status === wanted);
-      if (fits && tile.name.toLowerCase().includes(text)) this.shown.push(tile);
+      const said = [tile.name, tile.label, tile.area, tile.line].join(" ").toLowerCase();
+      if (fits && said.includes(text) && this.standsIn(tile.name, stand)) this.shown.push(tile);
     }
     if (!this.shown.includes(this.current)) { this.current = null; this.reach(this.shown[0]); }
     const width = this.room.clientWidth;
@@ -188,8 +206,11 @@ export class Tiles {
   /** Returns the ids of the machines in the document. */
   get inSight() { return [...this.elements.keys()].map((name) => this.byName.get(name)?.id).filter((id) => id !== undefined); }
 
-  paintTile(tile, { root, pill, health, well, values, canvas }) {
+  paintTile(tile, { root, label, pill, health, well, values, canvas }) {
     tile.dirty = false;
+    label.textContent = tile.label || tile.name;
+    label.title = tile.name;
+    well.textContent = standOf(tile);
     Object.assign(root.dataset, { status: tile.status, severity: tile.severity, active: tile.active, silent: tile.silent });
     root.setAttribute("aria-selected", String(tile.name === this.chosen));
     paintPill(pill, tile);
@@ -197,6 +218,7 @@ export class Tiles {
     if (!glance) return;
     health.textContent = known(glance.health) ? `health ${glance.health}` : "";
     well.textContent = [
+      standOf(tile),
       glance.pulled_by.length ? `pulled down by ${glance.pulled_by.slice(0, 3).map((one) => `${one.signal} ${one.percent} %`).join(", ")}` : "",
       glance.life ? lifeOf(glance.life) : "",
     ].filter(Boolean).join(" · ");
@@ -217,8 +239,7 @@ function make(name) {
   root.dataset.name = name;
   root.setAttribute("role", "option");
   const top = node("span", "top");
-  const label = node("span", "name", name);
-  label.title = name;
+  const label = node("span", "name");
   const pill = node("span", "pill");
   const body = node("span", "body");
   const values = node("span", "values");
@@ -231,7 +252,7 @@ function make(name) {
   right.append(canvas, health);
   body.append(values, right);
   root.append(top, body, well);
-  return { root, pill, health, well, values, canvas };
+  return { root, label, pill, health, well, values, canvas };
 }
 
 const known = (value) => value !== null && value !== undefined;

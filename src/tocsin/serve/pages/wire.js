@@ -25,6 +25,9 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {boolean} active
  * @property {boolean} silent
  * @property {string} state
+ * @property {string} [label]  what people call it, where that is not its name
+ * @property {string} [area]
+ * @property {string} [line]
  *
  * @typedef {Object} Glance
  * @property {number} id
@@ -178,8 +181,11 @@ export const shapeOf = (severity) => SEVERITIES.find((one) => one.name === sever
 /** The band with this name, else the least severe one. */
 export const severityOf = (alarm) => (rank(alarm.severity) ? alarm.severity : SEVERITIES[0].name);
 
-/** Where an alarm is: its machine, and the signal if it is of one. */
-export const placeOf = (alarm) => (alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine);
+/** Where an alarm is: its machine, as people call it, and the signal if it is of one. */
+export const placeOf = (alarm, machine = alarm.machine) => (alarm.signal ? `${machine} · ${alarm.signal}` : machine);
+
+/** Where a machine stands; empty if nobody has said it. */
+export const standOf = (tile) => [tile.area, tile.line].filter(Boolean).join(" · ");
 
 /** A word of the engine's as people write it. */
 export const worded = (text) => text.replaceAll("_", " ");
