@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from tocsin.batch import as_keys
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.engine.wire import describe
 from tocsin.output.delta import Delta
-from tocsin.serve.lanes import Grid, Heard, heard, lanes
+from tocsin.serve.lanes import Heard, heard, lanes
 from tocsin.serve.live import Live
+from tocsin.serve.scores import Cells, Grid, ScoreCells
 from tocsin.testing import world
 
 BEGIN_MS = 1_772_323_200_000  # 2026-03-01T00:00:00Z
 MINUTE_MS = 60_000
-GRID = Grid(BEGIN_MS, BEGIN_MS + 10 * MINUTE_MS, 10)
+GRID = Grid.over(BEGIN_MS, BEGIN_MS + 10 * MINUTE_MS, 10)
 NOTHING = Heard(frozenset(), {}, {})
 ACTIVE, OVER = "ACTIVE_UNACK", "CLEARED_UNACK"
 
@@ -83,7 +85,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_cell_has_the_worst_of_alarms_and_scores_and_the_worst_machine_comes_first(lake: Path) -> None:
-    told = lanes(lake, (), NOTHING, GRID, 0, 25)
+    told = lanes(lake, (), NOTHING, ScoreCells(), GRID, 0, 25)
     assert {lane.machine: lane.cells for lane in told.lanes} == {
         "press": [3, 4, -1, -1, -1, -1, -1, -1, -1, -1],
         "odd": [-1, -1, 1, -1, 2, 2, 2, -1, -1, -1],
@@ -91,7 +93,7 @@ def test_each_cell_has_the_worst_of_alarms_and_scores_and_the_worst_machine_come
     }
     assert [lane.machine for lane in told.lanes] == ["press", "odd", "calm"]
     assert (told.machines, told.note, told.begin_ms, told.cell_ms) == (3, "", BEGIN_MS, MINUTE_MS)
-    second = lanes(lake, (), NOTHING, GRID, 1, 1)
+    second = lanes(lake, (), NOTHING, ScoreCells(), GRID, 1, 1)
     assert ([lane.machine for lane in second.lanes], second.machines, second.first) == (["odd"], 3, 1)
 
 
@@ -101,11 +103,11 @@ def test_what_the_tables_do_not_hold_yet_comes_from_what_is_live(lake: Path) -> 
     live.take(describe("judged", rows.schema), rows)
     known = alarm_rows(("a", "odd", "minor", 4.5, ACTIVE, 1), ("c", "calm", "warning", 8.7, OVER, 7))
     live.take(describe("alarms", known.schema), known)
-    told = {lane.machine: lane.cells for lane in lanes(lake, (), heard(live), GRID, 0, 25).lanes}
+    told = {lane.machine: lane.cells for lane in lanes(lake, (), heard(live), ScoreCells(), GRID, 0, 25).lanes}
     assert told["odd"] == [-1, -1, 1, -1, 2, 2, 2, -1, -1, 4], "the tables know since when an alarm is over"
     assert told["calm"][-2:] == [1, -1], "and what is live knows that another one is over by now"
     assert told["new"] == [-1] * 9 + [1]
-    without = {lane.machine: lane.cells for lane in lanes(None, (), heard(live), GRID, 0, 25).lanes}
+    without = {lane.machine: lane.cells for lane in lanes(None, (), heard(live), ScoreCells(), GRID, 0, 25).lanes}
     assert without["new"] == told["new"]
 
 
@@ -118,3 +120,29 @@ def test_the_highest_score_of_each_minute_is_remembered_for_some_minutes() -> No
     assert len(worst) == 20
     assert worst[BEGIN_MS // MINUTE_MS + 39] == pytest.approx((89.0, BEGIN_MS + 39.2 * MINUTE_MS), rel=1e-12)
     assert np.all(np.diff(sorted(worst)) == 1)
+
+
+def test_what_is_over_is_read_once_and_what_could_not_be_read_in_time_is_said(lake: Path, tmp_path: Path) -> None:
+    rows = judged(["p", "p"], [1.0, 8.0], [60.0, 90.0])
+    keep(tmp_path, "judged", rows)
+    read, known, stream = ScoreCells(), {}, describe("judged", rows.schema)
+    assert not read.take(tmp_path, stream, GRID, known, time.monotonic() - 1), "there was no time"
+    assert known == {}
+    assert read.take(tmp_path, stream, GRID, known, time.monotonic() + 30)
+    assert known["p"].tolist() == [-1, 1, -1, -1, -1, -1, -1, -1, 4, -1]
+    again: dict[str, Cells] = {}
+    assert read.take(tmp_path / "is gone", stream, GRID, again, time.monotonic() + 30), "nothing has to be read"
+    assert again["p"].tolist() == known["p"].tolist()
+    shifted = Grid.over(BEGIN_MS + 2 * MINUTE_MS, BEGIN_MS + 12 * MINUTE_MS, 10)
+    assert not read.take(tmp_path / "is gone", stream, shifted, again, time.monotonic() + 30), "two cells are new"
+
+
+def test_cells_begin_at_multiples_of_their_length() -> None:
+    grid = Grid.over(BEGIN_MS + 30_000, BEGIN_MS + 10 * MINUTE_MS + 30_000, 10)
+    assert (grid.begin_ms, grid.cell_ms, grid.cells, grid.end_ms) == (
+        BEGIN_MS,
+        MINUTE_MS,
+        11,
+        BEGIN_MS + 11 * MINUTE_MS,
+    )
+    assert Grid.over(5, 6, 200) == Grid(5, 1, 1)

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
 from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
+from tocsin.serve.scores import ScoreCells
 from tocsin.serve.series import POINTS_MAX
 
 BODY_BYTES_MAX = 16 * 2**10
@@ -50,6 +51,8 @@ class PageContext:
     """What is shown of them; all if none is given."""
     plant: Plant = NO_PLANT
     """What people call machines and signals, and where machines stand."""
+    scores: ScoreCells = field(default_factory=ScoreCells)
+    """What has been read of the tables for the heat map."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):

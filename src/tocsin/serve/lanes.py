@@ -1,52 +1,34 @@
 """Machines by time as swim lanes: how bad each part of a range of time was, from the tables and from what is live.
 
-After Elastic's Anomaly Explorer. A cell is as bad as the worst alarm that was active in it, or the highest score: one
-of 75 (where a detector's limit is) or more counts as the gravest band, one of 50 or more as the least.
+After Elastic's Anomaly Explorer. A cell is as bad as the worst alarm that was active in it, or the highest score.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, LABELLED, SEVERITIES, rank
+from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, LABELLED, rank
 from tocsin.engine.wire import StreamColumns
 from tocsin.errors import TocsinError
 from tocsin.serve.alarm_list import owner
 from tocsin.serve.live import Live
 from tocsin.serve.messages import Lane, Lanes
 from tocsin.serve.past import kept
+from tocsin.serve.scores import Cells, Grid, ScoreCells, cells_of, ranks
 
 log = logging.getLogger(__name__)
-CELLS_MAX = 200
 LANES_MAX = 25
 """So many are asked for at once: what one can still read."""
-CALM_BELOW, LIMIT = 50.0, SEVERITIES[-1].least
-_UNKNOWN, _CALM = -1, 0
-_QUERY_S = 5.0
-
-Cells = npt.NDArray[np.int8]
-"""Shape (cells,): -1 where nothing is known, 0 where all was calm, else a severity's rank."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A range of time, cut into cells; times in milliseconds since 1970."""
-
-    begin_ms: int
-    end_ms: int
-    cells: int
-
-    @property
-    def cell_ms(self) -> float:
-        return (self.end_ms - self.begin_ms) / self.cells
+_ALARMS_S = 5.0
+_ALL_S = 4.0
+"""So long scores are read for one answer; what is missing then comes with the next ones."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +66,25 @@ def heard(live: Live) -> Heard:
 
 
 def lanes(
-    lake_folder: Path | None, streams: Collection[StreamColumns], now: Heard, grid: Grid, first: int, count: int
+    lake_folder: Path | None,
+    streams: Collection[StreamColumns],
+    now: Heard,
+    read: ScoreCells,
+    grid: Grid,
+    first: int,
+    count: int,
 ) -> Lanes:
     """Returns ``count`` lanes from the ``first`` on, the worst machine first; an unknown one has none."""
     known: dict[str, Cells] = {}
     alarms: dict[str, Lasting] = {}
-    left_out = []
+    left_out, ends_s = [], time.monotonic() + _ALL_S
     if lake_folder is not None and lake_folder.is_dir():
         for stream in kept(lake_folder, streams):
             try:
                 if stream.kind == "alarms":
                     alarms |= _alarms(lake_folder, stream.name, grid)
-                elif "score" in dict(stream.band):
-                    _scores(lake_folder, stream, grid, known)
+                elif "score" in dict(stream.band) and not read.take(lake_folder, stream, grid, known, ends_s):
+                    left_out.append(stream.name)
             except TocsinError as error:
                 log.warning("the lanes show nothing of table %s: %s", stream.name, error)
                 left_out.append(stream.name)
@@ -108,7 +96,7 @@ def lanes(
     for one in alarms.values():
         _mark(known, owner(one.key, machines), one, grid)
     order = sorted(known, key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name))
-    note = f"Left out, since they cannot be read now: {', '.join(left_out)}." if left_out else ""
+    note = f"Not all of {', '.join(left_out)} has been read; more comes by itself." if left_out else ""
     return Lanes(
         begin_ms=grid.begin_ms,
         cell_ms=grid.cell_ms,
@@ -119,24 +107,6 @@ def lanes(
     )
 
 
-def ranks(scores: npt.NDArray[np.float64]) -> Cells:
-    """Returns how bad scores are; NaN is not known.
-
-    Examples
-    --------
-    >>> ranks(np.array([np.nan, 20.0, 60.0, 75.0])).tolist()
-    [-1, 0, 1, 4]
-    """
-    bad = np.where(scores >= LIMIT, len(SEVERITIES), np.where(scores >= CALM_BELOW, 1, _CALM))
-    return np.where(np.isnan(scores), _UNKNOWN, bad).astype(np.int8)
-
-
-def _cells(known: dict[str, Cells], machine: str, grid: Grid) -> Cells:
-    if machine not in known:
-        known[machine] = np.full(grid.cells, _UNKNOWN, np.int8)
-    return known[machine]
-
-
 def _mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> None:
     """Mark the cells in which an alarm was active."""
     begin = (alarm.begin_ms - grid.begin_ms) / grid.cell_ms
@@ -144,51 +114,8 @@ def _mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> 
     if begin >= grid.cells or over < 0:
         return
     part = slice(max(int(begin), 0), int(over) + 1)
-    cells = _cells(known, machine, grid)
+    cells = cells_of(known, machine, grid)
     cells[part] = np.maximum(cells[part], rank(alarm.severity))
-
-
-def _scores(lake_folder: Path, stream: StreamColumns, grid: Grid, known: dict[str, Cells]) -> None:
-    """Take in the highest score of each machine and cell that a table holds."""
-    from tocsin.lake.read import query, quoted
-
-    score = f"CAST({quoted(dict(stream.band)['score'])} AS DOUBLE)"
-    sql = f"""
-        SELECT {_machine(stream)} AS machine, CAST(floor((epoch_ms(time) - $begin_ms) / $cell_ms) AS BIGINT) AS cell,
-               max({score}) AS score
-        FROM {quoted(stream.name)}
-        WHERE time >= make_timestamptz($begin_us) AND time < make_timestamptz($end_us) AND isfinite({score})
-        GROUP BY 1, 2 ORDER BY 1
-    """  # noqa: S608
-    range_us = {"begin_us": grid.begin_ms * 1000, "end_us": grid.end_ms * 1000}
-    given: Mapping[str, object] = {**range_us, "begin_ms": grid.begin_ms, "cell_ms": grid.cell_ms}
-    rows = query(sql, lake_folder, parameters=given, timeout_s=_QUERY_S)
-    _take(rows, grid, known)
-
-
-def _take(rows: pa.Table, grid: Grid, known: dict[str, Cells]) -> None:
-    """Take in rows of machine, cell and score, in the order of machines."""
-    if not rows.num_rows:
-        return
-    names = rows["machine"].combine_chunks().dictionary_encode()
-    codes, places = names.indices.to_numpy(), np.clip(rows["cell"].to_numpy(), 0, grid.cells - 1)
-    worst = ranks(rows["score"].to_numpy())
-    cuts = np.flatnonzero(np.diff(codes)) + 1
-    for part in np.split(np.arange(len(codes)), cuts):  # a loop over machines, about 5 us each
-        cells = _cells(known, names.dictionary[int(codes[part[0]])].as_py(), grid)
-        cells[places[part]] = np.maximum(cells[places[part]], worst[part])
-
-
-def _machine(stream: StreamColumns) -> str:
-    """Returns the machine of a row as SQL, as `naming.placed` has it."""
-    from tocsin.lake.read import quoted
-
-    who = f"coalesce(CAST({quoted(stream.machine)} AS VARCHAR), CAST(key AS VARCHAR))"
-    before = f"regexp_replace({who}, '(?s)/[^/]*$', '')"
-    if stream.signal:
-        signal = f"coalesce(CAST({quoted(stream.signal)} AS VARCHAR), 'value')"
-        return f"CASE WHEN regexp_replace({who}, '(?s)^.*/', '') = {signal} THEN {before} ELSE {who} END"
-    return before if stream.values == ("value",) and stream.machine != "machine" else who
 
 
 def _alarms(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
@@ -210,7 +137,7 @@ def _alarms(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
         "begin_ms": grid.begin_ms,
         "end_ms": grid.end_ms,
     }
-    rows = query(sql, lake_folder, parameters=given, timeout_s=_QUERY_S).to_pylist()
+    rows = query(sql, lake_folder, parameters=given, timeout_s=_ALARMS_S).to_pylist()
     return {row["id"]: Lasting(row["key"], row["severity"], row["begin_ms"], row["over_ms"]) for row in rows}
 
 
@@ -220,7 +147,7 @@ def _take_heard(scored: Sequence[tuple[float, float]], machine: str, grid: Grid,
     if inside:
         scores, times = np.array(inside).T
         places = np.minimum((times - grid.begin_ms) // grid.cell_ms, grid.cells - 1).astype(np.int64)
-        np.maximum.at(_cells(known, machine, grid), places, ranks(scores))
+        np.maximum.at(cells_of(known, machine, grid), places, ranks(scores))
 
 
 def _ms(moment: str) -> float:

@@ -12,6 +12,7 @@ from tocsin.errors import TocsinError
 from tocsin.serve.access import refused
 from tocsin.serve.api import NO_TABLES, TIME_MS_MAX, answer, page_of
 from tocsin.serve.messages import Glances, KeyFigures
+from tocsin.serve.scores import CELLS_MAX, Grid
 
 GLANCES_MAX = 200
 _CELLS = 60
@@ -32,16 +33,16 @@ async def lanes(request: Request) -> Response:
 
     page, asked = page_of(request), request.query_params
     try:
-        grid = by_time.Grid(int(asked["from"]), int(asked["to"]), int(asked.get("cells", _CELLS)))
+        begin, end, cells = int(asked["from"]), int(asked["to"]), int(asked.get("cells", _CELLS))
         first, count = int(asked.get("first", 0)), int(asked.get("count", _LANES))
     except (KeyError, ValueError):
         return refused(422, "lanes need from and to, in milliseconds since 1970, and may have cells, first and count")
-    if not (0 <= grid.begin_ms < grid.end_ms <= TIME_MS_MAX and 0 < grid.cells <= by_time.CELLS_MAX):
-        return refused(422, f"from must come before to, and cells be 1 to {by_time.CELLS_MAX}")
+    if not (0 <= begin < end <= TIME_MS_MAX and 0 < cells <= CELLS_MAX):
+        return refused(422, f"from must come before to, and cells be 1 to {CELLS_MAX}")
     if first < 0 or not 0 < count <= by_time.LANES_MAX:
         return refused(422, f"first is 0 or more, count 1 to {by_time.LANES_MAX}")
-    now = by_time.heard(page.live)
-    return answer(await asyncio.to_thread(by_time.lanes, page.lake_folder, page.streams, now, grid, first, count))
+    tables, now, grid = (page.lake_folder, page.streams), by_time.heard(page.live), Grid.over(begin, end, cells)
+    return answer(await asyncio.to_thread(by_time.lanes, *tables, now, page.scores, grid, first, count))
 
 
 async def kpis(request: Request) -> Response:

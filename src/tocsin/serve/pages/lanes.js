@@ -25,11 +25,13 @@ export class Lanes {
     get("lanes-before").addEventListener("click", () => this.turn(-1));
     get("lanes-after").addEventListener("click", () => this.turn(1));
     this.host.addEventListener("keydown", (event) => this.onKey(event));
-    this.host.addEventListener("focus", () => { if (this.told?.lanes.length && !this.at) this.reach(0, CELLS - 1); });
+    this.host.addEventListener("focus", () => { if (this.told?.lanes.length && !this.at) this.reach(0, this.cells - 1); });
     this.hearPointer();
     new ResizeObserver(() => this.paint()).observe(this.canvas);
     setInterval(() => { const ends = this.ends(); if (!ends || ends[1] > Date.now() - REFRESH_MS) this.refresh(); }, REFRESH_MS);
   }
+
+  get cells() { return this.told.lanes[0]?.cells.length ?? CELLS; }
 
   get count() { return window.innerHeight > 1100 ? 25 : 10; }
 
@@ -46,7 +48,7 @@ export class Lanes {
     if (!told || mine !== this.asked || this.marked) return;
     if (told.first && told.first >= told.machines) { this.first = 0; this.refresh(); return; }
     this.told = told;
-    if (this.at && this.at.lane >= told.lanes.length) this.at = null;
+    if (this.at && (this.at.lane >= told.lanes.length || this.at.cell >= this.cells)) this.at = null;
     this.describe();
     this.paint();
   }
@@ -54,7 +56,7 @@ export class Lanes {
   describe() {
     const { lanes, first, machines, note } = this.told;
     get("lanes").hidden = !machines;
-    get("lanes-span").textContent = `${when(this.begin(0))} to ${when(this.begin(CELLS))}`;
+    get("lanes-span").textContent = `${when(this.begin(0))} to ${when(this.begin(this.cells))}`;
     get("lanes-place").textContent = `${first + 1} to ${first + lanes.length} of ${machines}`;
     get("lanes-pages").hidden = machines <= lanes.length;
     get("lanes-before").disabled = first === 0;
@@ -69,7 +71,7 @@ export class Lanes {
       const name = node("th", "", this.called(lane.machine));
       name.scope = "row";
       row.append(name, node("td", "", WORDS[worst]), node("td", "", bad.length ? when(this.begin(bad[0][1])) : "–"),
-        node("td", "", bad.length ? when(this.begin(bad.at(-1)[1] + 1)) : "–"), node("td", "", `${bad.length} of ${CELLS}`));
+        node("td", "", bad.length ? when(this.begin(bad.at(-1)[1] + 1)) : "–"), node("td", "", `${bad.length} of ${this.cells}`));
       return row;
     }));
   }
@@ -88,7 +90,7 @@ export class Lanes {
     pen.scale(scale, scale);
     const style = getComputedStyle(document.documentElement);
     const colours = ["--calm", ...SEVERITIES.map((one) => `--${one.name}`)].map((name) => style.getPropertyValue(name).trim());
-    const across = width / CELLS;
+    const across = width / this.cells;
     lanes.forEach((lane, row) => lane.cells.forEach((cell, i) => {
       if (cell < 0) return;
       pen.fillStyle = colours[cell];
@@ -110,7 +112,7 @@ export class Lanes {
       const box = this.canvas.getBoundingClientRect();
       return {
         x: event.clientX,
-        cell: Math.max(0, Math.min(CELLS - 1, Math.floor((event.clientX - box.left) / box.width * CELLS))),
+        cell: Math.max(0, Math.min(this.cells - 1, Math.floor((event.clientX - box.left) / box.width * this.cells))),
         lane: Math.max(0, Math.min(this.told.lanes.length - 1, Math.floor((event.clientY - box.top) / ROW))),
       };
     };
@@ -138,10 +140,10 @@ export class Lanes {
   onKey(event) {
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -CELLS], End: [0, CELLS] };
     if (!this.told?.lanes.length) return;
-    const at = this.at ?? { lane: 0, cell: CELLS - 1 };
+    const at = this.at ?? { lane: 0, cell: this.cells - 1 };
     if (Object.hasOwn(steps, event.key)) {
       const [down, right] = steps[event.key];
-      const cell = Math.max(0, Math.min(CELLS - 1, at.cell + right));
+      const cell = Math.max(0, Math.min(this.cells - 1, at.cell + right));
       this.marked = event.shiftKey && right ? [this.marked?.[0] ?? at.cell, cell] : null;
       this.reach(Math.max(0, Math.min(this.told.lanes.length - 1, at.lane + down)), cell);
     } else if (event.key === "Enter") {
