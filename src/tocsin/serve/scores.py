@@ -30,6 +30,8 @@ _KEPT_S = 600.0
 """So long they are: a reading may come late."""
 _OPEN_S = 20.0
 """What has happened since then may not be in the tables yet: it is read anew each time."""
+_QUERY_S_MIN = 0.5
+"""With less time left none is begun."""
 _AT_ONCE = 6
 """So many cells are read by one query, which a large plant can answer in time."""
 
@@ -130,7 +132,7 @@ class ScoreCells:
         while missing:  # the newest first
             part = [number for number in missing[-_AT_ONCE:] if number > missing[-1] - _AT_ONCE]
             left_s = ends_s - time.monotonic()
-            if left_s <= 0:
+            if left_s < _QUERY_S_MIN:
                 return False
             try:
                 self._query(lake_folder, stream, grid.cell_ms, part, left_s)

@@ -6,6 +6,7 @@ const HOUR_MS = 3.6e6;
 const CELLS = 60;
 const ROW = 16; // pixels
 const REFRESH_MS = 15000;
+const MORE_MS = 2000; // not all has been read yet
 const MOVED_MIN = 5; // pixels; less is a click
 const WORDS = ["calm", ...SEVERITIES.map((one) => one.name)];
 const get = (id) => document.getElementById(id);
@@ -51,6 +52,7 @@ export class Lanes {
     if (this.at && (this.at.lane >= told.lanes.length || this.at.cell >= this.cells)) this.at = null;
     this.describe();
     this.paint();
+    if (told.note) { clearTimeout(this.more); this.more = setTimeout(() => this.refresh(), MORE_MS); }
   }
 
   describe() {
