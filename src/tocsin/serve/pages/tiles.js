@@ -247,10 +247,10 @@ function make(name) {
   canvas.setAttribute("aria-hidden", "true");
   const health = node("span", "health");
   const well = node("span", "well");
-  const right = node("span", "right");
+  const drawn = node("span", "drawn");
   top.append(label, pill);
-  right.append(canvas, health);
-  body.append(values, right);
+  drawn.append(canvas, health);
+  body.append(values, drawn);
   root.append(top, body, well);
   return { root, label, pill, health, well, values, canvas };
 }
