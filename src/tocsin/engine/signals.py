@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on SIGINT and SIGTERM while this lasts. Only the main thread gets them; in any other, do nothing."""
+    """Call ``stop`` on SIGINT and SIGTERM while this lasts. Only the main thread gets them; elsewhere do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
