@@ -288,6 +288,8 @@ def tried(name: str, folder: Path, records: int, kills: int, seed: int) -> dict[
             restarts += i % 2
             print(f"\r{name}: {i + 1} kills", end="", file=sys.stderr)
         promised = part.promised(records)
+        if not promised:
+            raise SystemExit(f"{name}: nothing was read, so nothing is proven; take more --records")
         received = catch_up(part, pipeline, promised)
         besides = part.besides()
         connections_cut = part.network.cut if part.network is not None else 0
