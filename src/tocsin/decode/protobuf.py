@@ -99,7 +99,7 @@ class Protobuf(Decoder):
     def decode(self, state: dict[Any, Any], records: Records, rejects: Rejects) -> Decoded:
         builder = Builder(self.told, rejects)
         unknown: dict[int, Bad] = {}  # asked for again with the next batch
-        for i, payload in enumerate(records.payloads.to_pylist()):  # some 15 µs each
+        for i, payload in enumerate(records.payloads.to_pylist()):  # 12 to 50 µs each
             row = records.row(i)
             try:
                 cls, skip = self._class(state, unknown, payload)
