@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tocsin.domain.alarms import OPERATOR_ACTIONS, SEVERITIES, STATES
+from tocsin.domain.roles import ROLES
 from tocsin.serve import messages
 
 RECEIVED = (
@@ -21,6 +22,7 @@ RECEIVED = (
     messages.Figures,
     messages.Changes,
     messages.Evidence,
+    messages.QueryAnswer,
 )
 """What a browser receives, and checks."""
 
@@ -31,6 +33,7 @@ def words() -> Mapping[str, Any]:
     return {
         "STATES": dict(STATES),
         "SEVERITIES": SEVERITIES,
+        "ROLES": ROLES,
         "ACTIONS": [action for action in OPERATOR_ACTIONS if action.label],
         "SCHEMAS": schemas,
     }

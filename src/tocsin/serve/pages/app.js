@@ -1,6 +1,8 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
+import { Access } from "/access.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
+import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
@@ -16,9 +18,10 @@ const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }
 const tiles = new Tiles(get("tiles"), () => charts.colours, (name) => choose(name, true));
 const story = new Story(get("story"), goTo);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast });
+const access = new Access(ask, begin);
+new QueryBox(access);
 let chosen = null;
 let picked = false; // whether a person chose it
-let csrf = "";
 let source = null;
 let position = "";
 let title = "tocsin";
@@ -34,20 +37,20 @@ async function ask(path, schema, options) {
 }
 
 function act(id, action, details) {
-  const headers = { "content-type": "application/json", "x-tocsin-csrf": csrf };
-  return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers, body: JSON.stringify({ by: get("by").value, ...details }) });
+  return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers: access.headers, body: JSON.stringify(details) });
 }
 
 async function begin() {
   try {
     const session = await ask("/api/session", "SessionInfo");
-    csrf = session.csrf;
+    access.take(session);
+    alarms.role = session.role;
     title = session.title;
     get("title").textContent = title;
     await reload();
     listen();
   } catch (error) {
-    if (error.status === 401) { get("sign-in").showModal(); return; }
+    if (error.status === 401) { access.wanted(); return; }
     link("lost", "page unreachable");
     setTimeout(begin, RETRY_MS);
   }
@@ -314,19 +317,8 @@ get("theme").addEventListener("click", () => theme(document.documentElement.data
 get("filter").addEventListener("input", () => { tiles.changed = true; });
 get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, dialog")) return;
   if (alarms.key(event.key)) event.preventDefault();
-});
-get("by").value = localStorage.getItem("by") || "operator";
-get("by").addEventListener("change", () => localStorage.setItem("by", get("by").value));
-get("sign-in-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  try {
-    await ask("/api/session", "", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: get("token").value }) });
-    get("token").value = "";
-    get("sign-in").close();
-    begin();
-  } catch (error) { get("sign-in-error").textContent = error.message; }
 });
 theme(localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
 begin();
