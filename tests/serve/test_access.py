@@ -11,10 +11,10 @@ from starlette.applications import Starlette
 from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS_SCHEMA
-from tocsin.engine.wire import Counted, Noticed, Rejected, SinkLag, SourceSilence
-from tocsin.errors import ConfigError
 from tocsin.domain.alarms import OPERATOR_ACTIONS
 from tocsin.domain.roles import ROLES
+from tocsin.engine.wire import Counted, Noticed, Rejected, SinkLag, SourceSilence
+from tocsin.errors import ConfigError
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Guard
 from tocsin.serve.api import PageContext
 from tocsin.serve.app import ROUTES, STATIC, WORDS, build
@@ -333,7 +333,7 @@ def test_wide_open_addresses_are_refused_with_the_remedy(tmp_path: Path) -> None
     pem.touch()
     for host in ("0.0.0.0", "::", "192.168.1.5", "plant.example"):
         for given in ({}, {"token": TOKEN}, {"tls_cert": pem, "tls_key": pem}):
-            with pytest.raises(ConfigError, match="certificate .*and an account .*or a token"):
+            with pytest.raises(ConfigError, match=r"certificate .*and an account .*or a token"):
                 Address(host=host, **given)
         Address(host=host, token=TOKEN, tls_cert=pem, tls_key=pem)
         Address(host=host, has_accounts=True, tls_cert=pem, tls_key=pem)

@@ -154,6 +154,8 @@ def _fault(row: AuditRow, before: AuditRow) -> str:
     """Returns how a row does not follow the one before it, or is not what was written; empty if it does and is."""
     expected = before.number + 1
     if row.hash != row.digest(row.number):
+        if (row.hash, row.previous) == (before.hash, before.previous):
+            return f"row {row.number} was inserted: it is a copy of row {before.number}"
         # Rows that were numbered anew still have the hash of their old number.
         if row.hash == row.digest(row.number - 1):
             return f"row {before.number} was inserted: the rows from {row.number} on were moved"

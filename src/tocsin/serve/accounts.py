@@ -133,7 +133,7 @@ class Accounts:
     def verified(self, name: str, password: str) -> Account | None:
         """Returns the account if the password is right. It takes as long where there is no such account."""
         account = self.account(name)
-        is_right = _is_password(password, account.password if account else _NOBODY)
+        is_right = _is_password(password, account.password if account else _nobody())
         return account if account is not None and is_right else None
 
     def token(self, given: str) -> Token | None:
@@ -217,8 +217,9 @@ def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
     )
 
 
-_NOBODY = f"scrypt:{_N}:{_R}:{_P}:{'00' * 16}:{'00' * 32}"
-"""What the password of somebody who is not there is held against."""
+def _nobody() -> str:
+    """Returns what the password of somebody who is not there is held against."""
+    return f"scrypt:{_N}:{_R}:{_P}:{'00' * 16}:{'00' * 32}"
 
 
 def _known(role: str) -> str:
