@@ -217,15 +217,15 @@ def serve(
         for task in tasks:
             task.cancel()
 
-    server = _server(build(page, hosts=address.hosts, lifespan=lifespan), address)
+    server = web_server(build(page, hosts=address.hosts, lifespan=lifespan), address)
     state_folder.mkdir(parents=True, exist_ok=True)
-    listener = _bound(address.host, address.port)
+    listener = bound(address.host, address.port)
 
     with suppress(KeyboardInterrupt):
         asyncio.run(_until_ended(server, listener, page, ready, ended))
 
 
-def _server(app: Starlette, address: Address) -> uvicorn.Server:
+def web_server(app: Starlette, address: Address) -> uvicorn.Server:
     """Returns the web server, with its limits."""
     import uvicorn
 
@@ -273,7 +273,8 @@ async def _until_ended(
     watching.cancel()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens there; `ConfigError` where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -281,7 +282,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"the page cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
+        raise ConfigError(f"nothing can be served on {host}:{port} ({error.strerror}); choose another port") from error
     listener.listen(128)
     return listener
 
