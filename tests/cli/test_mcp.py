@@ -17,7 +17,7 @@ import anyio
 import httpx
 import pytest
 from click.testing import CliRunner
-from mcp import ClientSession, MCPError, StdioServerParameters
+from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 from servers import free_port
@@ -202,17 +202,10 @@ def test_over_http_each_token_has_the_tools_of_its_role(served: tuple[str, dict[
             await questions(session)
 
     async def as_viewer(session: ClientSession) -> None:
-        assert {tool.name for tool in (await session.list_tools()).tools} == {
-            "machines",
-            "alarms",
-            "evidence",
-            "series",
-        }
+        tools = {tool.name for tool in (await session.list_tools()).tools}
+        assert tools == {"machines", "alarms", "evidence", "series"}
         assert (await answer(session, "alarms"))["alarms"][0]["rule"] == "hot"
-        try:
-            assert (await session.call_tool("sql", {"query": "select 1"})).is_error
-        except MCPError as error:
-            assert "sql" in str(error)
+        assert (await session.call_tool("sql", {"query": "select 1"})).is_error
 
     async def as_engineer(session: ClientSession) -> None:
         assert {tool.name for tool in (await session.list_tools()).tools} == set(TOOL_ROLES)

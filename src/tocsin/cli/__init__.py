@@ -12,6 +12,7 @@ import click
 from tocsin import __version__
 from tocsin.cli.access import access, audit
 from tocsin.cli.alarms import alarms
+from tocsin.cli.backup import backup, restore
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.explain import explain
@@ -62,7 +63,9 @@ def main(log_level: Level, log_format: Format) -> None:
 main.add_command(access)
 main.add_command(alarms)
 main.add_command(audit)
+main.add_command(backup)
 main.add_command(certs)
+main.add_command(restore)
 main.add_command(jobs)
 models.add_command(deploy)
 main.add_command(models)
