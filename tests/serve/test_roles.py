@@ -261,3 +261,10 @@ def test_a_row_of_the_audit_is_there_for_admins(page: PageContext, known: tuple[
     (row,) = client.get("/api/audit", headers=bearer(known[1]["admin"])).json()
     assert (row["who"], row["what"], row["subject"]) == ("ann", "signed_in", "127.0.0.1")
     assert pa.types.is_string(pa.array([row["hash"]]).type)
+
+
+def test_the_page_on_roles_names_what_each_may() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    rows = {role: line for line in text.splitlines() for role in ROLES if line.startswith(f"| `{role}` |")}
+    for action in OPERATOR_ACTIONS:
+        assert [role for role, line in rows.items() if f"`{action.name}`" in line] == [action.role]
