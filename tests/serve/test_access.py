@@ -102,7 +102,7 @@ def test_every_route_stands_in_the_table_and_behind_a_guard(page: PageContext) -
     assert {needs for _, _, needs in ALL} <= {PUBLIC, *ROLES}
     assert {route.app.needs for route in app.routes} == {PUBLIC, *ROLES}
     public = {path for _, path, needs in ALL if needs == PUBLIC and path not in STATIC}
-    assert public == {"/api/session", "/healthz", "/readyz", WORDS}
+    assert public == {"/api/session", "/auth", "/auth/login", "/auth/callback", "/healthz", "/readyz", WORDS}
     changing = {(m, path) for m, path, _ in ALL if m != "GET" and not path.startswith("/api/v1/")}
     assert changing - set(CHANGES) == {("POST", "/api/session")}, "v1 only answers questions"
     assert {action.role for action in OPERATOR_ACTIONS} <= set(ROLES)

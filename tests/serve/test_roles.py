@@ -140,7 +140,7 @@ def test_a_change_of_an_account_counts_at_once(tmp_path: Path) -> None:
 
 def test_a_page_that_others_can_reach_is_never_open(tmp_path: Path) -> None:
     page = page_with(tmp_path)
-    page.keys.is_local = False
+    page.keys.may_be_open = False
     assert client_of(page).get("/api/machines").status_code == 401, "also where the last account was removed"
 
 

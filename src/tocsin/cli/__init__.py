@@ -172,10 +172,13 @@ def run(
     if page:
         from tocsin.serve.access import Address
         from tocsin.serve.accounts import Accounts
+        from tocsin.serve.oidc import Provider
 
+        oidc = pipeline.page.oidc
         address = Address(
             host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host,
             has_accounts=Accounts(plan.state_folder).are_there(),
+            provider=None if oidc is None else Provider(**oidc.model_dump()),
         )  # fmt: skip
     launch(plan, pipeline.page.streams, address, CHANGED if forget_changed else forget)
 

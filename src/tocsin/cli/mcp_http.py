@@ -51,7 +51,7 @@ def app(state_folder: Path, server_of: ServerOf, address: Address) -> Starlette:
                 await stack.enter_async_context(server.session_manager.run())
             yield
 
-    keys = AccessKeys(address.token, Accounts(state_folder), is_local=False)
+    keys = AccessKeys(address.token, Accounts(state_folder), may_be_open=False)
     guarded = Guard(dispatch, keys, VIEWER, changes=False, secure=address.secure)
     made = Starlette(routes=[Mount("/", guarded)], lifespan=lifespan)
     made.add_middleware(Front, hosts=address.hosts)

@@ -33,6 +33,7 @@ from tocsin.domain.roles import ADMIN, reaches
 from tocsin.engine.audit import Actor
 from tocsin.errors import ConfigError
 from tocsin.serve.accounts import Account, Accounts, Token
+from tocsin.serve.oidc import Provider
 from tocsin.settings.addresses import is_local
 
 COOKIE = "tocsin_session"
@@ -118,8 +119,8 @@ class AccessKeys:
 
     token: str | None = field(default=None, repr=False)
     accounts: Accounts | None = None
-    is_local: bool = True
-    """Whether only this computer can reach the page: else it is never open."""
+    may_be_open: bool = True
+    """Whether nobody has to sign in as long as there is neither account nor token: only this computer is heard."""
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     """What a change must carry where nobody has to sign in."""
     sessions: dict[str, Session] = field(default_factory=dict, repr=False)
@@ -129,7 +130,9 @@ class AccessKeys:
     @property
     def are_needed(self) -> bool:
         """Whether one has to sign in."""
-        return not self.is_local or self.token is not None or (self.accounts is not None and self.accounts.are_there())
+        return (
+            not self.may_be_open or self.token is not None or (self.accounts is not None and self.accounts.are_there())
+        )
 
     def caller(self, headers: Headers) -> Caller | None:
         """Returns who asks, or None if they have not signed in."""
@@ -310,6 +313,8 @@ class Address:
     """Further names by which browsers may ask for it."""
     has_accounts: bool = False
     """Whether there are accounts, which do instead of the token."""
+    provider: Provider | None = None
+    """An OpenID Connect provider, which does as well."""
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -317,7 +322,7 @@ class Address:
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise ConfigError(f"there is no file {path}; TLS needs a certificate and its key as PEM")
-        if not self.is_local and not (self.secure and (self.token or self.has_accounts)):
+        if not self.is_local and not (self.secure and (self.token or self.has_accounts or self.provider)):
             raise ConfigError(
                 f"on {self.host} the page would be open to the network; give it a certificate (--tls-cert, --tls-key) "
                 "and an account (tocsin access add NAME --role admin) or a token (--token), or let it listen on "

@@ -26,6 +26,7 @@ from tocsin.serve.access import COOKIE, SESSION_S, AccessKeys, Caller, address_o
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import Live
 from tocsin.serve.messages import Alarms, Evidence, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
+from tocsin.serve.oidc import SignIns
 from tocsin.serve.series import pack
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class PageContext:
     """Where the tables are."""
     streams: Collection[StreamColumns] = ()
     """What is shown of them; all if none is given."""
+    sign_ins: SignIns | None = None
+    """Those at an OpenID Connect provider, where there is one."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
@@ -121,7 +124,7 @@ async def sign_in(request: Request) -> Response:
         opened = page.keys.sign_in(body.token) or page.keys.wrong(address, body.token)
     if isinstance(opened, Response):
         return opened
-    await _write_down(page, opened[1], "signed_in", address)
+    await write_down(page, opened[1], "signed_in", address)
     response = answer({"ok": True})
     response.set_cookie(COOKIE, opened[0], max_age=SESSION_S, httponly=True, secure=page.secure, samesite="strict")
     return response
@@ -136,13 +139,13 @@ async def _sign_in_account(page: PageContext, address: str, body: SignIn) -> tup
     async with _PASSWORDS:
         opened = await asyncio.to_thread(page.keys.sign_in_account, name, body.password)
     if opened is None:
-        await _write_down(page, Actor(name, "", "page"), "sign_in_refused", address)
+        await write_down(page, Actor(name, "", "page"), "sign_in_refused", address)
         return refused(401, "name and password do not fit")
     page.keys.failures.forget(tries)
     return opened
 
 
-async def _write_down(page: PageContext, actor: Actor, what: str, subject: str) -> None:
+async def write_down(page: PageContext, actor: Actor, what: str, subject: str) -> None:
     """Write a row of the audit; where that cannot be, people may look all the same, since they may have to mend it."""
     try:
         await asyncio.to_thread(log_of_audit.write_down, page.state_folder, actor, what, subject)
@@ -153,7 +156,7 @@ async def _write_down(page: PageContext, actor: Actor, what: str, subject: str) 
 async def sign_out(request: Request) -> Response:
     page = page_of(request)
     page.keys.sign_out(request.headers)
-    await _write_down(page, caller_of(request).actor, "signed_out", address_of(request.scope))
+    await write_down(page, caller_of(request).actor, "signed_out", address_of(request.scope))
     response = answer({"ok": True})
     response.delete_cookie(COOKIE, httponly=True, secure=page.secure, samesite="strict")
     return response

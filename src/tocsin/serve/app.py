@@ -30,12 +30,13 @@ from tocsin.domain.roles import ADMIN, ENGINEER, OPERATOR, VIEWER
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, prometheus, sql, words
+from tocsin.serve import api, prometheus, sign_in, sql, words
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
 from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
+from tocsin.serve.oidc import Provider, SignIns
 from tocsin.serve.past import newest
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ ROUTES = (
     Entry("POST", "/api/session", api.sign_in, PUBLIC),
     Entry("DELETE", "/api/session", api.sign_out, VIEWER, changes=True),
     Entry("GET", "/api/audit", api.audit, ADMIN),
+    Entry("GET", "/auth", sign_in.ways, PUBLIC),
+    Entry("GET", "/auth/login", sign_in.login, PUBLIC),
+    Entry("GET", "/auth/callback", sign_in.callback, PUBLIC),
     Entry("GET", "/api/machines", api.machines, VIEWER),
     Entry("GET", "/api/series", api.series, VIEWER),
     Entry("GET", "/api/alarms", api.alarms, VIEWER),
@@ -205,8 +209,10 @@ def serve(
     lake folder's tables hold from before, of these ``streams`` if any are given.
     """
     address = address or Address()
-    keys = AccessKeys(address.token, Accounts(state_folder), is_local=address.is_local)
-    page = PageContext(title, state_folder, Live(), Hub(), keys, address.secure, lake_folder, streams)
+    is_open = address.is_local and address.provider is None
+    keys = AccessKeys(address.token, Accounts(state_folder), may_be_open=is_open)
+    sign_ins = None if address.provider is None else SignIns(address.provider)
+    page = PageContext(title, state_folder, Live(), Hub(), keys, address.secure, lake_folder, streams, sign_ins)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -355,6 +361,7 @@ def main() -> None:
 
     wanted = json.loads(sys.stdin.readline())
     given = wanted["address"]
+    given["provider"] = given["provider"] and Provider(**given["provider"])
     for name in ("tls_cert", "tls_key"):
         given[name] = given[name] and Path(given[name])
     address = Address(**given | {"allowed_hosts": tuple(given["allowed_hosts"])})

@@ -26,7 +26,10 @@ export class Access {
 
   get headers() { return { ...JSON_BODY, "x-tocsin-csrf": this.csrf }; }
 
-  wanted() { if (!get("sign-in").open) get("sign-in").showModal(); }
+  async wanted() {
+    if (!get("sign-in").open) get("sign-in").showModal();
+    try { get("provider").hidden = !(await this.ask("/auth", "")).provider; } catch (error) { get("sign-in-error").textContent = error.message; }
+  }
 
   async signIn() {
     const [name, secret] = [get("name").value.trim(), get("password").value];
