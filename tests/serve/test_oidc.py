@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from oidc_server import Provider as Server
 from test_access import Client, client_of, page_with
 
 from tocsin.engine.audit import newest
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, MissingExtra
 from tocsin.pipeline.model import Oidc
 from tocsin.serve.access import Address
 from tocsin.serve.api import PageContext
@@ -191,3 +192,9 @@ def test_settings_are_checked_and_the_secret_is_not_shown(tmp_path: Path) -> Non
     assert Address(host="0.0.0.0", provider=provider, tls_cert=pem, tls_key=pem).secure
     with pytest.raises(ConfigError):
         Address(host="0.0.0.0", provider=provider)
+
+
+def test_without_the_library_a_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "authlib.integrations.httpx_client", None)
+    with pytest.raises(MissingExtra, match=r"tocsin\[oidc\]"):
+        SignIns(Provider(issuer="", client_id="", url="", roles=ROLES))

@@ -89,6 +89,9 @@ class SignIns:
     pending: dict[str, _Pending] = field(default_factory=dict, repr=False)
     """By the state that comes back."""
 
+    def __post_init__(self) -> None:
+        self._client().close()  # the extra is missed at the start, and not when somebody signs in
+
     def begin(self) -> tuple[str, str]:
         """Returns where to send a browser, and what it is to remember in `LOGIN_COOKIE`; asks the provider."""
         metadata = self._metadata()
