@@ -20,6 +20,7 @@ from tocsin.engine.audit import newest
 from tocsin.errors import ConfigError, MissingExtra
 from tocsin.pipeline.model import Oidc
 from tocsin.serve.access import Address
+from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
 from tocsin.serve.oidc import LOGIN_COOKIE, Provider, ProviderError, SignIns
 
@@ -127,6 +128,16 @@ def test_a_token_that_is_not_for_us_now_is_refused(
     client = client_of(page)
     refused = client.get(back(sent(client)))
     assert (refused.status_code, said in refused.text) == (403, True), refused.text
+
+
+def test_nobody_takes_the_name_of_an_account(page: PageContext, server: Server) -> None:
+    page.keys.accounts = Accounts(page.state_folder)
+    page.keys.accounts.add_token("ann", "viewer", time.time_ns())
+    client = client_of(page)
+    refused = client.get(back(sent(client)))
+    assert (refused.status_code, "of this name" in refused.text) == (403, True)
+    server.user["preferred_username"] = "local"
+    assert client.get(back(sent(client))).status_code == 403, "nor that of somebody whom nobody knows"
 
 
 def test_a_token_that_another_has_signed_is_refused(page: PageContext, server: Server) -> None:

@@ -125,6 +125,10 @@ class Accounts:
         )  # fmt: skip
         return token
 
+    def has_name(self, name: str) -> bool:
+        """Returns whether an account or a token has this name, or the audit uses it for those who have none."""
+        return name in (*RESERVED, *self._names("select name from accounts union all select name from tokens"))
+
     def account(self, name: str) -> Account | None:
         """Returns the account of this name, if there is one."""
         rows = self._rows("select name, role, password from accounts where name = ?", name)
@@ -164,7 +168,7 @@ class Accounts:
                 f"'{name}' cannot be a name: it takes up to 60 letters, digits, and . _ @ -, and is none of "
                 f"{', '.join(RESERVED)}"
             )
-        if name in self._names("select name from accounts union all select name from tokens"):
+        if self.has_name(name):
             raise ConfigError(f"'{name}' is there already; remove it first, or choose another name")
 
     def _names(self, query: str) -> list[str]:

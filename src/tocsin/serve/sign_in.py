@@ -11,7 +11,7 @@ from tocsin.engine.audit import Actor
 from tocsin.errors import TocsinError
 from tocsin.serve.access import COOKIE, SESSION_S, address_of, refused, slowed
 from tocsin.serve.api import answer, page_of, write_down
-from tocsin.serve.oidc import LOGIN_COOKIE, LOGIN_S
+from tocsin.serve.oidc import LOGIN_COOKIE, LOGIN_S, ProviderError
 
 _BACK = "\n\nBack to the page: "
 _BEGUN_MAX = 30
@@ -51,6 +51,8 @@ async def callback(request: Request) -> Response:
         actor = await asyncio.to_thread(
             page.sign_ins.finish, dict(request.query_params), request.cookies.get(LOGIN_COOKIE, "")
         )
+        if page.keys.accounts is not None and page.keys.accounts.has_name(actor.name):
+            raise ProviderError(f"{actor.name} has an account or token of this name here; sign in with it")
     except TocsinError as error:
         await write_down(page, Actor("", "", "provider"), "sign_in_refused", f"{address}: {error}")
         return PlainTextResponse(f"{error}{_BACK}{page.sign_ins.provider.url}", 403)
