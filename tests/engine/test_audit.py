@@ -149,6 +149,16 @@ def test_the_command_line_names_it_and_fails(tmp_path: Path) -> None:
     assert "the 1 rows before" in wrong.stderr
 
 
+def test_a_damaged_file_is_told_in_a_sentence(tmp_path: Path) -> None:
+    write_down(tmp_path / ".state", ANN, "signed_in", "here")
+    (tmp_path / ".state" / "actions.db").write_bytes(b"no database" * 999)
+    done = CliRunner().invoke(main, ["audit", "verify", "--folder", str(tmp_path)])
+    assert (done.exit_code, "cannot be read" in done.output) == (1, True), done.output
+    (tmp_path / ".state" / "access.db").write_bytes(b"no database" * 999)
+    done = CliRunner().invoke(main, ["access", "list", "--folder", str(tmp_path)])
+    assert (done.exit_code, "cannot be read" in done.output) == (1, True), done.output
+
+
 def test_many_processes_write_one_chain(tmp_path: Path) -> None:
     program = "import sys\nfrom pathlib import Path\nfrom tocsin.engine.audit import *\n" + (
         "for i in range(20): write_down(Path(sys.argv[1]), this_user(), 'tried', str(i))\n"

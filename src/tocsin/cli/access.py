@@ -55,7 +55,7 @@ def add(name: str, role: str, folder: Path) -> None:
     """Make an account. The password is asked for, or is the first line of stdin where that is no terminal."""
     accounts = _accounts(folder)
     accounts.add(name, role, _password())
-    click.echo(f"{name} may sign in as {role}", err=True)
+    click.echo(f"{name} may sign in as {role} to the pipeline that writes to {folder}", err=True)
 
 
 @access.command()
@@ -81,7 +81,9 @@ def token(name: str, role: str, days: int, folder: Path) -> None:
     """Make a token for a program, and print it: it is shown only now."""
     expires_us = time.time_ns() // 1000 + days * 86_400_000_000
     click.echo(_accounts(folder).add_token(name, role, expires_us))
-    click.echo(f"{name}: {role} for {days} days; send it as 'Authorization: Bearer ...'", err=True)
+    click.echo(
+        f"{name}: {role} for {days} days; send it as 'Authorization: Bearer ...'; it counts in {folder}", err=True
+    )
 
 
 @access.command()

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, CorruptState
 
 _TABLES = """
 create table if not exists actions (
@@ -181,5 +181,10 @@ def _reading(state_folder: Path) -> Iterator[sqlite3.Connection]:
         raise ConfigError(
             f"there is no audit in {state_folder}: nobody has done anything there; say which with --folder"
         )
-    with opened(state_folder) as db:
-        yield db
+    try:
+        with opened(state_folder) as db:
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise CorruptState(
+            f"{state_folder / 'actions.db'} cannot be read ({error}); bring it back from a backup"
+        ) from error

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +31,10 @@ from tocsin.world import SystemDisk
 STATE = ".state"
 LOG = "_delta_log"
 MANIFEST = "backup.json"
-PASSES_MAX = 30
+TRIES_S = 60.0
+"""For how long a moment between two commits is looked for."""
 _PAUSE_S = 0.05
+_FAULTS_MAX = 5
 _DATABASES = ("checkpoints.db", "actions.db", "access.db")
 _OF_THIS_PROCESS = ("lock", "page.sock", "member.json")
 """What a copy must not have: the lock and the socket of a process, and its name in a group of Kafka."""
@@ -69,7 +71,8 @@ def backup(folder: Path, to: Path) -> Manifest:
     partial = _anew(to)
     audit.write_down(folder / STATE, audit.this_user(), "backup", str(to.absolute()))
     copied: dict[str, _Mark] = {}
-    _copy_new(folder, partial, copied)
+    with suppress(FileNotFoundError):  # tidied up meanwhile: the passes that count see what is there
+        _copy_new(folder, partial, copied)
     epoch = _between_commits(folder, partial, copied)
     _drop_databases_leftovers(partial)
     manifest = Manifest(__version__, epoch, time.time_ns() // 1000, dict(_hashed(partial)))
@@ -97,15 +100,15 @@ def restore(source: Path, folder: Path) -> Manifest:
 
 def _between_commits(folder: Path, partial: Path, copied: dict[str, _Mark]) -> int:
     """Copy what is new until the engine has committed nothing meanwhile; returns the epoch."""
-    why = ""
-    for _ in range(PASSES_MAX):
+    faults = 0
+    ends_s = time.monotonic() + TRIES_S
+    while time.monotonic() < ends_s:
         before = peek(folder / STATE)
         try:
             for name in _DATABASES:
                 _copy_database(folder / STATE / name, partial / STATE / name)
             _copy_new(folder, partial, copied)
-        except FileNotFoundError as error:  # tidied up meanwhile: the next pass does not see it
-            why = str(error)
+        except FileNotFoundError:  # tidied up meanwhile: the next pass does not see it
             continue
         after = peek(folder / STATE)
         assert before is not None
@@ -113,13 +116,13 @@ def _between_commits(folder: Path, partial: Path, copied: dict[str, _Mark]) -> i
         if before.epoch == after.epoch == _epoch(partial):
             try:
                 _check_whole(partial)
-            except (CorruptState, SinkError) as error:  # a table was merged while its files were listed, or it is so
-                why = str(error)
+            except (CorruptState, SinkError):  # a table was merged while its files were listed, or it is so
+                faults += 1
+                if faults == _FAULTS_MAX:
+                    raise
             else:
                 return after.epoch
         time.sleep(_PAUSE_S)
-    if why:
-        raise CorruptState(why)
     raise StateError(
         f"{folder} changes faster than it can be copied; stop the pipeline for the backup, or let it make checkpoints "
         "less often: --set checkpoint=10s"
@@ -128,19 +131,21 @@ def _between_commits(folder: Path, partial: Path, copied: dict[str, _Mark]) -> i
 
 def _copy_new(folder: Path, partial: Path, copied: dict[str, _Mark]) -> None:
     """Copy all files that were not copied yet, or have changed; of the state, also take away what has gone."""
-    there = dict(_files(folder))
+    there, gone = dict(_files(folder)), ""
     for path, mark in there.items():
         if copied.get(path) != mark:
             try:
                 _copy(folder / path, partial / path)
             except FileNotFoundError:
                 if path.startswith(STATE):
-                    raise
-                continue  # a data file that was staged and discarded; `_check_whole` would miss one that counts
+                    gone = path
+                continue  # else a data file that was staged and discarded; `_check_whole` would miss one that counts
             copied[path] = mark
     for path in [path for path in copied if path.startswith(STATE) and path not in there]:
         (partial / path).unlink(missing_ok=True)
         del copied[path]
+    if gone:
+        raise FileNotFoundError(gone)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, _Mark]]:
@@ -186,6 +191,7 @@ def _copy_database(source: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, source.stat().st_mode & 0o777))
     with closing(sqlite3.connect(source, timeout=5.0)) as read, closing(sqlite3.connect(to)) as written:
+        written.execute("pragma synchronous = off")  # all is made durable together, at the end
         read.backup(written)
         written.execute("pragma journal_mode = delete")  # one file, without a log beside it
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tocsin.domain.roles import ROLES
 from tocsin.engine import audit
-from tocsin.errors import ConfigError, UnknownName
+from tocsin.errors import ConfigError, CorruptState, UnknownName
 
 PASSWORD_MIN = 12
 PASSWORD_MAX = 1024
@@ -194,8 +194,12 @@ class Accounts:
         self._folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(self._path, timeout=5.0, check_same_thread=False)
-        db.execute("pragma synchronous = full")
-        db.executescript(_TABLES)
+        try:
+            db.execute("pragma synchronous = full")
+            db.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            db.close()
+            raise CorruptState(f"{self._path} cannot be read ({error}); bring it back from a backup") from error
         return db
 
 

@@ -36,6 +36,8 @@ _SHELVE_S_MAX = 30 * 86_400
 _PARTS = 600
 NO_TABLES = "there is no past: this pipeline has written no table yet"
 _AUDIT_ROWS = 500
+REFUSED = "sign_in_refused"
+_REFUSALS_MAX = 100
 _PASSWORDS = asyncio.Semaphore(2)
 """Each takes 32 MB and a tenth of a second."""
 _TIME_MS_MAX = 4_102_444_800_000  # 2100
@@ -139,14 +141,19 @@ async def _sign_in_account(page: PageContext, address: str, body: SignIn) -> tup
     async with _PASSWORDS:
         opened = await asyncio.to_thread(page.keys.sign_in_account, name, body.password)
     if opened is None:
-        await write_down(page, Actor(name, "", "page"), "sign_in_refused", address)
+        await write_down(page, Actor(name, "", "page"), REFUSED, address)
         return refused(401, "name and password do not fit")
     page.keys.failures.forget(tries)
     return opened
 
 
 async def write_down(page: PageContext, actor: Actor, what: str, subject: str) -> None:
-    """Write a row of the audit; where that cannot be, people may look all the same, since they may have to mend it."""
+    """Write a row of the audit; where that cannot be, people may look all the same, since they may have to mend it.
+
+    Refusals are written down a hundred times in half a minute, so that nobody fills the disk with guesses.
+    """
+    if what == REFUSED and page.keys.failures.wait_s({"refusals written": _REFUSALS_MAX}):
+        return
     try:
         await asyncio.to_thread(log_of_audit.write_down, page.state_folder, actor, what, subject)
     except (OSError, sqlite3.Error) as error:

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from tocsin.engine.audit import Actor
 from tocsin.errors import TocsinError
 from tocsin.serve.access import COOKIE, SESSION_S, address_of, refused, slowed
-from tocsin.serve.api import answer, page_of, write_down
+from tocsin.serve.api import REFUSED, answer, page_of, write_down
 from tocsin.serve.oidc import LOGIN_COOKIE, LOGIN_S, ProviderError
 
 _BACK = "\n\nBack to the page: "
@@ -54,7 +54,7 @@ async def callback(request: Request) -> Response:
         if page.keys.accounts is not None and page.keys.accounts.has_name(actor.name):
             raise ProviderError(f"{actor.name} has an account or token of this name here; sign in with it")
     except TocsinError as error:
-        await write_down(page, Actor("", "", "provider"), "sign_in_refused", f"{address}: {error}")
+        await write_down(page, Actor("", "", "provider"), REFUSED, f"{address}: {error}")
         return PlainTextResponse(f"{error}{_BACK}{page.sign_ins.provider.url}", 403)
     opened = page.keys.open(actor)
     await write_down(page, actor, "signed_in", address)
