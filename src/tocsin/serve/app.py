@@ -26,15 +26,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tocsin.domain.roles import ADMIN, ENGINEER, OPERATOR, VIEWER
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, overview, prometheus, words
-from tocsin.serve.access import AccessKeys, Address, Front, Guard, Permission
+from tocsin.serve import api, overview, prometheus, sign_in, sql, words
+from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
+from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.messages import NO_PLANT, Plant
+from tocsin.serve.oidc import Provider, SignIns
 from tocsin.serve.past import newest
 
 if TYPE_CHECKING:
@@ -50,31 +53,40 @@ Endpoint = Callable[[Request], Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table of routes: what may be asked, and what that needs."""
+    """A row of the table of routes: what may be asked, and by whom."""
 
     method: str
     path: str
     endpoint: Endpoint
-    permission: Permission
+    needs: str
+    """The least role, or `PUBLIC`. What an action on an alarm needs beyond that stands in `domain.alarms`."""
+    changes: bool = False
+    """Whether it needs proof that our own page, or a program with a token, asks."""
 
 
 ROUTES = (
-    Entry("GET", "/api/session", api.session, Permission.VIEW),
-    Entry("POST", "/api/session", api.sign_in, Permission.PUBLIC),
-    Entry("GET", "/api/machines", api.machines, Permission.VIEW),
-    Entry("GET", "/api/glances", overview.glances, Permission.VIEW),
-    Entry("GET", "/api/lanes", overview.lanes, Permission.VIEW),
-    Entry("GET", "/api/kpis", overview.kpis, Permission.VIEW),
-    Entry("GET", "/api/series", api.series, Permission.VIEW),
-    Entry("GET", "/api/alarms", api.alarms, Permission.VIEW),
-    Entry("GET", "/api/alarms.csv", api.alarms_csv, Permission.VIEW),
-    Entry("GET", "/api/alarms/{id:path}/evidence", api.evidence, Permission.VIEW),
-    Entry("POST", "/api/alarms/{id:path}/{action}", api.act, Permission.OPERATE),
-    Entry("GET", "/api/counters", api.counters, Permission.VIEW),
-    Entry("GET", "/events", api.events, Permission.VIEW),
-    Entry("GET", "/metrics", api.metrics, Permission.VIEW),
+    Entry("GET", "/api/session", api.session, VIEWER),
+    Entry("POST", "/api/session", api.sign_in, PUBLIC),
+    Entry("DELETE", "/api/session", api.sign_out, VIEWER, changes=True),
+    Entry("GET", "/api/audit", api.audit, ADMIN),
+    Entry("GET", "/auth", sign_in.ways, PUBLIC),
+    Entry("GET", "/auth/login", sign_in.login, PUBLIC),
+    Entry("GET", "/auth/callback", sign_in.callback, PUBLIC),
+    Entry("GET", "/api/machines", api.machines, VIEWER),
+    Entry("GET", "/api/glances", overview.glances, VIEWER),
+    Entry("GET", "/api/lanes", overview.lanes, VIEWER),
+    Entry("GET", "/api/kpis", overview.kpis, VIEWER),
+    Entry("GET", "/api/series", api.series, VIEWER),
+    Entry("GET", "/api/alarms", api.alarms, VIEWER),
+    Entry("GET", "/api/alarms.csv", api.alarms_csv, VIEWER),
+    Entry("GET", "/api/alarms/{id:path}/evidence", api.evidence, VIEWER),
+    Entry("POST", "/api/alarms/{id:path}/{action}", api.act, OPERATOR, changes=True),
+    Entry("POST", "/api/sql", sql.sql, ENGINEER, changes=True),
+    Entry("GET", "/api/counters", api.counters, VIEWER),
+    Entry("GET", "/events", api.events, VIEWER),
+    Entry("GET", "/metrics", api.metrics, VIEWER),
     *(
-        Entry(method, f"/api/v1/{path}", endpoint, Permission.VIEW)
+        Entry(method, f"/api/v1/{path}", endpoint, VIEWER)
         for path, endpoint in (
             ("query", prometheus.query),
             ("query_range", prometheus.query_range),
@@ -86,13 +98,16 @@ ROUTES = (
         )
         for method in ("GET", "POST")
     ),
-    Entry("GET", "/healthz", api.healthy, Permission.PUBLIC),
-    Entry("GET", "/readyz", api.ready, Permission.PUBLIC),
+    Entry("GET", "/healthz", api.healthy, PUBLIC),
+    Entry("GET", "/readyz", api.ready, PUBLIC),
 )
 
 STATIC: Mapping[str, tuple[str, str, str]] = {
     "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
     "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
+    "/access.js": ("tocsin.serve", "pages/access.js", "text/javascript; charset=utf-8"),
+    "/query.js": ("tocsin.serve", "pages/query.js", "text/javascript; charset=utf-8"),
+    "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
     "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
@@ -112,13 +127,13 @@ WORDS = "/words.js"
 
 
 def build(page: PageContext, *, hosts: Collection[str], lifespan: Any = None) -> Starlette:
-    """Returns the web application: every route behind the guard that its permission asks for."""
+    """Returns the web application: every route behind the guard that asks for its role."""
     static = {path: _content(files(p).joinpath(name).read_bytes(), type) for path, (p, name, type) in STATIC.items()}
     static[WORDS] = _content(words.module(), "text/javascript; charset=utf-8")
     routes = []
-    for entry in (*ROUTES, *(Entry("GET", path, content, Permission.PUBLIC) for path, content in static.items())):
+    for entry in (*ROUTES, *(Entry("GET", path, content, PUBLIC) for path, content in static.items())):
         route = Route(entry.path, entry.endpoint, methods=[entry.method])
-        route.app = Guard(route.app, page.keys, entry.permission, page.secure)
+        route.app = Guard(route.app, page.keys, entry.needs, changes=entry.changes, secure=page.secure)
         routes.append(route)
     app = Starlette(routes=routes, lifespan=lifespan)
     app.add_middleware(Front, hosts=hosts)
@@ -201,8 +216,13 @@ def serve(
     lake folder's tables hold from before, of these ``streams`` if any are given, with the names of the ``plant``.
     """
     address = address or Address()
-    live, keys = Live(plant.machines), AccessKeys(address.token)
-    page = PageContext(title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant)
+    is_open = address.is_local and address.provider is None
+    keys = AccessKeys(address.token, Accounts(state_folder), may_be_open=is_open)
+    sign_ins = None if address.provider is None else SignIns(address.provider)
+    live = Live(plant.machines)
+    page = PageContext(
+        title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant, sign_ins=sign_ins
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -213,15 +233,15 @@ def serve(
         for task in tasks:
             task.cancel()
 
-    server = _server(build(page, hosts=address.hosts, lifespan=lifespan), address)
+    server = web_server(build(page, hosts=address.hosts, lifespan=lifespan), address)
     state_folder.mkdir(parents=True, exist_ok=True)
-    listener = _bound(address.host, address.port)
+    listener = bound(address.host, address.port)
 
     with suppress(KeyboardInterrupt):
         asyncio.run(_until_ended(server, listener, page, ready, ended))
 
 
-def _server(app: Starlette, address: Address) -> uvicorn.Server:
+def web_server(app: Starlette, address: Address) -> uvicorn.Server:
     """Returns the web server, with its limits."""
     import uvicorn
 
@@ -269,7 +289,8 @@ async def _until_ended(
     watching.cancel()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens there; `ConfigError` where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -277,7 +298,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"the page cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
+        raise ConfigError(f"nothing can be served on {host}:{port} ({error.strerror}); choose another port") from error
     listener.listen(128)
     return listener
 
@@ -352,6 +373,7 @@ def main() -> None:
 
     wanted = json.loads(sys.stdin.readline())
     given = wanted["address"]
+    given["provider"] = given["provider"] and Provider(**given["provider"])
     for name in ("tls_cert", "tls_key"):
         given[name] = given[name] and Path(given[name])
     address = Address(**given | {"allowed_hosts": tuple(given["allowed_hosts"])})

@@ -5,7 +5,7 @@ The server fills these in; the browser gets their JSON Schema with the page (`se
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -274,6 +274,25 @@ class Evidence(msgspec.Struct):
     """Latest first."""
 
 
+class QueryColumn(msgspec.Struct):
+    """A column of an answer."""
+
+    name: str
+    kind: Literal["number", "time", "text"]
+
+
+class QueryAnswer(msgspec.Struct):
+    """What `/api/sql` answers."""
+
+    rests_on: dict[str, int]
+    """The tables that were asked, with their versions."""
+    columns: list[QueryColumn]
+    rows: list[list[Any]]
+    """A cell is a number, a truth, text (times in UTC too), or null; lists and structs are as JSON has them."""
+    is_cut: bool
+    """Whether there were more rows."""
+
+
 class MachineHistory(msgspec.Struct):
     """What `/api/series` answers."""
 
@@ -343,5 +362,11 @@ class SessionInfo(msgspec.Struct):
     """What `/api/session` answers."""
 
     csrf: str
+    """What a change must carry; empty for a program with a token."""
     title: str
     version: str
+    name: str
+    """Whose it is; the audit has this name."""
+    role: str
+    signed_in: bool
+    """Whether one has to sign in, and so can sign out."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tocsin.domain.alarms import OPERATOR_ACTIONS, SEVERITIES, STATES
+from tocsin.domain.roles import ROLES
 from tocsin.serve import messages
 
 RECEIVED = (
@@ -25,6 +26,7 @@ RECEIVED = (
     messages.Evidence,
     messages.Lanes,
     messages.KeyFigures,
+    messages.QueryAnswer,
 )
 """What a browser receives, and checks."""
 
@@ -35,6 +37,7 @@ def words() -> Mapping[str, Any]:
     return {
         "STATES": dict(STATES),
         "SEVERITIES": SEVERITIES,
+        "ROLES": ROLES,
         "ACTIONS": [action for action in OPERATOR_ACTIONS if action.label],
         "SCHEMAS": schemas,
     }

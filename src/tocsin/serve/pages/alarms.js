@@ -1,4 +1,5 @@
 // The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
+import { reaches } from "/access.js";
 import { node, show, when } from "/chart.js";
 import { placeOf, rank, severityOf, shapeOf, stateOf, worded } from "/wire.js";
 import { ACTIONS } from "/words.js";
@@ -22,6 +23,7 @@ export class AlarmList {
     this.byId = new Map();
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
+    this.role = ""; // of who looks: only what they may do is offered
   }
 
   /** @param {import("/wire.js").ShownAlarm[]} all */
@@ -159,7 +161,7 @@ export class AlarmList {
     row.advice.hidden = !alarm.advice;
     row.advice.textContent = `What to do: ${alarm.advice}`;
     ACTIONS.forEach((action, i) => {
-      const fits = (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
+      const fits = reaches(this.role, action.role) && (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
         (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends) &&
         (!action.labels || alarm.label !== action.labels);
       row.buttons[i].hidden = !fits;

@@ -1,8 +1,10 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
+import { Access } from "/access.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
+import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
@@ -24,9 +26,10 @@ const lanes = new Lanes({
   called: (key) => tiles.called(key),
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
+const access = new Access(ask, begin);
+new QueryBox(access);
 let chosen = null;
 let picked = false; // whether a person chose it
-let csrf = "";
 let source = null;
 let watched = null; // the machine whose points the source gives
 let position = "";
@@ -43,8 +46,7 @@ async function ask(path, schema, options) {
 }
 
 function act(id, action, details) {
-  const headers = { "content-type": "application/json", "x-tocsin-csrf": csrf };
-  return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers, body: JSON.stringify({ by: get("by").value, ...details }) });
+  return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers: access.headers, body: JSON.stringify(details) });
 }
 
 // What is asked for by itself, again and again: that the server is away is said elsewhere (`freshen`).
@@ -55,12 +57,13 @@ async function quietly(answer) {
 async function begin() {
   try {
     const session = await ask("/api/session", "SessionInfo");
-    csrf = session.csrf;
+    access.take(session);
+    alarms.role = session.role;
     title = session.title;
     get("title").textContent = title;
     await reload();
   } catch (error) {
-    if (error.status === 401) { get("sign-in").showModal(); return; }
+    if (error.status === 401) { access.wanted(); return; }
     link("lost", "page unreachable");
     setTimeout(begin, RETRY_MS);
   }
@@ -378,19 +381,8 @@ get("theme").addEventListener("click", () => theme(document.documentElement.data
 get("filter").addEventListener("input", () => { tiles.changed = true; });
 get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog, .heat")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, dialog, .heat")) return;
   if (alarms.key(event.key)) event.preventDefault();
-});
-get("by").value = localStorage.getItem("by") || "operator";
-get("by").addEventListener("change", () => localStorage.setItem("by", get("by").value));
-get("sign-in-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  try {
-    await ask("/api/session", "", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: get("token").value }) });
-    get("token").value = "";
-    get("sign-in").close();
-    begin();
-  } catch (error) { get("sign-in-error").textContent = error.message; }
 });
 theme(localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
 begin();

@@ -6,6 +6,9 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} csrf
  * @property {string} title
  * @property {string} version
+ * @property {string} name
+ * @property {string} role
+ * @property {boolean} signed_in
  *
  * @typedef {Object} Points  columns, oldest first; time in milliseconds since 1970
  * @property {number[]} time
@@ -131,6 +134,12 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} history
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
+ *
+ * @typedef {Object} QueryAnswer
+ * @property {Object<string, number>} rests_on
+ * @property {{name: string, kind: "number"|"time"|"text"}[]} columns
+ * @property {any[][]} rows
+ * @property {boolean} is_cut
  */
 
 /** Returns the value, or throws if it is not what the schema of this name says. */
