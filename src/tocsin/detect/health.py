@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field as Setting
@@ -15,14 +16,20 @@ from pydantic import field_validator
 from tocsin.bases import Detector, Judgement, Tells
 from tocsin.batch import ACTIONS, TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers
 from tocsin.detect import _episode as episode
-from tocsin.detect._baseline import PER_SIGNAL, PROFILE
+from tocsin.detect._baseline import PER_SIGNAL, PROFILE, VIEWS
 from tocsin.domain.alarms import operator_action
 from tocsin.domain.calendars import as_us
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
+Number = TypeVar("Number", bound=np.floating)
 SIGNAL = "signal"
 STATES = pa.array(["warming", "normal", "abnormal"])
+
+
+def flat(numbers: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Returns the same numbers without their second dimension; never a copy, since they are written into."""
+    return np.reshape(numbers, -1, copy=False)
 
 
 class Health(Detector):
@@ -150,35 +157,42 @@ class Health(Detector):
             machine[episode.MUTE_FROM], machine[episode.MUTE_UNTIL] = at, as_us(action["until"])
 
     def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
-        out = np.empty((len(values), episode.OUTPUTS))
         settings = np.array(
             [
                 self.learn, self.span, self.width, self.relearn or 0, self.direction != "below",
                 self.direction != "above", self.deviation_min, self.deviation_min_percent, self.frozen,
             ], np.float64,
         )  # fmt: skip
+        verdicts = np.empty((episode.VERDICT_LINES, len(values)))
+        states, stories = np.empty(len(values), np.int8), np.empty((episode.STORY_LINES, len(values)))
+        machines, signals, profiles = (flat(state[name]) for name in ("machine", "signals", "profiles"))
+        row, residuals = (np.empty(len(self.signals) * each) for each in (episode.PER_ROW, VIEWS))
         episode.judge(
-            slots, times, values, state["machine"], state["signals"], state["profiles"], settings, out,
+            slots, times, values, machines, signals, profiles, settings, row, residuals, verdicts, states, stories,
         )  # fmt: skip
-        expected, lower, upper, score = np.ascontiguousarray(out[:, : episode.OUT_DEPTH].T)
-        return expected, lower, upper, score, *self._episodes(out.T)
+        expected, lower, upper, score = verdicts
+        return expected, lower, upper, score, *self._episodes(states, stories)
 
-    def _episodes(self, out: Floats) -> tuple[pa.Array, ...]:
+    def _episodes(self, states: episode.Signs, stories: Floats) -> tuple[pa.Array, ...]:
         """The columns of `EXTRA`; sentences are made once for each episode, not for each row."""
-        known, said = out[episode.OUT_STATE] >= 0, out[episode.OUT_REASON] != episode.NOTHING
-        states = STATES.take(pa.array(out[episode.OUT_STATE].astype(np.int32), mask=~known))
+        said, first = stories[episode.OUT_REASON] != episode.NOTHING, states[0] if len(states) else -1
+        if first >= 0 and (states == first).all():  # half the cost where it is so, as it is most often
+            state = pa.repeat(STATES[int(first)], len(states))
+        else:
+            state = STATES.take(pa.array(states, mask=states < 0))
         if not said.any():
             nothing = (pa.nulls(len(said), field.type) for field in self.EXTRA[1:])
-            return (states, *nothing)
-        since = pa.array(np.where(said, out[episode.OUT_SINCE], 0).astype(np.int64), mask=~said).view(TIME_TYPE)
-        names = np.where(said, out[episode.OUT_SIGNAL], 0).astype(np.int32)
+            return (state, *nothing)
+        since = pa.array(np.where(said, stories[episode.OUT_SINCE], 0).astype(np.int64), mask=~said).view(TIME_TYPE)
+        names = np.where(said, stories[episode.OUT_SIGNAL], 0).astype(np.int32)
         signal = pa.array(self.signals).take(pa.array(names, mask=~said))
-        parts = np.stack([out[line][said] for line in episode.SENTENCE], axis=1)
+        depth = as_numbers(np.where(said, stories[episode.OUT_DEPTH], np.nan))
+        parts = np.stack([stories[line][said] for line in episode.SENTENCE], axis=1)
         episodes, codes = np.unique(parts, axis=0, return_inverse=True)
         places = np.zeros(len(said), np.int32)
         places[said] = codes.reshape(-1)
         why = pa.array([self._why(*numbers) for numbers in episodes.tolist()], pa.string())
-        return states, since, as_numbers(out[episode.OUT_DEPTH]), signal, why.take(pa.array(places, mask=~said))
+        return state, since, depth, signal, why.take(pa.array(places, mask=~said))
 
     def _why(self, reason: float, signal: float, side: float, since: float, lower: float, upper: float) -> str:
         name, where = self.signals[int(signal)], "above" if side > 0 else "below"
