@@ -14,8 +14,6 @@ from tocsin.detect._baseline import (
     BELOW_SINCE,
     COUNT,
     DAILY,
-    FIRST_COUNT,
-    FIRST_TOTAL,
     LEVEL,
     LEVEL_SCALE,
     MEAN,
@@ -23,12 +21,9 @@ from tocsin.detect._baseline import (
     OWN,
     PER_SIGNAL,
     PER_VIEW,
-    PLATEAU,
     PROFILE,
     RESCALE,
     SCALE,
-    SECOND_COUNT,
-    SECOND_TOTAL,
     SHOWN,
     SLOPE,
     SPEAKS,
@@ -49,19 +44,65 @@ from tocsin.detect._baseline import (
     settle,
     speaking,
 )
+from tocsin.detect._machine import (
+    ABNORMAL,
+    BACK,
+    CLIMBED,
+    DEVIATION,
+    DOWNWARDS,
+    FROZEN,
+    JUMP,
+    JUMPED,
+    LAST_US,
+    LEARN,
+    LEVEL_OFF,
+    LOWER,
+    MAINTAINED,
+    MAINTAINED_FROM,
+    MISSING,
+    MUTE_FROM,
+    MUTE_UNTIL,
+    NORMAL,
+    NOTHING,
+    PER_MACHINE,
+    PER_ROW,
+    PERCENT,
+    PLATEAU_SINCE,
+    READINGS,
+    REASON,
+    RELEARN_FROM,
+    RESIDUAL,
+    SIDE,
+    SIGNAL,
+    SINCE,
+    SPAN,
+    STATE,
+    STILL,
+    STUCK,
+    TAKEN_OFF,
+    UPPER,
+    UPWARDS,
+    USUAL_US,
+    WARMING,
+    WIDTH,
+    accepted,
+    begin_plateau,
+    varies,
+    watch_plateau,
+)
+from tocsin.detect._still import (
+    ABSENT,
+    PER_STILL,
+    PLACES,
+    RUN,
+    SEEN_LAST,
+    VALUE,
+    VALUE_SINCE,
+    too_absent,
+    too_still,
+)
 from tocsin.kernels import inlined, int64, kernel, lent, score_of
 
-WARMING, NORMAL, ABNORMAL = range(3)
-"""States of a machine."""
-NOTHING, JUMPED, CLIMBED, SETTLED_THERE, TOLD_TO, MAINTAINED = range(6)
-"""Why a row is as it is: nothing to say; a reading, or the level, left its band; learnt anew by itself; or asked to."""
-BACK = 0.7
-"""An episode ends when the level is back within this share of its band."""
-SETTLED = 0.5
-"""A level has moved if its mean in the second half of a time lies further than this from the first, in standard
-deviations of the level."""
-SLOWER = 0.5
-"""A level has settled if it moved by no more than this share of what it would have, going on as since the onset."""
 STEP_MAX = 8.0
 """The level moves on after a gap as it does after this many readings."""
 STEP_MIN = 0.1
@@ -69,48 +110,35 @@ STEP_MIN = 0.1
 USUAL_READINGS = 100.0
 """Over how many readings their usual distance in time is averaged."""
 
-# Where things stand in the numbers of a machine.
-(
-    READINGS, LAST_US, USUAL_US, STATE, SINCE, SIGNAL, SIDE, REASON, LOWER, UPPER, PLATEAU_SINCE, PLATEAU_HALF,
-    RELEARN_FROM, MAINTAINED_FROM, MUTE_FROM, MUTE_UNTIL,
-) = range(16)  # fmt: skip
-PER_MACHINE = 16
-
 # What `judge` gives back of each row, apart from its state: a line each.
 (OUT_EXPECTED, OUT_LOWER, OUT_UPPER, OUT_SCORE, VERDICT_LINES) = range(5)
 # And where there is something to say (`OUT_REASON` is always set).
 (OUT_REASON, OUT_SIGNAL, OUT_SIDE, OUT_SINCE, OUT_FROM, OUT_TO, OUT_DEPTH, STORY_LINES) = range(8)
 SENTENCE = (OUT_REASON, OUT_SIGNAL, OUT_SIDE, OUT_SINCE, OUT_FROM, OUT_TO)
 
-# The settings, as the loop takes them.
-(LEARN, SPAN, WIDTH, RELEARN, UPWARDS, DOWNWARDS, DEVIATION, PERCENT, FROZEN) = range(9)
-
-# What is worked out of each signal for one row.
-(RESIDUAL, TAKEN_OFF, JUMP, LEVEL_OFF, FAR) = range(5)
-PER_ROW = 5
-PLACES = 2**62 - 1
 Signs = npt.NDArray[np.int8]
 """The state of each row; -1 where there is no reading."""
 
 
 @kernel
 def judge(
-    slots: Codes, times: Ints, values: Floats, m: Floats, k: Floats, profile: Singles, settings: Floats,
-    row: Floats, residuals: Floats, verdicts: Floats, states: Signs, stories: Floats,
+    slots: Codes, times: Ints, values: Floats, m: Floats, k: Floats, profile: Singles, still: Floats,
+    settings: Floats, row: Floats, residuals: Floats, verdicts: Floats, states: Signs, stories: Floats,
 ) -> None:  # fmt: skip
     """Judge rows in time order, then learn each; ``values`` is by row, then by signal.
 
     The numbers of all machines, of all signals and the profiles are flat: each is found by where it begins, since a
     slice of an array would cost 10 ns.
     """
-    count = values.shape[1]
     m, k, profile, settings, x = lent(m), lent(k), lent(profile), lent(settings), lent(values.reshape(-1))
-    row, residuals, verdicts, states, stories = lent(row), lent(residuals), lent(verdicts), lent(states), lent(stories)
+    verdicts, states, stories, row, residuals = lent(verdicts), lent(states), lent(stories), lent(row), lent(residuals)
+    still, count = lent(still), values.shape[1]
     learn_for, span, width, frozen = settings[LEARN], settings[SPAN], settings[WIDTH], settings[FROZEN] > 0
     for i in range(len(slots)):
         slot, at = int64(slots[i]), i * count
         # Masked so that the compiler knows it is not negative, and leaves out counting from an array's end.
         b, own, start = (slot * PER_MACHINE) & PLACES, (slot * count * PER_SIGNAL) & PLACES, slot * count * PROFILE
+        s = (slot * count * PER_STILL) & PLACES
         for line in range(VERDICT_LINES):
             verdicts[line, i] = np.nan
         stories[OUT_REASON, i] = NOTHING
@@ -121,32 +149,42 @@ def judge(
             states[i] = -1
             continue
         relearnt = NOTHING
-        if m[b + RELEARN_FROM] > 0 or m[b + STATE] == ABNORMAL:
-            relearnt = _accepted(m, b, k, own, count, times[i], settings)
+        if m[b + RELEARN_FROM] > 0 or (m[b + STATE] == ABNORMAL and m[b + REASON] < STUCK):
+            relearnt = accepted(m, b, k, own, count, times[i], settings)
         if relearnt != NOTHING:
             _say_relearnt(m, b, k, own, x, at, count, relearnt, times[i], i, verdicts, states, stories)
             for j in range(count):
                 forget(k, own + j * PER_SIGNAL, profile, start + j * PROFILE)
+            still[s : s + count * PER_STILL] = 0.0
             m[b + READINGS], m[b + STATE] = 0.0, WARMING
         elif m[b + MAINTAINED_FROM] > 0 and times[i] >= m[b + MAINTAINED_FROM]:
             _begin_afresh(m, b, k, own, count, times[i], i, verdicts, states, stories)
+            for j in range(count):
+                still[s + j * PER_STILL + RUN] = still[s + j * PER_STILL + ABSENT] = 0.0
             continue
         step = _step(m, b, times[i])
         gain = step / (step + (span - 1) / 2)
+        muted = m[b + MUTE_FROM] <= times[i] < m[b + MUTE_UNTIL]
+        clean = m[b + STATE] != ABNORMAL and not muted
         for j in range(count):
+            of = s + j * PER_STILL
+            if np.isnan(x[at + j]):
+                row[j * PER_ROW + STILL] = too_absent(still, of, learn_for)
+            else:
+                row[j * PER_ROW + STILL] = too_still(still, of, x[at + j], times[i], step >= STEP_MIN, clean, learn_for)
             _look(
                 k, own + j * PER_SIGNAL, profile, start + j * PROFILE, x[at + j], times[i], residuals, j * VIEWS, row,
                 j * PER_ROW, gain, count == 1, learn_for, width, settings,
             )  # fmt: skip
-        _verdict(m, b, k, own, count, times[i], row, settings, i, verdicts, states, stories, relearnt != NOTHING)
-        muted = m[b + MUTE_FROM] <= times[i] < m[b + MUTE_UNTIL]
+        said = relearnt != NOTHING
+        _verdict(m, b, k, own, still, s, count, times[i], row, settings, i, verdicts, states, stories, said)
         if m[b + STATE] == ABNORMAL or muted:
             for j in range(count):
                 # What happens in an episode says nothing of where the trend goes.
                 k[own + j * PER_SIGNAL + SLOPE] = k[own + j * PER_SIGNAL + MEAN_SLOPE]
-        if m[b + STATE] == ABNORMAL:
-            _watch_plateau(m, b, k, own, count, row, times[i], settings)
-        elif step >= STEP_MIN and not muted:
+        if m[b + STATE] == ABNORMAL and m[b + REASON] < STUCK:
+            watch_plateau(m, b, k, own, count, row, times[i], settings)
+        elif m[b + STATE] != ABNORMAL and step >= STEP_MIN and not muted:
             for j in range(count):
                 if not np.isnan(x[at + j]):
                     _learn(
@@ -219,22 +257,18 @@ def _share(
 
 
 @inlined
-def _varies(k: Floats, at: int) -> bool:
-    """Whether a signal was ever anything but constant (up to rounding)."""
-    return bool(k[at + SCALE] > 2e-9 * np.abs(k[at + MEAN]))
-
-
-@inlined
 def _verdict(
-    m: Floats, b: int, k: Floats, own: int, count: int, time_us: int, row: Floats, settings: Floats, i: int,
-    verdicts: Floats, states: Signs, stories: Floats, said: bool,
+    m: Floats, b: int, k: Floats, own: int, still: Floats, s: int, count: int, time_us: int, row: Floats,
+    settings: Floats, i: int, verdicts: Floats, states: Signs, stories: Floats, said: bool,
 ) -> None:  # fmt: skip
     """The signals together: root mean square of their shares over those that vary; begins and ends the episode."""
     jumps = levels = 0.0
-    judged, most, which = 0, -1.0, -1
+    judged, most, which, stillest, still_signal = 0, -1.0, -1, 0.0, -1
     for j in range(count):
+        if row[j * PER_ROW + STILL] > stillest:
+            stillest, still_signal = row[j * PER_ROW + STILL], j
         jumped, climbed = row[j * PER_ROW + JUMP], row[j * PER_ROW + LEVEL_OFF]
-        if np.isnan(jumped) or (count > 1 and not _varies(k, speaking(k, own + j * PER_SIGNAL))):
+        if np.isnan(jumped) or (count > 1 and not varies(k, speaking(k, own + j * PER_SIGNAL))):
             continue
         judged += 1
         jumps += jumped**2
@@ -249,20 +283,23 @@ def _verdict(
     jump, level = np.sqrt(jumps / judged), np.sqrt(levels / judged)
     at = speaking(k, own + which * PER_SIGNAL)
     share = max(jump, level)
-    if m[b + STATE] == ABNORMAL and jump < 1 and level < BACK:
+    if m[b + STATE] == ABNORMAL and stillest < 1 and (m[b + REASON] >= STUCK or (jump < 1 and level < BACK)):
         m[b + STATE] = NORMAL
-    elif m[b + STATE] != ABNORMAL and share >= 1:
-        _begin(m, b, k, own, count, time_us, row, which, jump >= 1, settings)
-    elif m[b + STATE] == WARMING:
+    if m[b + STATE] != ABNORMAL:
         m[b + STATE] = NORMAL
+        if share >= 1:
+            _begin(m, b, k, own, count, time_us, row, which, jump >= 1, settings)
+        elif stillest >= 1:
+            _begin_still(m, b, still, s + still_signal * PER_STILL, still_signal)
     middle, width = k[at + MEAN] + row[which * PER_ROW + TAKEN_OFF], settings[WIDTH]
     verdicts[OUT_EXPECTED, i] = middle
     verdicts[OUT_LOWER, i] = middle - reach(k, at, -1.0, width)
     verdicts[OUT_UPPER, i] = middle + reach(k, at, 1.0, width)
     states[i] = m[b + STATE]
     if m[b + STATE] == ABNORMAL:
-        verdicts[OUT_SCORE, i] = max(score_of(share), 75.0)
+        verdicts[OUT_SCORE, i] = max(score_of(max(share, stillest)), 75.0)
         stories[OUT_DEPTH, i] = (k[at + SHOWN] - k[at + MEAN]) / k[at + SCALE]
+        which = int(m[b + SIGNAL]) if m[b + REASON] >= STUCK else which
         _tell(stories, i, m[b + REASON], which, m[b + SIDE], m[b + SINCE], m[b + LOWER], m[b + UPPER])
     else:
         verdicts[OUT_SCORE, i] = min(score_of(share), 74.999)
@@ -295,80 +332,18 @@ def _begin(
     else:
         m[b + LOWER] = middle - level_reach(k, at, -1.0, width)
         m[b + UPPER] = middle + level_reach(k, at, 1.0, width)
-    _begin_plateau(m, b, k, own, count, time_us, settings)
+    begin_plateau(m, b, k, own, count, time_us, settings)
 
 
 @kernel
-def _begin_plateau(m: Floats, b: int, k: Floats, own: int, count: int, time_us: int, settings: Floats) -> None:
-    """From now on it is noted whether the levels stay where they are."""
-    m[b + PLATEAU_SINCE], m[b + PLATEAU_HALF] = time_us, settings[RELEARN] / 2
-    for j in range(count):
-        of = own + j * PER_SIGNAL
-        k[of + PLATEAU] = k[speaking(k, of) + SHOWN]
-        k[of + FIRST_TOTAL : of + SECOND_COUNT + 1] = 0.0
-
-
-@kernel
-def _watch_plateau(
-    m: Floats, b: int, k: Floats, own: int, count: int, row: Floats, time_us: int, settings: Floats
-) -> None:
-    """Note since when an episode has stayed at one level: what goes on moving is not taken for a new normal."""
-    second = time_us - m[b + PLATEAU_SINCE] >= m[b + PLATEAU_HALF]
-    for j in range(count):
-        of = own + j * PER_SIGNAL
-        at = speaking(k, of)
-        if np.isnan(row[j * PER_ROW + JUMP]) or (count > 1 and not _varies(k, at)):
-            continue
-        if np.abs(k[at + SHOWN] - k[of + PLATEAU]) > settings[WIDTH] * k[at + SCALE]:
-            _begin_plateau(m, b, k, own, count, time_us, settings)
-            return
-        half = of + (SECOND_TOTAL if second else FIRST_TOTAL)
-        k[half] += row[j * PER_ROW + RESIDUAL]
-        k[half + 1] += 1
-
-
-@kernel
-def _settled(m: Floats, b: int, k: Floats, own: int, count: int, time_us: int, settings: Floats) -> bool:
-    """Whether all levels that are away have settled: they neither moved, nor climb as slowly as before.
-
-    Where noise hides whether one still climbs, twice as long a time is looked at next.
-    """
-    unsure = False
-    for j in range(count):
-        of = own + j * PER_SIGNAL
-        at = speaking(k, of)
-        first, second = k[of + FIRST_COUNT], k[of + SECOND_COUNT]
-        if first == 0 or second == 0 or (count > 1 and not _varies(k, at)):
-            continue
-        before, after, deviation = k[of + FIRST_TOTAL] / first, k[of + SECOND_TOTAL] / second, k[at + LEVEL_SCALE]
-        noise = deviation * np.sqrt(2 * settings[SPAN] / min(first, second))
-        moved, away = np.abs(after - before), np.abs(before - k[at + MEAN])
-        if moved > SETTLED * deviation + noise:
-            _begin_plateau(m, b, k, own, count, time_us, settings)
-            return False
-        rate = away / max(m[b + PLATEAU_SINCE] + m[b + PLATEAU_HALF] / 2 - m[b + SINCE], 1.0)
-        if away > BACK * settings[WIDTH] * deviation and moved + noise > SLOWER * rate * m[b + PLATEAU_HALF]:
-            unsure = True
-    if unsure:
-        m[b + PLATEAU_HALF] *= 2
-        for j in range(count):
-            of = own + j * PER_SIGNAL
-            k[of + FIRST_TOTAL] += k[of + SECOND_TOTAL]
-            k[of + FIRST_COUNT] += k[of + SECOND_COUNT]
-            k[of + SECOND_TOTAL] = k[of + SECOND_COUNT] = 0.0
-    return not unsure
-
-
-@kernel
-def _accepted(m: Floats, b: int, k: Floats, own: int, count: int, time_us: int, settings: Floats) -> int:
-    """Whether all is to be learnt anew from this reading on, and why."""
-    if m[b + RELEARN_FROM] > 0 and time_us >= m[b + RELEARN_FROM]:
-        m[b + RELEARN_FROM] = 0.0
-        return TOLD_TO
-    lasted = time_us - m[b + PLATEAU_SINCE]
-    if settings[RELEARN] > 0 and m[b + STATE] == ABNORMAL and lasted >= 2 * m[b + PLATEAU_HALF]:
-        return SETTLED_THERE if _settled(m, b, k, own, count, time_us, settings) else NOTHING
-    return NOTHING
+def _begin_still(m: Floats, b: int, still: Floats, at: int, signal: int) -> None:
+    """An episode begins in which a signal keeps its value, or does not come."""
+    m[b + STATE], m[b + SIGNAL], m[b + SIDE] = ABNORMAL, signal, 1.0
+    if still[at + ABSENT] > 0:
+        m[b + REASON], m[b + SINCE] = MISSING, still[at + SEEN_LAST]
+    else:
+        m[b + REASON], m[b + SINCE] = STUCK, still[at + VALUE_SINCE]
+    m[b + LOWER] = m[b + UPPER] = still[at + VALUE]
 
 
 @kernel
