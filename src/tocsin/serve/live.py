@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.engine.wire import Counted, StreamColumns
@@ -75,6 +76,10 @@ class Live:
         if stream.kind == "alarms":
             self.alarms.take(rows)
             return
+        if stream.signal:
+            rows = rows.filter(_of_a_signal(rows, stream))
+            if not rows.num_rows:
+                return
         names = named(rows, stream.machine)
         for column in stream.values[:SIGNALS_MAX]:
             self._take_values(stream, *placed(stream, rows, names, column), rows, column, now_s)
@@ -323,3 +328,11 @@ def _floats(column: pa.ChunkedArray) -> Points:
     if pt.is_boolean(column.type):
         column = column.cast(pa.int8())
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def _of_a_signal(rows: pa.Table, stream: StreamColumns) -> pa.ChunkedArray:
+    """Whether each row has a signal, or a value: that a machine is silent has neither, and shows by its alarm."""
+    has = rows.column(stream.signal).is_valid()
+    for name in stream.values:
+        has = pc.or_(has, rows.column(name).is_valid())
+    return has
