@@ -282,13 +282,12 @@ class SourceTask:
             except Unavailable as error:  # what the decoder asks is away; the batch is kept, and the offset stays
                 self._wait(error)
                 return False
+            if is_over:
+                self._end(one)
             one.undecoded = None
             moved = True
             one.offset = self._offsets[one.split.name] = offset
             one.next_s = began_s + PACE_S if len(batch) < ROWS_FEW else 0.0
-            if is_over:
-                self._ended.add(one.split.name)
-                self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
             with self._lock:
                 one.waiting += 1
             self._put(Rows(one.split.name, batch, offset, traced))
@@ -296,6 +295,15 @@ class SourceTask:
                 self._done = True
                 self._put(Finished())
         return moved
+
+    def _end(self, one: _Open) -> None:
+        """Open the splits that come after it: they hold the watermark before its end lets it go."""
+        self._ended.add(one.split.name)
+        try:
+            self._look_for_splits()
+        except Unavailable:
+            self._ended.discard(one.split.name)  # nobody has heard of its end: it is read once more
+            raise
 
     def _decoded(self, one: _Open, batch: Batch) -> Traced | None:
         if self._decoder is None or batch.port != OUT:
