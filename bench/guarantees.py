@@ -9,8 +9,9 @@ one, the server stopped in turn as an operator and as a crash does it), `mongodb
 MongoDB to two tables of a real PostgreSQL, written together), `kafka` (a topic of a real Apache Kafka to another one,
 in `guarantees_kafka.py`), `http` (posts with an `Idempotency-Key` to a Delta table, repeated until they are answered).
 With `mqtt`, `postgres`, `kafka` and `http` a proxy stands between tocsin and the other side, which refuses, drops,
-delays or half-closes once in each life of the engine. Ends with one JSON line; the exit status says whether each part
-kept its promise.
+delays or half-closes once in each life of the engine. A life is counted from when the engine reads, but for each
+fourth. What `http` never answered is no loss, but a fault all the same: `unanswered`. Ends with one JSON line; the exit
+status says whether each part kept its promise.
 """
 
 from __future__ import annotations
@@ -251,14 +252,17 @@ def live(
     child = engine(pipeline.plan()) if early else ready_engine(pipeline.plan())
     bursts = [numbers[at : at + BURST] for at in range(0, len(numbers), BURST)]
     until_s = time.monotonic() + life_s
-    for i, burst in enumerate(bursts):
-        if restarts and i == len(bursts) // 2:
-            part.restart()
-        if part.network is not None and i == cut[0] % len(bursts):
-            part.network.trouble(cut[1])
-        part.send(burst)
-        time.sleep(max(0.0, until_s - time.monotonic()) / (len(bursts) - i))
-    if not os.WIFSIGNALED(end(child, signal.SIGKILL)):
+    try:
+        for i, burst in enumerate(bursts):
+            if restarts and i == len(bursts) // 2:
+                part.restart()
+            if part.network is not None and i == cut[0] % len(bursts):
+                part.network.trouble(cut[1])
+            part.send(burst)
+            time.sleep(max(0.0, until_s - time.monotonic()) / (len(bursts) - i))
+    finally:
+        was_killed = os.WIFSIGNALED(end(child, signal.SIGKILL))
+    if not was_killed:
         raise SystemExit("the engine ended by itself")
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -389,3 +393,39 @@ def test_a_table_that_is_written(postgres: Postgres, role: str, tmp_path: Path) 
         assert is_on_page(one.reason("sinks") or ""), one.reason("sinks")
         postgres.execute(f"alter table {role}.copy alter n type bigint using n::bigint")
         one.until(lambda: [3] in [[n] for (n,) in postgres.execute(f"select n from {role}.copy")])
+
+
+@pytest.fixture
+def small_disk(postgres: Postgres, role: str) -> Iterator[str]:
+    """A tablespace with room for 1 MB, for tables of the schema of ``role``."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root on Linux may mount a file system")
+    name = f"small_{secrets.token_hex(4)}"
+    folder = postgres.folder / name
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+    shutil.chown(folder, "nobody")
+    postgres.execute(f"create tablespace {name} location '{folder}'")
+    yield name
+    for statement in (f"drop schema {role} cascade", "checkpoint", f"drop tablespace {name}"):
+        postgres.execute(statement)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_of_the_server_that_is_full(postgres: Postgres, role: str, small_disk: str, tmp_path: Path) -> None:
+    postgres.execute(f"create table {role}.copy (n bigint) tablespace {small_disk}")
+    postgres.execute(f"create table {role}.ballast (t text storage plain) tablespace {small_disk}")
+    fill = (
+        f"do $$ begin insert into {role}.ballast values (repeat('x', 7000)); exception when disk_full then null; end $$"
+    )
+    for _ in range(150):
+        postgres.execute(fill)
+    sink = {"url": postgres.url, "user": USER, "password": PASSWORD, "table": f"{role}.copy"}
+    with running(of_postgres(postgres, role, tmp_path, [{"postgres": sink}])) as one:
+        one.until(lambda: one.reason("sinks"))
+        assert is_on_page(one.reason("sinks") or ""), one.reason("sinks")
+        assert "No space left on device" in (one.reason("sinks") or "")
+        postgres.execute(f"drop table {role}.ballast")
+        one.until(lambda: postgres.execute(f"select n from {role}.copy") == [(1,)])
