@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -40,6 +40,8 @@ class Kafka(ClusterSettings, Source):
     >>> source.topics, source.output_schema().names[-3:]
     (('plant.telemetry',), ['key', 'sent', 'attributes'])
     """
+
+    PROMISE: ClassVar[str] = "exactly once, of committed records"
 
     topics: Many[str]
     """What to read; one topic or several."""

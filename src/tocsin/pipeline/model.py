@@ -13,6 +13,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.contracts import Operator
+from tocsin.pipeline.assets import Assets
 from tocsin.pipeline.parts import ADecoder, AKey, AnOperator, ASink, ASource, ATime, delta_table
 from tocsin.pipeline.plan import Plan
 from tocsin.settings import Many, Settings
@@ -156,6 +157,8 @@ class Pipeline(Settings):
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
     """What the live page shows."""
+    assets: Assets = Assets()
+    """Where machines stand, and what people call them and their signals."""
     jobs: Mapping[Name, ScheduledJob] = {}
     """What is done to schedules of their own, by name: loads, and housekeeping."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -20,16 +21,18 @@ from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.serve.access import COOKIE, AccessKeys, address_of, refused
 from tocsin.serve.hub import VIEWERS_MAX, Hub
-from tocsin.serve.live import Live
-from tocsin.serve.messages import Alarms, Evidence, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
-from tocsin.serve.series import pack
+from tocsin.serve.live import TABLES_LAG_S, Live
+from tocsin.serve.machine import MachineView
+from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
+from tocsin.serve.scores import ScoreCells
+from tocsin.serve.series import POINTS_MAX
 
 BODY_BYTES_MAX = 16 * 2**10
 _TEXT_MAX = 500
 _SHELVE_S_MAX = 30 * 86_400
 _PARTS = 600
 NO_TABLES = "there is no past: this pipeline has written no table yet"
-_TIME_MS_MAX = 4_102_444_800_000  # 2100
+TIME_MS_MAX = 4_102_444_800_000  # 2100
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class PageContext:
     """Where the tables are."""
     streams: Collection[StreamColumns] = ()
     """What is shown of them; all if none is given."""
+    plant: Plant = NO_PLANT
+    """What people call machines and signals, and where machines stand."""
+    scores: ScoreCells = field(default_factory=ScoreCells)
+    """What has been read of the tables for the heat map."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,7 +113,7 @@ async def sign_in(request: Request) -> Response:
 
 async def machines(request: Request) -> Response:
     page = page_of(request)
-    return answer(Machines(page.hub.position, page.live.snapshot()))
+    return answer(Machines(page.hub.position, page.live.tiles(), page.plant.signals))
 
 
 async def series(request: Request) -> Response:
@@ -114,14 +121,27 @@ async def series(request: Request) -> Response:
     name = request.query_params.get("machine", "")
     if "from" in request.query_params or "to" in request.query_params:
         return await _history(page, name, request.query_params)
-    machine = page.live.machines.get(name)
+    machine = page.live.keep(name)
     if machine is None:
         return refused(404, "no such machine; /api/machines lists them")
-    series = [
-        MachineSeries(one.id, one.machine, one.signal, one.stream, points=pack(one.points()))
-        for one in machine.series.values()
-    ]
-    return answer(MachineHistory(page.hub.position, name, series))
+    again_s = 0.0 if machine.is_whole else await _recall(page, machine)
+    series = [one.told(one.points()) for one in machine.series.values()]
+    note = f"{len(machine.left_out)} more signals of {name} are not shown." if machine.left_out else ""
+    if not machine.is_whole and page.lake_folder is None:
+        note = f"{note} What came before you chose {name} is not shown: no table holds it.".strip()
+    return answer(MachineHistory(page.hub.position, name, series, note, again_s))
+
+
+async def _recall(page: PageContext, machine: MachineView) -> float:
+    """Put what the tables hold before what was heard of a machine; returns after how long they will hold more, or 0."""
+    from tocsin.serve.history import history
+
+    span, asked_s = machine.recent_ms(), time.monotonic()
+    if page.lake_folder is None or not page.lake_folder.is_dir() or span is None:
+        return 0.0
+    past = await asyncio.to_thread(history, page.lake_folder, page.streams, machine.name, *span, POINTS_MAX)
+    page.live.recall(machine, past, asked_s)
+    return 0.0 if machine.is_whole else TABLES_LAG_S
 
 
 async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) -> Response:
@@ -132,7 +152,7 @@ async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) ->
         begin, end, parts = int(asked["from"]), int(asked["to"]), int(asked.get("points", _PARTS))
     except (KeyError, ValueError):
         return refused(422, "a range needs from and to, in milliseconds since 1970, and may have points")
-    if not (0 <= begin < end <= _TIME_MS_MAX and 0 < parts <= PARTS_MAX):
+    if not (0 <= begin < end <= TIME_MS_MAX and 0 < parts <= PARTS_MAX):
         return refused(422, f"from must come before to, and points be 1 to {PARTS_MAX}")
     if page.lake_folder is None or not page.lake_folder.is_dir():
         return refused(404, NO_TABLES)
@@ -152,7 +172,7 @@ async def alarms_csv(request: Request) -> Response:
     page = page_of(request)
     if page.lake_folder is None or not page.lake_folder.is_dir():
         return refused(404, NO_TABLES)
-    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder)
+    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder, page.plant.machines)
     name = {"content-disposition": 'attachment; filename="alarms.csv"', "cache-control": "no-store"}
     return Response(text, media_type="text/csv; charset=utf-8", headers=name)
 
@@ -297,10 +317,18 @@ async def events(request: Request) -> Response:
         return refused(503, f"more than {VIEWERS_MAX} pages are open")
     after = request.headers.get("last-event-id") or request.query_params.get("after", "")
     return StreamingResponse(
-        page.hub.messages(after, lambda: page.keys.admits(request.headers)),
+        _watching(page, after, request),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
+
+
+async def _watching(page: PageContext, after: str, request: Request) -> AsyncIterator[bytes]:
+    """Gives the messages for one viewer, who may look at one machine."""
+    machine = request.query_params.get("machine", "")
+    with page.live.watched(machine):
+        async for message in page.hub.messages(after, lambda: page.keys.admits(request.headers), machine):
+            yield message
 
 
 T = TypeVar("T")

@@ -29,11 +29,12 @@ from starlette.routing import Route
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, prometheus, words
+from tocsin.serve import api, overview, prometheus, words
 from tocsin.serve.access import AccessKeys, Address, Front, Guard, Permission
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
+from tocsin.serve.messages import NO_PLANT, Plant
 from tocsin.serve.past import newest
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ ROUTES = (
     Entry("GET", "/api/session", api.session, Permission.VIEW),
     Entry("POST", "/api/session", api.sign_in, Permission.PUBLIC),
     Entry("GET", "/api/machines", api.machines, Permission.VIEW),
+    Entry("GET", "/api/glances", overview.glances, Permission.VIEW),
+    Entry("GET", "/api/lanes", overview.lanes, Permission.VIEW),
+    Entry("GET", "/api/kpis", overview.kpis, Permission.VIEW),
     Entry("GET", "/api/series", api.series, Permission.VIEW),
     Entry("GET", "/api/alarms", api.alarms, Permission.VIEW),
     Entry("GET", "/api/alarms.csv", api.alarms_csv, Permission.VIEW),
@@ -91,6 +95,8 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
+    "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
+    "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),
     "/story.js": ("tocsin.serve", "pages/story.js", "text/javascript; charset=utf-8"),
     "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
@@ -175,7 +181,7 @@ async def tick(page: PageContext) -> None:
     """Publish what has changed, four times a second."""
     while True:
         await asyncio.sleep(TICK_S)
-        page.hub.publish(page.live.changes())
+        page.hub.publish(page.live.changes(), page.live.new_points())
 
 
 def serve(
@@ -185,18 +191,18 @@ def serve(
     *,
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
+    plant: Plant = NO_PLANT,
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
     It hears the engine (`engine.feed.PageFeed`) on the socket ``page.sock`` in the state folder, and shows what the
-    lake folder's tables hold from before, of these ``streams`` if any are given.
+    lake folder's tables hold from before, of these ``streams`` if any are given, with the names of the ``plant``.
     """
     address = address or Address()
-    page = PageContext(
-        title, state_folder, Live(), Hub(), AccessKeys(address.token), address.secure, lake_folder, streams
-    )
+    live, keys = Live(plant.machines), AccessKeys(address.token)
+    page = PageContext(title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -307,6 +313,7 @@ def start(
     *,
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
+    plant: Plant = NO_PLANT,
 ) -> Running:
     """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
@@ -325,6 +332,7 @@ def start(
         "title": title,
         "address": asdict(address),
         "streams": msgspec.to_builtins(tuple(streams)),
+        "plant": msgspec.to_builtins(plant),
     }
     process.stdin.write(json.dumps(wanted, default=str) + "\n")
     process.stdin.flush()
@@ -366,7 +374,8 @@ def main() -> None:
         os.nice(5)  # the engine comes first
     try:
         names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[StreamColumns, ...])}
-        serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
+        plant = msgspec.convert(wanted.get("plant", {}), Plant)
+        serve(Path(wanted["state"]), lake, address, **names, plant=plant, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201
         sys.exit(1)

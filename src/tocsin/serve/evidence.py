@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from pyarrow.csv import write_csv
 from tocsin.engine.wire import StreamColumns
 from tocsin.errors import UnknownName
 from tocsin.lake.read import quoted, snapshot
+from tocsin.pipeline.plan import Asset
+from tocsin.serve.alarm_list import owner
 from tocsin.serve.desk import list_alarms, rows
 from tocsin.serve.history import history
 from tocsin.serve.past import kept
@@ -32,6 +35,10 @@ IN_CSV = (
     "started", "time", "key", "signal", "rule", "severity", "state", "mode", "value", "expected", "limit", "unit",
     "message", "event", "by", "reason", "label", "id",
 )  # fmt: skip
+
+NO_ASSETS: Mapping[str, Asset] = MappingProxyType({})
+STAND = ("area", "line", "name")
+"""Columns beside them that say where a machine stands, where that is known."""
 
 Answer = dict[str, Any]
 """``rests_on``: the tables with their versions; and the answer, as JSON."""
@@ -137,8 +144,10 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
     }
 
 
-def alarms_as_csv(folder: Path) -> bytes:
+def alarms_as_csv(folder: Path, assets: Mapping[str, Asset] = NO_ASSETS) -> bytes:
     """Returns the newest row of each alarm there was, latest first, as CSV with a header, for a spreadsheet.
+
+    Where it is known where machines stand, columns ``area``, ``line`` and ``name`` say it.
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
     """
@@ -147,8 +156,12 @@ def alarms_as_csv(folder: Path) -> bytes:
         return (",".join(f'"{name}"' for name in IN_CSV) + "\n").encode()
     listed = pa.concat_tables(tables)
     columns = {name: listed[name].cast(pa.string()) for name in IN_CSV}
+    if assets:
+        stand = [assets.get(owner(key, assets)) or Asset(key) for key in columns["key"].to_pylist()]
+        columns |= {name: pa.array([getattr(one, name) for one in stand], pa.string()) for name in STAND}
     for name, texts in columns.items():
-        if listed.schema.field(name).type == pa.string() or pa.types.is_dictionary(listed.schema.field(name).type):
+        kind = pa.string() if name in STAND else listed.schema.field(name).type
+        if kind == pa.string() or pa.types.is_dictionary(kind):
             columns[name] = pc.replace_substring_regex(texts, r"^([=+\-@\t\r])", r"'\1")
     sink = pa.BufferOutputStream()
     write_csv(pa.table(columns), sink)

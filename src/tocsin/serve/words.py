@@ -16,11 +16,15 @@ from tocsin.serve import messages
 RECEIVED = (
     messages.SessionInfo,
     messages.Machines,
+    messages.Glances,
     messages.Alarms,
     messages.MachineHistory,
     messages.Figures,
     messages.Changes,
+    messages.NewPoints,
     messages.Evidence,
+    messages.Lanes,
+    messages.KeyFigures,
 )
 """What a browser receives, and checks."""
 

@@ -15,9 +15,10 @@ const unacknowledged = (alarm) => stateOf(alarm).unacknowledged;
 const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
-  // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something.
-  constructor(host, { goTo, explain, send, announce, toast }) {
-    Object.assign(this, { host, goTo, explain, send, announce, toast });
+  // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something;
+  // `called` says what people call a machine.
+  constructor(host, { goTo, explain, send, announce, toast, called }) {
+    Object.assign(this, { host, goTo, explain, send, announce, toast, called });
     this.byId = new Map();
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
@@ -72,12 +73,12 @@ export class AlarmList {
   }
 
   // Paints those that are wanted and have the text in them; returns how many alarms there are of which kind.
-  paint(wanted, text) {
+  paint(wanted, text, standsThere) {
     const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const fits = (alarm) => [alarm.machine, alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
-    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm)).sort((a, b) =>
+    const fits = (alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
+    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
     const keep = new Set(shown.map((alarm) => alarm.id));
@@ -147,7 +148,7 @@ export class AlarmList {
     Object.assign(row.root.dataset, { severity, active: active(alarm), open: open(alarm), state: alarm.state, id: alarm.id });
     Object.assign(row.pill.dataset, { severity: open(alarm) ? severity : "", status: open(alarm) ? "alarm" : "silent", active: active(alarm) });
     row.pill.textContent = `${shapeOf(severity)} ${severity}`;
-    row.where.textContent = placeOf(alarm);
+    row.where.textContent = placeOf(alarm, this.called(alarm.machine));
     row.where.title = "Show the signal at the moment it began";
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
