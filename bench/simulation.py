@@ -11,12 +11,17 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "simulation"))
 
+import sharing
 import simulation
+import wires
 
 CHUNK = 50
+FEWER = 10
+"""One seed of so many is also run with shards, senders and foreign transactions, and with two engines of a group."""
 
 
 def failures(seeds: range) -> list[str]:
@@ -24,16 +29,25 @@ def failures(seeds: range) -> list[str]:
     simulation.quiet()
     found = []
     for seed in seeds:
-        try:
-            simulation.simulate(seed)
-        except simulation.Broken as error:
-            found.append(str(error))
+        schedules = [simulation.simulate, *([wires.simulate, sharing.simulate] if seed % FEWER == 0 else [])]
+        for schedule in schedules:
+            try:
+                schedule(seed)
+            except simulation.Broken as error:
+                found.append(str(error))
     return found
 
 
 def caught(mutant: str) -> int | None:
     simulation.quiet()
-    return simulation.caught(mutant, range(1000))
+    (module,) = (module for module in (wires, sharing, simulation) if mutant in mutants(module))
+    return module.caught(mutant, range(1000))
+
+
+def mutants(module: Any) -> list[str]:
+    if module is simulation:
+        return [*simulation.MUTANTS, *simulation.DELTA_MUTANTS, *simulation.LOAD_MUTANTS]
+    return [*module.MUTANTS]
 
 
 def chunks(first: int, count: int) -> Iterator[range]:
@@ -55,8 +69,8 @@ def main() -> None:
                 print(text, file=sys.stderr)
             print(f"\r{min(i * CHUNK, settings.seeds)} seeds, {len(broken)} failures", end="", file=sys.stderr)
         print(file=sys.stderr)
-        mutants = [*simulation.MUTANTS, *simulation.DELTA_MUTANTS, *simulation.LOAD_MUTANTS]
-        results = dict(zip(mutants, pool.map(caught, mutants), strict=True))
+        planted = [mutant for module in (simulation, wires, sharing) for mutant in mutants(module)]
+        results = dict(zip(planted, pool.map(caught, planted), strict=True))
     for mutant, seed in results.items():
         print(f"{mutant}: {'not found' if seed is None else f'found by seed {seed}'}", file=sys.stderr)
     figures = {

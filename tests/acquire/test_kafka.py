@@ -301,6 +301,30 @@ def test_partitions_that_others_were_given_end_the_attempt(kafka: Kafka) -> None
         consumer.close()
 
 
+def test_others_wait_for_a_checkpoint_however_long_it_takes(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a client may go without a poll; meanwhile the group hears how far we are, should we die now."""
+    monkeypatch.setattr(kafka_group, "MAX_POLL_MS", 1_500)
+    topic = kafka.topic(2)
+    for partition in range(2):
+        kafka.send(topic, numbered(*range(100 * partition, 100 * partition + 50)), partition=partition)
+    source = Source(brokers=kafka.address, topics=topic, group=topic, session_timeout=1_500_000)
+    with reading(source, world(tmp_path / "one")) as one:
+        one.until(lambda: len(one.rows) == 100)
+        connection: Any = one.connection
+        with reading(source, world(tmp_path / "two")) as two:
+            until(lambda: any(part.revoked for part in connection._partitions.values()), "the other is to have one")
+            begin_s = time.monotonic()
+            two.until(lambda: time.monotonic() > begin_s + 2.0)
+            assert not two.readers
+            one.acknowledge()
+            until(lambda: kafka.committed(topic, topic) == {0: 50, 1: 50}, "the group knows how far we are")
+            one.turn()
+            two.until(lambda: len(two.readers) == 1)
+            assert (len(one.readers), two.rows) == (1, [])
+
+
 def test_two_processes_with_one_name_are_told_apart(kafka: Kafka, tmp_path: Path) -> None:
     topic = kafka.topic()
     kafka.send(topic, numbered(1))

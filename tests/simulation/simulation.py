@@ -14,8 +14,8 @@ import logging
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,16 @@ from tocsin.engine.outbox import Relay
 from tocsin.engine.recovery import Attempt, Effects
 from tocsin.engine.sink_task import SinkTask
 from tocsin.engine.source_task import SourceTask
-from tocsin.errors import AlreadyRunning, DiskTrouble, DurabilityError, StateError, TocsinError, Undelivered, Unwritten
+from tocsin.errors import (
+    AlreadyRunning,
+    DiskTrouble,
+    DurabilityError,
+    SourceError,
+    StateError,
+    TocsinError,
+    Undelivered,
+    Unwritten,
+)
 from tocsin.lake.log import Log
 from tocsin.output.delta import Delta, DeltaWriter
 from tocsin.pipeline.plan import Plan, SinkNode, SourceNode, Step
@@ -158,8 +167,15 @@ class Watched(EmbeddedRunner):
 def simulate(seed: int, mutant: str = "", tables: str = "") -> None:
     """One schedule; `Broken` with the invariant and the schedule if the run differs from the oracle's."""
     world = Plant(seed, faults=0, mutant=mutant)
-    try:
+    with told(seed, world.trace):
         _simulate(world, seed, tables)
+
+
+@contextmanager
+def told(seed: int, trace: Sequence[str]) -> Iterator[None]:
+    """What goes wrong in a schedule is `Broken`, with the seed and all faults that there were."""
+    try:
+        yield
     except (
         Broken,
         TocsinError,
@@ -171,7 +187,7 @@ def simulate(seed: int, mutant: str = "", tables: str = "") -> None:
         pa.ArrowException,
     ) as e:
         text = e if isinstance(e, Broken) else f"{type(e).__name__}: {e}"
-        raise Broken(f"seed {seed}: {text}\nschedule: {'; '.join(world.trace)}") from e
+        raise Broken(f"seed {seed}: {text}\nschedule: {'; '.join(trace)}") from e
 
 
 def _simulate(world: Plant, seed: int, tables: str) -> None:
@@ -208,6 +224,17 @@ def _simulate(world: Plant, seed: int, tables: str) -> None:
 
 def _process(world: Plant, plan: Plan, effects: Effects) -> bool:
     """One life of the process; whether it came to the end of the input."""
+    if not life(world, plan, effects):
+        return False
+    last = world.records.last()
+    ended = last is not None and all(last.watermarks.get(id) == END for id in ("topic/a", "topic/b", "mqtt/0"))
+    pending = [i for i in world.records.outbox.get("bell", {}) if ("bell", i) not in world.records.done]
+    waits = plan.is_bounded() and last is not None and any(last.staged.values())  # a load, stopped at its very end
+    return ended and not pending and not waits
+
+
+def life(world: Plant, plan: Plan, effects: Effects) -> bool:
+    """One life of the process; whether it ended by itself, and well."""
     world.boot()
     runner = Watched(plan, effects)
 
@@ -239,13 +266,9 @@ def _process(world: Plant, plan: Plan, effects: Effects) -> bool:
         return False  # gave up after some retries: started again by hand
     except StateError:
         raise
-    except (OSError, sqlite3.OperationalError, Unwritten, Undelivered):
+    except (OSError, sqlite3.OperationalError, SourceError, Unwritten, Undelivered):
         return False  # gave up after some retries: started again by hand
-    last = world.records.last()
-    ended = last is not None and all(last.watermarks.get(id) == END for id in ("topic/a", "topic/b", "mqtt/0"))
-    pending = [i for i in world.records.outbox.get("bell", {}) if ("bell", i) not in world.records.done]
-    waits = plan.is_bounded() and last is not None and any(last.staged.values())  # a load, stopped at its very end
-    return ended and not pending and not waits
+    return True
 
 
 def _compare(world: Plant, number: int, tables: str) -> None:

@@ -76,9 +76,10 @@ class Registry(Settings):
         try:
             answer = httpx.get(f"{self.url}{path}", auth=auth, verify=verify, timeout=TIMEOUT_S)
         except httpx.HTTPError as error:
-            raise Unavailable(f"{self.url}: {error or type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"the schema registry {self.url} does not answer ({why})") from error
         if answer.status_code == 429 or answer.status_code >= 500:
-            raise Unavailable(f"{self.url} is busy (status {answer.status_code})")
+            raise Unavailable(f"the schema registry {self.url} is busy (status {answer.status_code})")
         if answer.status_code == 404:
             raise Bad(reason, f"the registry knows no {what}")
         if not answer.is_success:

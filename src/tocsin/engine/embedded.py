@@ -277,7 +277,7 @@ class EmbeddedRunner(Runner):
         return Checkpoint(
             epoch=epoch,
             watermarks={id: us for id, us in watermarks.items() if id not in gone},
-            offsets={id: offset for id, offset in offsets.items() if id not in gone},
+            offsets=offsets,  # also of splits given away: until the other side knows how far they were read, only we do
             states={id: place for id, place in states.items() if id.rpartition("/")[0] not in gone},
             staged={
                 id: (*task.staged(), *([staged[id]] if id in staged else ())) for id, task in attempt.sinks.items()

@@ -280,6 +280,8 @@ class SourceTask:
                 while one.waiting < AHEAD and one.split.name not in self._ended and self._hand_over(one):
                     moved = True
             except Unavailable as error:  # what the decoder asks is away; the batch is kept, and the offset stays
+                if one.is_over and not one.ahead:
+                    raise  # it was not the decoder: see `_end`
                 self._wait(error)
                 return False
         return moved
@@ -308,11 +310,10 @@ class SourceTask:
         if taken is None:
             return False
         batch, offset, traced = taken
-        one.offset = self._offsets[one.split.name] = offset
         is_last = one.is_over and not one.ahead
         if is_last:
-            self._ended.add(one.split.name)
-            self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
+            self._end(one)
+        one.offset = self._offsets[one.split.name] = offset
         with self._lock:
             one.waiting += 1
         self._put(Rows(one.split.name, batch, offset, traced))
@@ -320,6 +321,15 @@ class SourceTask:
             self._done = True
             self._put(Finished())
         return True
+
+    def _end(self, one: _Open) -> None:
+        """Open the splits that come after it: they hold the watermark before its end lets it go."""
+        self._ended.add(one.split.name)
+        try:
+            self._look_for_splits()
+        except Unavailable:
+            self._ended.discard(one.split.name)  # nobody has heard of its end: it is read once more
+            raise
 
     def _look_for_splits(self) -> None:
         """Open splits that are new and whose parents have ended; let go of those that are given away."""

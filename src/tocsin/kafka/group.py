@@ -45,7 +45,8 @@ CONSUME_FEW, FILL_S = 100, 0.01
 ROWS_MAX, BYTES_MAX = 200_000, 64 * 2**20
 """So much waits for those who poll, in all partitions together."""
 MAX_POLL_MS = 300_000
-"""So long may a checkpoint take that others wait for, before they get our partitions all the same."""
+"""So long the thread may go without a poll. The library does not count while partitions are given away: others wait for
+our checkpoint, however long it takes."""
 METADATA_MS = 5_000
 """How often new partitions are looked for."""
 FETCH_BACKOFF_MS = 5
@@ -302,14 +303,20 @@ class GroupConnection:
                 one.revoked = True
                 one.waiting.clear()
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._closing or self._trouble is not None or not any(one.open for one in some)
-            )
+        while not self._are_let_go(some):
+            self._note(consumer)  # should we die before the checkpoint, others go on from here
         self._note(consumer, wait=True)
         with self._changed:
             for name in names:
                 self._partitions.pop(name, None)
         consumer.incremental_unassign(given)
+
+    def _are_let_go(self, some: Sequence[Partition]) -> bool:
+        """Wait a moment for it."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._closing or self._trouble is not None or not any(one.open for one in some), POLL_S
+            )
 
     def _on_lost(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Others have had these partitions for a while: what came since the last checkpoint is theirs."""

@@ -153,6 +153,8 @@ class KafkaWriter(Spooled):
         """The epoch that was published last."""
         self._refusal: SinkError | None = None
         self._undelivered: KafkaError | None = None
+        self._is_committing = False
+        """Whether the cluster was asked to commit the transaction that was begun last."""
         self.refused = 0
         """How many rows were not sent, because of their topic or their size."""
 
@@ -169,8 +171,11 @@ class KafkaWriter(Spooled):
                 self.__dict__.pop("_group", None)
                 raise Unavailable(f"{self._settings.cluster} did not end a transaction within {PATIENCE_S:g} s")
         except KafkaException as error:
+            told = self._undelivered or error.args[0]
+            if not self._is_committing or self._undelivered is not None:
+                self._keep(published=self._at)  # it has not come to be: the library commits only what arrived whole
             self._give_up()
-            raise self._told(self._undelivered or error.args[0]) from error
+            raise self._told(told) from error
         self._keep(published=epoch)
         self._at = epoch
 
@@ -246,9 +251,11 @@ class KafkaWriter(Spooled):
             self._group.commit(offsets=[TopicPartition(topic, 0, 0) for topic in topics], asynchronous=False)
 
     def _transact(self, producer: Producer, epoch: int, rows: pa.Table) -> None:
+        self._is_committing = False
         producer.begin_transaction()
         topics = self._send(producer, rows)
         self._position(producer, epoch, topics)
+        self._is_committing = True
         producer.commit_transaction(COMMIT_S)
 
     def _send(self, producer: Producer, rows: pa.Table) -> list[str]:
