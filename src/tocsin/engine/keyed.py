@@ -20,8 +20,11 @@ from tocsin.batch import Batch, Ints, empty
 from tocsin.contracts import Channel, Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
-from tocsin.pipeline.plan import Plan
+from tocsin.objects.store import is_remote
+from tocsin.pipeline.plan import Plan, SinkNode
 
+SOURCES = ("files", "simulate")
+"""The sources that are read where keys are spread."""
 _LENGTH_BYTES = 8
 """Of the number that says how long the head of a state is."""
 _HEAD = b"tocsin"
@@ -48,17 +51,30 @@ def refusals(plan: Plan) -> list[str]:
         for origin in plan.sources
         if not origin.source.REPLAYABLE
     ]
+    said += [
+        f"{origin.id}: {origin.source.name()} is not read there yet; {' and '.join(SOURCES)} are"
+        for origin in plan.sources
+        if origin.source.REPLAYABLE and origin.source.name() not in SOURCES
+    ]
     for step in plan.steps:
         if step.operator.ACROSS_KEYS:
             said.append(f"{step.id}: {step.operator.ACROSS_KEYS}; its keys cannot be spread, run it embedded")
         elif type(step.operator).shard is not Operator.shard:
             said.append(f"{step.id}: it shares its state among several keys; run it embedded, behind the table")
-    said += [
-        f"{target.id}: messages leave by the outbox of an embedded process; write to a table and let one read that"
-        for target in plan.sinks
-        if isinstance(target.part, Channel)
-    ]
+    said += [sentence for target in plan.sinks if (sentence := _refused(target)) is not None]
     return said
+
+
+def _refused(target: SinkNode) -> str | None:
+    if isinstance(target.part, Channel):
+        return (
+            f"{target.id}: messages leave by the outbox of an embedded process; write to a table and let one read that"
+        )
+    name, path = target.part.name(), str(getattr(target.part, "path", ""))
+    if name != "delta" or is_remote(path):
+        what = f"{name} at an address" if name == "delta" else name
+        return f"{target.id}: {what} is not written there yet; delta in a folder that all machines share is"
+    return None
 
 
 def group_of(rows: pa.RecordBatch, groups: int) -> Ints:

@@ -2,5 +2,5 @@
 
 import builtins
 
-# A worker of PyFlink puts a method in the place of `print`, and numba, which looks for the real one, cannot be imported.
+# A worker of PyFlink puts a method in the place of `print`; numba looks for the real one, or cannot be imported.
 builtins.print = getattr(getattr(print, "__self__", None), "_print", print)

@@ -121,4 +121,3 @@ class Cluster:
     def _tail(self, name: str) -> str:
         lines = (self.folder / "log" / f"{name}.out").read_text(errors="replace").splitlines()
         return "\n".join(lines[-LOGGED_WHOLE:])
-

@@ -1,4 +1,4 @@
-"""The three functions of a job: each wakes what does the work (a reader, a group, a sink) with the state that Flink has.
+"""The three functions of a job: each wakes what does the work (reader, group, sink) with the state that Flink has.
 
 State is written as bytes once a bundle, when Flink asks for it; in between the live object holds it. This module is
 imported where PyFlink is, and nowhere else.

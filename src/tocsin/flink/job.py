@@ -1,6 +1,6 @@
 """The program that Flink runs to build the job: ``flink run -py job.py -- JOB``, where JOB is JSON of `Job`'s fields.
 
-    seeds -> Read (a reader of each source) -> Step (a group of keys each) -> epochs -> Keep (a sink each)
+seeds -> Read (a reader of each source) -> Step (a group of keys each) -> epochs -> Keep (a sink each)
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Reading:
         return packed(head, self._states)
 
     def close(self) -> None:
-        self._task.close()
+        self._task.close(clean=False)
 
     def _open(self, name: str) -> None:
         chain = Chain(self._origin, name)
@@ -115,7 +115,10 @@ class Reading:
         self._splits[name] = _Split(chain, self._offsets.get(name), self._clock.monotonic_s(), chain.watermark_us)
 
     def _take(self, event: Rows, waiting: list[tuple[list[pa.RecordBatch], Passage]]) -> None:
-        """Bring a batch through the chain; what leaves waits with what left before by the same split and port."""
+        """Bring a batch through the chain; what leaves waits with what left before by the same split and port.
+
+        The end stays a batch of its own: what is due before it happens by the watermark before.
+        """
         split = self._splits[event.split]
         split.offset, split.last_rows_s = event.offset, self._clock.monotonic_s()
         split.chain.idle = False
@@ -124,7 +127,8 @@ class Reading:
                 split.chain.watermark_us = max(split.chain.watermark_us, out.watermark_us)
             passage = self._passage(event.split, out.port)
             last = waiting[-1][1] if waiting else None
-            if last is not None and (last.split, last.port) == (passage.split, passage.port):
+            same = last is not None and (last.split, last.port) == (passage.split, passage.port)
+            if same and passage.watermark_us != END:
                 waiting[-1][0].append(out.rows)
                 waiting[-1] = waiting[-1][0], passage
             else:

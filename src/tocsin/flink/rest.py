@@ -31,7 +31,7 @@ class Rest:
 
     def overview(self) -> Mapping[str, Any]:
         """Returns TaskManagers, slots and jobs, counted."""
-        return self._get("/overview")
+        return dict(self._get("/overview"))
 
     def jobs(self) -> list[Mapping[str, Any]]:
         """Returns all jobs, each with ``jid``, ``name`` and ``state``."""
