@@ -65,7 +65,7 @@ class Attempt:
         (origin,) = plan.sources
         world = Effects().world(plan, "ingest", origin.id)
         self.sinks_of = plan.sinks
-        self.reading = Reading(0, origin, world, GROUPS, "one", before.reading if before else None)
+        self.reading = Reading(0, origin, 0, world, GROUPS, "one", before.reading if before else None)
         states = before.groups if before else [None] * GROUPS
         self.groups = [KeyGroup(plan, state) for state in states]
         kept = before.sinks if before else [None] * len(plan.sinks)

@@ -13,16 +13,13 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import signal
 import sqlite3
-import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +31,7 @@ from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import ACTIONS_SPLIT, Attempt, Effects, open_split, start
+from tocsin.engine.signals import stopped_by_signals
 from tocsin.engine.sink_task import JoinedTask
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
 from tocsin.engine.trouble import disk_trouble, waiting_is_vain
@@ -86,7 +84,7 @@ class EmbeddedRunner(Runner):
 
     def run(self) -> None:
         with ExitStack() as stack:
-            stack.enter_context(self._stopped_by_signals())
+            stack.enter_context(stopped_by_signals(self.stop))
             if self._effects.threads:
                 self._pool = stack.enter_context(ThreadPoolExecutor(THREADS, "epoch"))
             while True:
@@ -431,20 +429,3 @@ class EmbeddedRunner(Runner):
         until_s = self._clock.monotonic_s() + wait_s
         while not self._stopping and (left_s := until_s - self._clock.monotonic_s()) > 0:
             self._clock.sleep(min(left_s, 0.1))
-
-    @contextmanager
-    def _stopped_by_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop cleanly, if this is the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            self.stop()
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

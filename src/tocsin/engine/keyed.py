@@ -23,7 +23,7 @@ from tocsin.engine.graph import Graph
 from tocsin.objects.store import is_remote
 from tocsin.pipeline.plan import Plan, SinkNode
 
-SOURCES = ("files", "simulate")
+SOURCES = ("files", "kafka", "simulate")
 """The sources that are read where keys are spread."""
 _LENGTH_BYTES = 8
 """Of the number that says how long the head of a state is."""

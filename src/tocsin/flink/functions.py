@@ -23,7 +23,7 @@ from tocsin.engine.recovery import Effects
 from tocsin.flink.elements import DONE, PUBLISH, ROWS, STAGE, Element
 from tocsin.flink.keeping import Keeping
 from tocsin.flink.reading import Reading
-from tocsin.pipeline.plan import Plan, SinkNode
+from tocsin.pipeline.plan import Plan, SinkNode, SourceNode
 from tocsin.pipeline.yamlfile import load_with_plan
 
 PAUSE_MS = 5
@@ -51,6 +51,11 @@ class Job:
         """Read the pipeline, where it was read when the job was submitted."""
         os.chdir(self.directory)
         return load_with_plan(Path(self.file), self.settings)[1]
+
+
+def readers_of(plan: Plan) -> list[tuple[SourceNode, int]]:
+    """Returns the shares of all sources in their order: that of the readers' numbers."""
+    return [(origin, share) for origin in plan.sources for share in range(origin.source.SHARES)]
 
 
 def sinks_of(plan: Plan) -> list[SinkNode]:
@@ -120,9 +125,9 @@ class Read(_Function):
         yield from self.to("groups", iter(elements))
 
     def _opened(self, number: int) -> Reading:
-        origin = self.plan.sources[number]
+        origin, share = readers_of(self.plan)[number]
         world = Effects().world(self.plan, "ingest", origin.id)
-        return Reading(number, origin, world, self.job.groups, self.job.run, self.state.value())
+        return Reading(number, origin, share, world, self.job.groups, self.job.run, self.state.value())
 
     def _set(self, ctx: Any, pause_ms: int) -> None:
         timers = ctx.timer_service()

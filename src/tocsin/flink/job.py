@@ -14,7 +14,7 @@ from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecution
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
-from tocsin.flink.functions import ELEMENT, Job, Keep, Read, Step, sinks_of
+from tocsin.flink.functions import ELEMENT, Job, Keep, Read, Step, readers_of, sinks_of
 
 
 def addresses(count: int, groups: int) -> list[int]:
@@ -58,7 +58,7 @@ def build(environment: StreamExecutionEnvironment, settings: dict[str, Any]) -> 
     """Put the job together."""
     job = Job(**settings, addresses={})
     plan = job.plan()
-    kinds = {"readers": len(plan.sources), "groups": job.groups, "sinks": len(sinks_of(plan))}
+    kinds = {"readers": len(readers_of(plan)), "groups": job.groups, "sinks": len(sinks_of(plan))}
     environment.set_max_parallelism(job.groups)
     job.addresses.update({kind: addresses(count, job.groups) for kind, count in kinds.items()})
     gateway, type = get_gateway(), ELEMENT.get_java_type_info()

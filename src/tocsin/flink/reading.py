@@ -43,9 +43,14 @@ class Reading:
     """One source of a plan being read; its state is bytes, whole between any two polls."""
 
     def __init__(
-        self, number: int, origin: SourceNode, world: World, groups: int, run: str, state: bytes | None = None
-    ) -> None:
+        self, number: int, origin: SourceNode, share: int, world: World, groups: int, run: str,
+        state: bytes | None = None,
+    ) -> None:  # fmt: skip
         self._number, self._origin, self._groups, self._run = number, origin, groups, run
+        shares = origin.source.SHARES
+        self._stand_ins = [f"share {one}" for one in range(shares)] if shares > 1 else []
+        """For splits of other shares that are not known yet, so that none is overtaken: idle once its share is."""
+        self._unsaid = self._stand_ins[share : share + 1]
         self._clock = world.clock
         self._splits: dict[str, _Split] = {}
         head, self._states = unpacked(state) if state is not None else ({}, {})
@@ -61,12 +66,14 @@ class Reading:
             self._offsets,
             ended,
             decoder=decoder_ahead(origin),
+            share=share if shares > 1 else None,
         )
         self._task.start(self._news)
 
     def poll(self) -> Iterator[Element]:
         """Take what has come, for a while: elements for the groups, in order."""
         until_s, rows = self._clock.monotonic_s() + AT_ONCE_S, 0
+        has_looked = self._task.has_looked  # then what it had opened is taken here
         waiting: list[tuple[list[pa.RecordBatch], Passage]] = []
         while rows < ROWS_AT_ONCE and self._clock.monotonic_s() < until_s and not self._task.finished:
             self._news.clear()
@@ -81,6 +88,8 @@ class Reading:
         for batches, passage in waiting:
             yield from self._spread(_as_one(batches), passage)
         yield from self._idle()
+        if self._unsaid and has_looked:
+            yield from self._say(self._unsaid.pop())
         if self._task.finished and not self.finished:
             self._done_in = self._run
             yield from (Element(group, DONE, self._number) for group in range(self._groups))
@@ -135,8 +144,16 @@ class Reading:
                 waiting.append(([out.rows], passage))
 
     def _passage(self, name: str, port: str = OUT, *, idle: bool = False) -> Passage:
-        known = tuple(sorted(self._splits.keys() | self._watermarks.keys()))
-        return Passage(self._origin.id, name, known, self._splits[name].chain.watermark_us, port, idle)
+        return Passage(self._origin.id, name, self._known(), self._splits[name].chain.watermark_us, port, idle)
+
+    def _known(self) -> tuple[str, ...]:
+        return (*self._stand_ins, *sorted(self._splits.keys() | self._watermarks.keys()))
+
+    def _say(self, stand_in: str) -> Iterator[Element]:
+        """Tell the groups that they have heard of all splits of this share."""
+        passage = Passage(self._origin.id, stand_in, self._known(), START, OUT, idle=True)
+        data = element(empty(self._origin.schemas[OUT]), passage)
+        yield from (Element(group, ROWS, self._number, data) for group in range(self._groups))
 
     def _spread(self, rows: pa.RecordBatch, passage: Passage) -> Iterator[Element]:
         split = self._splits[passage.split]

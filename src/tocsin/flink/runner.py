@@ -18,6 +18,7 @@ from typing import Any
 from tocsin.contracts import Runner, Sink
 from tocsin.engine.checkpoint import peek
 from tocsin.engine.recovery import Effects
+from tocsin.engine.signals import stopped_by_signals
 from tocsin.errors import ConfigError, ForeignCommit, StateMismatch, TocsinError, Unavailable
 from tocsin.flink.distribution import environment, flink_home, link_jars, pack
 from tocsin.flink.rest import Rest
@@ -70,14 +71,12 @@ class FlinkRunner(Runner):
     def run(self) -> None:
         self._refuse_other_engines()
         self._disk.make_folder(self._folder)
-        record = self._begin()
-        try:
+        with stopped_by_signals(self.stop):
+            record = self._begin()
             while not self._stopping and not self._is_whole(record):
                 record = self._look(record)
                 time.sleep(LOOK_S)
-        except KeyboardInterrupt:
-            self.stop()
-        self._end(record)
+            self._end(record)
 
     def stop(self) -> None:
         """End the job; the next start goes on from its last checkpoint."""
