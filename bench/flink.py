@@ -15,6 +15,7 @@ import argparse
 import json
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,9 @@ class Bench:
             for chunk in chunks(rows, machines, 1.0, 1):
                 out.write(chunk)
         self.file.write_text(FILE.replace("DATA", str(folder / "in.ndjson")))
-        self.port = 18_181
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
         self.cluster = Cluster(folder / "cluster", self.port)
         self.slots = 4
 

@@ -73,8 +73,9 @@ class Machine:
         place = ["--folder", str(self.folder / "cluster"), "--port", str(self.port)]
         subprocess.run(self.command("flink", what, *place, *more), check=True, timeout=STARTED_S)
 
-    def run(self, file: Path, folder: Path) -> subprocess.Popen[str]:
-        command = self.command("run", str(file), "--set", f"folder={folder}", "--on", "flink")
+    def run(self, file: Path, folder: Path, *settings: str) -> subprocess.Popen[str]:
+        given = [word for one in (f"folder={folder}", *settings) for word in ("--set", one)]
+        command = self.command("run", str(file), *given, "--on", "flink")
         return subprocess.Popen([*command, "--jobmanager", f"127.0.0.1:{self.port}"], stderr=subprocess.PIPE, text=True)
 
     def kill_taskmanager(self) -> None:
@@ -103,9 +104,9 @@ def readings(path: Path, seconds: int, machines: int) -> None:
         lines.write('{"m": "m1", "t": "never", "value": 1.0}\n')
 
 
-def pipeline_file(folder: Path, seconds: int, machines: int) -> Path:
+def pipeline_file(folder: Path) -> Path:
     data, file = folder / "in.ndjson", folder / "spread.yaml"
-    readings(data, seconds, machines)
+    readings(data, seconds=2_000, machines=20)
     file.write_text(FILE.replace("DATA", str(data)))
     EmbeddedRunner(load(file, {"folder": str(folder / "embedded")}).plan()).run()
     return file
@@ -133,14 +134,14 @@ def ended_well(running: subprocess.Popen[str]) -> str:
 
 
 def test_every_table_is_that_of_the_embedded_run(machine: Machine, tmp_path: Path) -> None:
-    file = pipeline_file(tmp_path, 2_000, 20)
+    file = pipeline_file(tmp_path)
     ended_well(machine.run(file, tmp_path / "flink"))
     assert_same(tmp_path / "embedded", tmp_path / "flink")
 
 
 def test_a_killed_taskmanager_loses_and_doubles_nothing(machine: Machine, tmp_path: Path) -> None:
-    file = pipeline_file(tmp_path, 40_000, 40)
-    running = machine.run(file, tmp_path / "flink")
+    file = pipeline_file(tmp_path)
+    running = machine.run(file, tmp_path / "flink", "source.files.replay=50x", "source.files.time_column=t")
     log = tmp_path / "flink" / "high" / "_delta_log"
     until_s = time.monotonic() + STARTED_S
     while len(list(log.glob("*.json"))) < 4:  # three epochs are there

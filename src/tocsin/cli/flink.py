@@ -24,7 +24,7 @@ def _place(command: Callable[..., Any]) -> Callable[..., Any]:
         "--folder", type=click.Path(path_type=Path), default=Path("flink-cluster"), show_default=True,
         help="Its configuration, logs and process ids.",
     )  # fmt: skip
-    port = click.option("--port", default=8081, show_default=True, help="Of the JobManager; the next one is used, too.")
+    port = click.option("--port", default=8081, show_default=True, help="Where the JobManager listens.")
     return folder(port(command))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -106,7 +107,7 @@ class Cluster:
         if shipped is None:
             raise TocsinError(f"{home}/conf/config.yaml does not have the options of Java that Flink needs")
         settings = {
-            "jobmanager.rpc.address": "127.0.0.1", "jobmanager.rpc.port": self.port + 1,
+            "jobmanager.rpc.address": "127.0.0.1", "jobmanager.rpc.port": self._rpc_port(),
             "jobmanager.bind-host": "127.0.0.1", "taskmanager.bind-host": "127.0.0.1", "taskmanager.host": "127.0.0.1",
             "rest.address": "127.0.0.1", "rest.bind-address": "127.0.0.1", "rest.port": self.port,
             "rest.bind-port": self.port, "jobmanager.memory.process.size": "900m",
@@ -117,6 +118,15 @@ class Cluster:
             "env.java.opts.all": f"{shipped[1]} -XX:+UseSerialGC -Djava.net.preferIPv4Stack=true",
         }  # fmt: skip
         (conf / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+
+    def _rpc_port(self) -> int:
+        """Returns the port where TaskManagers find the JobManager, the same for as long as one of them runs."""
+        kept = self.folder / "rpc-port"
+        if not kept.exists() or not any(self.process(name) for name in self.names()):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                kept.write_text(str(free.getsockname()[1]))
+        return int(kept.read_text())
 
     def _tail(self, name: str) -> str:
         lines = (self.folder / "log" / f"{name}.out").read_text(errors="replace").splitlines()
