@@ -114,6 +114,7 @@ class Cluster:
             "taskmanager.memory.process.size": "1200m", "taskmanager.memory.managed.size": "128m",
             "taskmanager.memory.network.min": "64m", "taskmanager.memory.network.max": "64m",
             "taskmanager.numberOfTaskSlots": slots, "io.tmp.dirs": self.folder / "tmp",
+            "heartbeat.interval": "2 s", "heartbeat.timeout": "20 s",
             "python.executable": sys.executable, "python.client.executable": sys.executable,
             "env.java.opts.all": f"{shipped[1]} -XX:+UseSerialGC -Djava.net.preferIPv4Stack=true",
         }  # fmt: skip

@@ -1,11 +1,12 @@
-"""What flows between the operators of a job: an address, and (kind, number, bytes); `Element.java` is its mirror."""
+"""What flows between the operators of a job: an address, and (kind, number, bytes); `Element.java` is its mirror.
+
+A reader hears nothing but that it is to begin, so the kind of that, 0, has no name here.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-SEED = 0
-"""A reader is to begin."""
 ROWS = 1
 """Bytes are rows: of a split on their way to a group (`engine.keyed`), or an Arrow stream on its way to a sink."""
 DONE = 2

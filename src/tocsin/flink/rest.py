@@ -57,7 +57,10 @@ class Rest:
         try:
             answer = self._client.request(method, path)
         except httpx.HTTPError as error:
-            raise Unavailable(f"the JobManager at {self.address} does not answer ({error})") from error
+            raise Unavailable(
+                f"the JobManager at {self.address} does not answer ({error}); start one with tocsin flink up, or give "
+                "another address with --jobmanager"
+            ) from error
         if answer.is_error:
             raise Unavailable(f"the JobManager at {self.address} refuses {path}: {answer.text[:300]}")
         return answer

@@ -33,6 +33,7 @@ LOOK_S = 0.25
 """How often the job is looked at."""
 SUBMIT_S = 180.0
 _SUBMITTED = re.compile(r"JobID ([0-9a-f]{32})")
+_ERROR = re.compile(r"([\w$]+\.)*(errors\.\w+|\w+(Error|Exception))(: |$)")
 _RUNNING = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
 
 
@@ -69,7 +70,9 @@ class FlinkRunner(Runner):
         self._troubled_ms = 0
 
     def run(self) -> None:
+        flink_home()  # says what to install
         self._refuse_other_engines()
+        self._rest.overview()
         self._disk.make_folder(self._folder)
         with stopped_by_signals(self.stop):
             record = self._begin()
@@ -219,7 +222,13 @@ class FlinkRunner(Runner):
 
 
 def _reason(text: str) -> str:
-    """Returns the line of a long account in which the innermost cause stands."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(tocsin\.errors\.\w+|\w+Error|Caused by): ", line)]
-    return (told or lines or ["nobody said why"])[-1]
+    """Returns the line of a stack trace that names the innermost cause.
+
+    Examples
+    --------
+    >>> _reason("java.lang.RuntimeException: it failed\\n\\tat x(Y.java)\\nCaused by: java.io.IOException: gone")
+    'java.io.IOException: gone'
+    """
+    lines = [line.strip().removeprefix("Caused by: ") for line in text.splitlines() if line.strip()]
+    told = [line for line in lines if _ERROR.match(line)]
+    return (told or lines or ["nobody said why"])[-1 if told else 0]
