@@ -22,6 +22,7 @@ from tocsin.engine.keyed import KeyGroup, as_stream
 from tocsin.engine.recovery import Effects
 from tocsin.flink.elements import DONE, PUBLISH, ROWS, STAGE, Element
 from tocsin.flink.keeping import Keeping
+from tocsin.flink.orphan import end_with_taskmanager
 from tocsin.flink.reading import Reading
 from tocsin.pipeline.plan import Plan, SinkNode, SourceNode
 from tocsin.pipeline.yamlfile import load_with_plan
@@ -86,6 +87,7 @@ class _Function(KeyedProcessFunction):  # type: ignore[misc]
         self.live: dict[int, Any] = {}
 
     def open(self, runtime_context: RuntimeContext) -> None:
+        end_with_taskmanager()
         self.plan = self.job.plan()
         self.state = runtime_context.get_state(ValueStateDescriptor("state", Types.PICKLED_BYTE_ARRAY()))
 
