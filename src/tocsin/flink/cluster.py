@@ -19,6 +19,8 @@ from tocsin.flink.rest import Rest
 UP_S = 90.0
 """So long the processes may take to answer; on a busy machine a JVM takes half a minute."""
 DOWN_S = 20.0
+CLOCK_S = 5.0
+"""By so much the same process may seem to have begun at another time, where the clock was set."""
 LOGGED_WHOLE = 20
 """Lines of a log to show where a process has ended by itself."""
 
@@ -78,8 +80,8 @@ class Cluster:
         try:
             number, began = (self.folder / "pids" / name).read_text().split()
             process = psutil.Process(int(number))
-            same = f"{process.create_time():.2f}" == began and process.status() != psutil.STATUS_ZOMBIE
-            return process if same else None
+            same = abs(process.create_time() - float(began)) < CLOCK_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return None
 
