@@ -79,7 +79,7 @@ def build(environment: StreamExecutionEnvironment, settings: dict[str, Any]) -> 
     read = through(seeds, Read(job), "read")
     stepped = through(read, Step(job), "step")
     epochs = stepped.transform("epochs", type, java.Epochs(ints(job.addresses["sinks"])))
-    told = epochs.setParallelism(1).setMaxParallelism(1).uid("epochs")
+    told = epochs.setParallelism(1).uid("epochs")
     through(told, Keep(job), "keep")
     environment.execute(plan.name)
 

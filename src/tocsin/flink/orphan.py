@@ -9,7 +9,6 @@ import functools
 import os
 import threading
 import time
-from contextlib import suppress
 
 import psutil
 
@@ -18,14 +17,16 @@ LOOK_S = 1.0
 
 @functools.cache
 def end_with_taskmanager() -> None:
-    """End this process, at once and without a word, when the one that started it has ended. Asked twice: as once."""
-    script = psutil.Process(os.getppid())  # a shell script stands between
-    taskmanager = script.ppid()
+    """End this process, at once and without a word, when the TaskManager has ended. Asked twice: as once.
+
+    Not when only the shell script between them has, which is how a TaskManager ends a worker: if the worker is gone
+    before PyFlink closes it, it is closed twice, and the TaskManager ends with it.
+    """
+    taskmanager = psutil.Process(psutil.Process(os.getppid()).ppid())
 
     def watch() -> None:
-        with suppress(psutil.NoSuchProcess):
-            while script.ppid() == taskmanager:
-                time.sleep(LOOK_S)
+        while taskmanager.is_running():
+            time.sleep(LOOK_S)
         os._exit(1)
 
     threading.Thread(target=watch, name="orphan", daemon=True).start()

@@ -166,8 +166,6 @@ class FlinkRunner(Runner):
             "rest.address": host, "rest.port": port, "env.java.opts.all": shipped[1],
             "python.executable": sys.executable, "python.client.executable": sys.executable,
             "python.execution-mode": "process", "python.fn-execution.bundle.size": 1,
-            # Tasks that share a Python process race when they close it, and sometimes take the TaskManager with them.
-            "python.fn-execution.memory.managed": "false",
             "execution.checkpointing.interval": f"{self._plan.checkpoint_us // 1_000} ms",
             "execution.checkpointing.mode": "EXACTLY_ONCE",
             "execution.checkpointing.dir": (self._folder / "checkpoints").as_uri(),
