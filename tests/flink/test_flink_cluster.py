@@ -53,6 +53,8 @@ streams:
       - select: [event, rule, id, value]
     sinks: [delta: alarms]
 """
+PACED = ("source.files.replay=50x", "source.files.time_column=t")
+"""40 seconds of rows, so that there is time to disturb it."""
 TABLES = ("high", "alarms", "late_source", "quarantine")
 
 
@@ -73,9 +75,9 @@ class Machine:
         place = ["--folder", str(self.folder / "cluster"), "--port", str(self.port)]
         subprocess.run(self.command("flink", what, *place, *more), check=True, timeout=STARTED_S)
 
-    def run(self, file: Path, folder: Path, *settings: str) -> subprocess.Popen[str]:
+    def run(self, file: Path, folder: Path, *settings: str, parallelism: int = 1) -> subprocess.Popen[str]:
         given = [word for one in (f"folder={folder}", *settings) for word in ("--set", one)]
-        command = self.command("run", str(file), *given, "--on", "flink")
+        command = self.command("run", str(file), *given, "--on", "flink", "--parallelism", str(parallelism))
         return subprocess.Popen([*command, "--jobmanager", f"127.0.0.1:{self.port}"], stderr=subprocess.PIPE, text=True)
 
     def kill_taskmanager(self) -> None:
@@ -133,6 +135,17 @@ def ended_well(running: subprocess.Popen[str]) -> str:
     return told
 
 
+def published(epochs: int, folder: Path, running: subprocess.Popen[str]) -> None:
+    """Wait for so many more epochs than there are."""
+    log = folder / "high" / "_delta_log"
+    wanted = len(list(log.glob("*.json"))) + epochs
+    until_s = time.monotonic() + STARTED_S
+    while len(list(log.glob("*.json"))) < wanted:
+        assert running.poll() is None, f"it has ended too early: {running.communicate()[1]}"
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
 def test_every_table_is_that_of_the_embedded_run(machine: Machine, tmp_path: Path) -> None:
     file = pipeline_file(tmp_path)
     ended_well(machine.run(file, tmp_path / "flink"))
@@ -141,15 +154,20 @@ def test_every_table_is_that_of_the_embedded_run(machine: Machine, tmp_path: Pat
 
 def test_a_killed_taskmanager_loses_and_doubles_nothing(machine: Machine, tmp_path: Path) -> None:
     file = pipeline_file(tmp_path)
-    running = machine.run(file, tmp_path / "flink", "source.files.replay=50x", "source.files.time_column=t")
-    log = tmp_path / "flink" / "high" / "_delta_log"
-    until_s = time.monotonic() + STARTED_S
-    while len(list(log.glob("*.json"))) < 4:  # three epochs are there
-        assert running.poll() is None, running.communicate()[1]
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
+    running = machine.run(file, tmp_path / "flink", *PACED)
+    published(3, tmp_path / "flink", running)
     machine.kill_taskmanager()
-    assert running.poll() is None, "it had ended before it was killed; give it more rows"
     machine.flink("up")
     assert "going back to the last checkpoint" in ended_well(running)
+    assert_same(tmp_path / "embedded", tmp_path / "flink")
+
+
+def test_it_goes_on_at_another_parallelism(machine: Machine, tmp_path: Path) -> None:
+    file = pipeline_file(tmp_path)
+    for parallelism in (1, 2):
+        running = machine.run(file, tmp_path / "flink", *PACED, parallelism=parallelism)
+        published(3, tmp_path / "flink", running)
+        running.send_signal(signal.SIGINT)
+        ended_well(running)
+    ended_well(machine.run(file, tmp_path / "flink"))
     assert_same(tmp_path / "embedded", tmp_path / "flink")
