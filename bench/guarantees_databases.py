@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from cut_network import CutNetwork
-from guarantees_part import program
+from guarantees_part import Part, program
 from mongo_server import Mongo, mongo_jars
 from postgres_server import PASSWORD, USER, Postgres
 
 
-class PostgresTables:
+class PostgresTables(Part):
     """A table of a real PostgreSQL, followed by its identity, to another one."""
-
-    promise = "exactly once"
 
     def __init__(self, folder: Path) -> None:
         self._server = Postgres().start()
-        self.network = CutNetwork(self._server.port)
+        self.network = self._between = CutNetwork(self._server.port)
         self._restarts = 0
         self._server.execute("create table records (n bigint primary key, machine text, at timestamptz)")
 
     def pipeline(self) -> Mapping[str, Any]:
-        url = self._server.url.replace(f":{self._server.port}/", f":{self.network.port}/")
+        url = self._server.url.replace(f":{self._server.port}/", f":{self._between.port}/")
         server = {"url": url, "user": USER, "password": PASSWORD}
         source = {"postgres": {**server, "table": "records", "cursor": "n", "follow": True, "every": "20ms"}}
         sinks = [{"postgres": {**server, "table": "out.records"}}]
@@ -48,15 +46,13 @@ class PostgresTables:
         return Counter(n for (n,) in self._server.execute("select n from out.records"))
 
     def close(self) -> None:
-        self.network.close()
+        self._between.close()
         self._server.remove()
 
 
-class MongoCollections:
+class MongoCollections(Part):
     """Two collections of the stand-in for MongoDB, followed by the date of change, to tables that are one load."""
 
-    promise = "exactly once"
-    network: CutNetwork | None = None
     _names = ("even", "odd")
 
     def __init__(self, folder: Path) -> None:
@@ -64,11 +60,12 @@ class MongoCollections:
         place = folder / "mongo"
         place.mkdir()
         self._server = Mongo(java, mongo_jars(lambda name: program(name, "maven")), place).start()
+        self.network = self._between = CutNetwork(self._server.port)
         self._tables = Postgres().start()
 
     def pipeline(self) -> Mapping[str, Any]:
         settings = {"collections": self._names, "modified": "at", "follow": True, "every": "20ms"}
-        source = {"mongodb": {"url": f"{self._server.host}/plant", **settings}}
+        source = {"mongodb": {"url": f"mongodb://127.0.0.1:{self._between.port}/plant", **settings}}
         decode = {"json": {"topic": "{collection}", "columns": {"machine": "text", "n": "int"}}}
         server = {"url": self._tables.url, "user": USER, "password": PASSWORD, "load": "all"}
         streams = {
@@ -99,5 +96,6 @@ class MongoCollections:
         return counted
 
     def close(self) -> None:
+        self._between.close()
         self._server.stop()
         self._tables.remove()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cut_network import CutNetwork
-from guarantees_part import DECODED, line, program
+from guarantees_part import DECODED, Part, line, program
 from kafka_server import PASSWORD, USER, Kafka, jars
 
 from tocsin.mqtt.authority import Authority
@@ -18,13 +18,11 @@ from tocsin.mqtt.authority import Authority
 PARTITIONS = 4
 
 
-class KafkaTopics:
+class KafkaTopics(Part):
     """A topic of a real Apache Kafka to another one, as a reader of committed records sees it.
 
     The listener that tocsin comes by advertises the proxy; records are sent and counted by the plain one.
     """
-
-    promise = "exactly once"
 
     def __init__(self, folder: Path) -> None:
         Authority(folder).server("127.0.0.1", 365)
@@ -33,14 +31,14 @@ class KafkaTopics:
         broker = Kafka(
             program("java", "default-jdk-headless"), jars(lambda name: program(name, "maven")), place, folder
         )
-        self.network = CutNetwork(broker.ports["SASL_PLAINTEXT"])
-        broker.advertised = {"SASL_PLAINTEXT": self.network.port}
+        self.network = self._between = CutNetwork(broker.ports["SASL_PLAINTEXT"])
+        broker.advertised = {"SASL_PLAINTEXT": self._between.port}
         self._server = broker.start()
         self._from, self._to = broker.topic(PARTITIONS), broker.topic(PARTITIONS)
         self._restarts = 0
 
     def pipeline(self) -> Mapping[str, Any]:
-        cluster = {"brokers": f"127.0.0.1:{self.network.port}", "user": USER, "password": PASSWORD}
+        cluster = {"brokers": f"127.0.0.1:{self._between.port}", "user": USER, "password": PASSWORD}
         sinks = [{"kafka": {**cluster, "topic": self._to, "columns": ["n"]}}]
         source = {"kafka": {**cluster, "topics": self._from}}
         return {"source": source, **DECODED, "streams": {"readings": {"sinks": sinks}}}
@@ -57,5 +55,5 @@ class KafkaTopics:
         return Counter(json.loads(record.value())["n"] for record in self._server.records(self._to))
 
     def close(self) -> None:
-        self.network.close()
+        self._between.close()
         self._server.stop()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,26 +16,38 @@ DECODED = {"decode": {"json": {"columns": {"machine": "text", "n": "int"}}}, "ke
 
 
 class Part(Protocol):
-    """An end to be tried, and its other side."""
+    """An end to be tried, and its other side. What tells a row from all others is its number, unless a part says so."""
 
-    promise: str
+    network: CutNetwork | None = None
+    """What stands between tocsin and the server, if the part can be cut off."""
 
-    @property
-    def network(self) -> CutNetwork | None:
-        """What stands between tocsin and the server, if the part can be cut off."""
-
+    @abstractmethod
     def pipeline(self) -> Mapping[str, Any]:
         """Return source and sink, as a pipeline file says them."""
 
+    @abstractmethod
     def send(self, numbers: Sequence[int]) -> None:
         """Send these records; when it returns, the other side has them for good."""
 
     def restart(self) -> None:
         """Stop the server, if there is one, and start it again."""
 
-    def received(self) -> Counter[int]:
-        """Return how often each record has come out."""
+    def killed(self, state: Path) -> None:
+        """The engine has been killed; its state is in this folder."""
 
+    def promised(self, records: int) -> Collection[Any]:
+        """Return the rows that the promise covers."""
+        return range(records)
+
+    @abstractmethod
+    def received(self) -> Counter[Any]:
+        """Return how often each row has come out."""
+
+    def besides(self) -> Mapping[str, int]:
+        """Return what else is to be told of this part, by name."""
+        return {}
+
+    @abstractmethod
     def close(self) -> None: ...
 
 
@@ -49,9 +62,12 @@ def program(name: str, package: str) -> str:
     return program
 
 
-def in_delta(path: Path) -> Counter[int]:
+def in_delta(path: Path, *columns: str) -> Counter[Any]:
+    """Return how often each number is in a table, or each combination of these columns."""
     if not (path / "_delta_log").is_dir():
         return Counter()
     from deltalake import DeltaTable
 
-    return Counter(DeltaTable(path).to_pyarrow_table(columns=["n"])["n"].to_pylist())
+    table = DeltaTable(path).to_pyarrow_table(columns=[*columns] or ["n"])
+    values = [column.to_pylist() for column in table.columns]
+    return Counter(zip(*values, strict=True) if columns else values[0])

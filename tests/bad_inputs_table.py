@@ -192,7 +192,7 @@ ELSEWHERE: Mapping[int, str] = {
     52: "needs a register of devices; a broker lets the second session of a name take over",
     54: "the broker and the bounded window of the source throttle all devices alike, not one by one",
     64: "no archives are unpacked; gz holds one file",
-    65: "there is no Protobuf, Avro or Sparkplug decoder yet",
+    65: "decoders of their own: see test_protobuf, test_avro and test_sparkplug",
     66: "no model files are loaded",
     67: "no ONNX models are loaded",
     68: "no learnt models are run",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TROUBLES = ("refuse", "drop", "delay", "half-close")
 TROUBLE_S = 0.3
@@ -45,6 +48,14 @@ class CutNetwork:
                 self._reset |= {client, server}
                 _make_reset(client)
                 _make_reset(server)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Reset all connections, and refuse new ones, as long as the block takes."""
+        self._refused_until_s = math.inf
+        self.trouble("drop")
+        yield
+        self._refused_until_s = 0.0
 
     def close(self) -> None:
         _shut(self._listener, socket.SHUT_RDWR)

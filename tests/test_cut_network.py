@@ -71,6 +71,16 @@ def test_refused_connections_are_reset_for_a_while(network: CutNetwork) -> None:
     connected(network).close()
 
 
+def test_away_refuses_as_long_as_the_block_takes(network: CutNetwork) -> None:
+    with closing(connected(network)) as client:
+        with network.away():
+            with pytest.raises(ConnectionResetError):
+                client.recv(100)
+            with pytest.raises(ConnectionResetError):
+                read_from(network)
+        connected(network).close()
+
+
 def test_a_delay_holds_bytes_back_and_loses_none(network: CutNetwork) -> None:
     with closing(connected(network)) as client:
         begin_s = time.monotonic()

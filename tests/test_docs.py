@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tocsin.cli import main
+from tocsin.contracts import Channel, Sink, Source
 from tocsin.pipeline.reference import markdown
-from tocsin.pipeline.registry import FOLDERS, names
+from tocsin.pipeline.registry import FOLDERS, find, names
 from tocsin.values.expressions import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +58,12 @@ def ends_page() -> str:
         "the other side. Templates to copy: `acquire/_template.py` (source), `output/_template.py` (sink),",
         "`output/_template_channel.py` (channel), `decode/_template.py` (decoder), `condition/_template.py` (step).",
         "Why the ends are as they are: [decisions/ends.md](decisions/ends.md).",
+        "\n## What each of them promises\n",
+        "`python bench/guarantees.py` holds them to it: [figures](benchmarks.md#nothing-lost-nothing-doubled).\n",
+        "| end | its promise |\n| --- | --- |",
     ]
+    for kind in ("source", "sink"):
+        parts += [f"| {kind} `{name}` | {_promise(kind, name)} |" for name in names(kind)]
     for title, checks in (
         ("Sources", source_checks.SOURCE_CHECKS),
         ("Sinks", sink_checks.SINK_CHECKS),
@@ -67,6 +73,12 @@ def ends_page() -> str:
         for check in checks:
             parts.append(f"- **{check.__name__.replace('_', ' ')}**: {' '.join((check.__doc__ or '').split())}")
     return "\n".join(parts) + "\n"
+
+
+def _promise(kind: str, name: str) -> str:
+    part = find(kind, name)
+    assert issubclass(part, Source | Sink | Channel)
+    return part.PROMISE
 
 
 def test_the_page_on_the_ends_is_made_from_their_kits() -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import doctest
-import re
 import shlex
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from page_of_docs import PageOfDocs
 
 from tocsin.cli import main
 from tocsin.lake.read import read
 
-PAGE = (Path(__file__).parent.parent / "docs" / "downtime.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def shown(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+PAGE = PageOfDocs("downtime")
 
 
 def typed(block: str) -> list[str]:
@@ -39,10 +34,10 @@ def typed(block: str) -> list[str]:
 
 def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (data,), (pipeline,), (python,) = shown("json"), shown("yaml"), shown("python")
+    (data,), (pipeline,), (python,) = PAGE.shown("json"), PAGE.shown("yaml"), PAGE.shown("python")
     (tmp_path / "press.ndjson").write_text(data)
     (tmp_path / "downtime.yaml").write_text(pipeline)
-    run, queries = shown("sh")
+    run, queries = PAGE.shown("sh")
     assert "0.667" in typed(run)[1]
     line, pareto = typed(queries)
     assert "hall" in line

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from page_of_docs import PageOfDocs
 
 from tocsin.cli import main
 from tocsin.models.store import Store
 
-PAGE = (Path(__file__).parent.parent / "docs" / "failure.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def shown(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+PAGE = PageOfDocs("failure")
 
 
 def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (data,), files = shown("python"), shown("yaml")
+    (data,), files = PAGE.shown("python"), PAGE.shown("yaml")
     exec(data, {})
     for name, content in zip(("pumps.yaml", "pump-failure.yaml", "steps.yaml"), files, strict=True):
         (tmp_path / name).write_text(content)
     printed = []
-    for line in "".join(shown("sh")).splitlines():
+    for line in "".join(PAGE.shown("sh")).splitlines():
         command, _, out = line.partition(" > ")
         done = CliRunner().invoke(main, shlex.split(command)[1:])
         assert done.exit_code == 0, done.output

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from page_of_docs import PageOfDocs
 
 from tocsin.pipeline.yamlfile import load_with_plan
 
-PAGE = Path(__file__).parent.parent / "docs" / "fieldbuses.md"
-PIPELINES = re.findall(r"```yaml\n(name:.*?)```", PAGE.read_text(), re.DOTALL)
+PIPELINES = PageOfDocs("fieldbuses").pipelines()
 
 
 def test_all_are_there() -> None:

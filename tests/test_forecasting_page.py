@@ -9,34 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from page_of_docs import PageOfDocs
 
 from tocsin.cli import main
 from tocsin.lake.read import read
 
-PAGE = (Path(__file__).parent.parent / "docs" / "forecasting.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def shown(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+PAGE = PageOfDocs("forecasting")
 
 
 def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (data,), (pipeline, steps) = shown("python"), shown("yaml")
+    (data,), (pipeline, steps) = PAGE.shown("python"), PAGE.shown("yaml")
     exec(data, {})
     (tmp_path / "heating.yaml").write_text(pipeline)
     (tmp_path / "heating-steps.yaml").write_text(steps)
     printed = []
-    for line in "".join(shown("sh")).splitlines():
+    for line in "".join(PAGE.shown("sh")).splitlines():
         done = CliRunner().invoke(main, shlex.split(line)[1:])
         assert done.exit_code == 0, done.output
         printed.append(done.output)
-    told = re.search(r"It gives ([\d.]+) against ([\d.]+), and ([\d.]+) of the readings", PAGE)
+    told = re.search(r"It gives ([\d.]+) against ([\d.]+), and ([\d.]+) of the readings", PAGE.text)
     assert told is not None
     for figure in told.groups():
         assert figure in printed[2], printed[2]
-    (verdict,) = re.findall(r"^It says: (.*)\.$", PAGE, re.MULTILINE)
+    (verdict,) = re.findall(r"^It says: (.*)\.$", PAGE.text, re.MULTILINE)
     assert verdict in printed[4]
     assert (tmp_path / "report.html").exists()
     forecast = read("forecast").sort_by("time")

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from page_of_docs import PageOfDocs
 
 from tocsin.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "howto.md").read_text(encoding="utf-8")
-FILES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = PageOfDocs("howto")
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's matter
-@pytest.mark.parametrize("text", FILES, ids=lambda text: text.split()[1])
+@pytest.mark.parametrize("text", PAGE.shown("yaml"), ids=lambda text: text.split()[1])
 def test_each_file_is_a_pipeline(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {
         "BROKER_PASSWORD": "a",
@@ -32,12 +32,12 @@ def test_each_file_is_a_pipeline(text: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)", PAGE):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", PAGE.text):
         assert (DOCS / target).exists(), target
 
 
 def test_commands_and_options_exist() -> None:
-    for command in set(re.findall(r"`tocsin (\w+)", PAGE)):
+    for command in set(re.findall(r"`tocsin (\w+)", PAGE.text)):
         assert command in main.commands, command
     options = {param.opts[0] for param in main.commands["query"].params}
     assert "--format" in options

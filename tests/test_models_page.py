@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from page_of_docs import PageOfDocs
 
 from tocsin.cli import main
 from tocsin.edge.device import DeviceSettings, Process
 from tocsin.lake.read import read
 from tocsin.models.store import Store
 
-PAGE = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def shown(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+PAGE = PageOfDocs("models")
 
 
 def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax")
     monkeypatch.chdir(tmp_path)
-    exec(shown("python")[0], {})
-    for name, text in zip(("heating", "load", "live", "load-steps"), shown("yaml"), strict=True):
+    exec(PAGE.shown("python")[0], {})
+    for name, text in zip(("heating", "load", "live", "load-steps"), PAGE.shown("yaml"), strict=True):
         Path(f"{name}.yaml").write_text(text)
     printed = {}
-    for line in "".join(shown("sh")).splitlines():
+    for line in "".join(PAGE.shown("sh")).splitlines():
         program, *words = shlex.split(line)
         if program == "tocsin":
             done = CliRunner().invoke(main, words)
@@ -49,7 +44,7 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     forecasts = read("forecasts", "live-data")
     assert forecasts["version"].drop_null().unique().to_pylist() == [1]
     assert read("surprises", "live-data").num_rows < 0.2 * forecasts.num_rows
-    (told,) = shown("json")
+    (told,) = PAGE.shown("json")
     Path("edge.json").write_text(json.dumps(json.loads(told) | {"url": "mqtt://127.0.0.1:1"}))
     process = Process(DeviceSettings.read("edge.json"))
     process.turn(0.0)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+from page_of_docs import PageOfDocs
 from servers import Mosquitto
 
 import tocsin
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.yamlfile import load_with_plan
 
-PAGE = Path(__file__).parent.parent / "docs" / "mqtt.md"
-(PIPELINE,) = re.findall(r"```yaml\n(name:.*?)```", PAGE.read_text(), re.DOTALL)
+(PIPELINE,) = PageOfDocs("mqtt").pipelines()
 
 
 def test_pipeline_is_right(tmp_path: Path) -> None:

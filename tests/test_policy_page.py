@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-
-PAGE = (Path(__file__).parent.parent / "docs" / "policy.md").read_text()
+from page_of_docs import PageOfDocs
 
 
 def test_what_the_page_shows_runs_and_cartpole_is_above_195(capsys: pytest.CaptureFixture[str]) -> None:
-    environment, cartpole = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    environment, cartpole = PageOfDocs("policy").shown("python")
     names: dict[str, object] = {}
     exec(environment, names)
     assert names["reward"] == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from page_of_docs import PageOfDocs
 
 from tocsin.acquire._vibration import Motion, acceleration
 from tocsin.cli import main
@@ -18,12 +19,7 @@ from tocsin.domain.severity import LIMITS_MM_S
 from tocsin.estimate.spectrum import FEATURES
 from tocsin.lake.read import read
 
-PAGE = (Path(__file__).parent.parent / "docs" / "vibration.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def shown(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+PAGE = PageOfDocs("vibration")
 
 
 def run(*command: str) -> str:
@@ -34,8 +30,8 @@ def run(*command: str) -> str:
 
 def test_the_fault_is_named_before_the_level_leaves_zone_b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "vibration.yaml").write_text(shown("yaml")[0])
-    (commands,) = shown("sh")
+    (tmp_path / "vibration.yaml").write_text(PAGE.shown("yaml")[0])
+    (commands,) = PAGE.shown("sh")
     started, *queries = [shlex.split(line)[1:] for line in commands.splitlines()]
     run(*started)
     moments, evidence, alarms = (run(*query) for query in queries)
@@ -50,14 +46,14 @@ def test_the_fault_is_named_before_the_level_leaves_zone_b(tmp_path: Path, monke
 
 def test_waveforms_in_json_become_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (record,) = (json.loads(text) for text in shown("json"))
+    (record,) = (json.loads(text) for text in PAGE.shown("json"))
     random = np.random.default_rng(4)
     with (tmp_path / "sensor.ndjson").open("w") as file:
         for minute in range(3):
             wave = acceleration(Motion(1770 / 60, 1.5, 0.0, 0.5), 4096, 12_000, random)
             sent = {**record, "time": f"2026-01-05T08:{minute:02}:00Z", "samples": wave.round(4).tolist()}
             file.write(json.dumps(sent) + "\n")
-    (tmp_path / "sensor.yaml").write_text(shown("yaml")[1])
+    (tmp_path / "sensor.yaml").write_text(PAGE.shown("yaml")[1])
     run("run", "sensor.yaml")
     told = read("sensors").to_pylist()
     assert [(row["key"], row["speed"], row["fault"]) for row in told] == [("hall/motor-3", 1770.0, "inner race")] * 3
@@ -65,9 +61,9 @@ def test_waveforms_in_json_become_samples(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_tables_are_those_of_the_step() -> None:
     for name in set(FEATURES.names) - {"key", "time", "speed"}:
-        assert f"`{name}`" in PAGE
+        assert f"`{name}`" in PAGE.text
     for machine_class, (b, c, d) in LIMITS_MM_S.items():
-        assert re.search(rf"^\| `{machine_class}` \|.*\| {b} \| {c} \| {d} \|$", PAGE, re.MULTILINE)
-    (python,) = shown("python")
+        assert re.search(rf"^\| `{machine_class}` \|.*\| {b} \| {c} \| {d} \|$", PAGE.text, re.MULTILINE)
+    (python,) = PAGE.shown("python")
     examples = doctest.DocTestParser().get_doctest(python, {}, "vibration.md", "vibration.md", 0)
     assert doctest.DocTestRunner().run(examples) == doctest.TestResults(failed=0, attempted=len(examples.examples))

@@ -207,6 +207,8 @@ class Source(Component, ABC):
     """Whether `Connection.read` at an old offset gives the same rows again. If not, the runner keeps an ingest log."""
     SHARES: ClassVar[int] = 1
     """Into how many shares a runner on several machines parts the splits, to read each beside the others."""
+    PROMISE: ClassVar[str] = "exactly once"
+    """How often what is at the other side comes to be rows here, and of what this is said; through any crash."""
 
     def output_schema(self) -> pa.Schema:
         """Returns `RAW`, or `RAW_WITH_METADATA`, unless the source gives rows that need no decoding."""
@@ -292,6 +294,9 @@ class JoinedWriter(Protocol):
 class Sink(Component, ABC):
     """Where rows are kept."""
 
+    PROMISE: ClassVar[str] = "exactly once"
+    """How often a row is there for whom; through any crash."""
+
     def accepts(self, schema: pa.Schema) -> None:
         """Raises `SchemaError`, naming the column, if rows of this schema cannot be kept; asked before data flows."""
 
@@ -354,6 +359,8 @@ class Delivery(Protocol):
 class Channel(Component, ABC):
     """Where messages go: they wait in the outbox from the commit point on, until they are delivered."""
 
+    PROMISE: ClassVar[str] = "at least once, under an id that stays the same"
+    """How often a message is delivered; through any crash."""
     URGENT: ClassVar[bool] = False
     """Whether rows for it bring the next commit point forward (alarms)."""
 

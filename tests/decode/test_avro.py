@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import io
 import json
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import fastavro
 import pytest
+from held_schemas import Held
 from pydantic import ValidationError
 
 from tocsin.batch import OUT, Batch
@@ -46,41 +45,12 @@ COLUMNS = {
 AT = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
-class Held:
-    """What the registry holds, how it answers, and what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.status: int | None = None
-        self.asked: list[tuple[str, str | None]] = []
-        self.url = ""
-
-
 @pytest.fixture
 def held() -> Iterator[Held]:
-    holds = Held()
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            holds.asked.append((self.path, self.headers["authorization"]))
-            status, body = holds.answers.get(self.path, (404, {"error_code": 40403}))
-            self.send_response(holds.status or status)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    holds.url = f"http://127.0.0.1:{server.server_port}"
-    holds.answers["/schemas/ids/1"] = (200, {"schema": json.dumps(V1)})
-    holds.answers["/schemas/ids/2"] = (200, {"schema": json.dumps(V2)})
-    yield holds
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Held() as holds:
+        holds.answers["/schemas/ids/1"] = (200, {"schema": json.dumps(V1)})
+        holds.answers["/schemas/ids/2"] = (200, {"schema": json.dumps(V2)})
+        yield holds
 
 
 def written(number: int, schema: Any, value: dict[str, Any]) -> bytes:

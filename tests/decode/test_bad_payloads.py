@@ -34,7 +34,7 @@ def test_it_is_set_aside_with_its_reason_and_its_neighbours_stay(case: Case) -> 
 
 def test_every_reason_of_the_closed_list_is_met() -> None:
     elsewhere = {"topic", "csv_header", "influx_syntax", "prometheus_syntax", "pattern_syntax"}
-    elsewhere |= {reason for reason in REASONS if reason.startswith(("sparkplug_", "avro_"))}
+    elsewhere |= {reason for reason in REASONS if reason.startswith(("sparkplug_", "avro_", "protobuf_"))}
     assert {case.reason for case in CASES} - {None} == set(REASONS) - elsewhere
 
 

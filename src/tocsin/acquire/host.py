@@ -34,6 +34,7 @@ class Host(Source):
 
     SHORTHAND: ClassVar[str | None] = "every"
     REPLAYABLE: ClassVar[bool] = False
+    PROMISE: ClassVar[str] = "exactly once, of what has been measured"
 
     every: Duration = 1_000_000
     """Time between two measurements."""

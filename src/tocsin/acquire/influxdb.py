@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -41,6 +42,8 @@ class Influxdb(ServerSettings, Source):
     >>> source.bounded(), source.output_schema().names[-2:]
     (True, ['sent', 'attributes'])
     """
+
+    PROMISE: ClassVar[str] = "exactly once, of what is written no later than delay"
 
     database: str = Field(min_length=1)
     """The database (version 1), or the bucket."""

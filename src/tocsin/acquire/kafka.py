@@ -44,6 +44,7 @@ class Kafka(ClusterSettings, Source):
     """
 
     SHARES: ClassVar[int] = 4
+    PROMISE: ClassVar[str] = "exactly once, of committed records"
 
     topics: Many[str]
     """What to read; one topic or several."""

@@ -50,6 +50,9 @@ class Modbus(Source):
     """
 
     REPLAYABLE: ClassVar[bool] = False
+    PROMISE: ClassVar[str] = (
+        "exactly once, of what has been read: what a register holds between two rounds is never read"
+    )
 
     host: str
     """The device or gateway."""

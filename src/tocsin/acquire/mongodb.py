@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,8 @@ class Mongodb(ServerSettings, Source):
     >>> source.bounded(), source.database
     (True, 'shop')
     """
+
+    PROMISE: ClassVar[str] = "exactly once for each version of a document that is seen within overlap"
 
     collections: Many[str]
     """The collections to read, in this order."""

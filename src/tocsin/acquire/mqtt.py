@@ -35,6 +35,7 @@ class Mqtt(Subscription, Source):
     """
 
     REPLAYABLE: ClassVar[bool] = False
+    PROMISE: ClassVar[str] = "exactly once at QoS 1, as long as the broker keeps the session"
 
     topic: Many[str]
     """What to subscribe to; one topic or several, ``+`` stands for one level, ``#`` for the rest."""

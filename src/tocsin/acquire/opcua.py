@@ -74,6 +74,7 @@ class Opcua(Source):
     """
 
     REPLAYABLE: ClassVar[bool] = False
+    PROMISE: ClassVar[str] = "exactly once, of what has been read: a change while no connection is there is never read"
 
     url: str
     """The server, as ``opc.tcp://host:4840``."""

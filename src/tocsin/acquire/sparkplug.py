@@ -63,6 +63,9 @@ class Sparkplug(Subscription, Source):
     """
 
     REPLAYABLE: ClassVar[bool] = False
+    PROMISE: ClassVar[str] = (
+        "exactly once, of what the broker has delivered: at QoS 1 and with session_expiry_us all that is sent"
+    )
 
     groups: Many[str] = ("+",)
     """The groups to listen to; by default all."""

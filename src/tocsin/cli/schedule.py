@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -22,6 +19,7 @@ from tocsin.batch import LATE, REJECTED
 from tocsin.cli.launch import launch
 from tocsin.contracts import Sink
 from tocsin.engine.recovery import Effects
+from tocsin.engine.signals import stopped_by_signals
 from tocsin.errors import ConfigError, TocsinError, UnknownName
 from tocsin.pipeline.model import ScheduledJob
 from tocsin.pipeline.plan import Plan
@@ -52,7 +50,7 @@ class Schedule:
     def keep(self) -> None:
         """Do each job when it is due, until a signal; a job that is under way is stopped then."""
         due = {name: job.next_after(self._now()) for name, job in self.jobs.items()}
-        with self._stopped_by_signals():
+        with stopped_by_signals(self._stopping.set):
             while not self._stopping.is_set():
                 name = min(due, key=lambda name: due[name])
                 _say(f"{name}: next at {due[name]:%Y-%m-%d %H:%M} UTC")
@@ -128,18 +126,6 @@ class Schedule:
         fresh = path.with_suffix(f".{os.getpid()}.new")
         fresh.write_text(json.dumps({**self._notes(), name: note}, indent=1))
         fresh.replace(path)
-
-    @contextmanager
-    def _stopped_by_signals(self) -> Iterator[None]:
-        def handle(number: int, frame: FrameType | None) -> None:
-            self._stopping.set()
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _require_fit(name: str, job: ScheduledJob, plan: Plan) -> None:

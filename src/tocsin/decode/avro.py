@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -111,7 +112,7 @@ class Avro(Decoder):
             raise unknown[number]
         if number not in schemas:
             try:
-                schemas[number] = _parsed(self.registry.schema_of(number))
+                schemas[number] = _parsed(_json(number, self.registry.schema_of(number).text))
             except Bad as bad:
                 unknown[number] = bad
                 raise
@@ -145,6 +146,13 @@ def _library() -> Any:
     except ImportError:
         raise MissingExtra("fastavro", "avro", "Avro") from None
     return fastavro
+
+
+def _json(number: int, schema: str) -> Any:
+    try:
+        return json.loads(schema)
+    except ValueError as error:
+        raise Bad("avro_schema", f"schema {number} is not JSON: {error}") from error
 
 
 def _parsed(schema: Any) -> Any:

@@ -15,7 +15,7 @@ from tocsin.batch import times_us
 from tocsin.decode._base import DEPTH_MAX, Decoder, Records, raw
 from tocsin.decode._builder import INT_END, Builder, Decoded, float_of, merged, utf8
 from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
-from tocsin.decode._paths import at_path, steps_of, where
+from tocsin.decode._paths import ELEMENT, elements_at, steps_of, value_at, where
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.decode._values import HUGE, NAN, from_value, kind
@@ -84,7 +84,7 @@ class Json(Decoder):
                     state.meet(record)
                     builder.add(i, row, self._values(record, record))
                     continue
-                elements = _elements(record, self.rows)
+                elements = elements_at(record, self.rows)
             except Bad as bad:
                 rejects.add(row, bad)
                 continue
@@ -107,7 +107,7 @@ class Json(Decoder):
         values: list[Any] = []
         others: dict[str, Bad] = {}
         for (name, column), steps in zip(self.told.items(), self._paths, strict=True):
-            value = _value_at(steps, element, record, name_in_rows)
+            value = value_at(steps, element, record, name_in_rows)
             try:
                 values.append(from_value(name, column, value))
             except Bad as bad:
@@ -208,28 +208,6 @@ def _constant(text: str) -> Any:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=float_of, parse_constant=_constant
 )
-
-
-NAME, ELEMENT = "@key", "@value"
-"""Paths of what stands around a row: its name in an object of rows (its number in an array), and the row itself."""
-
-
-def _value_at(steps: tuple[str, ...], element: Any, record: Any, name: str | None) -> Any:
-    if steps == (NAME,):
-        return name
-    if steps == (ELEMENT,):
-        return element
-    return at_path(record, steps[1:]) if steps[0] == "$" else at_path(element, steps)
-
-
-def _elements(record: Any, path: str) -> list[tuple[str, Any]]:
-    """The rows at a path, each with its name in an object, or its number in an array."""
-    rows = at_path(record, tuple(step for step in steps_of(path) if step != "$"))
-    if isinstance(rows, dict):
-        return list(rows.items())
-    if not isinstance(rows, list):
-        raise Bad("shape", f"an array, or an object of rows, is wanted at {path}, not {kind(rows)}")
-    return [(str(n), element) for n, element in enumerate(rows)]
 
 
 def _text(element: Any) -> bytes:

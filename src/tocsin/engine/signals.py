@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as a clean stop."""
+"""Ctrl-C and SIGTERM as a wish to stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Both call ``stop``, if this is the main thread."""
+    """Call ``stop`` on SIGINT and SIGTERM while this lasts. Only the main thread gets them; elsewhere do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

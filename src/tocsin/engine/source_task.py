@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin.batch import END, OUT, REST, START, Batch
-from tocsin.contracts import Connection, Offset, Reader, Source, Split, State
+from tocsin.batch import END, REST, START, Batch
+from tocsin.contracts import Connection, Offset, Reader, Source, Split
 from tocsin.decode._base import Decoder, Traced
+from tocsin.engine.decode_ahead import DecodeAhead, DecodePool, wait_for_any
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.errors import Unavailable
 from tocsin.world import World
@@ -75,19 +76,19 @@ class _Open:
     reader: Reader | LoggedReader
     offset: Offset
     """After what was handed over last."""
-    state: State
-    """Of the decoder that runs ahead."""
+    ahead: DecodeAhead
+    """Batches polled and not handed over yet."""
     waiting: int = 0
     """Batches handed over and not taken yet."""
     next_s: float = 0.0
-    undecoded: tuple[Batch, Offset] | None = None
-    """A batch that its decoder could not take yet."""
+    is_over: bool = False
+    """Its last batch has been polled."""
 
 
 class SourceTask:
     """Reads one source, in a thread of its own or, without threads, when `step` is called.
 
-    It also decodes, so that this is done on another core than the steps, unless the decoder remembers what a checkpoint
+    It also decodes, so that this is done on other cores than the steps, unless the decoder remembers what a checkpoint
     must hold.
 
     The thread owns the connection and its readers. When the source is away (`Unavailable`), everything of it is closed
@@ -115,6 +116,7 @@ class SourceTask:
         self._share = share
         self._source, self._world, self._segment_bytes = source, world, segment_bytes
         self._decoder = decoder
+        self._pool = DecodePool(decoder, threads=False)
         self._offsets = dict(offsets)
         """Where each split is read on: after what was handed over last."""
         self._ended = set(ended)
@@ -144,6 +146,7 @@ class SourceTask:
     def start(self, news: threading.Event) -> None:
         """Poll in a thread from now on; ``news`` is set whenever there is something to take."""
         self._news = news
+        self._pool = DecodePool(self._decoder, threads=True)
         self._thread = threading.Thread(target=self._run, name=f"source {self.id}", daemon=True)
         self._thread.start()
 
@@ -211,6 +214,7 @@ class SourceTask:
             if self._thread.is_alive():
                 logger.warning("%s does not answer; it is left behind", self.id)
                 return
+        self._pool.close()
         self._close()
 
     # the task's side
@@ -256,72 +260,87 @@ class SourceTask:
         if left_s > 0:
             self._stopping.wait(min(left_s, 1.0))
         elif not any(self._may_be_polled(one) for one in self._open.values()):
-            self._taken.wait(POLL_S)
+            if not wait_for_any(self._decoding(), POLL_S):
+                self._taken.wait(POLL_S)
+        elif wait_for_any(self._decoding(), IDLE_WAIT_S):
+            return
         elif len(self._open) > 1:
             self._stopping.wait(IDLE_WAIT_S)
 
+    def _decoding(self) -> list[DecodeAhead]:
+        """Of each split that may hand over more."""
+        return [one.ahead for one in self._open.values() if one.split.name not in self._ended and one.waiting < AHEAD]
+
     def _may_be_polled(self, one: _Open) -> bool:
-        return one.split.name not in self._ended and one.waiting < AHEAD
+        has_room = one.waiting < AHEAD and len(one.ahead) < self._pool.room(len(self._open))
+        return has_room and not one.is_over and one.split.name not in self._ended
 
     def _poll_each(self) -> bool:
+        """Poll each split that may be, and hand over what is decoded. Returns whether anything moved."""
         moved = False
-        timeout_s = POLL_S if self._thread is not None else IDLE_WAIT_S
         for one in tuple(self._open.values()):
-            began_s = self._world.clock.monotonic_s()
-            if not self._may_be_polled(one):
-                continue
-            if self._live and began_s < one.next_s:
-                if len(self._open) > 1:
-                    continue
-                self._world.clock.sleep(one.next_s - began_s)
-            polled = one.undecoded or one.reader.poll(ROWS_MAX, timeout_s if len(self._open) == 1 else 0.0)
-            if polled is None:
-                continue
-            batch, offset = one.undecoded = polled
-            is_over = batch.watermark_us in (END, REST)
-            if batch.watermark_us == REST:  # time has not moved, and no window ends
-                batch = batch.until(START)
+            moved |= self._may_be_polled(one) and self._poll(one)
             try:
-                traced = self._decoded(one, batch)
+                while one.waiting < AHEAD and one.split.name not in self._ended and self._hand_over(one):
+                    moved = True
             except Unavailable as error:  # what the decoder asks is away; the batch is kept, and the offset stays
                 self._wait(error)
                 return False
-            one.undecoded = None
-            moved = True
-            one.offset = self._offsets[one.split.name] = offset
-            one.next_s = began_s + PACE_S if len(batch) < ROWS_FEW else 0.0
-            if is_over:
-                self._ended.add(one.split.name)
-                self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
-            with self._lock:
-                one.waiting += 1
-            self._put(Rows(one.split.name, batch, offset, traced))
-            if is_over and all(split in self._ended for split in self._open):
-                self._done = True
-                self._put(Finished())
         return moved
 
-    def _decoded(self, one: _Open, batch: Batch) -> Traced | None:
-        if self._decoder is None or batch.port != OUT:
-            return None
-        traced = self._decoder.traced(one.state, batch)
-        one.state = traced[0]
-        return traced
+    def _poll(self, one: _Open) -> bool:
+        began_s = self._world.clock.monotonic_s()
+        if self._live and began_s < one.next_s:
+            if len(self._open) > 1:
+                return False
+            self._world.clock.sleep(one.next_s - began_s)
+        timeout_s = POLL_S if self._thread is not None else IDLE_WAIT_S
+        polled = one.reader.poll(ROWS_MAX, timeout_s if len(self._open) == 1 and not one.ahead else 0.0)
+        if polled is None:
+            return False
+        batch, offset = polled
+        one.is_over = batch.watermark_us in (END, REST)
+        if batch.watermark_us == REST:  # time has not moved, and no window ends
+            batch = batch.until(START)
+        one.next_s = began_s + PACE_S if len(batch) < ROWS_FEW else 0.0
+        one.ahead.put(batch, offset)
+        return True
+
+    def _hand_over(self, one: _Open) -> bool:
+        """Hand the next batch of a split to the epoch loop, if it is decoded."""
+        taken = one.ahead.take()
+        if taken is None:
+            return False
+        batch, offset, traced = taken
+        one.offset = self._offsets[one.split.name] = offset
+        is_last = one.is_over and not one.ahead
+        if is_last:
+            self._ended.add(one.split.name)
+            self._look_for_splits()  # those that come after it hold the watermark before its end lets it go
+        with self._lock:
+            one.waiting += 1
+        self._put(Rows(one.split.name, batch, offset, traced))
+        if is_last and all(split in self._ended for split in self._open):
+            self._done = True
+            self._put(Finished())
+        return True
 
     def _look_for_splits(self) -> None:
         """Open splits that are new and whose parents have ended; let go of those that are given away."""
         assert self._connection is not None
         self._splits_s = self._world.clock.monotonic_s() + SPLITS_EVERY_S
         listed = {split.name: split for split in self._connection.splits()}
-        for name in [name for name in self._open if name not in listed and name not in self._ended]:
+        gone = [name for name in self._open if name not in listed and name not in self._ended]
+        for name in [name for name in gone if not self._open[name].is_over]:  # else its last batch is on its way
             self._counted.update(self._open[name].reader.counters())
             self._ended.add(name)  # it is not polled again; its reader closes once a checkpoint holds what came
             self._put(Revoked(name))
         for name, split in listed.items():
             ready = all(parent in self._ended or parent not in listed for parent in split.after)
             if ready and name not in self._open and name not in self._ended:
-                state = None if self._decoder is None else self._decoder.initial()
-                self._open[name] = _Open(split, self._read(split), self._offsets.get(name), state)
+                self._open[name] = _Open(
+                    split, self._read(split), self._offsets.get(name), DecodeAhead(self._pool)
+                )  # fmt: skip
                 self._put(Opened(name))
         if not self._open and listed and all(name in self._ended for name in listed):
             self._done = True

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pyarrow as pa
@@ -49,6 +49,8 @@ class Influxdb(ServerSettings, Sink):
 
     InfluxData, "Line protocol" and "/write" (version 1), "/api/v2/write" (version 2).
     """
+
+    PROMISE: ClassVar[str] = "each point once, by its series and time"
 
     measurement: str
     """The name of the table."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from string import Formatter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -59,6 +59,8 @@ class Kafka(ClusterSettings, Sink):
     >>> Kafka(brokers="localhost:9092", topic="plant.{key}.state", columns=["state"]).topic
     'plant.{key}.state'
     """
+
+    PROMISE: ClassVar[str] = "exactly once, for readers of committed records"
 
     topic: str
     """Where to write; ``{column}`` stands for the row's value."""

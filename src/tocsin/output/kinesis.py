@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -52,6 +52,8 @@ class Kinesis(StreamSettings, Sink):
     >>> Kinesis(stream="plant", region="eu-central-1").key
     'key'
     """
+
+    PROMISE: ClassVar[str] = "at least once; once for readers that drop a row_id they have seen"
 
     key: str = "key"
     """The column whose text is the partition key: rows of one key stay in order; null and empty are ``-``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import pyarrow as pa
@@ -43,6 +43,8 @@ class Mqtt(BrokerSettings, Channel):
     >>> channel.messages(rows)[0].body
     b'[["plant/pump/state","",{"state":"run"}],["","\\'a/b\\' in column \\'key\\'",{"state":"stop"}]]'
     """
+
+    PROMISE: ClassVar[str] = "at least once at QoS 1"
 
     topic: str
     """Where to publish; ``{column}`` stands for the row's value, which may be a whole topic only if it stands alone."""

@@ -73,6 +73,7 @@ class Http(Source):
     """  # noqa: E501
 
     REPLAYABLE: ClassVar[bool] = False
+    PROMISE: ClassVar[str] = "exactly once for a request with an Idempotency-Key, else as often as it is sent"
 
     port: int = Field(ge=1, le=65535)
     """The port to listen at."""
