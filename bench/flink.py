@@ -133,6 +133,7 @@ class Bench:
             self.cluster.down()
 
     def start(self, name: str, parallelism: int) -> subprocess.Popen[bytes]:
+        self.cluster.up(1, self.slots)  # the end of a job may have taken the TaskManager with it
         data = self.folder / ("few.ndjson" if name == "few" else "in.ndjson")
         more = [
             "--set",

@@ -76,6 +76,7 @@ class Machine:
         subprocess.run(self.command("flink", what, *place, *more), check=True, timeout=STARTED_S)
 
     def run(self, file: Path, folder: Path, *settings: str, parallelism: int = 1) -> subprocess.Popen[str]:
+        self.flink("up")  # the end of a job may have taken the TaskManager with it, see docs/scale.md
         given = [word for one in (f"folder={folder}", *settings) for word in ("--set", one)]
         command = self.command("run", str(file), *given, "--on", "flink", "--parallelism", str(parallelism))
         return subprocess.Popen([*command, "--jobmanager", f"127.0.0.1:{self.port}"], stderr=subprocess.PIPE, text=True)

@@ -19,8 +19,7 @@ LOOK_S = 1.0
 def end_with_taskmanager() -> None:
     """End this process, at once and without a word, when the TaskManager has ended. Asked twice: as once.
 
-    Not when only the shell script between them has, which is how a TaskManager ends a worker: if the worker is gone
-    before PyFlink closes it, it is closed twice, and the TaskManager ends with it.
+    Not when only the shell script between them has: that is how a TaskManager ends a worker that it is about to close.
     """
     taskmanager = psutil.Process(psutil.Process(os.getppid()).ppid())
 
