@@ -4,8 +4,8 @@ Each detector, as it ships, on one key for each series of 6,000 readings, five m
 middle on (value 2 with 2 % noise): 60 % higher for good, and a climb to 60 % higher. Printed for each detector, as
 means over the seeds: the share of the faulty readings with a score of 75 or more; the share of the climb after which
 it is told for good (1: never); and the readings in 10,000 with a score of 75 or more in 15 kinds of clean series. For
-the default also: climbs to 30 % higher (15 standard deviations) that take 3,000 to 100,000 readings, and a step of 10
-standard deviations on a steady trend. Ends with one line of JSON.
+the default also: climbs to 30 % higher (15 standard deviations) that take 3,000 to 100,000 readings, a step of 10
+standard deviations on a steady trend, and a reading that hangs at its last value. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ def step_on_trend(random: Random) -> Floats:
     return CLEAN["trend"](random) + np.where(INDEX < MIDDLE, 0.0, 5.0)
 
 
+def hanging(random: Random) -> Floats:
+    """Well until the middle, then for ever at the last value."""
+    values = random.normal(2, 0.04, COUNT)
+    values[MIDDLE:] = values[MIDDLE]
+    return values
+
+
 def told(detector: Detector, values: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each reading has a score of 75 or more."""
     key, time = as_keys(pa.array(["machine"] * len(values))), as_times(BEGIN_US + np.arange(len(values)) * EVERY_US)
@@ -123,13 +130,18 @@ def for_good_from(ramp: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
 
 
 def slow_figures(detector: Detector, seeds: range) -> dict[str, float]:
-    """The worst over the seeds: the share after which each of `CLIMBS` is told for good; and the step on a trend."""
+    """The worst over the seeds: where each of `CLIMBS` is told for good; the step on a trend; what hangs."""
     worst = {}
     for well, climb in CLIMBS:
         series = (slow_climb(np.random.default_rng([seed, 4, climb]), well, climb) for seed in seeds)
         worst[f"{well}_then_{climb}"] = round(max(for_good_from(told(detector, one)[well:]) for one in series), 3)
     steps = [told(detector, step_on_trend(np.random.default_rng([seed, 5])))[MIDDLE:].mean() for seed in seeds]
-    return {**worst, "step_on_trend_told_share": round(float(np.min(steps)), 4)}
+    hangs = [told(detector, hanging(np.random.default_rng([seed, 6])))[MIDDLE:].mean() for seed in seeds]
+    return {
+        **worst,
+        "step_on_trend_told_share": round(float(np.min(steps)), 4),
+        "hanging_told_share": round(float(np.min(hangs)), 4),
+    }
 
 
 def detectors() -> dict[str, Detector]:

@@ -3,7 +3,8 @@
 The engine is pinned to one core, the page's process to another where there is one; each run is repeated in turn and the
 median of the ratios is given; where other work disturbs them, the share of the CPU time that the feed's own thread
 takes (beside `offer_us` a batch in the engine's) says it better. `month_ms` is how long the page takes to show a month
-of one machine from the lake, of ten machines with 2.6 million rows. Ends with one line of JSON.
+of one machine from the lake, of ten machines with 2.6 million rows. Prints a line of JSON, and one of what 2,000
+machines cost server and browser (`page_browser.py`).
 
     python bench/page.py --seconds 1 --runs 15
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from page_browser import viewed
 
 from tocsin.batch import KEY, TIME, Batch, as_times
 from tocsin.detect.ewma import Ewma
@@ -145,6 +147,7 @@ def main() -> None:
         "month_ms": round(a_month_ms),
     }
     print(json.dumps(figures))
+    print(json.dumps({**viewed(), "month_ms": figures["month_ms"]}))
 
 
 def offer_cost_us(feed: PageFeed, batch: Batch) -> float:

@@ -1,8 +1,8 @@
 """The Skoltech Anomaly Benchmark: python bench/skab.py DIR
 
 DIR holds folders of CSV files (``;``-separated, with ``anomaly`` and ``changepoint``). Each file teaches with its first
-400 rows and is judged on the rest; rows of all files are pooled, as the leaderboard does. Calling every row anomalous
-stands beside it, since that gives a high F1 too. Ends with one line of JSON.
+400 rows and is judged on the rest; rows of all files are pooled, as the leaderboard does, and those of each folder.
+Calling every row anomalous stands beside it, since that gives a high F1 too. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -51,13 +51,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     paths = sorted(p for p in parser.parse_args().folder.rglob("*.csv") if p.parent.name != "anomaly-free")
-    said, true = map(np.concatenate, zip(*(judged(path) for path in paths), strict=True))
-    result = {"multivariate": figures(said, true), "everything_anomalous": figures(np.ones_like(true), true)}
-    print(f"{len(paths)} files, {len(true)} rows judged")
-    print(f"{'':<24}{'F1':>8}{'FAR %':>8}{'MAR %':>8}")
-    for name, figure in result.items():
-        print(f"{name:<24}{figure['f1']:>8.3f}{figure['far_percent']:>8.1f}{figure['mar_percent']:>8.1f}")
-    print(json.dumps({"files": len(paths), "rows": len(true), **result}))
+    judged_of = {path: judged(path) for path in paths}
+    folders = {name: [judged_of[p] for p in paths if p.parent.name == name] for name in {p.parent.name for p in paths}}
+    result = {name: both(of) for name, of in {**dict(sorted(folders.items())), "all": list(judged_of.values())}.items()}
+    print(f"{'':<32}{'F1':>8}{'FAR %':>8}{'MAR %':>8}")
+    for folder, figures_of in result.items():
+        for name, figure in figures_of.items():
+            f1, far, mar = figure.values()
+            print(f"{folder + ', ' + name:<32}{f1:>8.3f}{far:>8.1f}{mar:>8.1f}")
+    print(json.dumps({"files": len(paths), "folders": result, **result["all"]}))
+
+
+def both(files: list[tuple[Truth, Truth]]) -> dict[str, dict[str, float]]:
+    """The figures of the detector, and of calling every row anomalous, over the rows of some files."""
+    said, true = map(np.concatenate, zip(*files, strict=True))
+    return {"multivariate": figures(said, true), "everything_anomalous": figures(np.ones_like(true), true)}
 
 
 if __name__ == "__main__":

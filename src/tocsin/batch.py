@@ -215,6 +215,8 @@ def as_numbers(values: Floats) -> pa.Array:
     if len(values) < 4096:  # what is faster depends on the length
         return pa.array(values, pa.float64(), from_pandas=True)
     column = pa.array(values, pa.float64())
+    if not np.isnan(values).any():
+        return column
     return pc.if_else(pc.is_nan(column), None, column)
 
 

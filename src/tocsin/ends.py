@@ -20,6 +20,10 @@ LOOK_S = 0.05
 """How often a thread that waits for room looks whether it is still wanted."""
 
 
+ONLY = "0"
+"""The name of a connection's only split."""
+
+
 class OneSplit:
     """A `contracts.Connection` with a single split, which is opened when it is read.
 
@@ -34,7 +38,7 @@ class OneSplit:
         self._read = read
 
     def splits(self) -> Sequence[Split]:
-        return (Split("0"),)
+        return (Split(ONLY),)
 
     def read(self, split: Split, offset: Offset | None) -> Reader:
         return self._read(offset)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from click.testing import CliRunner
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+from servers import free_port
 
 from tocsin.cli import main
+from tocsin.cli.mcp import TOOL_ROLES
+from tocsin.engine.audit import newest
+from tocsin.serve.accounts import Accounts
 from tocsin.serve.evidence import _cases
 
 FILE = """
@@ -161,3 +170,68 @@ def test_earlier_cases_say_how_they_ended() -> None:
         ("b", "ACTIVE_UNACK", []), ("a", "NORMAL", ["false"])
     ]  # fmt: skip
     assert told[1]["until"] == BEGIN + timedelta(minutes=9)
+
+
+@pytest.fixture
+def served(plant: Path, tmp_path: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
+    """A server over HTTP: its address, a token of each role, and where its audit is."""
+    folder, port = tmp_path / "data", free_port()
+    shutil.copytree(plant / "data", folder)
+    accounts = Accounts(folder / ".state")
+    expires_us = time.time_ns() // 1000 + 3_600_000_000
+    tokens = {role: accounts.add_token(f"{role}-assistant", role, expires_us) for role in ("viewer", "engineer")}
+    words = ["mcp", str(plant / "plant.yaml"), "--folder", str(folder), "--http", "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-m", "tocsin.cli", *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    yield process.stderr.readline().split()[-1], tokens, folder / ".state"
+    process.terminate()
+    process.stderr.close()
+    assert process.wait(20) in (0, -15)
+
+
+def test_over_http_each_token_has_the_tools_of_its_role(served: tuple[str, dict[str, str], Path]) -> None:
+    url, tokens, state = served
+
+    async def speak(token: str, questions: Callable[[ClientSession], Awaitable[None]]) -> None:
+        async with (
+            create_mcp_http_client(headers={"authorization": f"Bearer {token}"}) as http,
+            streamable_http_client(url, http_client=http) as (read, write, *_),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            await questions(session)
+
+    async def as_viewer(session: ClientSession) -> None:
+        tools = {tool.name for tool in (await session.list_tools()).tools}
+        assert tools == {"machines", "alarms", "evidence", "series"}
+        assert (await answer(session, "alarms"))["alarms"][0]["rule"] == "hot"
+        assert (await session.call_tool("sql", {"query": "select 1"})).is_error
+
+    async def as_engineer(session: ClientSession) -> None:
+        assert {tool.name for tool in (await session.list_tools()).tools} == set(TOOL_ROLES)
+        told = await answer(session, "sql", query="select count(*) as n from readings")
+        assert told["rows"] == [{"n": 600}]
+        assert (await answer(session, "check", file="plant.yaml"))["is_right"]
+
+    anyio.run(speak, tokens["viewer"], as_viewer)
+    anyio.run(speak, tokens["engineer"], as_engineer)
+    done = [(row.who, row.role, row.what, row.subject) for row in newest(state, 2)]
+    assert done == [("engineer-assistant", "engineer", name, "mcp") for name in ("check", "sql")]
+
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    accepts = {"accept": "application/json, text/event-stream"}
+    for headers, status in (
+        ({}, 401), ({"authorization": "Bearer tocsin_guess"}, 401), ({"cookie": "tocsin_session=x"}, 401),
+        ({"host": "evil.example", "authorization": f"Bearer {tokens['viewer']}"}, 400),
+    ):  # fmt: skip
+        assert httpx.post(url, json=body, headers={**accepts, **headers}).status_code == status
+
+
+def test_over_http_nobody_is_let_in_without_a_token(plant: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (["--folder", str(plant / "data")], "tocsin access token NAME"),
+        (["--folder", str(plant / "data"), "--host", "0.0.0.0"], "open to the network"),
+    ):
+        done = CliRunner().invoke(main, ["mcp", "--http", *words])
+        assert done.exit_code == 2
+        assert said in done.output

@@ -91,8 +91,36 @@ def test_what_is_undelivered_is_said_and_the_next_run_sends_it(press: Path) -> N
     assert "private address" in why
     assert told.rstrip().endswith("run the pipeline again to send them")
     told = ran(press, "console").stderr
-    assert "press: all that its sources hold was read before" in told
+    assert "press: its sources were read to their end before" in told
     assert figures(told) == {"sent": [(1, "message by bell.0.notify")]}
+
+
+LATER = """
+name: later
+folder: one
+source: {files: {path: "*.csv"}}
+decode: {csv: {header: none, columns: {t: int, k: text, v: float}}}
+time: {column: t, unit: s}
+key: k
+streams: {r: {sinks: [{delta: r}]}}
+"""
+
+
+def test_the_remedy_for_files_that_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def told(text: str, code: int) -> str:
+        Path("later.yaml").write_text(text)
+        done = CliRunner().invoke(main, ["run", "later.yaml"])
+        assert done.exit_code == code, done.stderr
+        return done.stderr
+
+    Path("a.csv").write_text("1767225600,m,1\n1767225601,m,2\n")
+    assert re.search(r"kept +2 rows", told(LATER, 0))
+    Path("b.csv").write_text("1767225602,m,3\n")
+    assert "write follow: true, and another folder:" in told(LATER, 0)
+    assert "name another folder: in the file" in told(LATER.replace('"*.csv"', '"*.csv", follow: true'), 1)
+    assert re.search(r"kept +3 rows", told(LATER.replace("folder: one", "folder: two"), 0))
 
 
 ELSEWHERE = """

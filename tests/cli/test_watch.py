@@ -92,7 +92,7 @@ def test_the_saved_file_is_right_and_runs_to_the_same_rows(werk: Path) -> None:
 def test_a_second_look_goes_on_where_the_first_ended(werk: Path) -> None:
     arguments = ["watch", str(werk), "--no-page", "--folder", str(werk.parent / "lake")]
     invoked(*arguments)
-    assert "was read before" in invoked(*arguments).stderr
+    assert "read to their end before" in invoked(*arguments).stderr
 
 
 def test_a_folder_of_another_source_is_refused(werk: Path) -> None:

@@ -283,18 +283,22 @@ def test_a_name_is_judged_by_what_it_resolves_to_and_then_kept(
 
 # Apprise imports a module that Python 3.13 no longer has, and has its own for it.
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
-def test_unknown_targets_stay_in_the_outbox() -> None:
+def test_unknown_targets_stay_in_the_outbox(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     delivery = Notify(to="nosuch://user:secret@host").open(world())
     with pytest.raises(DeliveryError, match="no target that is known") as caught:
         delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
-    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError):
+        Notify(to="nosuch://user:secret@host").check(world())
+    assert "secret" not in str(caught.value) + caplog.text + "".join(capfd.readouterr())
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 def test_apprise_takes_the_rest(receiver: Receiver) -> None:
     target = receiver.url.replace("http://", "json://")
-    with pytest.raises(DeliveryError, match="is a webhook"):
-        Notify(to=target).open(world()).deliver([Message("x", b"{}")])
+    with pytest.raises(ConfigError, match="is a webhook"):
+        Notify(to=target).check(world())
     delivery = Notify(to=target, allow_private=True).open(world())
     delivery.deliver([Message("x", b'{"text": "pump too hot", "row": {}}')])
     assert json.loads(receiver.got[0][2])["message"] == "pump too hot"

@@ -67,7 +67,7 @@ def test_garbage_ends_one_connection_and_nothing_else(tmp_path: Path, garbage: b
     live = asyncio.run(after(tmp_path, garbage, good))
     assert live.engines == 0
     assert live.figures().rows_in == 5
-    assert [series.signal for series in live.series.values()][-1] == "x"
+    assert list(live.machines["p"].series)[-1] == ("readings", "x")
 
 
 def keep(folder: Path, name: str, rows: pa.Table) -> None:
@@ -94,7 +94,7 @@ def test_the_past_comes_from_the_lake(tmp_path: Path) -> None:
     for stream, rows in found:
         live.take(stream, rows, NEVER_S)
     assert {alarm.id: alarm.state for alarm in live.alarms.by_id.values()} == {"a": "CLEARED_ACK", "b": "ACTIVE_UNACK"}
-    assert {series.signal for series in live.series.values()} == {"x", "y"}
+    assert {signal for _, signal in live.machines["p"].series} == {"x", "y"}
     assert [stream.name for stream, _ in newest(tmp_path, [StreamColumns(name="alarms", kind="alarms")])] == ["alarms"]
 
 

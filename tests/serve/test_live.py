@@ -8,6 +8,7 @@ from tocsin.engine.wire import Counted, Rejected, describe
 from tocsin.serve import alarm_list
 from tocsin.serve import live as module
 from tocsin.serve.live import Live
+from tocsin.serve.messages import MachineSeries, Points
 from tocsin.serve.series import POINTS_MAX, SeriesBuffer, pack
 
 
@@ -23,15 +24,17 @@ def take(live: Live, name: str, table: pa.Table, now_s: float | None = None, jud
     live.take(msgspec.structs.replace(stream, judged=judged) if judged else stream, table, now_s)
 
 
+def every(live: Live) -> list[SeriesBuffer]:
+    return [one for machine in live.machines.values() for one in machine.series.values()]
+
+
 def known(live: Live) -> set[tuple[str, str]]:
-    return {(one.machine, one.signal) for one in live.series.values()}
+    return {(one.machine, one.signal) for one in every(live)}
 
 
 def points(live: Live, machine: str, signal: str) -> dict[str, list]:
     return next(
-        msgspec.to_builtins(pack(s.points()))
-        for s in live.series.values()
-        if (s.machine, s.signal) == (machine, signal)
+        msgspec.to_builtins(pack(s.points())) for s in every(live) if (s.machine, s.signal) == (machine, signal)
     )
 
 
@@ -100,7 +103,7 @@ def test_missing_and_infinite_numbers_become_null() -> None:
     live = Live()
     take(live, "readings", rows(["p"] * 3, x=[1.0, np.inf, np.nan]))
     assert points(live, "p", "x")["value"] == [1.0, None, None]
-    assert b"NaN" not in msgspec.json.encode(live.changes())
+    assert b"NaN" not in msgspec.json.encode([live.changes(), live.glances([0])])
 
 
 def test_a_series_keeps_the_newest_points_only() -> None:
@@ -141,6 +144,7 @@ def test_everything_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(30):
         take(live, "alarms", alarm(f"a{i}", "m0", state="ACTIVE_UNACK" if i < 3 else "CLEARED_ACK"))
     assert (len(live.machines), live.figures().machines_left_out, len(live.machines["m0"].series)) == (10, 40, 5)
+    assert live.glances([0])[0].signals == 51, "it says how many there are"
     assert len(live.alarms.by_id) == 7
     assert {"a0", "a1", "a2"} <= set(live.alarms.by_id), "closed alarms go first"
 
@@ -278,7 +282,7 @@ def test_rates_come_from_the_counters() -> None:
 def test_odd_rows_are_no_error(table: pa.Table) -> None:
     live = Live()
     take(live, "odd", table)
-    msgspec.json.encode([live.changes(), live.snapshot(), live.figures()])
+    msgspec.json.encode([live.changes(), live.tiles(), live.glances(range(9)), live.figures()])
 
 
 def test_a_tile_says_how_well_a_machine_is_and_what_pulls_it_down() -> None:
@@ -286,30 +290,94 @@ def test_a_tile_says_how_well_a_machine_is_and_what_pulls_it_down() -> None:
     names = [name for name in ("hot", "odd") for _ in range(20)]
     scores = [81.0] * 20 + [60.5] * 20
     take(live, "judged", rows(["p"] * 40, signal=names, value=[1.0] * 40, expected=[1.0] * 40, score=scores))
-    (tile,) = live.changes().machines
-    assert tile.health == 30
-    assert [(part.signal, part.percent) for part in tile.pulled_by] == [("hot", 75), ("odd", 25)]
-    assert live.changes().machines == []
+    (glance,) = live.glances([0])
+    assert glance.health == 30
+    assert [(part.signal, part.percent) for part in glance.pulled_by] == [("hot", 75), ("odd", 25)]
     blamed = rows(["q"] * 4, a=[1.0] * 4, b=[2.0] * 4, signal=["a", "a", "a", "b"], score=[90.0] * 4)
     take(live, "several", blamed)
-    (tile,) = live.changes().machines
-    assert (tile.health, [part.signal for part in tile.pulled_by]) == (32, ["a", "b"])
+    (glance,) = live.glances([1])
+    assert (glance.health, [part.signal for part in glance.pulled_by]) == (32, ["a", "b"])
 
 
 def test_forecasts_and_remaining_life_count_for_a_machines_health() -> None:
     live = Live()
     far = rows(["p"] * 9, y=[5.0] * 9, yhat=[1.0] * 9, yhat_lower=[0.0] * 9, yhat_upper=[2.0] * 9)
     take(live, "load", far)
-    (tile,) = live.changes().machines
-    assert (tile.health, tile.pulled_by[0].signal, tile.life) == (12, "forecast", None)
+    (glance,) = live.glances([0])
+    assert (glance.health, glance.pulled_by[0].signal, glance.life) == (12, "forecast", None)
     first = rows(
         ["m"] * 2, [0, 60], rul=[100.0, 50], rul_lower=[80.0, 40], rul_upper=[125.0, 60], rul_confidence=[0.9] * 2
     )
     take(live, "life", first.slice(0, 1))
     take(live, "life", first.slice(1))
-    (tile,) = live.changes().machines
-    assert (tile.health, tile.pulled_by[0].signal) == (50, "remaining life")
+    (glance,) = live.glances([1])
+    assert (glance.health, glance.pulled_by[0].signal) == (50, "remaining life")
     assert ("m", "rul") in known(live)
     assert ("m", "rul_lower") not in known(live), "the bounds are in the tile"
-    assert tile.life is not None
-    assert (tile.life.lower, tile.life.upper, tile.life.confidence, tile.life.reading_s) == (40, 60, 0.9, 60)
+    assert glance.life is not None
+    assert (glance.life.lower, glance.life.upper, glance.life.confidence, glance.life.reading_s) == (40, 60, 0.9, 60)
+
+
+def names_of_kept(live: Live) -> set[str]:
+    return {
+        name for name, machine in live.machines.items() if any(one.points().size for one in machine.series.values())
+    }
+
+
+def test_points_are_kept_of_whole_machines_and_of_those_that_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SERIES_MAX", 6)
+    live = Live()
+
+    def all_report(at: int) -> None:
+        many = [f"m{i}" for i in range(5)]
+        take(live, "readings", rows(many, [at] * 5, a=[1.0] * 5, b=[2.0] * 5, c=[3.0] * 5), now_s=100.0 + at)
+
+    for at in range(3):
+        all_report(at)
+    whole = names_of_kept(live)
+    assert len(whole) == 2
+    assert all(len(one.points().T) for name in whole for one in live.machines[name].series.values())
+    assert [tile.name for tile in live.tiles()] == [f"m{i}" for i in range(5)]
+    (glance,) = live.glances([4])
+    assert ([(one.signal, one.value) for one in glance.values], glance.recent) == (
+        [("a", 1.0), ("b", 2.0), ("c", 3.0)], [1.0] * 3,
+    )  # fmt: skip
+    with live.watched("m4"), live.watched("m3"), live.watched("m4"):
+        all_report(3)
+        assert names_of_kept(live) == {"m3", "m4"}
+        new = live.new_points()
+        assert set(new) == {"m3", "m4"}
+        assert [(one.signal, one.points.value) for one in new["m4"].series] == [
+            ("a", [1.0]),
+            ("b", [2.0]),
+            ("c", [3.0]),
+        ]
+        live.keep("m0")
+        all_report(4)
+        assert names_of_kept(live) == {"m0", "m3", "m4"}, "nothing is taken from who looks"
+    live.new_points()
+    all_report(5)
+    assert live.new_points() == {}, "nobody looks any more"
+    live.keep("m1")
+    assert "m0" in names_of_kept(live), "the one looked at longest ago makes room"
+
+
+def test_what_the_lake_holds_comes_before_what_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SERIES_MAX", 0)
+    live = Live()
+    take(live, "readings", rows(["p"], [100], x=[1.0]), now_s=100.0)
+    machine = live.keep("p", 100.5)
+    assert machine is not None
+    take(live, "readings", rows(["p"], [103], x=[4.0]), now_s=103.0)
+
+    def past(*seconds: int) -> list[MachineSeries]:
+        times = [1000.0 * second for second in seconds]
+        return [MachineSeries(-1, "p", "x", "readings", points=Points(times, [float(s - 99) for s in seconds]))]
+
+    live.recall(machine, past(100, 101), 104.0)
+    assert points(live, "p", "x")["value"] == [1.0, 2.0, 4.0]
+    assert not machine.is_whole, "the tables lag: what came before it was chosen is not in them yet"
+    take(live, "readings", rows(["p"], [104], x=[5.0]), now_s=104.0)
+    live.recall(machine, past(100, 101, 102, 103), 100.5 + module.TABLES_LAG_S)
+    assert points(live, "p", "x")["value"] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert machine.is_whole

@@ -259,10 +259,9 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     assert "vibration jumped above its usual" in view.locator(".alarm .message").inner_text()
     assert "standard deviations away" in view.locator(".alarm .facts").inner_text()
     assert view.locator(".alarm .ignore").inner_text() == "Learn nothing for 1 h"
-    view.fill("#by", "Ann")
     view.click(".alarm .relearn")
     wait_for(lambda: (done := log.poll()) is not None and (judge(Batch(done, port=ACTIONS)) or True))
-    view.wait_for_selector(".alarm .facts:has-text('relearn by Ann')", timeout=WAIT_MS)
+    view.wait_for_selector(".alarm .facts:has-text('relearn by local')", timeout=WAIT_MS)
     judge(Batch(rows.slice(350, 50)))
     view.wait_for_selector(".alarm[data-active=true]", state="detached", timeout=WAIT_MS)
     log.close()
@@ -276,7 +275,6 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     log = ActionLog(tmp_path, 0)
     view = opened()
     view.wait_for_selector(".alarm[data-active=false] .label.false:visible", timeout=WAIT_MS)
-    view.fill("#by", "Ann")
     actions: list[Any] = []
 
     def press(button: str) -> None:
@@ -287,12 +285,12 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
 
     press(".ack")
     view.locator("#alarm-chips button").last.click()  # all: it is no longer open
-    view.wait_for_selector(".alarm .facts:has-text('acknowledged by Ann')", timeout=WAIT_MS)
+    view.wait_for_selector(".alarm .facts:has-text('acknowledged by local')", timeout=WAIT_MS)
     press(".label.false")
     (done,) = actions[-1].to_pylist()
     id = view.locator(".alarm").get_attribute("data-id")
-    assert (done["action"], done["by"], done["alarm"]) == ("label_false", "Ann", f"odd:oven-1#{id}")
-    view.wait_for_selector(".alarm .facts:has-text('labelled false by Ann')", timeout=WAIT_MS)
+    assert (done["action"], done["by"], done["alarm"]) == ("label_false", "local", f"odd:oven-1#{id}")
+    view.wait_for_selector(".alarm .facts:has-text('labelled false by local')", timeout=WAIT_MS)
     assert not view.locator(".alarm .label.false").is_visible()
     assert view.locator(".alarm .label.true").is_visible()
     engine.tell(range(3600, 3630), fault=True)  # rings anew: another alarm, of which nobody has said anything yet

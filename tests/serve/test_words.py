@@ -26,15 +26,15 @@ def test_a_type_written_down_in_javascript_names_the_fields_that_are_sent(name: 
 
 
 def test_the_page_checks_all_that_it_receives() -> None:
-    assert {"Tile", "Points", "ShownAlarm", "Figures", "Changes", "SessionInfo"} <= set(TYPES)
-    app = (PAGES / "app.js").read_text()
+    assert {"Tile", "Points", "ShownAlarm", "Figures", "Changes", "SessionInfo", "QueryAnswer"} <= set(TYPES)
+    scripts = "".join(path.read_text() for path in PAGES.glob("*.js"))
     for received in RECEIVED:
-        assert f'"{received.__name__}"' in app
+        assert f'"{received.__name__}"' in scripts
         assert received.__name__ in words()["SCHEMAS"]
 
 
 def test_the_module_is_plain_javascript() -> None:
     names = re.findall(r"^export const (\w+) = (.*);$", module().decode(), re.MULTILINE)
-    assert [name for name, _ in names] == ["STATES", "SEVERITIES", "ACTIONS", "SCHEMAS"]
+    assert [name for name, _ in names] == ["STATES", "SEVERITIES", "ROLES", "ACTIONS", "SCHEMAS"]
     for _, value in names:
         msgspec.json.decode(value)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from tocsin import __version__
+from tocsin.cli.access import access, audit
 from tocsin.cli.alarms import alarms
+from tocsin.cli.backup import backup, restore
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.explain import explain
@@ -60,8 +62,12 @@ def main(log_level: Level, log_format: Format) -> None:
     configure(log_level, log_format)
 
 
+main.add_command(access)
 main.add_command(alarms)
+main.add_command(audit)
+main.add_command(backup)
 main.add_command(certs)
+main.add_command(restore)
 main.add_command(jobs)
 models.add_command(deploy)
 main.add_command(models)
@@ -140,7 +146,7 @@ def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
 @click.option("--port", default=8321, show_default=True)
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where the page listens to other machines.")
 @click.option("--tls-key", type=click.Path(path_type=Path))
-@click.option("--token", help="Likewise; better set as TOCSIN_RUN_TOKEN.")
+@click.option("--token", help="Of an admin, where there is no account; better set as TOCSIN_RUN_TOKEN.")
 @click.option("--allowed-host", multiple=True, help="A further name by which browsers may ask for the page.")
 @click.option("--on", "runner", type=click.Choice(["flink"]), help="Run it on a cluster of Apache Flink, not here.")
 @click.option(
@@ -181,10 +187,15 @@ def run(
     address = None
     if page:
         from tocsin.serve.access import Address
+        from tocsin.serve.accounts import Accounts
+        from tocsin.serve.oidc import Provider
 
+        oidc = pipeline.page.oidc
         address = Address(
-            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host
-        )
+            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host,
+            has_accounts=Accounts(plan.state_folder).are_there(),
+            provider=None if oidc is None else Provider(**oidc.model_dump()),
+        )  # fmt: skip
     launch(plan, pipeline.page.streams, address, CHANGED if forget_changed else forget)
 
 

@@ -108,10 +108,13 @@ def _page(plan: Plan, streams: Collection[str], address: Address, runner: Embedd
 
     def serve() -> None:
         from tocsin.serve.app import start
+        from tocsin.serve.messages import Plant, SignalLabel
 
         try:
             shown = streams_of(plan, streams)
-            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=shown))
+            signals = {name: SignalLabel(one.name, one.unit) for name, one in plan.signals.items()}
+            plant = Plant(dict(plan.machines), signals)
+            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=shown, plant=plant))
             print(f"{plan.name}: the page is at {served[0].url}", file=sys.stderr, flush=True)
         except TocsinError as error:
             failed.append(error)

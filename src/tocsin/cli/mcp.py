@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tocsin.domain.roles import ENGINEER, VIEWER, reaches
 from tocsin.errors import ConfigError, MissingExtra, TocsinError, UnknownName
 
 INSTRUCTIONS = (
@@ -16,6 +17,16 @@ INSTRUCTIONS = (
     "(rests_on): say these, the key and the time with whatever you state, and state nothing that no answer holds. "
     "Times are in UTC."
 )
+TOOL_ROLES: Mapping[str, str] = {
+    "machines": VIEWER,
+    "alarms": VIEWER,
+    "evidence": VIEWER,
+    "series": VIEWER,
+    "sql": ENGINEER,
+    "check": ENGINEER,
+    "replay": ENGINEER,
+}
+"""What each tool needs over HTTP; a tool that does not stand here is none."""
 
 
 @click.command()
@@ -24,16 +35,58 @@ INSTRUCTIONS = (
     "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
     help="The folder that the pipeline writes to.",
 )  # fmt: skip
-def mcp(files: tuple[Path, ...], folder: Path) -> None:
+@click.option("--http", is_flag=True, help="Over HTTP, to who has a token of `tocsin access token`.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens, with --http.")
+@click.option("--port", default=8322, show_default=True)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where it listens to other machines.")
+@click.option("--tls-key", type=click.Path(path_type=Path))
+@click.option("--allowed-host", multiple=True, help="A further name by which it may be asked.")
+def mcp(
+    files: tuple[Path, ...],
+    folder: Path,
+    http: bool,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    allowed_host: tuple[str, ...],
+) -> None:
     """Answer an assistant (Model Context Protocol, over stdin and stdout) on what is in the lake; nothing is changed.
 
-    FILES are pipelines that it may check and replay with other settings.
+    FILES are pipelines that it may check and replay with other settings. Over HTTP a viewer's token has machines,
+    alarms, evidence and series; an engineer's also sql, check and replay.
     """
-    server(folder, files).run("stdio")
+    if not http:
+        server(folder, files).run("stdio")
+        return
+    from tocsin.cli.mcp_http import serve
+    from tocsin.serve.access import Address
+    from tocsin.serve.accounts import Accounts
+
+    state_folder = folder / ".state"
+    address = Address(
+        host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, allowed_hosts=allowed_host,
+        has_accounts=Accounts(state_folder).are_there(),
+    )  # fmt: skip
+    serve(
+        state_folder,
+        lambda role, told: server(folder, files, role, told),
+        address,
+        lambda url: click.echo(f"tocsin mcp: {url}", err=True),
+    )
 
 
-def server(folder: Path, files: Sequence[Path] = ()) -> Any:
-    """Returns the server, an `mcp.server.MCPServer`; raises `MissingExtra` without the extra ``mcp``."""
+def server(
+    folder: Path,
+    files: Sequence[Path] = (),
+    role: str = ENGINEER,
+    told: Callable[[str, Mapping[str, Any]], None] | None = None,
+) -> Any:
+    """Returns the server, an `mcp.server.MCPServer`, with what a role may ask.
+
+    Each call of a tool that needs more than a viewer is ``told`` before it is done. Raises `MissingExtra` without the
+    extra ``mcp``.
+    """
     try:
         from mcp.server import MCPServer
         from mcp.server.mcpserver.exceptions import ToolError
@@ -44,21 +97,25 @@ def server(folder: Path, files: Sequence[Path] = ()) -> Any:
 
     made = MCPServer("tocsin", instructions=INSTRUCTIONS, version=tocsin.__version__)
 
-    def refusing(tool: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
+    def refusing(tool: Callable[..., Mapping[str, Any]], needs: str) -> Callable[..., Mapping[str, Any]]:
         """Turn what is expected to go wrong into one sentence for the assistant."""
         from functools import wraps
 
         @wraps(tool)
-        def told(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        def asked(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
             try:
+                if told is not None and needs != VIEWER:
+                    told(tool.__name__, kwargs)
                 return tool(*args, **kwargs)
             except (TocsinError, ValueError) as error:
                 raise ToolError(str(error)) from error
 
-        return told
+        return asked
 
     for tool in (*_of_lake(folder), *(_of_files(files) if files else ())):
-        made.tool(annotations=ToolAnnotations(readOnlyHint=True, openWorldHint=False))(refusing(tool))
+        needs = TOOL_ROLES[tool.__name__]
+        if reaches(role, needs):
+            made.tool(annotations=ToolAnnotations(readOnlyHint=True, openWorldHint=False))(refusing(tool, needs))
     return made
 
 

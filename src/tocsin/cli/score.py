@@ -40,7 +40,8 @@ def score(
     rows = as_stream(table, time_column(table, time, writing), key)
     schema = schema_after(steps, rows.schema)
     result = pa.Table.from_batches(list(through(steps, rows)), schema=schema)
-    if len(steps) == 1 and isinstance(steps[0], Detector):
+    # A detector gives a verdict a row, and may add rows of its own, of machines that are silent.
+    if len(steps) == 1 and isinstance(steps[0], Detector) and result.num_rows == table.num_rows:
         new = [name for name in result.column_names if name not in rows.schema.names]
         result = pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **{n: result[n] for n in new}})
     _write(result, out)

@@ -11,7 +11,10 @@ from tocsin.batch import LATE, REJECTED
 from tocsin.contracts import Channel
 from tocsin.pipeline.plan import Plan, SinkNode
 
-NOTHING_NEW = "all that its sources hold was read before; for files that come later write follow: true"
+NOTHING_NEW = (
+    "its sources were read to their end before, and are not looked at again; for files that come later write "
+    "follow: true, and another folder:"
+)
 
 
 def summary(plan: Plan, snapshot: Mapping[str, Any]) -> str:

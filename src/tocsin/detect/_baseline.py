@@ -33,6 +33,8 @@ STEEPEST = 4.0
 """Most that the difference grows from one octave to the next: 4 is a trend, 2 a random walk, 0.5 white noise."""
 CLIP = 3.0
 """A difference of blocks counts for no more than this many times the usual one."""
+SURELY_INSIDE = 8.99
+"""A squared difference under this many times the usual one is not clipped, so no root need be taken."""
 CLIP_FROM = 4.0
 """Differences of a block length before any is clipped."""
 NEWS = 2.0
@@ -67,6 +69,7 @@ SLOPE_GAIN = 1 / 4000
 """Gain of the mean slope, with which the line goes on during an episode."""
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
+WEEK_US = 7 * DAY_US
 MONDAY_US = 345_600_000_000
 """1970-01-05: weeks begin on Mondays."""
 
@@ -100,24 +103,38 @@ def speaking(k: Floats, own: int) -> int:
 
 
 @inlined
-def taken_off(k: Floats, own: int, profile: Singles, start: int, view: int, time_us: int) -> float:
-    """Returns what a view takes off at this time; NaN if it does not know it yet."""
-    if view == AS_IS:
-        return 0.0
-    if view == TREND:
-        return k[own + LINE] + k[own + SLOPE] * (time_us - k[own + LINE_US]) if k[own + TRENDS] > 0 else np.nan
-    if k[own + HOURS] < (DAY_KNOWN if view == DAILY else WEEK_KNOWN):
-        return np.nan
-    at, slots = (start, HOURS_A_DAY) if view == DAILY else (start + WEEK_AT, HOURS_A_WEEK)
-    place = (time_us - MONDAY_US) % (slots * HOUR_US) / HOUR_US - 0.5
-    left = int(np.floor(place)) % slots
-    right = (left + 1) % slots
+def less_rhythm(k: Floats, own: int, profile: Singles, start: int, x: float, time_us: int) -> tuple[float, float]:
+    """Returns a reading less its daily, and less its weekly rhythm; NaN where that is not known yet."""
+    if k[own + HOURS] < DAY_KNOWN:
+        return np.nan, np.nan
+    of_week = (time_us - MONDAY_US) % WEEK_US
+    of_day = of_week % DAY_US
+    shape = _shape(profile, start, HOURS_A_DAY, of_day / HOUR_US - 0.5, k[own + DAY_TOTAL], k[own + DAY_SEEN])
+    daily = x - shape
+    if k[own + HOURS] < WEEK_KNOWN:
+        return daily, np.nan
+    total, seen = k[own + WEEK_TOTAL], k[own + WEEK_SEEN]
+    return daily, x - _shape(profile, start + WEEK_AT, HOURS_A_WEEK, of_week / HOUR_US - 0.5, total, seen)
+
+
+@inlined
+def _shape(profile: Singles, at: int, slots: int, place: float, total: float, seen: float) -> float:
+    """Returns how far a rhythm lies from its mean at a place in hours, between the middles of two of them."""
+    low = np.floor(place)
+    left = int(low) if low >= 0 else slots - 1
+    right = left + 1 if left + 1 < slots else 0
     if profile[at + slots + left] < 1 or profile[at + slots + right] < 1:
         return np.nan
-    share = place - np.floor(place)
     # Only the shape: where the level goes must be seen in what is left.
-    total = own + (DAY_TOTAL if view == DAILY else WEEK_TOTAL)
-    return float(profile[at + left] + share * (profile[at + right] - profile[at + left]) - k[total] / k[total + 1])
+    return float(profile[at + left] + (place - low) * (profile[at + right] - profile[at + left]) - total / seen)
+
+
+@inlined
+def less_trend(k: Floats, own: int, x: float, time_us: int) -> float:
+    """Returns a reading less the line that follows its trend; NaN where there is none."""
+    if k[own + TRENDS] > 0:
+        return float(x - (k[own + LINE] + k[own + SLOPE] * (time_us - k[own + LINE_US])))
+    return np.nan
 
 
 @inlined
@@ -146,23 +163,30 @@ def learn_rhythm(k: Floats, own: int, profile: Singles, start: int, x: float, ti
 @inlined
 def learn_blocks(k: Floats, table: int, r: float) -> None:
     """One reading into the differences of blocks; about two octaves are touched for each reading."""
-    size = 1.0
+    least_gain = 1 / HORIZON
     for octave in range(OCTAVES):
         o = table + octave * PER_OCTAVE
-        if k[o + BLOCKS] > 0:
-            by = r - k[o + LAST]
-            if k[o + BLOCKS] > CLIP_FROM:
-                most = CLIP * np.sqrt(max(k[o + DIFFERENCE], 1e-18 * r * r))
+        blocks, before = k[o + BLOCKS], k[o + LAST]
+        if blocks > 0:
+            by, usual = r - before, k[o + DIFFERENCE]
+            if blocks > CLIP_FROM and by * by > SURELY_INSIDE * usual:
+                most = CLIP * np.sqrt(max(usual, 1e-18 * r * r))
                 by = min(max(by, -most), most)
-            gain = max(1 / k[o + BLOCKS], min(size / HORIZON, 0.125))
-            k[o + DIFFERENCE] += (by * by - k[o + DIFFERENCE]) * gain
+            gain = gain_after(blocks, min(least_gain, 0.125))
+            k[o + DIFFERENCE] = usual + (by * by - usual) * gain
             k[o + SIGNED] += (by - k[o + SIGNED]) * gain
-        before, k[o + LAST] = k[o + LAST], r
-        k[o + BLOCKS] += 1
-        if int(k[o + BLOCKS]) & 1:
+        k[o + LAST] = r
+        k[o + BLOCKS] = blocks + 1
+        if int(blocks) & 1 == 0:
             return
         r = 0.5 * (before + r)
-        size *= 2
+        least_gain *= 2
+
+
+@inlined
+def gain_after(count: float, least: float) -> float:
+    """Returns the gain of a mean of so many, ``max(1 / count, least)``; divides only while that may be the larger."""
+    return 1 / count if count * least < 1 else least
 
 
 @kernel
@@ -212,19 +236,33 @@ def protect(k: Floats, at: int) -> None:
 
 
 @inlined
-def move_level(k: Floats, at: int, r: float, gain: float, width: float) -> None:
-    """Let the level follow a reading; no reading, and no level, counts for more than about twice the band."""
+def follow(k: Floats, at: int, r: float, gain: float, width: float, time_us: int) -> None:
+    """Let the level of a view follow a reading, and the sums that find an onset.
+
+    No reading, and no level, counts for more than about twice the band.
+    """
+    mean, scale = k[at + MEAN], k[at + SCALE]
     if k[at + COUNT] == 0:
-        k[at + LEVEL] = k[at + SHOWN] = k[at + MEAN] = r
+        k[at + LEVEL] = k[at + SHOWN] = k[at + MEAN] = mean = r
+    else:
+        k[at + SHOWN] += gain * (r - k[at + SHOWN])
+        if scale > 0:
+            inside = min(max(r, mean - reach(k, at, -1.0, width)), mean + reach(k, at, 1.0, width))
+            moved = k[at + LEVEL] + gain * (inside - k[at + LEVEL])
+            up, down = level_reach(k, at, 1.0, width), level_reach(k, at, -1.0, width)
+            k[at + LEVEL] = min(max(moved, mean - 2 * down), mean + 2 * up)
+        else:
+            k[at + LEVEL] += gain * (r - k[at + LEVEL])
+    if scale <= 0:
         return
-    k[at + SHOWN] += gain * (r - k[at + SHOWN])
-    up, down = reach(k, at, 1.0, width), reach(k, at, -1.0, width)
-    level_up, level_down = level_reach(k, at, 1.0, width), level_reach(k, at, -1.0, width)
-    if k[at + SCALE] > 0:
-        r = min(max(r, k[at + MEAN] - down), k[at + MEAN] + up)
-    k[at + LEVEL] += gain * (r - k[at + LEVEL])
-    if k[at + SCALE] > 0:
-        k[at + LEVEL] = min(max(k[at + LEVEL], k[at + MEAN] - 2 * level_down), k[at + MEAN] + 2 * level_up)
+    # One-sided sums both ways: the last time that one was zero is when its side began (Hinkley 1971).
+    z, above, below = (r - mean) / scale, k[at + ABOVE], k[at + BELOW]
+    if above == 0:
+        k[at + ABOVE_SINCE] = time_us
+    if below == 0:
+        k[at + BELOW_SINCE] = time_us
+    k[at + ABOVE] = min(max(above + z - SLACK, 0.0), 1e6)
+    k[at + BELOW] = min(max(below - z - SLACK, 0.0), 1e6)
 
 
 @inlined
@@ -240,32 +278,19 @@ def level_reach(k: Floats, at: int, side: float, width: float) -> float:
 
 
 @inlined
-def follow_onset(k: Floats, at: int, r: float, time_us: int) -> None:
-    """One-sided sums both ways: the last time that one was zero is when its side began (Hinkley 1971)."""
-    if k[at + SCALE] <= 0:
-        return
-    z = (r - k[at + MEAN]) / k[at + SCALE]
-    if k[at + ABOVE] == 0:
-        k[at + ABOVE_SINCE] = time_us
-    if k[at + BELOW] == 0:
-        k[at + BELOW_SINCE] = time_us
-    k[at + ABOVE] = min(max(k[at + ABOVE] + z - SLACK, 0.0), 1e6)
-    k[at + BELOW] = min(max(k[at + BELOW] - z - SLACK, 0.0), 1e6)
-
-
-@inlined
-def learn(k: Floats, at: int, r: float, time_us: int, learn_for: float, width: float, bounded: bool) -> None:
+def learn(k: Floats, at: int, r: float, time_us: int, learnt: bool, width: float, bounded: bool) -> None:
     """One clean reading into a view; ``bounded`` is whether its mean keeps to the bounds of a protected view."""
     if k[at + COUNT] == 0:
         k[at + FIRST_US] = time_us
-    off = r - k[at + MEAN]
-    if k[at + COUNT] >= learn_for:
+    mean = k[at + MEAN]
+    off = r - mean
+    if learnt:
         up, down = reach(k, at, 1.0, width), reach(k, at, -1.0, width)
         off = min(max(off, -down), up)
     keep = 1 - 1 / HORIZON
     k[at + HIGHEST], k[at + LOWEST] = max(k[at + HIGHEST] * keep, off), max(k[at + LOWEST] * keep, -off)
     # How far the level went from the mean counts only once it has come back: a slow climb does not teach itself.
-    far = k[at + LEVEL] - k[at + MEAN]
+    far = k[at + LEVEL] - mean
     if far * k[at + FARTHEST] < 0:
         if k[at + FARTHEST] > 0:
             k[at + LEVEL_HIGHEST] = max(k[at + LEVEL_HIGHEST] * keep, k[at + FARTHEST])
@@ -274,12 +299,13 @@ def learn(k: Floats, at: int, r: float, time_us: int, learn_for: float, width: f
         k[at + FARTHEST] = far
     elif np.abs(far) > np.abs(k[at + FARTHEST]):
         k[at + FARTHEST] = far
-    learn_blocks(k, at + TABLE, k[at + MEAN] + off)
+    learn_blocks(k, at + TABLE, mean + off)
     k[at + COUNT] += 1
-    k[at + MEAN] += off * max(1 / k[at + COUNT], 1 / HORIZON)
+    mean += off * gain_after(k[at + COUNT], 1 / HORIZON)
     if bounded and k[at + ANCHOR_SCALE] > 0:
         most = MOVES * k[at + ANCHOR_SCALE]
-        k[at + MEAN] = min(max(k[at + MEAN], k[at + ANCHOR] - most), k[at + ANCHOR] + most)
+        mean = min(max(mean, k[at + ANCHOR] - most), k[at + ANCHOR] + most)
+    k[at + MEAN] = mean
 
 
 @inlined

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from tocsin.batch import Codes, Floats, Ints
 from tocsin.detect._baseline import (
     ABOVE,
     ABOVE_SINCE,
+    AS_IS,
     BELOW,
     BELOW_SINCE,
     COUNT,
-    FIRST_COUNT,
-    FIRST_TOTAL,
+    DAILY,
     LEVEL,
     LEVEL_SCALE,
     MEAN,
@@ -20,44 +21,88 @@ from tocsin.detect._baseline import (
     OWN,
     PER_SIGNAL,
     PER_VIEW,
-    PLATEAU,
     PROFILE,
     RESCALE,
     SCALE,
-    SECOND_COUNT,
-    SECOND_TOTAL,
     SHOWN,
     SLOPE,
     SPEAKS,
     TREND,
     VIEWS,
+    WEEKLY,
     Singles,
     choose,
+    follow,
     follow_line,
-    follow_onset,
     forget,
     learn,
     learn_rhythm,
+    less_rhythm,
+    less_trend,
     level_reach,
-    move_level,
     reach,
     settle,
     speaking,
-    taken_off,
 )
-from tocsin.kernels import inlined, kernel, score_of
+from tocsin.detect._machine import (
+    ABNORMAL,
+    BACK,
+    CLIMBED,
+    DEVIATION,
+    DOWNWARDS,
+    FROZEN,
+    JUMP,
+    JUMPED,
+    LAST_US,
+    LEARN,
+    LEVEL_OFF,
+    LOWER,
+    MAINTAINED,
+    MAINTAINED_FROM,
+    MISSING,
+    MUTE_FROM,
+    MUTE_UNTIL,
+    NORMAL,
+    NOTHING,
+    PER_MACHINE,
+    PER_ROW,
+    PERCENT,
+    PLATEAU_SINCE,
+    READINGS,
+    REASON,
+    RELEARN_FROM,
+    RESIDUAL,
+    SIDE,
+    SIGNAL,
+    SINCE,
+    SPAN,
+    STATE,
+    STILL,
+    STUCK,
+    TAKEN_OFF,
+    UPPER,
+    UPWARDS,
+    USUAL_US,
+    WARMING,
+    WIDTH,
+    accepted,
+    begin_plateau,
+    varies,
+    watch_plateau,
+)
+from tocsin.detect._still import (
+    ABSENT,
+    PER_STILL,
+    PLACES,
+    RUN,
+    SEEN_LAST,
+    VALUE,
+    VALUE_SINCE,
+    too_absent,
+    too_still,
+)
+from tocsin.kernels import inlined, int64, kernel, lent, score_of
 
-WARMING, NORMAL, ABNORMAL = range(3)
-"""States of a machine."""
-NOTHING, JUMPED, CLIMBED, SETTLED_THERE, TOLD_TO, MAINTAINED = range(6)
-"""Why a row is as it is: nothing to say; a reading, or the level, left its band; learnt anew by itself; or asked to."""
-BACK = 0.7
-"""An episode ends when the level is back within this share of its band."""
-SETTLED = 0.5
-"""A level has moved if its mean in the second half of a time lies further than this from the first, in standard
-deviations of the level."""
-SLOWER = 0.5
-"""A level has settled if it moved by no more than this share of what it would have, going on as since the onset."""
 STEP_MAX = 8.0
 """The level moves on after a gap as it does after this many readings."""
 STEP_MIN = 0.1
@@ -65,323 +110,297 @@ STEP_MIN = 0.1
 USUAL_READINGS = 100.0
 """Over how many readings their usual distance in time is averaged."""
 
-# Where things stand in the numbers of a machine.
-(
-    READINGS, LAST_US, USUAL_US, STATE, SINCE, SIGNAL, SIDE, REASON, LOWER, UPPER, PLATEAU_SINCE, PLATEAU_HALF,
-    RELEARN_FROM, MAINTAINED_FROM, MUTE_FROM, MUTE_UNTIL,
-) = range(16)  # fmt: skip
-PER_MACHINE = 16
-
-# What `judge` gives back of each row, a column each.
-(
-    OUT_EXPECTED, OUT_LOWER, OUT_UPPER, OUT_SCORE, OUT_DEPTH, OUT_SINCE, OUT_STATE, OUT_SIGNAL, OUT_SIDE, OUT_REASON,
-    OUT_FROM, OUT_TO,
-) = range(12)  # fmt: skip
-OUTPUTS = 12
+# What `judge` gives back of each row, apart from its state: a line each.
+(OUT_EXPECTED, OUT_LOWER, OUT_UPPER, OUT_SCORE, VERDICT_LINES) = range(5)
+# And where there is something to say (`OUT_REASON` is always set).
+(OUT_REASON, OUT_SIGNAL, OUT_SIDE, OUT_SINCE, OUT_FROM, OUT_TO, OUT_DEPTH, STORY_LINES) = range(8)
 SENTENCE = (OUT_REASON, OUT_SIGNAL, OUT_SIDE, OUT_SINCE, OUT_FROM, OUT_TO)
 
-# The settings, as the loop takes them.
-(LEARN, SPAN, WIDTH, RELEARN, UPWARDS, DOWNWARDS, DEVIATION, PERCENT, FROZEN) = range(9)
-
-# What is worked out of each signal for one row.
-(RESIDUAL, TAKEN_OFF, JUMP, LEVEL_OFF, FAR) = range(5)
-PER_ROW = 5
+Signs = npt.NDArray[np.int8]
+"""The state of each row; -1 where there is no reading."""
 
 
 @kernel
 def judge(
-    slots: Codes, times: Ints, values: Floats, machines: Floats, signals: Floats, profiles: Singles, settings: Floats,
-    out: Floats,
+    slots: Codes, times: Ints, values: Floats, m: Floats, k: Floats, profile: Singles, still: Floats,
+    settings: Floats, row: Floats, residuals: Floats, verdicts: Floats, states: Signs, stories: Floats,
 ) -> None:  # fmt: skip
-    """Judge rows in time order, then learn each; ``values`` is by row, then by signal; the rest by key."""
-    count = values.shape[1]
-    row = np.empty((count, PER_ROW))
-    residuals = np.empty((count, VIEWS))
+    """Judge rows in time order, then learn each; ``values`` is by row, then by signal.
+
+    The numbers of all machines, of all signals and the profiles are flat: each is found by where it begins, since a
+    slice of an array would cost 10 ns.
+    """
+    m, k, profile, settings, x = lent(m), lent(k), lent(profile), lent(settings), lent(values.reshape(-1))
+    verdicts, states, stories, row, residuals = lent(verdicts), lent(states), lent(stories), lent(row), lent(residuals)
+    still, count = lent(still), values.shape[1]
+    learn_for, span, width, frozen = settings[LEARN], settings[SPAN], settings[WIDTH], settings[FROZEN] > 0
     for i in range(len(slots)):
-        for line in range(OUTPUTS):
-            out[i, line] = np.nan
-        out[i, OUT_REASON] = NOTHING
+        slot, at = int64(slots[i]), i * count
+        # Masked so that the compiler knows it is not negative, and leaves out counting from an array's end.
+        b, own, start = (slot * PER_MACHINE) & PLACES, (slot * count * PER_SIGNAL) & PLACES, slot * count * PROFILE
+        s = (slot * count * PER_STILL) & PLACES
+        for line in range(VERDICT_LINES):
+            verdicts[line, i] = np.nan
+        stories[OUT_REASON, i] = NOTHING
         present = 0
         for j in range(count):
-            present += not np.isnan(values[i, j])
+            present += not np.isnan(x[at + j])
         if present == 0:
-            out[i, OUT_STATE] = -1
+            states[i] = -1
             continue
-        m, k, profile = machines[slots[i]], signals[slots[i]], profiles[slots[i]]
-        x, verdict = values[i], out[i]
-        relearnt = _accepted(m, k, count, times[i], settings)
+        relearnt = NOTHING
+        if m[b + RELEARN_FROM] > 0 or (m[b + STATE] == ABNORMAL and m[b + REASON] < STUCK):
+            relearnt = accepted(m, b, k, own, count, times[i], settings)
         if relearnt != NOTHING:
-            _say_relearnt(m, k, x, relearnt, times[i], verdict)
+            _say_relearnt(m, b, k, own, x, at, count, relearnt, times[i], i, verdicts, states, stories)
             for j in range(count):
-                forget(k, j * PER_SIGNAL, profile, j * PROFILE)
-            m[READINGS], m[STATE] = 0.0, WARMING
-        elif m[MAINTAINED_FROM] > 0 and times[i] >= m[MAINTAINED_FROM]:
-            _begin_afresh(m, k, count, times[i], verdict)
+                forget(k, own + j * PER_SIGNAL, profile, start + j * PROFILE)
+            still[s : s + count * PER_STILL] = 0.0
+            m[b + READINGS], m[b + STATE] = 0.0, WARMING
+        elif m[b + MAINTAINED_FROM] > 0 and times[i] >= m[b + MAINTAINED_FROM]:
+            _begin_afresh(m, b, k, own, count, times[i], i, verdicts, states, stories)
+            for j in range(count):
+                still[s + j * PER_STILL + RUN] = still[s + j * PER_STILL + ABSENT] = 0.0
             continue
-        step = _step(m, times[i])
-        _look(k, profile, x, times[i], residuals, row, step, settings)
-        _verdict(m, k, times[i], row, settings, verdict, relearnt != NOTHING)
-        muted = m[MUTE_FROM] <= times[i] < m[MUTE_UNTIL]
-        if m[STATE] == ABNORMAL or muted:
+        step = _step(m, b, times[i])
+        gain = step / (step + (span - 1) / 2)
+        muted = m[b + MUTE_FROM] <= times[i] < m[b + MUTE_UNTIL]
+        clean = m[b + STATE] != ABNORMAL and not muted
+        for j in range(count):
+            of = s + j * PER_STILL
+            if np.isnan(x[at + j]):
+                row[j * PER_ROW + STILL] = too_absent(still, of, learn_for)
+            else:
+                row[j * PER_ROW + STILL] = too_still(still, of, x[at + j], times[i], step >= STEP_MIN, clean, learn_for)
+            _look(
+                k, own + j * PER_SIGNAL, profile, start + j * PROFILE, x[at + j], times[i], residuals, j * VIEWS, row,
+                j * PER_ROW, gain, count == 1, learn_for, width, settings,
+            )  # fmt: skip
+        said = relearnt != NOTHING
+        _verdict(m, b, k, own, still, s, count, times[i], row, settings, i, verdicts, states, stories, said)
+        if m[b + STATE] == ABNORMAL or muted:
             for j in range(count):
                 # What happens in an episode says nothing of where the trend goes.
-                k[j * PER_SIGNAL + SLOPE] = k[j * PER_SIGNAL + MEAN_SLOPE]
-        if m[STATE] == ABNORMAL:
-            _watch_plateau(m, k, row, times[i], settings)
-        elif step >= STEP_MIN and not muted:
+                k[own + j * PER_SIGNAL + SLOPE] = k[own + j * PER_SIGNAL + MEAN_SLOPE]
+        if m[b + STATE] == ABNORMAL and m[b + REASON] < STUCK:
+            watch_plateau(m, b, k, own, count, row, times[i], settings)
+        elif m[b + STATE] != ABNORMAL and step >= STEP_MIN and not muted:
             for j in range(count):
-                if not np.isnan(x[j]):
-                    _learn(k, profile, j, x[j], residuals, times[i], m[USUAL_US], settings)
+                if not np.isnan(x[at + j]):
+                    _learn(
+                        k, own + j * PER_SIGNAL, profile, start + j * PROFILE, x[at + j], residuals, j * VIEWS,
+                        times[i], m[b + USUAL_US], learn_for, span, width, frozen,
+                    )  # fmt: skip
 
 
 @inlined
-def _step(m: Floats, time_us: int) -> float:
+def _step(m: Floats, b: int, time_us: int) -> float:
     """Returns the time since the last reading, in usual distances of readings; learns the usual distance."""
-    since = time_us - m[LAST_US]
-    m[READINGS] += 1
-    if m[READINGS] == 1:
-        m[LAST_US] = time_us
+    since = time_us - m[b + LAST_US]
+    m[b + READINGS] += 1
+    if m[b + READINGS] == 1:
+        m[b + LAST_US] = time_us
         return 1.0
-    m[LAST_US] = max(m[LAST_US], time_us)
+    m[b + LAST_US] = max(m[b + LAST_US], time_us)
     since = max(since, 0.0)
-    usual = m[USUAL_US]
+    usual = m[b + USUAL_US]
+    if since == usual and usual > 0:
+        return 1.0  # as it is most often, and cheaper than what would come to the same
     step = min(since / usual, STEP_MAX) if usual > 0 else 1.0
-    if m[READINGS] > 10:
+    if m[b + READINGS] > 10:
         since = min(since, 4 * usual) if usual > 0 else since
-    m[USUAL_US] += (since - usual) * max(1 / (m[READINGS] - 1), 1 / USUAL_READINGS)
+    m[b + USUAL_US] += (since - usual) * max(1 / (m[b + READINGS] - 1), 1 / USUAL_READINGS)
     return float(step)
 
 
 @inlined
 def _look(
-    k: Floats, profile: Singles, x: Floats, time_us: int, residuals: Floats, row: Floats, step: float, settings: Floats
-) -> None:
-    """Where each signal lies: its residuals, and its level moved on; shares of the band of the view that speaks."""
-    gain = step / (step + (settings[SPAN] - 1) / 2)
-    width = settings[WIDTH]
-    for j in range(len(x)):
-        row[j, JUMP] = row[j, LEVEL_OFF] = row[j, RESIDUAL] = np.nan
-        if np.isnan(x[j]):
-            continue
-        own = j * PER_SIGNAL
-        speaks = int(k[own + SPEAKS])
-        for view in range(VIEWS):
-            residuals[j, view] = x[j] - taken_off(k, own, profile, j * PROFILE, view, time_us)
-            if not np.isnan(residuals[j, view]):
-                at = j * PER_SIGNAL + OWN + view * PER_VIEW
-                move_level(k, at, residuals[j, view], gain, width)
-                follow_onset(k, at, residuals[j, view], time_us)
-        at = speaking(k, j * PER_SIGNAL)
-        r = residuals[j, speaks]
-        if k[at + COUNT] < settings[LEARN] or np.isnan(r):
-            continue
-        row[j, RESIDUAL], row[j, TAKEN_OFF] = r, x[j] - r
-        least = max(settings[DEVIATION], settings[PERCENT] / 100 * np.abs(k[at + MEAN] + x[j] - r))
-        row[j, JUMP] = _share(r - k[at + MEAN], k, at, least, settings, False, len(x) == 1)
-        row[j, LEVEL_OFF] = _share(k[at + LEVEL] - k[at + MEAN], k, at, 0.0, settings, True, len(x) == 1)
-        if np.abs(k[at + SHOWN] - k[at + MEAN]) < least:
-            row[j, LEVEL_OFF] = 0.0
+    k: Floats, own: int, profile: Singles, start: int, x: float, time_us: int, residuals: Floats, views: int,
+    row: Floats, out: int, gain: float, alone: bool, learn_for: float, width: float, settings: Floats,
+) -> None:  # fmt: skip
+    """Where one signal lies: its residuals, and its level moved on; shares of the band of the view that speaks."""
+    row[out + JUMP] = row[out + LEVEL_OFF] = row[out + RESIDUAL] = np.nan
+    if np.isnan(x):
+        return
+    residuals[views + AS_IS] = x
+    residuals[views + DAILY], residuals[views + WEEKLY] = less_rhythm(k, own, profile, start, x, time_us)
+    residuals[views + TREND] = less_trend(k, own, x, time_us)
+    for view in range(VIEWS):
+        r = residuals[views + view]
+        if not np.isnan(r):
+            follow(k, own + OWN + view * PER_VIEW, r, gain, width, time_us)
+    at = speaking(k, own)
+    r = residuals[views + int(k[own + SPEAKS])]
+    if k[at + COUNT] < learn_for or np.isnan(r):
+        return
+    row[out + RESIDUAL], row[out + TAKEN_OFF] = r, x - r
+    least = max(settings[DEVIATION], settings[PERCENT] / 100 * np.abs(k[at + MEAN] + x - r))
+    row[out + JUMP] = _share(r - k[at + MEAN], k, at, least, settings, width, False, alone)
+    row[out + LEVEL_OFF] = _share(k[at + LEVEL] - k[at + MEAN], k, at, 0.0, settings, width, True, alone)
+    if np.abs(k[at + SHOWN] - k[at + MEAN]) < least:
+        row[out + LEVEL_OFF] = 0.0
 
 
 @inlined
-def _share(off: float, k: Floats, at: int, least: float, settings: Floats, level: bool, alone: bool) -> float:
+def _share(
+    off: float, k: Floats, at: int, least: float, settings: Floats, width: float, level: bool, alone: bool
+) -> float:
     """Returns how far out it is, with its sign, as a share of the band; 0 on the side that does not matter."""
     side = 1.0 if off > 0 else -1.0
     if np.abs(off) < least or (side > 0 and settings[UPWARDS] == 0) or (side < 0 and settings[DOWNWARDS] == 0):
         return 0.0
     if level and alone:
-        return float(off / level_reach(k, at, side, settings[WIDTH]))
+        return float(off / level_reach(k, at, side, width))
     if level:  # of several signals each one's largest level says little: it is their mean square that counts
-        return float(off / (settings[WIDTH] * k[at + LEVEL_SCALE]))
-    return float(off / reach(k, at, side, settings[WIDTH]))
+        return float(off / (width * k[at + LEVEL_SCALE]))
+    return float(off / reach(k, at, side, width))
 
 
 @inlined
-def _varies(k: Floats, at: int) -> bool:
-    """Whether a signal was ever anything but constant (up to rounding)."""
-    return bool(k[at + SCALE] > 2e-9 * np.abs(k[at + MEAN]))
-
-
-@inlined
-def _verdict(m: Floats, k: Floats, time_us: int, row: Floats, settings: Floats, out: Floats, said: bool) -> None:
+def _verdict(
+    m: Floats, b: int, k: Floats, own: int, still: Floats, s: int, count: int, time_us: int, row: Floats,
+    settings: Floats, i: int, verdicts: Floats, states: Signs, stories: Floats, said: bool,
+) -> None:  # fmt: skip
     """The signals together: root mean square of their shares over those that vary; begins and ends the episode."""
     jumps = levels = 0.0
-    judged, most, which = 0, -1.0, -1
-    for j in range(len(row)):
-        at = speaking(k, j * PER_SIGNAL)
-        if np.isnan(row[j, JUMP]) or (len(row) > 1 and not _varies(k, at)):
+    judged, most, which, stillest, still_signal = 0, -1.0, -1, 0.0, -1
+    for j in range(count):
+        if row[j * PER_ROW + STILL] > stillest:
+            stillest, still_signal = row[j * PER_ROW + STILL], j
+        jumped, climbed = row[j * PER_ROW + JUMP], row[j * PER_ROW + LEVEL_OFF]
+        if np.isnan(jumped) or (count > 1 and not varies(k, speaking(k, own + j * PER_SIGNAL))):
             continue
         judged += 1
-        jumps += row[j, JUMP] ** 2
-        levels += row[j, LEVEL_OFF] ** 2
-        far = max(np.abs(row[j, LEVEL_OFF]), 0.5 * np.abs(row[j, JUMP]))
+        jumps += jumped**2
+        levels += climbed**2
+        far = max(np.abs(climbed), 0.5 * np.abs(jumped))
         if far > most:
             most, which = far, j
     if judged == 0:
         if not said:
-            out[OUT_STATE] = m[STATE] if m[STATE] == ABNORMAL else WARMING
+            states[i] = m[b + STATE] if m[b + STATE] == ABNORMAL else WARMING
         return
     jump, level = np.sqrt(jumps / judged), np.sqrt(levels / judged)
-    at = speaking(k, which * PER_SIGNAL)
+    at = speaking(k, own + which * PER_SIGNAL)
     share = max(jump, level)
-    if m[STATE] == ABNORMAL and jump < 1 and level < BACK:
-        m[STATE] = NORMAL
-    elif m[STATE] != ABNORMAL and share >= 1:
-        _begin(m, k, time_us, row, which, jump >= 1, settings)
-    elif m[STATE] == WARMING:
-        m[STATE] = NORMAL
-    middle = k[at + MEAN] + row[which, TAKEN_OFF]
-    out[OUT_EXPECTED] = middle
-    out[OUT_LOWER] = middle - reach(k, at, -1.0, settings[WIDTH])
-    out[OUT_UPPER] = middle + reach(k, at, 1.0, settings[WIDTH])
-    out[OUT_SCORE] = score_of(share)
-    out[OUT_STATE] = m[STATE]
-    if m[STATE] == ABNORMAL:
-        out[OUT_SCORE] = max(out[OUT_SCORE], 75.0)
-        out[OUT_DEPTH] = (k[at + SHOWN] - k[at + MEAN]) / k[at + SCALE]
-        out[OUT_SINCE], out[OUT_SIGNAL] = m[SINCE], which
-        out[OUT_SIDE], out[OUT_REASON], out[OUT_FROM], out[OUT_TO] = m[SIDE], m[REASON], m[LOWER], m[UPPER]
+    if m[b + STATE] == ABNORMAL and stillest < 1 and (m[b + REASON] >= STUCK or (jump < 1 and level < BACK)):
+        m[b + STATE] = NORMAL
+    if m[b + STATE] != ABNORMAL:
+        m[b + STATE] = NORMAL
+        if share >= 1:
+            _begin(m, b, k, own, count, time_us, row, which, jump >= 1, settings)
+        elif stillest >= 1:
+            _begin_still(m, b, still, s + still_signal * PER_STILL, still_signal)
+    middle, width = k[at + MEAN] + row[which * PER_ROW + TAKEN_OFF], settings[WIDTH]
+    verdicts[OUT_EXPECTED, i] = middle
+    verdicts[OUT_LOWER, i] = middle - reach(k, at, -1.0, width)
+    verdicts[OUT_UPPER, i] = middle + reach(k, at, 1.0, width)
+    states[i] = m[b + STATE]
+    if m[b + STATE] == ABNORMAL:
+        verdicts[OUT_SCORE, i] = max(score_of(max(share, stillest)), 75.0)
+        stories[OUT_DEPTH, i] = (k[at + SHOWN] - k[at + MEAN]) / k[at + SCALE]
+        which = int(m[b + SIGNAL]) if m[b + REASON] >= STUCK else which
+        _tell(stories, i, m[b + REASON], which, m[b + SIDE], m[b + SINCE], m[b + LOWER], m[b + UPPER])
     else:
-        out[OUT_SCORE] = min(out[OUT_SCORE], 74.999)
-
-
-@kernel
-def _begin(m: Floats, k: Floats, time_us: int, row: Floats, which: int, jumped: bool, settings: Floats) -> None:
-    """An episode begins: what stands out, on which side, since when, and the band that it left."""
-    at = speaking(k, which * PER_SIGNAL)
-    above = row[which, JUMP if jumped or row[which, LEVEL_OFF] == 0 else LEVEL_OFF] > 0
-    m[STATE], m[SIGNAL], m[PLATEAU_SINCE] = ABNORMAL, which, time_us
-    m[SIDE], m[REASON] = 1.0 if above else -1.0, JUMPED if jumped else CLIMBED
-    since, total = (k[at + ABOVE_SINCE], k[at + ABOVE]) if above else (k[at + BELOW_SINCE], k[at + BELOW])
-    m[SINCE] = since if total > 0 else time_us
-    middle, width = k[at + MEAN] + row[which, TAKEN_OFF], settings[WIDTH]
-    if jumped:
-        m[LOWER], m[UPPER] = middle - reach(k, at, -1.0, width), middle + reach(k, at, 1.0, width)
-    else:
-        m[LOWER], m[UPPER] = middle - level_reach(k, at, -1.0, width), middle + level_reach(k, at, 1.0, width)
-    _begin_plateau(m, k, len(row), time_us, settings)
-
-
-@kernel
-def _begin_plateau(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) -> None:
-    """From now on it is noted whether the levels stay where they are."""
-    m[PLATEAU_SINCE], m[PLATEAU_HALF] = time_us, settings[RELEARN] / 2
-    for j in range(count):
-        own = j * PER_SIGNAL
-        k[own + PLATEAU] = k[speaking(k, own) + SHOWN]
-        k[own + FIRST_TOTAL : own + SECOND_COUNT + 1] = 0.0
-
-
-@kernel
-def _watch_plateau(m: Floats, k: Floats, row: Floats, time_us: int, settings: Floats) -> None:
-    """Note since when an episode has stayed at one level: what goes on moving is not taken for a new normal."""
-    second = time_us - m[PLATEAU_SINCE] >= m[PLATEAU_HALF]
-    for j in range(len(row)):
-        own = j * PER_SIGNAL
-        at = speaking(k, own)
-        if np.isnan(row[j, JUMP]) or (len(row) > 1 and not _varies(k, at)):
-            continue
-        if np.abs(k[at + SHOWN] - k[own + PLATEAU]) > settings[WIDTH] * k[at + SCALE]:
-            _begin_plateau(m, k, len(row), time_us, settings)
-            return
-        half = own + (SECOND_TOTAL if second else FIRST_TOTAL)
-        k[half] += row[j, RESIDUAL]
-        k[half + 1] += 1
-
-
-@kernel
-def _settled(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) -> bool:
-    """Whether all levels that are away have settled: they neither moved, nor climb as slowly as before.
-
-    Where noise hides whether one still climbs, twice as long a time is looked at next.
-    """
-    unsure = False
-    for j in range(count):
-        own = j * PER_SIGNAL
-        at = speaking(k, own)
-        first, second = k[own + FIRST_COUNT], k[own + SECOND_COUNT]
-        if first == 0 or second == 0 or (count > 1 and not _varies(k, at)):
-            continue
-        before, after, deviation = k[own + FIRST_TOTAL] / first, k[own + SECOND_TOTAL] / second, k[at + LEVEL_SCALE]
-        noise = deviation * np.sqrt(2 * settings[SPAN] / min(first, second))
-        moved, away = np.abs(after - before), np.abs(before - k[at + MEAN])
-        if moved > SETTLED * deviation + noise:
-            _begin_plateau(m, k, count, time_us, settings)
-            return False
-        rate = away / max(m[PLATEAU_SINCE] + m[PLATEAU_HALF] / 2 - m[SINCE], 1.0)
-        if away > BACK * settings[WIDTH] * deviation and moved + noise > SLOWER * rate * m[PLATEAU_HALF]:
-            unsure = True
-    if unsure:
-        m[PLATEAU_HALF] *= 2
-        for j in range(count):
-            own = j * PER_SIGNAL
-            k[own + FIRST_TOTAL] += k[own + SECOND_TOTAL]
-            k[own + FIRST_COUNT] += k[own + SECOND_COUNT]
-            k[own + SECOND_TOTAL] = k[own + SECOND_COUNT] = 0.0
-    return not unsure
+        verdicts[OUT_SCORE, i] = min(score_of(share), 74.999)
 
 
 @inlined
-def _accepted(m: Floats, k: Floats, count: int, time_us: int, settings: Floats) -> int:
-    """Whether all is to be learnt anew from this reading on, and why."""
-    if m[RELEARN_FROM] > 0 and time_us >= m[RELEARN_FROM]:
-        m[RELEARN_FROM] = 0.0
-        return TOLD_TO
-    if settings[RELEARN] > 0 and m[STATE] == ABNORMAL and time_us - m[PLATEAU_SINCE] >= 2 * m[PLATEAU_HALF]:
-        return SETTLED_THERE if _settled(m, k, count, time_us, settings) else NOTHING
-    return NOTHING
+def _tell(
+    stories: Floats, i: int, reason: float, signal: float, side: float, since: float, lower: float, upper: float
+) -> None:
+    """What the sentence of a row is made of."""
+    stories[OUT_REASON, i], stories[OUT_SIGNAL, i], stories[OUT_SIDE, i] = reason, signal, side
+    stories[OUT_SINCE, i], stories[OUT_FROM, i], stories[OUT_TO, i] = since, lower, upper
 
 
 @kernel
-def _begin_afresh(m: Floats, k: Floats, count: int, time_us: int, out: Floats) -> None:
+def _begin(
+    m: Floats, b: int, k: Floats, own: int, count: int, time_us: int, row: Floats, which: int, jumped: bool,
+    settings: Floats,
+) -> None:  # fmt: skip
+    """An episode begins: what stands out, on which side, since when, and the band that it left."""
+    at, out = speaking(k, own + which * PER_SIGNAL), which * PER_ROW
+    above = row[out + (JUMP if jumped or row[out + LEVEL_OFF] == 0 else LEVEL_OFF)] > 0
+    m[b + STATE], m[b + SIGNAL], m[b + PLATEAU_SINCE] = ABNORMAL, which, time_us
+    m[b + SIDE], m[b + REASON] = 1.0 if above else -1.0, JUMPED if jumped else CLIMBED
+    since, total = (k[at + ABOVE_SINCE], k[at + ABOVE]) if above else (k[at + BELOW_SINCE], k[at + BELOW])
+    m[b + SINCE] = since if total > 0 else time_us
+    middle, width = k[at + MEAN] + row[out + TAKEN_OFF], settings[WIDTH]
+    if jumped:
+        m[b + LOWER], m[b + UPPER] = middle - reach(k, at, -1.0, width), middle + reach(k, at, 1.0, width)
+    else:
+        m[b + LOWER] = middle - level_reach(k, at, -1.0, width)
+        m[b + UPPER] = middle + level_reach(k, at, 1.0, width)
+    begin_plateau(m, b, k, own, count, time_us, settings)
+
+
+@kernel
+def _begin_still(m: Floats, b: int, still: Floats, at: int, signal: int) -> None:
+    """An episode begins in which a signal keeps its value, or does not come."""
+    m[b + STATE], m[b + SIGNAL], m[b + SIDE] = ABNORMAL, signal, 1.0
+    if still[at + ABSENT] > 0:
+        m[b + REASON], m[b + SINCE] = MISSING, still[at + SEEN_LAST]
+    else:
+        m[b + REASON], m[b + SINCE] = STUCK, still[at + VALUE_SINCE]
+    m[b + LOWER] = m[b + UPPER] = still[at + VALUE]
+
+
+@kernel
+def _begin_afresh(
+    m: Floats, b: int, k: Floats, own: int, count: int, time_us: int, i: int, verdicts: Floats, states: Signs,
+    stories: Floats,
+) -> None:  # fmt: skip
     """After maintenance the episode is over, level and onset begin at what was normal; a row with score 0 says so."""
-    m[MAINTAINED_FROM], m[STATE] = 0.0, NORMAL
+    m[b + MAINTAINED_FROM], m[b + STATE] = 0.0, NORMAL
     for j in range(count):
         for view in range(VIEWS):
-            at = j * PER_SIGNAL + OWN + view * PER_VIEW
+            at = own + j * PER_SIGNAL + OWN + view * PER_VIEW
             k[at + LEVEL] = k[at + SHOWN] = k[at + MEAN]
             k[at + ABOVE] = k[at + BELOW] = 0.0
-    out[OUT_SCORE], out[OUT_STATE], out[OUT_SIGNAL], out[OUT_REASON] = 0.0, NORMAL, m[SIGNAL], MAINTAINED
-    out[OUT_SIDE], out[OUT_SINCE], out[OUT_FROM], out[OUT_TO] = 1.0, time_us, 0.0, 0.0
+    verdicts[OUT_SCORE, i], states[i], stories[OUT_DEPTH, i] = 0.0, NORMAL, np.nan
+    _tell(stories, i, MAINTAINED, m[b + SIGNAL], 1.0, time_us, 0.0, 0.0)
 
 
 @kernel
-def _say_relearnt(m: Floats, k: Floats, x: Floats, reason: int, time_us: int, out: Floats) -> None:
+def _say_relearnt(
+    m: Floats, b: int, k: Floats, own: int, x: Floats, row: int, count: int, reason: int, time_us: int, i: int,
+    verdicts: Floats, states: Signs, stories: Floats,
+) -> None:  # fmt: skip
     """The row with which a new level is accepted: score 0, so that an alarm behind it clears."""
-    j = int(m[SIGNAL])
-    if np.isnan(x[j]):
-        for other in range(len(x)):
-            if not np.isnan(x[other]):
+    j = int(m[b + SIGNAL])
+    if np.isnan(x[row + j]):
+        for other in range(count):
+            if not np.isnan(x[row + other]):
                 j = other
-    at = speaking(k, j * PER_SIGNAL)
+    at, value = speaking(k, own + j * PER_SIGNAL), x[row + j]
     moved = k[at + SHOWN] - k[at + MEAN]
-    out[OUT_EXPECTED] = x[j]
-    out[OUT_LOWER] = out[OUT_UPPER] = x[j]
-    out[OUT_SCORE], out[OUT_STATE], out[OUT_SIGNAL], out[OUT_REASON] = 0.0, WARMING, j, reason
-    out[OUT_SIDE] = 1.0 if moved > 0 else -1.0
-    out[OUT_SINCE] = m[PLATEAU_SINCE] if m[STATE] == ABNORMAL else time_us
-    out[OUT_FROM] = out[OUT_TO] = x[j]
+    verdicts[OUT_EXPECTED, i] = verdicts[OUT_LOWER, i] = verdicts[OUT_UPPER, i] = value
+    verdicts[OUT_SCORE, i], states[i], stories[OUT_DEPTH, i] = 0.0, WARMING, np.nan
+    since = m[b + PLATEAU_SINCE] if m[b + STATE] == ABNORMAL else time_us
+    _tell(stories, i, reason, j, 1.0 if moved > 0 else -1.0, since, value, value)
 
 
 @inlined
 def _learn(
-    k: Floats, profile: Singles, j: int, x: float, residuals: Floats, time_us: int, usual_us: float, settings: Floats
-) -> None:
+    k: Floats, own: int, profile: Singles, start: int, x: float, residuals: Floats, views: int, time_us: int,
+    usual_us: float, learn_for: float, span: float, width: float, frozen: bool,
+) -> None:  # fmt: skip
     """One clean reading into all views of its signal, and into its rhythm."""
-    own = j * PER_SIGNAL
-    learn_rhythm(k, own, profile, j * PROFILE, x, time_us)
-    learn_for, due = settings[LEARN], False
+    learn_rhythm(k, own, profile, start, x, time_us)
+    due, bounded = False, k[own + SPEAKS] != TREND
     for view in range(VIEWS):
-        at = own + OWN + view * PER_VIEW
+        at, r = own + OWN + view * PER_VIEW, residuals[views + view]
+        if np.isnan(r):
+            continue
         learnt = k[at + COUNT] >= learn_for
-        if not np.isnan(residuals[j, view]) and not (learnt and settings[FROZEN] > 0):
-            bounded = view != TREND and k[own + SPEAKS] != TREND
-            learn(k, at, residuals[j, view], time_us, learn_for, settings[WIDTH], bounded)
-            if view == TREND:
-                most = settings[WIDTH] * k[at + SCALE] if learnt else np.inf
-                follow_line(k, own, residuals[j, view], time_us, usual_us, most)
-            if int(k[at + COUNT]) % RESCALE == 0 or k[at + COUNT] == learn_for:
-                settle(k, own, view, time_us, usual_us, settings[SPAN], learn_for)
-                due = True
+        if learnt and frozen:
+            continue
+        learn(k, at, r, time_us, learnt, width, bounded and view != TREND)
+        if view == TREND:
+            follow_line(k, own, r, time_us, usual_us, width * k[at + SCALE] if learnt else np.inf)
+        if int(k[at + COUNT]) % RESCALE == 0 or k[at + COUNT] == learn_for:
+            settle(k, own, view, time_us, usual_us, span, learn_for)
+            due = True
     if due:
         choose(k, own, learn_for)

@@ -4,25 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field as Setting
 from pydantic import field_validator
 
 from tocsin.bases import Detector, Judgement, Tells
-from tocsin.batch import ACTIONS, TIME_TYPE, Batch, Codes, Floats, Ints, as_numbers
+from tocsin.batch import (
+    ACTIONS,
+    END,
+    START,
+    TIME_TYPE,
+    Batch,
+    Codes,
+    Floats,
+    Ints,
+    as_numbers,
+    as_times,
+    times_us,
+)
 from tocsin.detect import _episode as episode
-from tocsin.detect._baseline import PER_SIGNAL, PROFILE
+from tocsin.detect import _machine as machine
+from tocsin.detect._baseline import PER_SIGNAL, PROFILE, VIEWS
+from tocsin.detect._still import PER_HEARD, PER_STILL, listen, overdue
 from tocsin.domain.alarms import operator_action
 from tocsin.domain.calendars import as_us
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
+Number = TypeVar("Number", bound=np.floating)
 SIGNAL = "signal"
 STATES = pa.array(["warming", "normal", "abnormal"])
+
+
+def flat(numbers: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Returns the same numbers without their second dimension; never a copy, since they are written into."""
+    return np.reshape(numbers, -1, copy=False)
 
 
 class Health(Detector):
@@ -38,6 +59,12 @@ class Health(Detector):
     that vary, and ``signal`` names the one that stands out most (if one column is judged, a column ``signal`` that is
     there stays as it is). ``depth`` is how far its level lies from the expected, in standard deviations; ``since`` is
     the estimated onset, often before the first score of 75.
+
+    It also tells a signal that hangs (one value for ten times as many readings as ever before), one of several that is
+    missing from its machine's rows for that long, and a machine that is silent: no reading for ten times as long as
+    ever, and for a minute. Of a silence there is no reading to judge, so it is told in a row of its own, without one,
+    once the watermark has passed it: others must still be heard. What rests by nature is watched for a week before
+    standing still means anything, what moves smoothly for a day.
 
     A new level that has lasted for ``relearn`` without moving is accepted: one row with score 0 says so in ``why``, and
     all is learnt anew (state ``warming``). People have the same by actions on ``health:KEY``, or on an alarm behind it,
@@ -106,6 +133,11 @@ class Health(Detector):
     def signals(self) -> tuple[str, ...]:
         return (self.of,) if isinstance(self.of, str) else self.of
 
+    def output_schema(self, input: pa.Schema) -> pa.Schema:
+        """The columns that came and those it adds; all but key and time may be null, since a silence has no reading."""
+        fields = super().output_schema(input)
+        return pa.schema([field if field.name in ("key", "time") else field.with_nullable(True) for field in fields])
+
     def adds(self, input: pa.Schema) -> Sequence[pa.Field]:
         """Where rows say of which signal their reading is, that stays: there is no other to name."""
         named = isinstance(self.of, str) and SIGNAL in input.names
@@ -114,20 +146,61 @@ class Health(Detector):
     def fields(self) -> Mapping[str, Field]:
         signals = len(self.signals)
         return {
-            "machine": Field(width=episode.PER_MACHINE),
+            "machine": Field(width=machine.PER_MACHINE),
             "signals": Field(width=signals * PER_SIGNAL),
             "profiles": Field(np.float32, width=signals * PROFILE),
+            "still": Field(width=signals * PER_STILL),
+            "heard": Field(width=PER_HEARD),
         }
 
     def readings(self, rows: pa.RecordBatch) -> Floats:
         return np.column_stack([self.usable(rows, column) for column in self.signals])
 
     def step(self, state: Columns, batch: Batch) -> tuple[Columns, Sequence[Batch]]:
-        if batch.port != ACTIONS:
-            return super().step(state, batch)
-        for action in batch.rows.to_pylist():
-            self._act(state, action)
-        return state, ()
+        if batch.port == ACTIONS:
+            for action in batch.rows.to_pylist():
+                self._act(state, action)
+            return state, ()
+        slots = state.slots(batch.rows.column("key"))
+        judged = self.update(state, batch.rows, slots)
+        return state, (batch.with_rows(self._with_silences(state, slots, judged, batch.watermark_us)),)
+
+    def _with_silences(self, state: Columns, slots: Codes, judged: pa.RecordBatch, watermark_us: int) -> pa.RecordBatch:
+        """Rows with a verdict, and one more for each machine of which there is no reading for too long.
+
+        A silence that a reading ends is told before that reading: as the watermark would have, had it come between.
+        """
+        heard = np.ones(len(slots), np.bool_)
+        if self.when is None and judged.column("state").null_count:
+            heard = judged.column("state").is_valid().to_numpy(zero_copy_only=False)
+        room = max(len(slots), len(state))
+        before, known, last = (np.empty(room, np.int64) for _ in range(3))
+        memory, parts, begin = flat(state["heard"]), [], 0
+        count = listen(slots, times_us(judged), heard, memory, len(state), self.learn, before, known, last)
+        for at, known_us, last_us in zip(before[:count], known[:count], last[:count], strict=True):
+            parts.append(judged.slice(begin, at - begin))
+            parts.append(self._silence(state, slots[at : at + 1], known_us, last_us, judged.schema))
+            begin = at
+        parts.append(judged.slice(begin))
+        if watermark_us not in (START, END):
+            which = np.empty(room, np.int32)
+            count = overdue(memory, len(state), watermark_us, self.learn, which, known, last)
+            order = np.argsort(known[:count], kind="stable")
+            parts += [self._silence(state, which[i : i + 1], known[i], last[i], judged.schema) for i in order]
+        return judged if len(parts) == 1 else pa.concat_batches(parts)
+
+    def _silence(self, state: Columns, slot: Codes, known_us: int, last_us: int, schema: pa.Schema) -> pa.RecordBatch:
+        """The row that says that a machine is silent; it holds no reading. It costs some 50 µs, once a silence."""
+        said = {
+            "key": state.keys.keys(slot),
+            "time": as_times(np.array([known_us])),
+            "score": pa.array([75.0]),
+            "state": pa.array(["abnormal"]),
+            "since": as_times(np.array([last_us])),
+            "why": pa.array([self._why(machine.SILENT, 0, 1, float(last_us), 0, 0)]),
+        }
+        columns = [said.get(field.name, pa.nulls(1, field.type)) for field in schema]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _act(self, state: Columns, action: Mapping[str, Any]) -> None:
         """Note what a person asked for one machine, by its key: the rule may be an alarm's behind this step.
@@ -141,56 +214,71 @@ class Health(Detector):
         slot = pc.index(state.keys.names(), key).as_py()
         if slot < 0:
             return
-        machine, at = state["machine"][slot], as_us(action["time"])
+        numbers, at = state["machine"][slot], as_us(action["time"])
         if action["action"] == "relearn":
-            machine[episode.RELEARN_FROM] = at
+            numbers[machine.RELEARN_FROM] = at
+            state["heard"][slot] = 0.0
         elif action["action"] == "maintained":
-            machine[episode.MAINTAINED_FROM] = at
+            numbers[machine.MAINTAINED_FROM] = at
         elif action["action"] == "ignore" and action["until"] is not None:
-            machine[episode.MUTE_FROM], machine[episode.MUTE_UNTIL] = at, as_us(action["until"])
+            numbers[machine.MUTE_FROM], numbers[machine.MUTE_UNTIL] = at, as_us(action["until"])
 
     def judge(self, state: Columns, slots: Codes, times: Ints, values: Floats) -> Judgement:
-        out = np.empty((len(values), episode.OUTPUTS))
         settings = np.array(
             [
                 self.learn, self.span, self.width, self.relearn or 0, self.direction != "below",
                 self.direction != "above", self.deviation_min, self.deviation_min_percent, self.frozen,
             ], np.float64,
         )  # fmt: skip
+        verdicts = np.empty((episode.VERDICT_LINES, len(values)))
+        states, stories = np.empty(len(values), np.int8), np.empty((episode.STORY_LINES, len(values)))
+        machines, signals, profiles, still = map(flat, (state[name] for name in tuple(self.fields())[:4]))
+        row, residuals = (np.empty(len(self.signals) * each) for each in (machine.PER_ROW, VIEWS))
         episode.judge(
-            slots, times, values, state["machine"], state["signals"], state["profiles"], settings, out,
+            slots, times, values, machines, signals, profiles, still, settings, row, residuals, verdicts, states,
+            stories,
         )  # fmt: skip
-        expected, lower, upper, score = np.ascontiguousarray(out[:, : episode.OUT_DEPTH].T)
-        return expected, lower, upper, score, *self._episodes(out.T)
+        expected, lower, upper, score = verdicts
+        return expected, lower, upper, score, *self._episodes(states, stories)
 
-    def _episodes(self, out: Floats) -> tuple[pa.Array, ...]:
+    def _episodes(self, states: episode.Signs, stories: Floats) -> tuple[pa.Array, ...]:
         """The columns of `EXTRA`; sentences are made once for each episode, not for each row."""
-        known, said = out[episode.OUT_STATE] >= 0, out[episode.OUT_REASON] != episode.NOTHING
-        states = STATES.take(pa.array(out[episode.OUT_STATE].astype(np.int32), mask=~known))
+        said, first = stories[episode.OUT_REASON] != machine.NOTHING, states[0] if len(states) else -1
+        if first >= 0 and (states == first).all():  # half the cost where it is so, as it is most often
+            state = pa.repeat(STATES[int(first)], len(states))
+        else:
+            state = STATES.take(pa.array(states, mask=states < 0))
         if not said.any():
             nothing = (pa.nulls(len(said), field.type) for field in self.EXTRA[1:])
-            return (states, *nothing)
-        since = pa.array(np.where(said, out[episode.OUT_SINCE], 0).astype(np.int64), mask=~said).view(TIME_TYPE)
-        names = np.where(said, out[episode.OUT_SIGNAL], 0).astype(np.int32)
+            return (state, *nothing)
+        since = pa.array(np.where(said, stories[episode.OUT_SINCE], 0).astype(np.int64), mask=~said).view(TIME_TYPE)
+        names = np.where(said, stories[episode.OUT_SIGNAL], 0).astype(np.int32)
         signal = pa.array(self.signals).take(pa.array(names, mask=~said))
-        parts = np.stack([out[line][said] for line in episode.SENTENCE], axis=1)
+        depth = as_numbers(np.where(said, stories[episode.OUT_DEPTH], np.nan))
+        parts = np.stack([stories[line][said] for line in episode.SENTENCE], axis=1)
         episodes, codes = np.unique(parts, axis=0, return_inverse=True)
         places = np.zeros(len(said), np.int32)
         places[said] = codes.reshape(-1)
         why = pa.array([self._why(*numbers) for numbers in episodes.tolist()], pa.string())
-        return states, since, as_numbers(out[episode.OUT_DEPTH]), signal, why.take(pa.array(places, mask=~said))
+        return state, since, depth, signal, why.take(pa.array(places, mask=~said))
 
     def _why(self, reason: float, signal: float, side: float, since: float, lower: float, upper: float) -> str:
         name, where = self.signals[int(signal)], "above" if side > 0 else "below"
         when = f"{datetime.fromtimestamp(since / 1e6, UTC):%H:%M:%S on %Y-%m-%d} (UTC)"
         match int(reason):
-            case episode.JUMPED:
+            case machine.JUMPED:
                 return f"{name} jumped {where} its usual {lower:.3g} to {upper:.3g} at {when}"
-            case episode.CLIMBED:
+            case machine.CLIMBED:
                 return f"{name} has crept {where} its usual mean of {lower:.3g} to {upper:.3g} since {when}"
-            case episode.SETTLED_THERE:
+            case machine.SETTLED_THERE:
                 return f"{name} has stayed near {lower:.3g} since {when}: accepted as the new normal, learnt anew"
-            case episode.MAINTAINED:
+            case machine.STUCK:
+                return f"{name} has not changed from {lower:.6g} since {when}, far longer than ever before"
+            case machine.MISSING:
+                return f"{name} has given no reading since {when}, far longer than ever before"
+            case machine.SILENT:
+                return f"no reading since {when}, far longer than ever before"
+            case machine.MAINTAINED:
                 return f"maintenance was done at {when}: judged afresh by what was normal before"
             case _:
                 return f"all is learnt anew from {when} on, because somebody asked for it"

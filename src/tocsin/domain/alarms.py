@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from tocsin.domain.roles import ENGINEER, OPERATOR
+
 NORMAL = "NORMAL"
 ACTIVE_UNACK = "ACTIVE_UNACK"
 ACTIVE_ACK = "ACTIVE_ACK"
@@ -103,6 +105,8 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     """Its name in the log of actions and in the API."""
     command: str
     """The word for it on the command line."""
+    role: str
+    """The role that it needs on the page and in the API, see `domain.roles`."""
     sentence: str
     """What it does."""
     label: str = ""
@@ -127,52 +131,57 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
 
 OPERATOR_ACTIONS = (
     OperatorAction(
-        name="acknowledge", command="ack", label="Acknowledge", key="a",
+        name="acknowledge", command="ack", role=OPERATOR, label="Acknowledge", key="a",
         sentence="Acknowledge an alarm: somebody takes care.",
         states=tuple(state.name for state in STATES.values() if state.after_acknowledge),
     ),
     OperatorAction(
-        name="reset", command="reset", label="Reset", sentence="Reset a latched alarm whose cause is gone.",
+        name="reset", command="reset", role=OPERATOR, label="Reset",
+        sentence="Reset a latched alarm whose cause is gone.",
         states=tuple(state.name for state in STATES.values() if state.after_reset),
     ),
     OperatorAction(
-        name="shelve", command="shelve", label="Shelve 1 h", key="s", states=ACTIVE, begins="shelved", timed=True,
-        beforehand=True, sentence="Keep an alarm silent, for a time or until it clears.",
+        name="shelve", command="shelve", role=OPERATOR, label="Shelve 1 h", key="s", states=ACTIVE, begins="shelved",
+        timed=True, beforehand=True, sentence="Keep an alarm silent, for a time or until it clears.",
     ),
     OperatorAction(
-        name="unshelve", command="unshelve", label="Unshelve", ends="shelved",
+        name="unshelve", command="unshelve", role=OPERATOR, label="Unshelve", ends="shelved",
         sentence="Let a shelved alarm ring again.",
     ),
     OperatorAction(
-        name="suppress", command="suppress", begins="suppressed", beforehand=True,
+        name="suppress", command="suppress", role=ENGINEER, begins="suppressed", beforehand=True,
         sentence="Keep an alarm silent by design.",
     ),
-    OperatorAction(name="unsuppress", command="unsuppress", ends="suppressed", sentence="End a suppression."),
     OperatorAction(
-        name="out_of_service", command="out-of-service", begins="out_of_service", beforehand=True,
+        name="unsuppress", command="unsuppress", role=ENGINEER, ends="suppressed", sentence="End a suppression."
+    ),
+    OperatorAction(
+        name="out_of_service", command="out-of-service", role=ENGINEER, begins="out_of_service", beforehand=True,
         sentence="Take an alarm out of service, such as for maintenance.",
     ),
     OperatorAction(
-        name="in_service", command="in-service", ends="out_of_service", sentence="Put an alarm back into service."
+        name="in_service", command="in-service", role=ENGINEER, ends="out_of_service",
+        sentence="Put an alarm back into service.",
     ),
     OperatorAction(
-        name="relearn", command="relearn", label="New normal", beforehand=True, detector=True,
+        name="relearn", command="relearn", role=ENGINEER, label="New normal", beforehand=True, detector=True,
         sentence="Take what is now for the new normal: from now on all is learnt anew.",
     ),
     OperatorAction(
-        name="ignore", command="ignore", label="Learn nothing for 1 h", timed=True, beforehand=True, detector=True,
-        sentence="Learn nothing until a time, such as of a trial run.",
+        name="ignore", command="ignore", role=ENGINEER, label="Learn nothing for 1 h", timed=True, beforehand=True,
+        detector=True, sentence="Learn nothing until a time, such as of a trial run.",
     ),
     OperatorAction(
-        name="maintained", command="maintained", label="Maintenance done", beforehand=True, detector=True,
+        name="maintained", command="maintained", role=OPERATOR, label="Maintenance done", beforehand=True,
+        detector=True,
         sentence="Say that maintenance is done: wear and its onset count afresh, by what was normal before.",
     ),
     OperatorAction(
-        name="label_true", command="label true", label="True alarm", labels="true",
+        name="label_true", command="label true", role=OPERATOR, label="True alarm", labels="true",
         sentence="Say that an alarm was right: something was wrong.",
     ),
     OperatorAction(
-        name="label_false", command="label false", label="False alarm", labels="false",
+        name="label_false", command="label false", role=OPERATOR, label="False alarm", labels="false",
         sentence="Say that an alarm was wrong: nothing was the matter.",
     ),
 )  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,37 +12,37 @@ import pyarrow as pa
 from tocsin.batch import ACTIONS_SCHEMA, Batch
 from tocsin.contracts import Offset, Source
 from tocsin.ends import OneSplit
+from tocsin.engine import audit
+from tocsin.engine.audit import Actor
 from tocsin.world import Clock, World
-
-_TABLE = """
-create table if not exists actions (
-    number integer primary key autoincrement, time_us integer not null, alarm text not null, action text not null,
-    by text not null, reason text not null, until_us integer
-)
-"""
 
 
 def append_action(
-    state_folder: Path, time_us: int, alarm: str, action: str, by: str, reason: str, until_us: int | None = None
+    state_folder: Path,
+    time_us: int,
+    alarm: str,
+    action: str,
+    by: str,
+    reason: str,
+    until_us: int | None = None,
+    actor: Actor | None = None,
 ) -> int:
-    """Write down one action, durably; any process may. The pipeline sees it within its next poll. Gives its number."""
-    with _opened(state_folder) as db, db:
+    """Write down one action and its row of the audit, durably; any process may. Returns its number.
+
+    The pipeline sees it within its next poll. ``actor`` is who does it, if not the user who runs this process.
+    """
+    actor = actor or audit.this_user()
+    with audit.opened(state_folder) as db, db:
+        db.execute("begin immediate")
         cursor = db.execute(
             "insert into actions (time_us, alarm, action, by, reason, until_us) values (?, ?, ?, ?, ?, ?)",
             (time_us, alarm, action, by, reason, until_us),
         )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
-
-
-@contextmanager
-def _opened(state_folder: Path) -> Iterator[sqlite3.Connection]:
-    state_folder.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(state_folder / "actions.db", timeout=5.0)) as db:
-        db.execute("pragma journal_mode = wal")
-        db.execute("pragma synchronous = full")
-        db.execute(_TABLE)
-        yield db
+        number = cursor.lastrowid
+        assert number is not None
+        details = {"number": number, "by": by, "reason": reason, "until_us": until_us}
+        audit.chain(db, time_us, actor, action, alarm, json.dumps(details))
+        return number
 
 
 class Actions(Source):
@@ -63,7 +63,7 @@ class ActionReader:
 
     def __init__(self, state_folder: Path, after: int, clock: Clock) -> None:
         self._after, self._clock = after, clock
-        with _opened(state_folder):
+        with audit.opened(state_folder):
             self._db = sqlite3.connect(state_folder / "actions.db", timeout=5.0, check_same_thread=False)
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
@@ -84,7 +84,7 @@ class ActionReader:
         return Batch(pa.RecordBatch.from_arrays(arrays, schema=ACTIONS_SCHEMA)), self._after
 
     def acknowledge(self, offset: Offset) -> None:
-        """The actions stay where they are: they are the audit."""
+        """The actions stay where they are."""
 
     def counters(self) -> Mapping[str, int]:
         return {}

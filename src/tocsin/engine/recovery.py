@@ -12,6 +12,7 @@ from pathlib import Path
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink, Source
 from tocsin.decode._base import Decoder
+from tocsin.ends import ONLY
 from tocsin.engine.actions import Actions
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
@@ -224,6 +225,11 @@ def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
         names = [id.removeprefix(prefix) for id in last.offsets if id.startswith(prefix)]
         offsets = {name: last.offsets[prefix + name] for name in names}
         ended = {name for name in names if last.watermarks.get(prefix + name) == END}
+        if ONLY in ended and not origin.source.bounded():
+            raise StateMismatch(
+                f"'{origin.id}' was read to its end before, and what was closed there is not opened again, so that it "
+                "cannot be followed from now on; to read all anew and follow it, name another folder: in the file"
+            )
         attempt.sources[origin.id] = SourceTask(
             origin.id,
             origin.source,

@@ -104,9 +104,14 @@ def query(
     return _ask(sql, folder, elsewhere or {}, parameters or {}, timeout_s, memory, threads)[0]
 
 
-def snapshot(sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 600) -> tuple[pa.Table, Mapping[str, int]]:
-    """Returns what DuckDB answers, as `query` does, and which Delta version of each table it was asked of."""
-    return _ask(sql, folder, {}, {}, timeout_s, "2GB", 2)
+def snapshot(
+    sql: str, folder: Path | str = FOLDER, *, timeout_s: float = 600, rows_max: int | None = None
+) -> tuple[pa.Table, Mapping[str, int]]:
+    """Returns what DuckDB answers, as `query` does, and which Delta version of each table it was asked of.
+
+    No more than ``rows_max`` rows are made of it, however many there were.
+    """
+    return _ask(sql, folder, {}, {}, timeout_s, "2GB", 2, rows_max)
 
 
 def _ask(
@@ -117,6 +122,7 @@ def _ask(
     timeout_s: float,
     memory: str,
     threads: int,
+    rows_max: int | None = None,
 ) -> tuple[pa.Table, Mapping[str, int]]:
     import duckdb
 
@@ -147,6 +153,8 @@ def _ask(
         timer.start()
         answer = connection.sql(sql, params=dict(parameters) if parameters else None)
         versions = {name: log.snapshot.version for name, log in zip(wanted, logs, strict=True)}
+        if answer is not None and rows_max is not None:
+            answer = answer.limit(rows_max)
         return pa.table({}) if answer is None else answer.to_arrow_table(), versions
     except duckdb.InterruptException:
         raise ConfigError(f"the query took longer than {timeout_s:g} s; ask for less, or allow more time") from None

@@ -96,6 +96,8 @@ class Notify(Channel):
 
     def check(self, world: World) -> None:
         for number, target in enumerate(self.to, 1):
+            if target.partition("://")[0].lower() in _APPRISE_WEBHOOKS and not self.allow_private:
+                raise ConfigError(f"{_named(target)} is a webhook; write it as https://, or set allow_private")
             if target != "console" and not _can_be_sent_to(target):
                 # Hardly any of it is shown: tokens stand in every part of what Apprise takes.
                 scheme, separator, _ = target.partition("://")
@@ -235,11 +237,7 @@ class Notifier:
         return addresses[0]
 
     def _apprise(self, target: str, body: Mapping[str, Any]) -> None:
-        if target.partition("://")[0].lower() in _APPRISE_WEBHOOKS and not self._settings.allow_private:
-            raise DeliveryError(f"{_named(target)} is a webhook; write it as https://, or set allow_private")
-        import apprise
-
-        sender = apprise.Apprise()
+        sender = _apprise().Apprise()
         if not sender.add(target):
             raise DeliveryError(f"'{_named(target)}' is no target that is known; see `tocsin components notify`")
         if not sender.notify(title="tocsin", body=body["text"]):
@@ -297,9 +295,15 @@ def _can_be_sent_to(target: str) -> bool:
             return bool(parts.hostname) and parts.port != 0
         except ValueError:
             return False
+    return "://" in target and _apprise().Apprise.instantiate(target) is not None
+
+
+def _apprise() -> Any:
+    """Returns the library, which is not heard: what it logs of an address holds its passwords."""
     import apprise
 
-    return "://" in target and apprise.Apprise.instantiate(target) is not None
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+    return apprise
 
 
 def _named(target: str) -> str:

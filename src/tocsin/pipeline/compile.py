@@ -46,6 +46,8 @@ class Compiler:
             self._stream(name, pipeline.streams[name])
         self._set_aside()
         self._require_one_server()
+        with _at("assets.machines"):
+            machines = pipeline.assets.by_machine()
         return Plan(
             name=pipeline.name,
             sources=tuple(self.sources),
@@ -60,6 +62,8 @@ class Compiler:
             checkpoint_us=pipeline.checkpoint,
             memory_bytes=pipeline.memory,
             lag_bytes=pipeline.lag,
+            machines=machines,
+            signals=pipeline.assets.signals,
         )
 
     def _origin(self, name: str, input: Input) -> None:

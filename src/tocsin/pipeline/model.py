@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.contracts import Operator
+from tocsin.pipeline.assets import Assets
 from tocsin.pipeline.parts import ADecoder, AKey, AnOperator, ASink, ASource, ATime, delta_table
 from tocsin.pipeline.plan import Plan
 from tocsin.settings import Many, Settings
+from tocsin.settings.addresses import is_local
 from tocsin.settings.quantities import Duration, Size
 
 BEFORE_KEY = ("derive", "keep", "cast")
@@ -114,11 +117,45 @@ class ScheduledJob(Settings):
         return next(CronSim(self.cron, at.astimezone(ZoneInfo(self.zone)))).astimezone(UTC)
 
 
+class Oidc(Settings):
+    """An OpenID Connect provider at which people sign in to the page (extra ``oidc``)."""
+
+    issuer: str
+    """Its address, as it says it itself, such as ``https://login.plant.example/realms/plant``."""
+    client_id: str
+    """What it knows the page as."""
+    client_secret: str = Field(default="", repr=False)
+    """What it knows the page by, if it is no public client; write it as ``${env:NAME}`` or ``${file:PATH}``."""
+    url: str
+    """Where browsers see the page; the provider must allow ``URL/auth/callback`` to be sent back to."""
+    claim: str = "roles"
+    """Where its token has the groups of somebody; dots go down, as in ``realm_access.roles``."""
+    roles: dict[str, Literal["viewer", "operator", "engineer", "admin"]] = Field(min_length=1)
+    """Which group has which role. Who is in none of them is not let in; of several roles the greatest counts."""
+    name: str = "preferred_username"
+    """The claim that names somebody in the audit."""
+
+    @field_validator("issuer", "url")
+    @classmethod
+    def _encrypted(cls, address: str) -> str:
+        parts = urlsplit(address)
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_local(parts.hostname or "")):
+            raise ValueError(f"write https://...: over {address} others could read who signs in")
+        return address
+
+    @field_validator("url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+
 class Page(Settings):
-    """What the live page shows."""
+    """What the live page shows, and where people sign in to it."""
 
     streams: tuple[str, ...] = ()
     """The streams to show; all where none is named."""
+    oidc: Oidc | None = None
+    """A provider at which people sign in, beside accounts and tokens."""
 
 
 class Pipeline(Settings):
@@ -156,6 +193,8 @@ class Pipeline(Settings):
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
     """What the live page shows."""
+    assets: Assets = Assets()
+    """Where machines stand, and what people call them and their signals."""
     jobs: Mapping[Name, ScheduledJob] = {}
     """What is done to schedules of their own, by name: loads, and housekeeping."""
 

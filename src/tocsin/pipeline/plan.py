@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from tocsin.batch import Apart
 from tocsin.contracts import Channel, Operator, Sink, Source
+
+if TYPE_CHECKING:
+    from tocsin.pipeline.assets import SignalName
 
 LATE_COLUMN = pa.field("late", pa.bool_())
 """In an archive: true for rows that came too late for windows and alarms, else false."""
@@ -27,6 +30,17 @@ class Print(NamedTuple):
     """Of the part's name, the version of its state, and what shapes it."""
     settings: str
     """Of all settings that differ from their default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """Where a machine stands, and what people call it; empty where nobody has said it."""
+
+    machine: str
+    """As the rows name it."""
+    area: str = ""
+    line: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,10 @@ class Plan:
     """How much may wait between two checkpoints before one is taken early."""
     lag_bytes: int
     """How much may wait on disk for one sink that is away before nothing more is read."""
+    machines: Mapping[str, Asset] = field(default_factory=dict)
+    """Where machines stand, by the name that the rows have."""
+    signals: Mapping[str, SignalName] = field(default_factory=dict)
+    """What people call signals, by the name that the rows have."""
 
     def loads(self) -> dict[str, tuple[SinkNode, ...]]:
         """Returns the sinks that are published together, by the id of their load."""

@@ -1,12 +1,14 @@
 """Who may do what: every request passes `Guard` before it reaches an endpoint.
 
 - The ``Host`` header must be one of ours (a page elsewhere cannot reach us by renaming itself).
-- Requests that change something need an ``Origin`` that is ours and the token of `/api/session`, which only our own
-  page can read, unless they carry the bearer token.
-- With a token set, all but health, signing in and static files needs it, as ``Authorization: Bearer`` or by a
-  session cookie. Without one the page only listens on this computer (`checked_address`).
+- Every route names the role that it needs (`domain.roles`), or that it is public; who has none is refused.
+- Requests that change something need an ``Origin`` that is ours and the secret of `/api/session`, which only our own
+  page can read, unless they carry a bearer token.
+- One signs in with an account or a token, and gets a session by cookie; programs send ``Authorization: Bearer``. Where
+  there is neither an account nor a token, the page only listens on this computer (`Address`), and whoever is
+  there is its admin.
 - A wrong token, however it is sent, is slowed down by the address that it comes from and by the token itself; the right
-  one never is.
+  one never is. A password is slowed down before it is looked at.
 - Every answer carries a content security policy that allows only our own files.
 """
 
@@ -14,27 +16,38 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tocsin.domain.roles import ADMIN, reaches
+from tocsin.engine.audit import Actor
 from tocsin.errors import ConfigError
+from tocsin.serve.accounts import Account, Accounts, Token
+from tocsin.serve.oidc import Provider
 from tocsin.settings.addresses import is_local
 
 COOKIE = "tocsin_session"
 CSRF_HEADER = "x-tocsin-csrf"
-_SESSION_S = 12 * 3600.0
+PUBLIC = "public"
+"""Instead of a role: anybody may."""
+LOCAL = Actor("local", ADMIN, "page")
+"""Who asks where nobody has to sign in."""
+BY_THE_TOKEN = Actor("token", ADMIN, "token")
+"""Who has the token that the page was started with."""
+SESSION_S = 12 * 3600
 _SESSIONS_MAX = 256
 _FAILURES_MAX = 5
+_MANY_FAILURES_MAX = 30
 _FAILURE_S = 30.0
 _FAILING_MAX = 4096
 _TOKEN_MIN = 16
@@ -52,30 +65,19 @@ HEADERS = {
 }
 
 
-class Permission(Enum):
-    """What a route needs."""
-
-    PUBLIC = "public"
-    """Nothing."""
-    VIEW = "view"
-    """To be signed in, where a token is set."""
-    OPERATE = "operate"
-    """That, and proof that our own page (or a program with the token) asks."""
-
-
-class FailedTokens:
-    """Wrong tokens of the last half minute: of each address, and of each token, a few are looked at, then it waits."""
+class Failures:
+    """What went wrong in the last half minute: of each address, name and token a few are looked at, then it waits."""
 
     def __init__(self) -> None:
         self._times: OrderedDict[str, list[float]] = OrderedDict()
 
-    def wait_s(self, address: str, token: str) -> float:
-        """Note a wrong token; returns for how long its address and it must wait, 0 if they need not."""
+    def wait_s(self, most: Mapping[str, int]) -> float:
+        """Note a failure of these, each with how often it may fail; returns for how long they must wait, 0 if not."""
         now = time.monotonic()
         waits = [0.0]
-        for name in (f"address {address}", f"token {hashlib.sha256(token.encode()).hexdigest()}"):
+        for name, limit in most.items():
             recent = [at for at in self._times.pop(name, ()) if at > now - _FAILURE_S]
-            if len(recent) >= _FAILURES_MAX:
+            if len(recent) >= limit:
                 waits.append(recent[0] + _FAILURE_S - now)
             else:
                 recent.append(now)
@@ -84,80 +86,158 @@ class FailedTokens:
             self._times.popitem(last=False)
         return max(waits)
 
+    def forget(self, names: Collection[str]) -> None:
+        """Take the newest failure of these back: it was none."""
+        for name in names:
+            if recent := self._times.get(name):
+                recent.pop()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and what a change by them must carry."""
+
+    actor: Actor
+    csrf: str | None = field(default=None, repr=False)
+    """None where it is no browser, which alone can be made to ask."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a cookie stands for."""
+
+    actor: Actor
+    stamp: str
+    """Of the account or token when it was opened: it ends when this changes."""
+    ends_s: float
+    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
 
 @dataclass
 class AccessKeys:
-    """The token, the sessions opened with it, and the secret that only our own page can read."""
+    """How one gets in: the token that the page was started with, accounts and tokens, and the sessions so far."""
 
-    token: str | None = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+    accounts: Accounts | None = None
+    may_be_open: bool = True
+    """Whether nobody has to sign in as long as there is neither account nor token: only this computer is heard."""
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    sessions: dict[str, float] = field(default_factory=dict, repr=False)
-    """Session to the time at which it ends."""
-    failed: FailedTokens = field(default_factory=FailedTokens, repr=False)
+    """What a change must carry where nobody has to sign in."""
+    sessions: dict[str, Session] = field(default_factory=dict, repr=False)
+    """By the hash of what the cookie holds."""
+    failures: Failures = field(default_factory=Failures, repr=False)
 
-    def sign_in(self, token: str) -> str | None:
+    @property
+    def are_needed(self) -> bool:
+        """Whether one has to sign in."""
+        return (
+            not self.may_be_open or self.token is not None or (self.accounts is not None and self.accounts.are_there())
+        )
+
+    def caller(self, headers: Headers) -> Caller | None:
+        """Returns who asks, or None if they have not signed in."""
+        if not self.are_needed:
+            return Caller(LOCAL, self.csrf)
+        if (given := bearer_token(headers)) is not None:
+            known = self._known_token(given)
+            return known and Caller(known[0])
+        for part in headers.get("cookie", "").split(";"):
+            name, _, value = part.strip().partition("=")
+            session = self.sessions.get(_sha256(value)) if name == COOKIE else None
+            if session is not None and (actor := self._still(session)) is not None:
+                return Caller(actor, session.csrf)
+        return None
+
+    def sign_in(self, token: str) -> tuple[str, Actor] | None:
         """Returns a new session for the right token, else None."""
-        if self.token is None or not _same(token, self.token):
+        known = self._known_token(token)
+        return known and (self.open(*known), known[0])
+
+    def sign_in_account(self, name: str, password: str) -> tuple[str, Actor] | None:
+        """Returns a new session for the right name and password, else None. It takes a tenth of a second."""
+        account = self.accounts.verified(name, password) if self.accounts is not None else None
+        if account is None:
             return None
-        session = secrets.token_urlsafe(32)
+        actor = Actor(account.name, account.role, "page")
+        return self.open(actor, _stamp(account)), actor
+
+    def open(self, actor: Actor, stamp: str = "") -> str:
+        """Returns what the cookie of a new session holds."""
         now = time.monotonic()
-        self.sessions = {old: ends for old, ends in self.sessions.items() if ends > now}
+        self.sessions = {old: session for old, session in self.sessions.items() if session.ends_s > now}
         while len(self.sessions) >= _SESSIONS_MAX:
             del self.sessions[next(iter(self.sessions))]
-        self.sessions[session] = now + _SESSION_S
-        return session
+        opened = secrets.token_urlsafe(32)
+        self.sessions[_sha256(opened)] = Session(actor, stamp, now + SESSION_S)
+        return opened
+
+    def sign_out(self, headers: Headers) -> None:
+        """End the session that a request carries."""
+        for part in headers.get("cookie", "").split(";"):
+            self.sessions.pop(_sha256(part.strip().partition("=")[2]), None)
 
     def wrong(self, address: str, token: str) -> JSONResponse:
         """Returns the answer to a wrong token."""
-        wait_s = self.failed.wait_s(address, token)
-        if not wait_s:
-            return refused(401, "this is not the token")
-        answer = refused(429, f"too many wrong tokens; wait {wait_s:.0f} s")
-        answer.headers["retry-after"] = str(int(wait_s) + 1)
-        return answer
+        wait_s = self.failures.wait_s(dict.fromkeys((f"address {address}", f"token {_sha256(token)}"), _FAILURES_MAX))
+        return slowed(wait_s) if wait_s else refused(401, "this is not the token, or it has expired")
 
-    def admits(self, headers: Headers) -> bool:
-        """Returns whether a request is signed in, or need not be."""
-        return self.token is None or self.bearer(headers) or self.session(headers)
+    def tries(self, address: str, name: str) -> Mapping[str, int]:
+        """Returns what a password is counted under before it is looked at, and how often each may fail."""
+        return {
+            f"{address} as {name}": _FAILURES_MAX,
+            f"passwords from {address}": _MANY_FAILURES_MAX,
+            f"name {name}": _MANY_FAILURES_MAX,
+        }
 
-    def bearer(self, headers: Headers) -> bool:
-        """Returns whether a request carries the token."""
-        given = bearer_token(headers)
-        return self.token is not None and given is not None and _same(given, self.token)
+    def _known_token(self, given: str) -> tuple[Actor, str] | None:
+        if self.token is not None and _same(given, self.token):
+            return BY_THE_TOKEN, ""
+        token = self.accounts.token(given) if self.accounts is not None else None
+        return None if token is None else (Actor(token.name, token.role, "token"), _stamp(token))
 
-    def session(self, headers: Headers) -> bool:
-        """Returns whether a request carries the cookie of a session that still lasts."""
-        for part in headers.get("cookie", "").split(";"):
-            name, _, value = part.strip().partition("=")
-            if name == COOKIE and self.sessions.get(value, 0.0) > time.monotonic():
-                return True
-        return False
+    def _still(self, session: Session) -> Actor | None:
+        """Returns whose a session is, with the role that they have by now; None if it is over."""
+        if session.ends_s <= time.monotonic():
+            return None
+        if not session.stamp:
+            return session.actor
+        assert self.accounts is not None
+        by_name = self.accounts.named_token if session.actor.through == "token" else self.accounts.account
+        known = by_name(session.actor.name)
+        if known is None or _stamp(known) != session.stamp:
+            return None
+        return Actor(known.name, known.role, session.actor.through)
 
 
 class Guard:
     """Stands before one endpoint or application."""
 
-    def __init__(self, app: ASGIApp, keys: AccessKeys, permission: Permission, secure: bool) -> None:
-        self.app, self.keys, self.permission, self.secure = app, keys, permission, secure
+    def __init__(self, app: ASGIApp, keys: AccessKeys, needs: str, *, changes: bool, secure: bool) -> None:
+        self.app, self.keys, self.needs, self.changes, self.secure = app, keys, needs, changes, secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self.refusal(Headers(scope=scope), address_of(scope))
-        await (self.app if refusal is None else refusal)(scope, receive, send)
+        passed = self.passed(Headers(scope=scope), address_of(scope))
+        if isinstance(passed, Caller):
+            scope["caller"] = passed
+        await (passed if isinstance(passed, JSONResponse) else self.app)(scope, receive, send)
 
-    def refusal(self, headers: Headers, address: str) -> JSONResponse | None:
-        """Returns why a request from this address may not pass, or None if it may."""
-        if self.permission is Permission.PUBLIC:
+    def passed(self, headers: Headers, address: str) -> Caller | JSONResponse | None:
+        """Returns who asks, or why they may not; None where anybody may."""
+        if self.needs == PUBLIC:
             return None
-        if not self.keys.admits(headers):
+        caller = self.keys.caller(headers)
+        if caller is None:
             if token := bearer_token(headers):
                 return self.keys.wrong(address, token)
-            return refused(401, "sign in first, or send the token as 'Authorization: Bearer ...'")
-        if self.permission is Permission.OPERATE and not self.keys.bearer(headers):
+            return refused(401, "sign in first, or send a token as 'Authorization: Bearer ...'")
+        if not reaches(caller.actor.role, self.needs):
+            return refused(403, f"this needs the role {self.needs}; {caller.actor.name} is {caller.actor.role}")
+        if self.changes and caller.csrf is not None:
             if not own_origin(headers, self.secure):
                 return refused(403, "this request does not come from our own page")
-            if not _same(headers.get(CSRF_HEADER, ""), self.keys.csrf):
+            if not _same(headers.get(CSRF_HEADER, ""), caller.csrf):
                 return refused(403, f"the header {CSRF_HEADER} must carry 'csrf' of /api/session")
-        return None
+        return caller
 
 
 class Front:
@@ -187,6 +267,13 @@ class Front:
 def refused(status: int, why: str) -> JSONResponse:
     """Returns a refusal with its remedy."""
     return JSONResponse({"error": why}, status)
+
+
+def slowed(wait_s: float) -> JSONResponse:
+    """Returns the refusal of who has failed too often."""
+    answer = refused(429, f"too many wrong tokens or passwords; wait {wait_s:.0f} s")
+    answer.headers["retry-after"] = str(math.floor(wait_s) + 1)
+    return answer
 
 
 def bearer_token(headers: Headers) -> str | None:
@@ -224,6 +311,10 @@ class Address:
     token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
     """Further names by which browsers may ask for it."""
+    has_accounts: bool = False
+    """Whether there are accounts, which do instead of the token."""
+    provider: Provider | None = None
+    """An OpenID Connect provider, which does as well."""
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -231,10 +322,11 @@ class Address:
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise ConfigError(f"there is no file {path}; TLS needs a certificate and its key as PEM")
-        if not is_local(self.host.strip("[]")) and (not self.secure or not self.token):
+        if not self.is_local and not (self.secure and (self.token or self.has_accounts or self.provider)):
             raise ConfigError(
-                f"on {self.host} the page would be open to the network; give it a certificate and a token "
-                "(--tls-cert, --tls-key, --token), or let it listen on 127.0.0.1"
+                f"on {self.host} the page would be open to the network; give it a certificate (--tls-cert, --tls-key) "
+                "and an account (tocsin access add NAME --role admin) or a token (--token), or let it listen on "
+                "127.0.0.1"
             )
         if self.token is not None and len(self.token) < _TOKEN_MIN:
             raise ConfigError(f"a token needs at least {_TOKEN_MIN} characters; make one with: openssl rand -hex 24")
@@ -242,6 +334,11 @@ class Address:
     @property
     def secure(self) -> bool:
         return self.tls_cert is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this computer can reach it."""
+        return is_local(self.host.strip("[]"))
 
     @property
     def url(self) -> str:
@@ -252,7 +349,7 @@ class Address:
     def hosts(self) -> frozenset[str]:
         """Returns what the ``Host`` header may say."""
         own = {self.host, *self.allowed_hosts}
-        if is_local(self.host.strip("[]")) or self.host in _EVERYWHERE:
+        if self.is_local or self.host in _EVERYWHERE:
             own |= {"localhost", "127.0.0.1", "::1"}
         if self.host in _EVERYWHERE:
             own |= _names_of_this_computer()
@@ -268,4 +365,13 @@ def _names_of_this_computer() -> set[str]:
 
 
 def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(), wanted.encode())
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode())
+
+
+def _stamp(known: Account | Token) -> str:
+    """Returns what changes with the password of an account, and with every new token."""
+    return _sha256(known.password) if isinstance(known, Account) else str(known.expires_us)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -16,20 +18,32 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 import tocsin
 from tocsin.domain.alarms import action_words, operator_action
+from tocsin.domain.roles import reaches
+from tocsin.engine import audit as log_of_audit
+from tocsin.engine.audit import Actor
 from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError, UnknownName
-from tocsin.serve.access import COOKIE, AccessKeys, address_of, refused
+from tocsin.serve.access import COOKIE, SESSION_S, AccessKeys, Caller, address_of, refused, slowed
 from tocsin.serve.hub import VIEWERS_MAX, Hub
-from tocsin.serve.live import Live
-from tocsin.serve.messages import Alarms, Evidence, Figures, MachineHistory, Machines, MachineSeries, SessionInfo
-from tocsin.serve.series import pack
+from tocsin.serve.live import TABLES_LAG_S, Live
+from tocsin.serve.machine import MachineView
+from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
+from tocsin.serve.oidc import SignIns
+from tocsin.serve.scores import ScoreCells
+from tocsin.serve.series import POINTS_MAX
 
+log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 16 * 2**10
 _TEXT_MAX = 500
 _SHELVE_S_MAX = 30 * 86_400
 _PARTS = 600
 NO_TABLES = "there is no past: this pipeline has written no table yet"
-_TIME_MS_MAX = 4_102_444_800_000  # 2100
+_AUDIT_ROWS = 500
+REFUSED = "sign_in_refused"
+_REFUSALS_MAX = 100
+_PASSWORDS = asyncio.Semaphore(2)
+"""Each takes 32 MB and a tenth of a second."""
+TIME_MS_MAX = 4_102_444_800_000  # 2100
 
 
 @dataclass(frozen=True)
@@ -46,21 +60,28 @@ class PageContext:
     """Where the tables are."""
     streams: Collection[StreamColumns] = ()
     """What is shown of them; all if none is given."""
+    plant: Plant = NO_PLANT
+    """What people call machines and signals, and where machines stand."""
+    scores: ScoreCells = field(default_factory=ScoreCells)
+    """What has been read of the tables for the heat map."""
+    sign_ins: SignIns | None = None
+    """Those at an OpenID Connect provider, where there is one."""
 
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
     """What an operator does with an alarm."""
 
-    by: str = ""
     reason: str = ""
     for_s: float | None = None
     """How long to shelve."""
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
-    """What a browser sends to sign in."""
+    """What a browser sends to sign in: the name and password of an account, or a token."""
 
-    token: str
+    name: str = ""
+    password: str = ""
+    token: str = ""
 
 
 class CounterReport(Figures, kw_only=True):
@@ -86,27 +107,87 @@ def page_of(request: Request) -> PageContext:
     return page
 
 
+def caller_of(request: Request) -> Caller:
+    """Returns who asks, as the guard has seen it."""
+    caller = request.scope["caller"]
+    assert isinstance(caller, Caller)
+    return caller
+
+
 async def session(request: Request) -> Response:
-    page = page_of(request)
-    return answer(SessionInfo(page.keys.csrf, page.title, tocsin.__version__))
+    page, caller = page_of(request), caller_of(request)
+    actor = caller.actor
+    return answer(
+        SessionInfo(caller.csrf or "", page.title, tocsin.__version__, actor.name, actor.role, page.keys.are_needed)
+    )
 
 
 async def sign_in(request: Request) -> Response:
-    page = page_of(request)
-    body = await _body(request, SignIn)
+    page, address = page_of(request), address_of(request.scope)
+    body = await body_of(request, SignIn)
     if isinstance(body, Response):
         return body
-    opened = page.keys.sign_in(body.token)
-    if opened is None:
-        return page.keys.wrong(address_of(request.scope), body.token)
+    if body.name:
+        opened = await _sign_in_account(page, address, body)
+    else:
+        opened = page.keys.sign_in(body.token) or page.keys.wrong(address, body.token)
+    if isinstance(opened, Response):
+        return opened
+    await write_down(page, opened[1], "signed_in", address)
     response = answer({"ok": True})
-    response.set_cookie(COOKIE, opened, max_age=12 * 3600, httponly=True, secure=page.secure, samesite="strict")
+    response.set_cookie(COOKIE, opened[0], max_age=SESSION_S, httponly=True, secure=page.secure, samesite="strict")
     return response
+
+
+async def _sign_in_account(page: PageContext, address: str, body: SignIn) -> tuple[str, Actor] | Response:
+    """Returns a new session, or why there is none. A password costs time to look at: what is too often is not."""
+    name = body.name[:_TEXT_MAX]
+    tries = page.keys.tries(address, name)
+    if wait_s := page.keys.failures.wait_s(tries):
+        return slowed(wait_s)
+    async with _PASSWORDS:
+        opened = await asyncio.to_thread(page.keys.sign_in_account, name, body.password)
+    if opened is None:
+        await write_down(page, Actor(name, "", "page"), REFUSED, address)
+        return refused(401, "name and password do not fit")
+    page.keys.failures.forget(tries)
+    return opened
+
+
+async def write_down(page: PageContext, actor: Actor, what: str, subject: str) -> None:
+    """Write a row of the audit; where that cannot be, people may look all the same, since they may have to mend it.
+
+    Refusals are written down a hundred times in half a minute, so that nobody fills the disk with guesses.
+    """
+    if what == REFUSED and page.keys.failures.wait_s({"refusals written": _REFUSALS_MAX}):
+        return
+    try:
+        await asyncio.to_thread(log_of_audit.write_down, page.state_folder, actor, what, subject)
+    except (OSError, sqlite3.Error) as error:
+        log.error("%s by %s could not be written into the audit: %s", what, actor.name, error)
+
+
+async def sign_out(request: Request) -> Response:
+    page = page_of(request)
+    page.keys.sign_out(request.headers)
+    await write_down(page, caller_of(request).actor, "signed_out", address_of(request.scope))
+    response = answer({"ok": True})
+    response.delete_cookie(COOKIE, httponly=True, secure=page.secure, samesite="strict")
+    return response
+
+
+async def audit(request: Request) -> Response:
+    """Returns the newest rows of the audit, the newest first."""
+    try:
+        rows = await asyncio.to_thread(log_of_audit.newest, page_of(request).state_folder, _AUDIT_ROWS)
+    except ConfigError:
+        rows = ()
+    return answer(rows)
 
 
 async def machines(request: Request) -> Response:
     page = page_of(request)
-    return answer(Machines(page.hub.position, page.live.snapshot()))
+    return answer(Machines(page.hub.position, page.live.tiles(), page.plant.signals))
 
 
 async def series(request: Request) -> Response:
@@ -114,14 +195,27 @@ async def series(request: Request) -> Response:
     name = request.query_params.get("machine", "")
     if "from" in request.query_params or "to" in request.query_params:
         return await _history(page, name, request.query_params)
-    machine = page.live.machines.get(name)
+    machine = page.live.keep(name)
     if machine is None:
         return refused(404, "no such machine; /api/machines lists them")
-    series = [
-        MachineSeries(one.id, one.machine, one.signal, one.stream, points=pack(one.points()))
-        for one in machine.series.values()
-    ]
-    return answer(MachineHistory(page.hub.position, name, series))
+    again_s = 0.0 if machine.is_whole else await _recall(page, machine)
+    series = [one.told(one.points()) for one in machine.series.values()]
+    note = f"{len(machine.left_out)} more signals of {name} are not shown." if machine.left_out else ""
+    if not machine.is_whole and page.lake_folder is None:
+        note = f"{note} What came before you chose {name} is not shown: no table holds it.".strip()
+    return answer(MachineHistory(page.hub.position, name, series, note, again_s))
+
+
+async def _recall(page: PageContext, machine: MachineView) -> float:
+    """Put what the tables hold before what was heard of a machine; returns after how long they will hold more, or 0."""
+    from tocsin.serve.history import history
+
+    span, asked_s = machine.recent_ms(), time.monotonic()
+    if page.lake_folder is None or not page.lake_folder.is_dir() or span is None:
+        return 0.0
+    past = await asyncio.to_thread(history, page.lake_folder, page.streams, machine.name, *span, POINTS_MAX)
+    page.live.recall(machine, past, asked_s)
+    return 0.0 if machine.is_whole else TABLES_LAG_S
 
 
 async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) -> Response:
@@ -132,7 +226,7 @@ async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) ->
         begin, end, parts = int(asked["from"]), int(asked["to"]), int(asked.get("points", _PARTS))
     except (KeyError, ValueError):
         return refused(422, "a range needs from and to, in milliseconds since 1970, and may have points")
-    if not (0 <= begin < end <= _TIME_MS_MAX and 0 < parts <= PARTS_MAX):
+    if not (0 <= begin < end <= TIME_MS_MAX and 0 < parts <= PARTS_MAX):
         return refused(422, f"from must come before to, and points be 1 to {PARTS_MAX}")
     if page.lake_folder is None or not page.lake_folder.is_dir():
         return refused(404, NO_TABLES)
@@ -152,7 +246,7 @@ async def alarms_csv(request: Request) -> Response:
     page = page_of(request)
     if page.lake_folder is None or not page.lake_folder.is_dir():
         return refused(404, NO_TABLES)
-    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder)
+    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder, page.plant.machines)
     name = {"content-disposition": 'attachment; filename="alarms.csv"', "cache-control": "no-store"}
     return Response(text, media_type="text/csv; charset=utf-8", headers=name)
 
@@ -178,6 +272,9 @@ async def act(request: Request) -> Response:
     action = operator_action(word)
     if action is None:
         return refused(404, f"there is no action '{word}'; there are {', '.join(action_words())}")
+    actor = caller_of(request).actor
+    if not reaches(actor.role, action.role):
+        return refused(403, f"{action.name} needs the role {action.role}; {actor.name} is {actor.role}")
     known = page.live.alarms.known(alarm)
     if known is None and not (action.detector and ":" in alarm):
         return refused(404, f"there is no alarm '{alarm}'; /api/alarms lists them")
@@ -185,7 +282,7 @@ async def act(request: Request) -> Response:
         alarm = f"{known.rule}:{known.machine}#{known.id}"
     elif known is not None and action.detector:
         alarm = f"{known.rule}:{known.machine}"
-    body = await _body(request, Act)
+    body = await body_of(request, Act)
     if isinstance(body, Response):
         return body
     until = None
@@ -193,9 +290,9 @@ async def act(request: Request) -> Response:
         if body.for_s is None or not 0 < body.for_s <= _SHELVE_S_MAX:
             return refused(422, f"{action.name} needs for_s, at most {_SHELVE_S_MAX} seconds")
         until = datetime.now(UTC) + timedelta(seconds=body.for_s)
-    by, reason = body.by.strip()[:_TEXT_MAX] or "operator", body.reason.strip()[:_TEXT_MAX]
+    by, reason = actor.name, body.reason.strip()[:_TEXT_MAX]
     try:
-        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until)
+        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until, actor)
     except ConfigError as error:
         return refused(422, str(error))
     except (OSError, sqlite3.Error) as error:
@@ -297,16 +394,25 @@ async def events(request: Request) -> Response:
         return refused(503, f"more than {VIEWERS_MAX} pages are open")
     after = request.headers.get("last-event-id") or request.query_params.get("after", "")
     return StreamingResponse(
-        page.hub.messages(after, lambda: page.keys.admits(request.headers)),
+        _watching(page, after, request),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
 
 
+async def _watching(page: PageContext, after: str, request: Request) -> AsyncIterator[bytes]:
+    """Gives the messages for one viewer, who may look at one machine."""
+    machine = request.query_params.get("machine", "")
+    with page.live.watched(machine):
+        async for message in page.hub.messages(after, lambda: page.keys.caller(request.headers) is not None, machine):
+            yield message
+
+
 T = TypeVar("T")
 
 
-async def _body(request: Request, type: type[T]) -> T | Response:
+async def body_of(request: Request, type: type[T]) -> T | Response:
+    """Returns what a request carries, or why it cannot be read."""
     raw = b""
     async for part in request.stream():
         raw += part

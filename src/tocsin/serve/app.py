@@ -26,14 +26,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tocsin.domain.roles import ADMIN, ENGINEER, OPERATOR, VIEWER
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, prometheus, words
-from tocsin.serve.access import AccessKeys, Address, Front, Guard, Permission
+from tocsin.serve import api, overview, prometheus, sign_in, sql, words
+from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
+from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
+from tocsin.serve.messages import NO_PLANT, Plant
+from tocsin.serve.oidc import Provider, SignIns
 from tocsin.serve.past import newest
 
 if TYPE_CHECKING:
@@ -49,28 +53,40 @@ Endpoint = Callable[[Request], Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table of routes: what may be asked, and what that needs."""
+    """A row of the table of routes: what may be asked, and by whom."""
 
     method: str
     path: str
     endpoint: Endpoint
-    permission: Permission
+    needs: str
+    """The least role, or `PUBLIC`. What an action on an alarm needs beyond that stands in `domain.alarms`."""
+    changes: bool = False
+    """Whether it needs proof that our own page, or a program with a token, asks."""
 
 
 ROUTES = (
-    Entry("GET", "/api/session", api.session, Permission.VIEW),
-    Entry("POST", "/api/session", api.sign_in, Permission.PUBLIC),
-    Entry("GET", "/api/machines", api.machines, Permission.VIEW),
-    Entry("GET", "/api/series", api.series, Permission.VIEW),
-    Entry("GET", "/api/alarms", api.alarms, Permission.VIEW),
-    Entry("GET", "/api/alarms.csv", api.alarms_csv, Permission.VIEW),
-    Entry("GET", "/api/alarms/{id:path}/evidence", api.evidence, Permission.VIEW),
-    Entry("POST", "/api/alarms/{id:path}/{action}", api.act, Permission.OPERATE),
-    Entry("GET", "/api/counters", api.counters, Permission.VIEW),
-    Entry("GET", "/events", api.events, Permission.VIEW),
-    Entry("GET", "/metrics", api.metrics, Permission.VIEW),
+    Entry("GET", "/api/session", api.session, VIEWER),
+    Entry("POST", "/api/session", api.sign_in, PUBLIC),
+    Entry("DELETE", "/api/session", api.sign_out, VIEWER, changes=True),
+    Entry("GET", "/api/audit", api.audit, ADMIN),
+    Entry("GET", "/auth", sign_in.ways, PUBLIC),
+    Entry("GET", "/auth/login", sign_in.login, PUBLIC),
+    Entry("GET", "/auth/callback", sign_in.callback, PUBLIC),
+    Entry("GET", "/api/machines", api.machines, VIEWER),
+    Entry("GET", "/api/glances", overview.glances, VIEWER),
+    Entry("GET", "/api/lanes", overview.lanes, VIEWER),
+    Entry("GET", "/api/kpis", overview.kpis, VIEWER),
+    Entry("GET", "/api/series", api.series, VIEWER),
+    Entry("GET", "/api/alarms", api.alarms, VIEWER),
+    Entry("GET", "/api/alarms.csv", api.alarms_csv, VIEWER),
+    Entry("GET", "/api/alarms/{id:path}/evidence", api.evidence, VIEWER),
+    Entry("POST", "/api/alarms/{id:path}/{action}", api.act, OPERATOR, changes=True),
+    Entry("POST", "/api/sql", sql.sql, ENGINEER, changes=True),
+    Entry("GET", "/api/counters", api.counters, VIEWER),
+    Entry("GET", "/events", api.events, VIEWER),
+    Entry("GET", "/metrics", api.metrics, VIEWER),
     *(
-        Entry(method, f"/api/v1/{path}", endpoint, Permission.VIEW)
+        Entry(method, f"/api/v1/{path}", endpoint, VIEWER)
         for path, endpoint in (
             ("query", prometheus.query),
             ("query_range", prometheus.query_range),
@@ -82,15 +98,20 @@ ROUTES = (
         )
         for method in ("GET", "POST")
     ),
-    Entry("GET", "/healthz", api.healthy, Permission.PUBLIC),
-    Entry("GET", "/readyz", api.ready, Permission.PUBLIC),
+    Entry("GET", "/healthz", api.healthy, PUBLIC),
+    Entry("GET", "/readyz", api.ready, PUBLIC),
 )
 
 STATIC: Mapping[str, tuple[str, str, str]] = {
     "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
     "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
+    "/access.js": ("tocsin.serve", "pages/access.js", "text/javascript; charset=utf-8"),
+    "/query.js": ("tocsin.serve", "pages/query.js", "text/javascript; charset=utf-8"),
+    "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
+    "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
+    "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),
     "/story.js": ("tocsin.serve", "pages/story.js", "text/javascript; charset=utf-8"),
     "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
@@ -106,13 +127,13 @@ WORDS = "/words.js"
 
 
 def build(page: PageContext, *, hosts: Collection[str], lifespan: Any = None) -> Starlette:
-    """Returns the web application: every route behind the guard that its permission asks for."""
+    """Returns the web application: every route behind the guard that asks for its role."""
     static = {path: _content(files(p).joinpath(name).read_bytes(), type) for path, (p, name, type) in STATIC.items()}
     static[WORDS] = _content(words.module(), "text/javascript; charset=utf-8")
     routes = []
-    for entry in (*ROUTES, *(Entry("GET", path, content, Permission.PUBLIC) for path, content in static.items())):
+    for entry in (*ROUTES, *(Entry("GET", path, content, PUBLIC) for path, content in static.items())):
         route = Route(entry.path, entry.endpoint, methods=[entry.method])
-        route.app = Guard(route.app, page.keys, entry.permission, page.secure)
+        route.app = Guard(route.app, page.keys, entry.needs, changes=entry.changes, secure=page.secure)
         routes.append(route)
     app = Starlette(routes=routes, lifespan=lifespan)
     app.add_middleware(Front, hosts=hosts)
@@ -175,7 +196,7 @@ async def tick(page: PageContext) -> None:
     """Publish what has changed, four times a second."""
     while True:
         await asyncio.sleep(TICK_S)
-        page.hub.publish(page.live.changes())
+        page.hub.publish(page.live.changes(), page.live.new_points())
 
 
 def serve(
@@ -185,17 +206,22 @@ def serve(
     *,
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
+    plant: Plant = NO_PLANT,
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
     It hears the engine (`engine.feed.PageFeed`) on the socket ``page.sock`` in the state folder, and shows what the
-    lake folder's tables hold from before, of these ``streams`` if any are given.
+    lake folder's tables hold from before, of these ``streams`` if any are given, with the names of the ``plant``.
     """
     address = address or Address()
+    is_open = address.is_local and address.provider is None
+    keys = AccessKeys(address.token, Accounts(state_folder), may_be_open=is_open)
+    sign_ins = None if address.provider is None else SignIns(address.provider)
+    live = Live(plant.machines)
     page = PageContext(
-        title, state_folder, Live(), Hub(), AccessKeys(address.token), address.secure, lake_folder, streams
+        title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant, sign_ins=sign_ins
     )
 
     @asynccontextmanager
@@ -207,15 +233,15 @@ def serve(
         for task in tasks:
             task.cancel()
 
-    server = _server(build(page, hosts=address.hosts, lifespan=lifespan), address)
+    server = web_server(build(page, hosts=address.hosts, lifespan=lifespan), address)
     state_folder.mkdir(parents=True, exist_ok=True)
-    listener = _bound(address.host, address.port)
+    listener = bound(address.host, address.port)
 
     with suppress(KeyboardInterrupt):
         asyncio.run(_until_ended(server, listener, page, ready, ended))
 
 
-def _server(app: Starlette, address: Address) -> uvicorn.Server:
+def web_server(app: Starlette, address: Address) -> uvicorn.Server:
     """Returns the web server, with its limits."""
     import uvicorn
 
@@ -263,7 +289,8 @@ async def _until_ended(
     watching.cancel()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens there; `ConfigError` where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -271,7 +298,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"the page cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
+        raise ConfigError(f"nothing can be served on {host}:{port} ({error.strerror}); choose another port") from error
     listener.listen(128)
     return listener
 
@@ -307,6 +334,7 @@ def start(
     *,
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
+    plant: Plant = NO_PLANT,
 ) -> Running:
     """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
@@ -325,6 +353,7 @@ def start(
         "title": title,
         "address": asdict(address),
         "streams": msgspec.to_builtins(tuple(streams)),
+        "plant": msgspec.to_builtins(plant),
     }
     process.stdin.write(json.dumps(wanted, default=str) + "\n")
     process.stdin.flush()
@@ -344,6 +373,7 @@ def main() -> None:
 
     wanted = json.loads(sys.stdin.readline())
     given = wanted["address"]
+    given["provider"] = given["provider"] and Provider(**given["provider"])
     for name in ("tls_cert", "tls_key"):
         given[name] = given[name] and Path(given[name])
     address = Address(**given | {"allowed_hosts": tuple(given["allowed_hosts"])})
@@ -366,7 +396,8 @@ def main() -> None:
         os.nice(5)  # the engine comes first
     try:
         names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[StreamColumns, ...])}
-        serve(Path(wanted["state"]), lake, address, **names, ended=ended, ready=ready)
+        plant = msgspec.convert(wanted.get("plant", {}), Plant)
+        serve(Path(wanted["state"]), lake, address, **names, plant=plant, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201
         sys.exit(1)

@@ -15,6 +15,7 @@ from tocsin.domain.alarms import CASE_EVENTS, CLOSED, LABELLED, OperatorAction, 
 from tocsin.domain.calendars import as_us
 from tocsin.domain.labels import labels_by_id
 from tocsin.engine.actions import append_action
+from tocsin.engine.audit import Actor
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.lake import read as lake
 
@@ -85,12 +86,18 @@ def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str 
 
 
 def act(
-    state_folder: Path | str, alarm: str, action: str, by: str, reason: str = "", until: datetime | None = None
+    state_folder: Path | str,
+    alarm: str,
+    action: str,
+    by: str,
+    reason: str = "",
+    until: datetime | None = None,
+    actor: Actor | None = None,
 ) -> int:
     """Write down, durably, what somebody does with an alarm; the running pipeline applies and audits it.
 
-    ``alarm`` is its id, or ``rule:key``. Shelving without ``until`` lasts until the alarm clears. Returns the number of
-    the entry in the log of actions.
+    ``alarm`` is its id, or ``rule:key``. Shelving without ``until`` lasts until the alarm clears. ``actor`` is who does
+    it by the audit, if not the user who runs this process. Returns the number of the entry in the log of actions.
     """
     known = _action(action)
     if not alarm.strip():
@@ -108,9 +115,8 @@ def act(
     now = datetime.now(UTC)
     if until is not None and until <= now:
         raise ConfigError(f"{until.isoformat()} is over; give a later time")
-    return append_action(
-        Path(state_folder), as_us(now), alarm.strip(), known.name, by, reason, None if until is None else as_us(until)
-    )
+    until_us = None if until is None else as_us(until)
+    return append_action(Path(state_folder), as_us(now), alarm.strip(), known.name, by, reason, until_us, actor)
 
 
 def _action(word: str) -> OperatorAction:

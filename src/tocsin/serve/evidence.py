@@ -5,10 +5,10 @@ Everything here only reads. A version is that of a Delta table, as `delta_scan` 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 from pyarrow.csv import write_csv
 
 from tocsin.engine.wire import StreamColumns
-from tocsin.errors import UnknownName
+from tocsin.errors import ConfigError, UnknownName
 from tocsin.lake.read import quoted, snapshot
+from tocsin.pipeline.plan import Asset
+from tocsin.serve.alarm_list import owner
 from tocsin.serve.desk import list_alarms, rows
 from tocsin.serve.history import history
 from tocsin.serve.past import kept
@@ -28,10 +30,15 @@ POINTS_MAX = 500
 CASES_MAX = 10
 """So many earlier cases are told."""
 QUERY_S = 20.0
+BYTES_MAX = 64 * 2**20
 IN_CSV = (
     "started", "time", "key", "signal", "rule", "severity", "state", "mode", "value", "expected", "limit", "unit",
     "message", "event", "by", "reason", "label", "id",
 )  # fmt: skip
+
+NO_ASSETS: Mapping[str, Asset] = MappingProxyType({})
+STAND = ("area", "line", "name")
+"""Columns beside them that say where a machine stands, where that is known."""
 
 Answer = dict[str, Any]
 """``rests_on``: the tables with their versions; and the answer, as JSON."""
@@ -42,15 +49,19 @@ def ask(folder: Path, sql: str, rows_max: int = 100) -> Answer:
 
     Raises `ConfigError` for a query that is none, that takes longer than 20 s, or more than 2 GB.
     """
-    most = min(rows_max, ROWS_MAX)
-    text = sql.strip().rstrip(";")
-    is_select = re.match(r"(?i)(select|with|from)\b", text) is not None
-    table, versions = snapshot(
-        f"SELECT * FROM ({text}) LIMIT {most + 1}" if is_select else text,  # noqa: S608
-        folder,
-        timeout_s=QUERY_S,
-    )
-    return {"rests_on": versions, "rows": _plain(table.slice(0, most)), "is_cut": table.num_rows > most}
+    table, versions, is_cut = limited(folder, sql, min(rows_max, ROWS_MAX))
+    return {"rests_on": versions, "rows": _plain(table), "is_cut": is_cut}
+
+
+def limited(folder: Path, sql: str, rows_max: int) -> tuple[pa.Table, Mapping[str, int], bool]:
+    """Returns the first rows of what a query gives, the versions of the tables, and whether there were more rows.
+
+    Raises `ConfigError` as `ask` does, and for an answer of more than 64 MB.
+    """
+    table, versions = snapshot(sql, folder, timeout_s=QUERY_S, rows_max=rows_max + 1)
+    if table.nbytes > BYTES_MAX:
+        raise ConfigError(f"the answer has {table.nbytes / 2**20:,.0f} MB, more than {BYTES_MAX >> 20}; ask for less")
+    return table.slice(0, rows_max), versions, table.num_rows > rows_max
 
 
 def machines(folder: Path) -> Answer:
@@ -137,8 +148,10 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
     }
 
 
-def alarms_as_csv(folder: Path) -> bytes:
+def alarms_as_csv(folder: Path, assets: Mapping[str, Asset] = NO_ASSETS) -> bytes:
     """Returns the newest row of each alarm there was, latest first, as CSV with a header, for a spreadsheet.
+
+    Where it is known where machines stand, columns ``area``, ``line`` and ``name`` say it.
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
     """
@@ -147,8 +160,12 @@ def alarms_as_csv(folder: Path) -> bytes:
         return (",".join(f'"{name}"' for name in IN_CSV) + "\n").encode()
     listed = pa.concat_tables(tables)
     columns = {name: listed[name].cast(pa.string()) for name in IN_CSV}
+    if assets:
+        stand = [assets.get(owner(key, assets)) or Asset(key) for key in columns["key"].to_pylist()]
+        columns |= {name: pa.array([getattr(one, name) for one in stand], pa.string()) for name in STAND}
     for name, texts in columns.items():
-        if listed.schema.field(name).type == pa.string() or pa.types.is_dictionary(listed.schema.field(name).type):
+        kind = pa.string() if name in STAND else listed.schema.field(name).type
+        if kind == pa.string() or pa.types.is_dictionary(kind):
             columns[name] = pc.replace_substring_regex(texts, r"^([=+\-@\t\r])", r"'\1")
     sink = pa.BufferOutputStream()
     write_csv(pa.table(columns), sink)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
-from tocsin.serve.messages import Changes
+from tocsin.serve.messages import Changes, NewPoints
 
 _KEPT = 40
 _QUEUE_MAX = 16
@@ -21,9 +21,10 @@ VIEWERS_MAX = 64
 
 
 class Viewer:
-    """One open page."""
+    """One open page, which may look at one machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: str = "") -> None:
+        self.machine = machine
         self.waiting: deque[bytes] = deque(maxlen=_QUEUE_MAX)
         self.ready = asyncio.Event()
 
@@ -47,13 +48,17 @@ class Hub:
         """Returns the id of the newest message."""
         return f"{self.boot}-{self.number}"
 
-    def publish(self, changes: Changes) -> None:
-        """Send what has changed to every viewer."""
+    def publish(self, changes: Changes, points: Mapping[str, NewPoints]) -> None:
+        """Send what has changed to every viewer, and the points of a machine to those who look at it."""
         self.number += 1
         message = b"id: %s\ndata: %s\n\n" % (self.position.encode(), msgspec.json.encode(changes))
         self._kept.append(message)
+        with_points = {
+            machine: b"%sevent: points\ndata: %s\n\n" % (message, msgspec.json.encode(of_it))
+            for machine, of_it in points.items()
+        }
         for viewer in self.viewers:
-            viewer.put(message)
+            viewer.put(with_points.get(viewer.machine, message))
 
     def missed(self, after: str) -> list[bytes] | None:
         """Returns the messages after an id; None if they are no longer known."""
@@ -65,9 +70,14 @@ class Hub:
             return None
         return list(self._kept)[len(self._kept) - behind :]
 
-    async def messages(self, after: str, allowed: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
-        """Gives what one viewer gets, from the message after ``after`` on, for as long as it is ``allowed``."""
-        viewer = Viewer()
+    async def messages(
+        self, after: str, allowed: Callable[[], bool] = lambda: True, machine: str = ""
+    ) -> AsyncIterator[bytes]:
+        """Gives what one viewer gets, from the message after ``after`` on, for as long as it is ``allowed``.
+
+        Points of its ``machine`` come from now on: those that it has missed are asked for with the machine.
+        """
+        viewer = Viewer(machine)
         missed = self.missed(after)
         yield b"retry: 1000\n\n"
         if missed is None:

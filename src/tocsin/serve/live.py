@@ -6,106 +6,48 @@ What the columns of a stream mean comes with its rows (`engine.wire.Stream`).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from tocsin.domain.alarms import ACTIVE
 from tocsin.engine.wire import Counted, StreamColumns
+from tocsin.pipeline.plan import Asset
 from tocsin.serve.alarm_list import TEXT_MAX, AlarmList
-from tocsin.serve.condition import SPAN, Condition, surprise
-from tocsin.serve.messages import Changes, Figures, RecentSeries, ShownAlarm, ShownMachine, Tile
+from tocsin.serve.condition import SPAN, surprise
+from tocsin.serve.machine import MachineView
+from tocsin.serve.messages import Changes, Figures, Glance, MachineSeries, NewPoints, Tile
 from tocsin.serve.naming import named, placed
-from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, pack
+from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, unpack
 
 MACHINES_MAX = 2000
 SIGNALS_MAX = 64
 """Of one machine."""
 SERIES_MAX = 4000
-RECENT_POINTS = 60
-"""For the small line in a tile."""
+"""So many have their points kept: those of whole machines, of which the one looked at longest ago makes room."""
+LEFT_OUT_MAX = 1000
+"""So many signals of a machine are counted beyond those that are shown."""
 NEVER_S = -np.inf
 """When a machine was heard that is only known from the lake."""
 LAG_EPOCHS_MAX = 10
 """A sink that is further behind is told of, even if nothing seems wrong with it."""
 STALLED_S = 5.0
 """An engine that has said nothing for so long is not live; it counts aloud four times a second."""
-GRAVEST_FIRST = ("abnormal", "warming")
-"""Verdicts that stand for a machine while one of its signals has them; of all other states the newest stands."""
-_SILENT_S_MIN = 10.0
-_SILENT_INTERVALS = 5.0
-
-
-@dataclass(slots=True)
-class MachineView:
-    """What is known of one machine."""
-
-    name: str
-    seen_s: float
-    """When it was last heard, on the monotonic clock."""
-    interval_s: float = 0.0
-    """How often it is heard, smoothed."""
-    states: dict[tuple[str, str], str] = field(default_factory=dict)
-    """What is said of it, by stream and signal (the signal is empty where the stream has none); the newest last."""
-    series: dict[tuple[str, str], SeriesBuffer] = field(default_factory=dict)
-    """By stream and signal."""
-    condition: Condition = field(default_factory=Condition)
-    told: Tile | None = None
-    """What browsers were last told of it."""
-
-    def hear(self, now_s: float) -> None:
-        """Note that something has come."""
-        gap = now_s - self.seen_s
-        if not self.interval_s and np.isfinite(gap):
-            self.interval_s = gap
-        else:
-            self.interval_s = 0.9 * self.interval_s + 0.1 * min(gap, 10 * self.interval_s)
-        self.seen_s = now_s
-
-    def say(self, stream: str, signal: str, state: str | None) -> None:
-        """Note what a stream says of it, or of one of its signals."""
-        self.states.pop((stream, signal), None)
-        self.states[stream, signal] = str(state or "")[:TEXT_MAX]
-
-    @property
-    def state(self) -> str:
-        """What the machine, or a verdict, says of it (running, idle, abnormal ...), if anything."""
-        said = list(self.states.values())
-        return next((state for state in GRAVEST_FIRST if state in said), said[-1] if said else "")
-
-    def silent(self, now_s: float) -> bool:
-        """Returns whether no reading has come for much longer than usual.
-
-        Of what has no readings (a stream of changes only) silence says nothing.
-        """
-        return bool(self.series) and now_s - self.seen_s > max(_SILENT_S_MIN, _SILENT_INTERVALS * self.interval_s)
-
-    def tile(self, worst: ShownAlarm | None, now_s: float) -> Tile:
-        """Returns it at a glance, given its worst open alarm."""
-        silent = self.silent(now_s)
-        health, pulled_by, life = self.condition.told()
-        return Tile(
-            name=self.name,
-            status="alarm" if worst is not None else "silent" if silent else "running",
-            severity="" if worst is None else worst.severity,
-            active=worst is not None and worst.state in ACTIVE,
-            silent=silent,
-            state=self.state,
-            health=health,
-            pulled_by=pulled_by,
-            life=life,
-        )
+TABLES_LAG_S = 15.0
+"""What was heard so long ago is in the tables, unless a sink lags."""
 
 
 class Live:
     """Takes rows in, gives what has changed since it was last asked, and everything to who comes anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, assets: Mapping[str, Asset] | None = None) -> None:
+        self._assets = assets or {}
+        """Where machines stand, by name."""
         self.machines: dict[str, MachineView] = {}
-        self.series: dict[int, SeriesBuffer] = {}
         self.alarms = AlarmList()
         self.counted = Counted()
         self.rows_per_s = 0.0
@@ -113,12 +55,18 @@ class Live:
         """How many are connected; while one makes way for the next it may be two."""
         self.heard_s = NEVER_S
         """When an engine was last heard."""
-        self._next_id = 0
+        self._by_id: list[MachineView] = []
+        self._series_count = 0
+        self._kept: dict[str, MachineView] = {}
+        """Those whose points are kept; the one that was looked at last stands last."""
+        self._kept_series = 0
+        self._watched: Counter[str] = Counter()
+        """How many look at a machine, by its name."""
         self._left_out: set[str] = set()
         self._rate_from: tuple[float, float] | None = None
         """Since when, and from how many rows on, the present rate is measured."""
-        self._new_points: dict[int, list[Points]] = {}
-        self._new_series: list[SeriesBuffer] = []
+        self._new_points: dict[str, dict[int, tuple[SeriesBuffer, list[Points]]]] = {}
+        """By machine and series, of machines that somebody looks at."""
 
     def take(self, stream: StreamColumns, rows: pa.Table, now_s: float | None = None) -> None:
         """Take in rows of a stream."""
@@ -128,6 +76,10 @@ class Live:
         if stream.kind == "alarms":
             self.alarms.take(rows)
             return
+        if stream.signal:
+            rows = rows.filter(_of_a_signal(rows, stream))
+            if not rows.num_rows:
+                return
         names = named(rows, stream.machine)
         for column in stream.values[:SIGNALS_MAX]:
             self._take_values(stream, *placed(stream, rows, names, column), rows, column, now_s)
@@ -149,24 +101,43 @@ class Live:
             for name, judgement in stream.band:
                 points[COLUMNS.index(name)] = _floats(rows.column(judgement))
         points[~np.isfinite(points)] = np.nan
-        where = machines.combine_chunks().dictionary_encode()
-        what = signals.combine_chunks().dictionary_encode()
+        where, what = (names.combine_chunks().dictionary_encode() for names in (machines, signals))
         codes = where.indices.to_numpy().astype(np.int64) * len(what.dictionary) + what.indices.to_numpy()
         order = np.argsort(codes, kind="stable")
-        cuts = np.flatnonzero(np.diff(codes[order])) + 1
-        states = rows.column(stream.state) if stream.state else None
-        # A loop over series, not over rows: about 5 us each.
-        for part in np.split(order, cuts):
-            name = where[int(part[0])].as_py()
-            series = self._series(stream.name, name, what[int(part[0])].as_py(), now_s)
-            if series is not None:
-                series.add(points[:, part])
-                self._new_points.setdefault(series.id, []).append(points[:, part])
-                if column == stream.judged and "score" in dict(stream.band):
-                    scores = points[COLUMNS.index("score"), part]
-                    self.machines[series.machine].condition.judge(stream.name, series.signal, scores)
-                if states is not None:
-                    self.machines[series.machine].say(stream.name, series.signal, states[int(part[-1])].as_py())
+        ends = np.append(np.flatnonzero(np.diff(codes[order])) + 1, len(order))
+        last = order[ends - 1]
+        states = rows.column(stream.state).take(pa.array(last)).to_pylist() if stream.state else [None] * len(last)
+        is_judged = column == stream.judged and "score" in dict(stream.band)
+        machine_names, signal_names = where.dictionary.to_pylist(), what.dictionary.to_pylist()
+        begin = 0
+        # A loop over series, not over rows: about 2 us each, 5 us where points are kept.
+        for end, code, value, state in zip(
+            ends.tolist(), codes[last].tolist(), points[1, last].tolist(), states, strict=True
+        ):
+            part, begin = order[begin:end], end
+            name, signal = machine_names[code // len(signal_names)], signal_names[code % len(signal_names)]
+            series = self._series(stream.name, name, signal, now_s)
+            if series is None:
+                continue
+            machine = self.machines[series.machine]
+            if value == value:  # not NaN
+                series.newest = value
+            if series is machine.first:
+                machine.line.extend(zip(points[0, part].tolist(), points[1, part].tolist(), strict=True))
+            if machine.kept_s is not None:
+                self._keep_points(machine, series, points[:, part])
+            if is_judged:
+                scores = points[COLUMNS.index("score"), part]
+                machine.condition.judge(stream.name, series.signal, scores)
+                machine.score(scores, points[0, part])
+            if stream.state:
+                machine.say(stream.name, series.signal, state)
+
+    def _keep_points(self, machine: MachineView, series: SeriesBuffer, points: Points) -> None:
+        series.add(points)
+        if machine.name in self._watched:
+            of_machine = self._new_points.setdefault(machine.name, {})
+            of_machine.setdefault(series.id, (series, []))[1].append(points)
 
     def _take_estimates(self, stream: StreamColumns, names: pa.ChunkedArray, rows: pa.Table) -> None:
         """Take in verdicts on several columns, forecasts and remaining lives: the newest few of each machine."""
@@ -185,6 +156,7 @@ class Live:
                 about = [str(name or "")[:TEXT_MAX] for name in few.column(stream.blamed).to_pylist()]
                 scores = np.where(np.array(about) != "", _floats(few.column("score")), np.nan)
                 machine.condition.judge(stream.name, "", scores, about)
+                machine.score(scores, few.column("time").cast(pa.int64()).to_numpy() / 1000)
             if stream.foretold:
                 scores = surprise(*(_floats(few.column(name)) for name in stream.foretold))
                 machine.condition.judge(stream.name, "forecast", scores)
@@ -202,27 +174,84 @@ class Live:
                 if len(self._left_out) < 100_000:
                     self._left_out.add(name)
                 return None
-            machine = self.machines[name] = MachineView(name, now_s)
+            machine = self.machines[name] = MachineView(
+                len(self._by_id), name, self._assets.get(name) or Asset(name), now_s
+            )
+            self._by_id.append(machine)
+            if self._kept_series < SERIES_MAX or name in self._watched:
+                self._kept[name] = machine
+                machine.kept_s, machine.is_whole = now_s, True
         return machine
 
     def _series(self, stream: str, name: str, signal: str, now_s: float) -> SeriesBuffer | None:
         machine = self._machine(name, now_s)
         if machine is None:
             return None
-        if not machine.series:
+        if machine.first is None:
             machine.seen_s = now_s  # until now only states of it were known
         elif now_s > machine.seen_s:
             machine.hear(now_s)
-        signal = signal[:TEXT_MAX]
-        series = machine.series.get((stream, signal))
+        place = stream, signal[:TEXT_MAX]
+        series = machine.series.get(place)
         if series is None:
-            if len(machine.series) >= SIGNALS_MAX or len(self.series) >= SERIES_MAX:
+            if len(machine.series) >= SIGNALS_MAX:
+                if len(machine.left_out) < LEFT_OUT_MAX:
+                    machine.left_out.add(place)
                 return None
-            series = SeriesBuffer(self._next_id, machine.name, signal, stream)
-            self._next_id += 1
-            self.series[series.id] = machine.series[(stream, signal)] = series
-            self._new_series.append(series)
+            series = machine.series[place] = SeriesBuffer(self._series_count, machine.name, place[1], stream)
+            self._series_count += 1
+            machine.first = machine.first or series
+            if machine.kept_s is not None:
+                self._kept_series += 1
+                self._make_room(machine)
         return series
+
+    def _make_room(self, machine: MachineView) -> None:
+        """Let go of the points of other machines that nobody looks at, until there is room for this one's."""
+        for name, other in list(self._kept.items()):
+            if self._kept_series <= SERIES_MAX:
+                return
+            if name not in self._watched and other is not machine:
+                self._kept_series -= len(other.series)
+                other.forget()
+                del self._kept[name]
+
+    def keep(self, name: str, now_s: float | None = None) -> MachineView | None:
+        """Keep the points of a machine's series from now on, and longer than those of others; None if it is unknown."""
+        machine = self.machines.get(name)
+        if machine is None:
+            return None
+        if machine.kept_s is None:
+            machine.kept_s = time.monotonic() if now_s is None else now_s
+            self._kept_series += len(machine.series)
+        self._kept.pop(name, None)
+        self._kept[name] = machine
+        self._make_room(machine)
+        return machine
+
+    def recall(self, machine: MachineView, past: Sequence[MachineSeries], asked_s: float | None = None) -> None:
+        """Put what the lake holds of a machine before what was heard of it; ``asked_s``: when the lake was asked."""
+        asked_s = time.monotonic() if asked_s is None else asked_s
+        if machine.kept_s is None:
+            return
+        by_signal = {one.signal: one for one in machine.series.values()}
+        for one in past:
+            # Where only the readings are kept in tables, their stream is another one.
+            series = machine.series.get((one.stream, one.signal)) or by_signal.get(one.signal)
+            if series is not None:
+                series.recall(unpack(one.points))
+        machine.is_whole = asked_s - machine.kept_s >= TABLES_LAG_S
+
+    @contextmanager
+    def watched(self, name: str) -> Iterator[None]:
+        """While this lasts, new points of a machine are told."""
+        self._watched[name] += 1
+        self.keep(name)
+        try:
+            yield
+        finally:
+            self._watched[name] -= 1
+            self._watched += Counter()  # drops those that nobody looks at any more
 
     def hear(self, now_s: float | None = None) -> None:
         """Note that an engine has sent something."""
@@ -250,29 +279,24 @@ class Live:
             if tile != machine.told:
                 machine.told = tile
                 tiles.append(tile)
-        changes = Changes(
-            counters=self.figures(now_s),
-            machines=tiles,
-            series=[series.described() for series in self._new_series],
-            points={str(id): pack(np.concatenate(parts, axis=1)) for id, parts in self._new_points.items()},
-            alarms=self.alarms.changes(),
-        )
-        self._new_points, self._new_series = {}, []
-        return changes
+        return Changes(counters=self.figures(now_s), machines=tiles, alarms=self.alarms.changes())
 
-    def snapshot(self) -> list[ShownMachine]:
-        """Returns all machines with their series and newest values."""
+    def new_points(self) -> Mapping[str, NewPoints]:
+        """Returns what has come since the last call of the machines that somebody looks at."""
+        new, self._new_points = self._new_points, {}
+        return {
+            name: NewPoints(name, [one.told(np.concatenate(parts, axis=1)) for one, parts in of_machine.values()])
+            for name, of_machine in new.items()
+        }
+
+    def tiles(self) -> list[Tile]:
+        """Returns the state of every machine."""
         worst, now_s = self.alarms.worst_open(self.machines), time.monotonic()
-        return [
-            ShownMachine(
-                **msgspec.structs.asdict(machine.tile(worst.get(machine.name), now_s)),
-                series=[
-                    RecentSeries(one.id, one.machine, one.signal, one.stream, recent=one.recent(RECENT_POINTS))
-                    for one in machine.series.values()
-                ],
-            )
-            for machine in self.machines.values()
-        ]
+        return [machine.tile(worst.get(machine.name), now_s) for machine in self.machines.values()]
+
+    def glances(self, ids: Collection[int]) -> list[Glance]:
+        """Returns what the tiles of these machines show; those that are not known are left out."""
+        return [self._by_id[id].glance() for id in ids if 0 <= id < len(self._by_id)]
 
     def figures(self, now_s: float | None = None) -> Figures:
         """Returns the figures at the top of the page."""
@@ -304,3 +328,11 @@ def _floats(column: pa.ChunkedArray) -> Points:
     if pt.is_boolean(column.type):
         column = column.cast(pa.int8())
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def _of_a_signal(rows: pa.Table, stream: StreamColumns) -> pa.ChunkedArray:
+    """Whether each row has a signal, or a value: that a machine is silent has neither, and shows by its alarm."""
+    has = rows.column(stream.signal).is_valid()
+    for name in stream.values:
+        has = pc.or_(has, rows.column(name).is_valid())
+    return has

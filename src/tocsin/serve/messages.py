@@ -5,11 +5,12 @@ The server fills these in; the browser gets their JSON Schema with the page (`se
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from tocsin.engine.wire import SinkLag, SourceSilence
+from tocsin.pipeline.plan import Asset
 
 Numbers = list[float | None]
 
@@ -50,9 +51,11 @@ class Life(msgspec.Struct):
     """How far readings are apart; None if not known yet."""
 
 
-class Tile(msgspec.Struct, kw_only=True):
-    """A machine at a glance."""
+class Tile(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The state of a machine: what every viewer is told of every machine."""
 
+    id: int
+    """By which more of it is asked for (`/api/glances`)."""
     name: str
     status: Literal["running", "silent", "alarm"]
     """``alarm`` while an alarm of it is open: active, or not acknowledged yet."""
@@ -64,11 +67,55 @@ class Tile(msgspec.Struct, kw_only=True):
     """Whether nothing has come for much longer than usual."""
     state: str
     """What the machine says of itself (running, idle ...), if anything."""
-    health: int | None = None
+    label: str = ""
+    """What people call it, where that is not its name; this and the next two are the pipeline's ``assets``."""
+    area: str = ""
+    line: str = ""
+
+
+class SignalLabel(msgspec.Struct, omit_defaults=True):
+    """What people call a signal, and what it is measured in."""
+
+    name: str = ""
+    unit: str = ""
+
+
+class Plant(msgspec.Struct, frozen=True):
+    """The plant as people know it (`pipeline.assets`)."""
+
+    machines: dict[str, Asset] = {}
+    """By the name that the rows have."""
+    signals: dict[str, SignalLabel] = {}
+    """By the name that series have."""
+
+
+NO_PLANT = Plant()
+
+
+class SignalValue(msgspec.Struct):
+    """The newest reading of a signal."""
+
+    signal: str
+    label: str
+    """Its name without what the names of all signals of the machine begin with."""
+    value: float | None
+
+
+class Glance(msgspec.Struct, kw_only=True):
+    """What a tile shows beside the state, for those that are in sight."""
+
+    id: int
+    health: int | None
     """From 0 to 100, by its detectors, forecasts and remaining life; None if nobody judges it."""
-    pulled_by: list[Contribution] = []
+    pulled_by: list[Contribution]
     """What pulls it down, most first."""
-    life: Life | None = None
+    life: Life | None
+    signals: int
+    """How many signals it has."""
+    values: list[SignalValue]
+    """Of the first few of them."""
+    recent: Numbers
+    """The newest readings of the first one."""
 
 
 class Series(msgspec.Struct):
@@ -80,22 +127,10 @@ class Series(msgspec.Struct):
     stream: str
 
 
-class RecentSeries(Series):
-    """A series with its newest values."""
-
-    recent: Numbers
-
-
 class MachineSeries(Series):
     """A series with its points."""
 
     points: Points
-
-
-class ShownMachine(Tile, kw_only=True):
-    """A tile with its series."""
-
-    series: list[RecentSeries]
 
 
 class ShownAlarm(msgspec.Struct, kw_only=True):
@@ -162,10 +197,14 @@ class Changes(msgspec.Struct, omit_defaults=True):
 
     counters: Figures
     machines: list[Tile] = []
-    series: list[Series] = []
-    points: dict[str, Points] = {}
-    """By the id of the series."""
     alarms: list[ShownAlarm] = []
+
+
+class NewPoints(msgspec.Struct):
+    """What has come of one machine since the message before, for those who look at it (event ``points``)."""
+
+    machine: str
+    series: list[MachineSeries]
 
 
 class Machines(msgspec.Struct):
@@ -173,7 +212,15 @@ class Machines(msgspec.Struct):
 
     position: str
     """The event after which changes go on."""
-    machines: list[ShownMachine]
+    machines: list[Tile]
+    signals: dict[str, SignalLabel] = {}
+    """By the name that series have."""
+
+
+class Glances(msgspec.Struct):
+    """What `/api/glances` answers."""
+
+    glances: list[Glance]
 
 
 class Alarms(msgspec.Struct):
@@ -227,17 +274,99 @@ class Evidence(msgspec.Struct):
     """Latest first."""
 
 
+class QueryColumn(msgspec.Struct):
+    """A column of an answer."""
+
+    name: str
+    kind: Literal["number", "time", "text"]
+
+
+class QueryAnswer(msgspec.Struct):
+    """What `/api/sql` answers."""
+
+    rests_on: dict[str, int]
+    """The tables that were asked, with their versions."""
+    columns: list[QueryColumn]
+    rows: list[list[Any]]
+    """A cell is a number, a truth, text (times in UTC too), or null; lists and structs are as JSON has them."""
+    is_cut: bool
+    """Whether there were more rows."""
+
+
 class MachineHistory(msgspec.Struct):
     """What `/api/series` answers."""
 
     position: str
     machine: str
     series: list[MachineSeries]
+    note: str = ""
+    """What of it is not shown, in words for people; empty if all is."""
+    again_s: float = 0.0
+    """After how long more of the time before is in the tables; 0 if all of it is here."""
+
+
+class Lane(msgspec.Struct):
+    """How a machine was over a range of time."""
+
+    machine: str
+    cells: list[int]
+    """-1: nothing is known; 0: calm; else how severe, from 1 for the least severe band."""
+
+
+class Lanes(msgspec.Struct, kw_only=True):
+    """What `/api/lanes` answers: the worst machines first."""
+
+    begin_ms: float
+    """When the first cell begins, in milliseconds since 1970."""
+    cell_ms: float
+    lanes: list[Lane]
+    first: int
+    """The place of the first of these lanes among all."""
+    machines: int
+    """How many machines have a lane."""
+    note: str
+    """What is left out, in words for people."""
+
+
+class Frequent(msgspec.Struct):
+    """How often an alarm was raised."""
+
+    alarm: str
+    """``rule:key``."""
+    raised: int
+
+
+class KeyFigures(msgspec.Struct, kw_only=True):
+    """What `/api/kpis` answers: key figures of the alarm system after ISA-18.2, over all rows of a table."""
+
+    begin: str | None = msgspec.field(name="from")
+    """ISO 8601."""
+    until: str | None
+    raised: int
+    rung: int
+    silent: int
+    """Raised while shelved or suppressed."""
+    open: int
+    per_ten_minutes_mean: float
+    per_ten_minutes_max: int
+    flood_percent_of_time: float
+    floods: int
+    chattering: list[str]
+    """As ``rule:key``, these and the next."""
+    stale: list[str]
+    most_frequent: list[Frequent]
+    by_severity: dict[str, int]
 
 
 class SessionInfo(msgspec.Struct):
     """What `/api/session` answers."""
 
     csrf: str
+    """What a change must carry; empty for a program with a token."""
     title: str
     version: str
+    name: str
+    """Whose it is; the audit has this name."""
+    role: str
+    signed_in: bool
+    """Whether one has to sign in, and so can sign out."""

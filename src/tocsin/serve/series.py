@@ -25,16 +25,23 @@ class SeriesBuffer:
     machine: str
     signal: str
     stream: str
-    _data: Points = field(default_factory=lambda: np.full((len(COLUMNS), 64), np.nan))
+    newest: float = np.nan
+    """Its newest reading, also while its points are not kept."""
+    _began_ms: float = np.inf
+    """When the first of the points that were heard was; those before it are from the lake."""
+    _data: Points = field(default_factory=lambda: np.empty((len(COLUMNS), 0)))
     _start: int = 0
     _end: int = 0
 
     def add(self, points: Points) -> None:
         """Add points; what comes late or again (after a recovery) is put in its place."""
         known = self.points()
-        if known.shape[1] and points[0, 0] <= known[0, -1]:
+        if not known.shape[1]:
+            self._began_ms = points[0].min()
+        elif points[0, 0] <= known[0, -1]:
             if points[0].max() < known[0, 0]:
                 known = known[:, :0]  # the past is being read anew
+                self._began_ms = points[0].min()
             points = np.concatenate((known, points), axis=1)
             points = points[:, np.argsort(points[0], kind="stable")]
             points = points[:, np.append(np.diff(points[0]) != 0, True)]
@@ -50,17 +57,24 @@ class SeriesBuffer:
         self._end += new
         self._start = max(self._start, self._end - POINTS_MAX)
 
+    def recall(self, past: Points) -> None:
+        """Put these points before those that were heard, in the place of what was recalled before."""
+        heard = self.points()[:, self.points()[0] >= self._began_ms]
+        points = np.concatenate((past[:, past[0] < self._began_ms], heard), axis=1)[:, -POINTS_MAX:]
+        self._data, self._start, self._end = points, 0, points.shape[1]
+
     def points(self) -> Points:
         """Returns all points."""
         return self._data[:, self._start : self._end]
 
-    def described(self) -> messages.Series:
-        """Returns what it is, without its points."""
-        return messages.Series(self.id, self.machine, self.signal, self.stream)
+    def forget(self) -> None:
+        """Let go of all points."""
+        self._data, self._start, self._end = np.empty((len(COLUMNS), 0)), 0, 0
+        self._began_ms = np.inf
 
-    def recent(self, count: int) -> list[float | None]:
-        """Returns the newest values."""
-        return [rounded(value) for value in self.points()[1, -count:]]
+    def told(self, points: Points) -> messages.MachineSeries:
+        """Returns points of it as the browser gets them."""
+        return messages.MachineSeries(self.id, self.machine, self.signal, self.stream, points=pack(points))
 
 
 def pack(points: Points) -> messages.Points:
@@ -73,6 +87,12 @@ def pack(points: Points) -> messages.Points:
     return messages.Points(**columns)  # type: ignore[arg-type]
 
 
-def rounded(value: float) -> float | None:
-    """Returns seven digits, enough for a screen; milliseconds since 1970 stay whole."""
-    return None if np.isnan(value) else float(value) if abs(value) > 1e11 else float(f"{value:.7g}")
+def unpack(points: messages.Points) -> Points:
+    """Returns the reverse of `pack`; what a point that stands for several has beside their mean is left out."""
+    columns = (getattr(points, name) or [None] * len(points.time) for name in COLUMNS)
+    return np.array([*columns], np.float64)  # None becomes NaN
+
+
+def rounded(value: float, digits: int = 7) -> float | None:
+    """Returns so many digits as are enough for a screen; milliseconds since 1970 stay whole."""
+    return None if np.isnan(value) else float(value) if abs(value) > 1e11 else float(f"{value:.{digits}g}")

@@ -11,16 +11,22 @@ from typing import Any
 import msgspec
 
 from tocsin.domain.alarms import OPERATOR_ACTIONS, SEVERITIES, STATES
+from tocsin.domain.roles import ROLES
 from tocsin.serve import messages
 
 RECEIVED = (
     messages.SessionInfo,
     messages.Machines,
+    messages.Glances,
     messages.Alarms,
     messages.MachineHistory,
     messages.Figures,
     messages.Changes,
+    messages.NewPoints,
     messages.Evidence,
+    messages.Lanes,
+    messages.KeyFigures,
+    messages.QueryAnswer,
 )
 """What a browser receives, and checks."""
 
@@ -31,6 +37,7 @@ def words() -> Mapping[str, Any]:
     return {
         "STATES": dict(STATES),
         "SEVERITIES": SEVERITIES,
+        "ROLES": ROLES,
         "ACTIONS": [action for action in OPERATOR_ACTIONS if action.label],
         "SCHEMAS": schemas,
     }

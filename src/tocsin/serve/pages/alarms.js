@@ -1,4 +1,5 @@
 // The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
+import { reaches } from "/access.js";
 import { node, show, when } from "/chart.js";
 import { placeOf, rank, severityOf, shapeOf, stateOf, worded } from "/wire.js";
 import { ACTIONS } from "/words.js";
@@ -15,12 +16,14 @@ const unacknowledged = (alarm) => stateOf(alarm).unacknowledged;
 const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
-  // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something.
-  constructor(host, { goTo, explain, send, announce, toast }) {
-    Object.assign(this, { host, goTo, explain, send, announce, toast });
+  // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something;
+  // `called` says what people call a machine.
+  constructor(host, { goTo, explain, send, announce, toast, called }) {
+    Object.assign(this, { host, goTo, explain, send, announce, toast, called });
     this.byId = new Map();
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
+    this.role = ""; // of who looks: only what they may do is offered
   }
 
   /** @param {import("/wire.js").ShownAlarm[]} all */
@@ -72,12 +75,12 @@ export class AlarmList {
   }
 
   // Paints those that are wanted and have the text in them; returns how many alarms there are of which kind.
-  paint(wanted, text) {
+  paint(wanted, text, standsThere) {
     const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const fits = (alarm) => [alarm.machine, alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
-    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm)).sort((a, b) =>
+    const fits = (alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
+    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
     const keep = new Set(shown.map((alarm) => alarm.id));
@@ -147,7 +150,7 @@ export class AlarmList {
     Object.assign(row.root.dataset, { severity, active: active(alarm), open: open(alarm), state: alarm.state, id: alarm.id });
     Object.assign(row.pill.dataset, { severity: open(alarm) ? severity : "", status: open(alarm) ? "alarm" : "silent", active: active(alarm) });
     row.pill.textContent = `${shapeOf(severity)} ${severity}`;
-    row.where.textContent = placeOf(alarm);
+    row.where.textContent = placeOf(alarm, this.called(alarm.machine));
     row.where.title = "Show the signal at the moment it began";
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
@@ -158,7 +161,7 @@ export class AlarmList {
     row.advice.hidden = !alarm.advice;
     row.advice.textContent = `What to do: ${alarm.advice}`;
     ACTIONS.forEach((action, i) => {
-      const fits = (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
+      const fits = reaches(this.role, action.role) && (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
         (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends) &&
         (!action.labels || alarm.label !== action.labels);
       row.buttons[i].hidden = !fits;

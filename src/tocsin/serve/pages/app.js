@@ -1,25 +1,37 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
+import { Access } from "/access.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
+import { Kpis } from "/kpis.js";
+import { Lanes } from "/lanes.js";
+import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
-import { checked } from "/wire.js";
+import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
 
 const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
+const LOOK_MS = 1000;
 const get = (id) => document.getElementById(id);
-const series = new Map(); // id to {machine, signal, stream}
-const range = new Range(() => { if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
+const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
-const tiles = new Tiles(get("tiles"), () => charts.colours, (name) => choose(name, true));
+const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
 const story = new Story(get("story"), goTo);
-const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast });
+const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
+const lanes = new Lanes({
+  load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
+  called: (key) => tiles.called(key),
+});
+const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
+const access = new Access(ask, begin);
+new QueryBox(access);
 let chosen = null;
 let picked = false; // whether a person chose it
-let csrf = "";
 let source = null;
+let watched = null; // the machine whose points the source gives
 let position = "";
 let title = "tocsin";
 let shownMachines = "all";
@@ -34,20 +46,24 @@ async function ask(path, schema, options) {
 }
 
 function act(id, action, details) {
-  const headers = { "content-type": "application/json", "x-tocsin-csrf": csrf };
-  return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers, body: JSON.stringify({ by: get("by").value, ...details }) });
+  return ask(`/api/alarms/${encodeURIComponent(id)}/${action}`, "", { method: "POST", headers: access.headers, body: JSON.stringify(details) });
+}
+
+// What is asked for by itself, again and again: that the server is away is said elsewhere (`freshen`).
+async function quietly(answer) {
+  try { return await answer; } catch { freshen(); return null; }
 }
 
 async function begin() {
   try {
     const session = await ask("/api/session", "SessionInfo");
-    csrf = session.csrf;
+    access.take(session);
+    alarms.role = session.role;
     title = session.title;
     get("title").textContent = title;
     await reload();
-    listen();
   } catch (error) {
-    if (error.status === 401) { get("sign-in").showModal(); return; }
+    if (error.status === 401) { access.wanted(); return; }
     link("lost", "page unreachable");
     setTimeout(begin, RETRY_MS);
   }
@@ -57,26 +73,26 @@ async function reload() {
   const [all, rung, counted] = await Promise.all([ask("/api/machines", "Machines"), ask("/api/alarms", "Alarms"), ask("/api/counters", "Figures")]);
   position = all.position;
   tiles.clear();
-  series.clear();
-  for (const machine of all.machines) {
-    tiles.update(machine);
-    for (const one of machine.series) {
-      series.set(one.id, one);
-      tiles.spark(one, one.recent);
-    }
-  }
+  for (const machine of all.machines) tiles.update(machine);
+  charts.names = all.signals;
   alarms.load(rung.alarms);
   heard(counted);
+  watched = null;
   const linked = chosen === null && tiles.byName.has(range.machine);
-  if (linked) await choose(range.machine, true);
-  else if (chosen && tiles.byName.has(chosen)) await choose(chosen, picked);
+  if (linked) choose(range.machine, true);
+  else if (chosen && tiles.byName.has(chosen)) choose(chosen, picked);
   else { chosen = null; picked = false; prefer(); }
+  if (watched === null) listen("");
+  lanes.refresh();
+  kpis.refresh();
 }
 
-function listen() {
+// Hears what changes of all machines, and the points of one; returns when that has begun.
+function listen(machine) {
   if (source) source.close();
-  source = new EventSource(`/events?after=${encodeURIComponent(position)}`);
-  source.onmessage = (event) => {
+  watched = machine;
+  const mine = source = new EventSource(`/events?after=${encodeURIComponent(position)}&machine=${encodeURIComponent(machine)}`);
+  mine.onmessage = (event) => {
     const number = Number(event.lastEventId.split("-")[1]);
     const before = Number(position.split("-")[1]);
     const missed = event.lastEventId.split("-")[0] !== position.split("-")[0] || number > before + 1;
@@ -84,12 +100,22 @@ function listen() {
     apply(checked("Changes", JSON.parse(event.data)));
     if (missed && chosen && range.live) refresh(5000);
   };
-  source.addEventListener("reset", () => { begin(); });
-  source.onerror = () => {
+  mine.addEventListener("points", (event) => { take(checked("NewPoints", JSON.parse(event.data))); });
+  mine.addEventListener("reset", () => { begin(); });
+  mine.onerror = () => {
     lost = true;
     freshen();
-    if (source.readyState === EventSource.CLOSED) { source.close(); source = null; setTimeout(begin, RETRY_MS); }
+    if (mine.readyState === EventSource.CLOSED && mine === source) { source = null; setTimeout(begin, RETRY_MS); }
   };
+  return new Promise((begun) => {
+    let before = false;
+    mine.onopen = () => {
+      if (before && range.live) refresh(0); // points have come while it was away
+      before = true;
+      begun();
+    };
+    setTimeout(begun, RETRY_MS);
+  });
 }
 
 let refreshing = 0;
@@ -102,19 +128,35 @@ function refresh(after) { // points were missed, or time has gone on: load the c
 /** @param {import("/wire.js").Changes} changes */
 function apply(changes) {
   for (const machine of changes.machines ?? []) tiles.update(machine);
-  for (const one of changes.series ?? []) series.set(one.id, one);
-  for (const [id, points] of Object.entries(changes.points ?? {})) {
-    const one = series.get(Number(id));
-    if (!one) continue;
-    tiles.spark(one, points.value);
-    if (one.machine !== chosen || !range.live) continue;
-    if (loading) arrived.push([one, points]);
-    charts.add(one, points);
-  }
   if (changes.alarms) alarms.apply(changes.alarms);
   heard(changes.counters);
   if (!picked) prefer();
   tiles.changed = true;
+}
+
+/** @param {import("/wire.js").NewPoints} points */
+function take({ machine, series }) {
+  if (machine !== chosen || !range.live) return;
+  if (loading) arrived.push(...series);
+  else for (const one of series) charts.add(one, one.points);
+}
+
+// What the tiles in sight show beside the state.
+let looking = false;
+async function look() {
+  const ids = tiles.inSight;
+  if (looking || lost || document.hidden || !ids.length) return;
+  looking = true;
+  const told = await quietly(ask(`/api/glances?ids=${ids.join(",")}`, "Glances"));
+  looking = false;
+  if (told) tiles.look(told.glances);
+}
+setInterval(look, LOOK_MS);
+
+let lookDue = 0;
+function lookSoon() {
+  clearTimeout(lookDue);
+  lookDue = setTimeout(look, LOOK_MS / 10);
 }
 
 /** @param {import("/wire.js").Figures} figures */
@@ -199,22 +241,26 @@ async function choose(name, byPerson) {
   chosen = tiles.chosen = name;
   picked = byPerson;
   tiles.repaint();
-  get("chosen").textContent = name;
+  sayChosen();
   if (byPerson || !range.live) range.show(name);
   range.paint();
   const mine = ++asked;
   const ends = range.ends;
   arrived = [];
   loading = true;
+  if (watched !== name) await listen(name); // first: what comes while the past is loaded is kept
+  if (mine !== asked) return;
   try {
     const past = ends ? `&from=${Math.round(ends[0])}&to=${Math.round(ends[1])}&points=${Math.min(Math.max(get("charts").clientWidth, 200), 600)}` : "";
     const loaded = await ask(`/api/series?machine=${encodeURIComponent(name)}${past}`, "MachineHistory");
     if (mine !== asked) return;
     charts.load(name, loaded.series, ends);
-    for (const [one, points] of arrived) charts.add(one, points);
+    for (const one of arrived) charts.add(one, one.points);
+    get("note").hidden = !loaded.note;
+    get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;
     if (ends && !loaded.series.length) sayEmpty("Nothing is kept of this time", `The tables hold no readings of ${name} between ${when(ends[0])} and ${when(ends[1])}.`);
-    if (range.everyMs) refresh(range.everyMs);
+    if (range.everyMs || loaded.again_s) refresh(range.everyMs || 1000 * loaded.again_s);
   } catch (error) {
     if (mine === asked && (ends || error.status !== 404)) toast(error.message);
   } finally {
@@ -249,11 +295,29 @@ async function explain(alarm) {
 }
 
 function paintMachines() {
-  const counts = tiles.paint(shownMachines, get("filter").value.trim().toLowerCase());
+  paintAreas();
+  const counts = tiles.paint(shownMachines, get("filter").value.trim().toLowerCase(), range.area);
   const tile = tiles.byName.get(chosen);
-  if (tile) paintPill(get("chosen-state"), tile);
+  if (tile) { paintPill(get("chosen-state"), tile); sayChosen(); }
   get("figure-machines").textContent = tiles.byName.size;
   chips("chips", [["all", "all"], ["alarm", "in alarm"], ["silent", "silent"]], counts, shownMachines, (name) => { shownMachines = name; });
+}
+
+// The choice of an area or line, where machines are said to stand somewhere; it holds for machines and alarms.
+function paintAreas() {
+  const areas = tiles.areas;
+  if (range.area && !areas.includes(range.area)) areas.push(range.area);
+  const list = get("area");
+  list.hidden = !areas.length;
+  if (list.children.length !== areas.length + 1) list.replaceChildren(...["", ...areas].map((area) => { const one = node("option", "", area || "all areas"); one.value = area; return one; }));
+  list.value = range.area;
+}
+get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; });
+
+function sayChosen() {
+  const tile = tiles.byName.get(chosen);
+  get("chosen").textContent = tile?.label || chosen;
+  get("chosen").title = [chosen, tile ? standOf(tile) : ""].filter(Boolean).join(" · ");
 }
 
 function chips(host, names, counts, pressed, press) {
@@ -275,7 +339,7 @@ function chips(host, names, counts, pressed, press) {
 
 // --- alarms ----------------------------------------------------------------------------------------------------------
 function paintAlarms() {
-  const counts = alarms.paint(shownAlarms, get("find-alarm").value.trim().toLowerCase());
+  const counts = alarms.paint(shownAlarms, get("find-alarm").value.trim().toLowerCase(), (machine) => tiles.standsIn(machine, range.area));
   const hot = counts.worst > SEVERITIES.length / 2; // the upper half of the bands
   get("figure-alarms").textContent = counts.open;
   get("box-alarms").title = `${counts.active} active, ${counts.unacknowledged} not acknowledged`;
@@ -303,30 +367,22 @@ function toast(text) {
   toasting = setTimeout(() => { get("toast").hidden = true; }, 6000);
 }
 
+get("tiles").addEventListener("scroll", () => charts.rest(), { passive: true });
+
 function theme(name) {
   document.documentElement.dataset.theme = name;
   localStorage.setItem("theme", name);
   charts.readColours();
   tiles.repaint();
+  lanes.paint();
 }
 
 get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 get("filter").addEventListener("input", () => { tiles.changed = true; });
 get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, dialog, .heat")) return;
   if (alarms.key(event.key)) event.preventDefault();
-});
-get("by").value = localStorage.getItem("by") || "operator";
-get("by").addEventListener("change", () => localStorage.setItem("by", get("by").value));
-get("sign-in-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  try {
-    await ask("/api/session", "", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token: get("token").value }) });
-    get("token").value = "";
-    get("sign-in").close();
-    begin();
-  } catch (error) { get("sign-in-error").textContent = error.message; }
 });
 theme(localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
 begin();

@@ -5,6 +5,7 @@ import { SCHEMAS, SEVERITIES } from "/words.js";
 
 const POINTS_MAX = 600;
 const DRAW_MS = 500;
+const REST_MS = 200;
 const ANOMALY = SEVERITIES.at(-1).least;
 const COLUMNS = Object.keys(SCHEMAS.Points.properties);
 const noPoints = () => Object.fromEntries(COLUMNS.map((name) => [name, []]));
@@ -71,7 +72,9 @@ export class Charts {
         if (card) { card.visible = entry.isIntersecting; card.dirty = true; }
       }
     });
+    this.names = {}; // what people call signals, and their unit
     this.newest = 0;
+    this.restUntil = 0;
     this.machine = null;
     this.asked = null; // signal and moment that an alarm has led to
     this.readColours();
@@ -154,7 +157,7 @@ export class Charts {
     root.setAttribute("aria-label", signal);
     root.dataset.signal = signal;
     const header = node("header");
-    const title = node("h3", "", signal);
+    const title = node("h3", "", Object.hasOwn(this.names, signal) && this.names[signal].name || signal);
     title.title = signal;
     const stream = node("span", "stream");
     const moment = node("span", "moment");
@@ -179,9 +182,12 @@ export class Charts {
     for (const [, card] of sorted) this.host.append(card.root);
   }
 
+  // Nothing is drawn for a moment, while something else on the page moves.
+  rest() { this.restUntil = performance.now() + REST_MS; }
+
   drawNext() {
-    if (document.hidden) return;
     const now = performance.now();
+    if (document.hidden || now < this.restUntil) return;
     let due = null;
     for (const card of this.cards.values()) {
       if (card.visible && card.dirty && now - card.drawn > DRAW_MS && (!due || card.drawn < due.drawn)) due = card;
@@ -206,7 +212,8 @@ export class Charts {
     const marks = this.marks(card, main);
     const last = main.points.length - 1;
     const score = main.points.columns.score[last];
-    card.now.textContent = show(main.points.columns.value[last]);
+    const unit = Object.hasOwn(this.names, card.signal) ? this.names[card.signal].unit ?? "" : "";
+    card.now.textContent = [show(main.points.columns.value[last]), unit].filter(Boolean).join(" ");
     card.stream.textContent = main.stream;
     card.score.textContent = score !== null && score >= ANOMALY ? `score ${Math.round(score)}` : "";
     card.root.classList.toggle("hot", score !== null && score >= ANOMALY);

@@ -12,6 +12,7 @@ export class Range {
     this.last = 0; // how far back from now; 0 is live, null from `from` to `to`
     this.from = this.to = 0;
     this.machine = null;
+    this.area = ""; // of which machines are shown; all if empty
     this.buttons = LAST.map(([name, last]) => {
       const chip = document.createElement("button");
       chip.type = "button";
@@ -77,6 +78,7 @@ export class Range {
   write() {
     const said = new URLSearchParams();
     if (this.machine !== null) said.set("machine", this.machine);
+    if (this.area) said.set("area", this.area);
     if (this.last) said.set("last", LAST.find(([, last]) => last === this.last)[0]);
     if (this.last === null) for (const end of ["from", "to"]) said.set(end, new Date(this[end]).toISOString());
     history.replaceState(null, "", said.size ? `#${said}` : location.pathname);
@@ -85,13 +87,14 @@ export class Range {
   // Takes over what the address bar says; returns whether it says something new.
   read() {
     const said = new URLSearchParams(location.hash.slice(1));
-    const before = JSON.stringify([this.machine, this.last, this.from, this.to]);
+    const before = JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
     const [from, to] = [Date.parse(said.get("from")), Date.parse(said.get("to"))];
     this.machine = said.get("machine");
+    this.area = said.get("area") ?? "";
     this.last = LAST.find(([name]) => name === said.get("last"))?.[1] ?? 0;
     if (from < to) Object.assign(this, { last: null, from, to });
     this.paint();
-    return before !== JSON.stringify([this.machine, this.last, this.from, this.to]);
+    return before !== JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
   }
 }
 

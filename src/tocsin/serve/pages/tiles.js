@@ -1,97 +1,98 @@
-// The machines as tiles: one tab stop, arrow keys from one to the next; only tiles in sight are painted.
+// The machines as tiles, worst first: one tab stop, arrow keys from one to the next. However many there are, only those in
+// sight (and the one that the tab key reaches) are in the document.
 import { node, show } from "/chart.js";
-import { rank, shapeOf } from "/wire.js";
+import { rank, shapeOf, standOf } from "/wire.js";
 
 const SPARK_POINTS = 60;
 const SHAPES = { silent: "◌", running: "▸" };
+const GAP = 8;
+const HEIGHTS = [104, 122, 140]; // pixels; with a line of what pulls machines down, and with two, where lives are told, too
+const WIDTH_MIN = 250;
+const BEYOND = 4; // rows above and below the part in sight
 
 export class Tiles {
-  constructor(host, colours, choose) {
-    this.host = host;
-    this.colours = colours;
-    this.choose = choose;
+  // `choose` is called with the name of a machine that a person has chosen, `moved` when other tiles have come into sight.
+  constructor(host, { colours, choose, moved }) {
+    Object.assign(this, { host, colours, choose, moved });
     this.byName = new Map();
+    this.byId = new Map();
     this.sorted = [];
+    this.shown = []; // those of them that are wanted
+    this.elements = new Map(); // by name, of those in the document
     this.current = null; // the one that the tab key reaches
     this.chosen = null;
+    this.height = HEIGHTS[0];
+    this.columns = 1;
     this.order = new Intl.Collator("en", { numeric: true });
-    this.owners = new WeakMap();
     this.changed = true;
-    this.seen = new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        const tile = this.byName.get(this.owners.get(entry.target));
-        if (tile) tile.visible = entry.isIntersecting;
-      }
-      this.changed = true;
-    }, { root: null, rootMargin: "200px" });
+    this.unsorted = false;
+    this.room = host.appendChild(node("div", "room"));
+    this.room.setAttribute("role", "presentation");
     host.addEventListener("keydown", (event) => this.onKey(event));
-    host.addEventListener("focusin", (event) => this.reach(this.byName.get(this.owners.get(event.target.closest(".tile")))));
+    host.addEventListener("focusin", (event) => this.reach(this.tileAt(event)));
+    host.addEventListener("click", (event) => { const tile = this.tileAt(event); if (tile) this.choose(tile.name); });
+    let due = 0;
+    host.addEventListener("scroll", () => { due ||= requestAnimationFrame(() => { due = 0; this.render(); }); }, { passive: true });
+    new ResizeObserver(() => { this.changed = true; }).observe(host);
   }
 
   clear() {
-    for (const tile of this.byName.values()) { this.seen.unobserve(tile.root); tile.root.remove(); }
-    this.sorted.length = 0;
     this.byName.clear();
+    this.byId.clear();
+    this.sorted = [];
     this.current = null;
-  }
-
-  /** @param {import("/wire.js").Tile} machine */
-  update(machine) {
-    const tile = this.byName.get(machine.name) ?? this.make(machine.name);
-    Object.assign(tile, { status: machine.status, severity: machine.severity, active: machine.active, silent: machine.silent, state: machine.state, healthy: machine.health, pulledBy: machine.pulled_by ?? [], life: machine.life ?? null, dirty: true });
     this.changed = true;
   }
 
-  make(name) {
-    const root = node("button", "tile");
-    root.type = "button";
-    root.tabIndex = -1;
-    const top = node("span", "top");
-    const label = node("span", "name", name);
-    label.title = name;
-    const pill = node("span", "pill");
-    const body = node("span", "body");
-    const values = node("span", "values");
-    const canvas = node("canvas");
-    canvas.setAttribute("aria-hidden", "true");
-    const health = node("span", "health");
-    const well = node("span", "well");
-    top.append(label, health, pill);
-    body.append(values, canvas);
-    root.append(top, body, well);
-    root.addEventListener("click", () => this.choose(name));
-    this.seen.observe(root);
-    this.owners.set(root, name);
-    const tile = { name, visible: false, root, pill, health, well, values, canvas, status: "running", severity: "", active: false, silent: false, state: "", healthy: null, pulledBy: [], life: null, signals: new Map(), dirty: true };
-    this.byName.set(name, tile);
-    let [low, high] = [0, this.sorted.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.order.compare(this.sorted[middle].name, name) < 0) low = middle + 1; else high = middle;
+  tileAt(event) { return this.byName.get(event.target.closest(".tile")?.dataset.name); }
+
+  /** @param {import("/wire.js").Tile} machine */
+  update(machine) {
+    let tile = this.byName.get(machine.name);
+    if (!tile) {
+      tile = { glance: null, place: 0, dirty: true };
+      this.byName.set(machine.name, tile);
+      this.byId.set(machine.id, tile);
+      this.sorted.push(tile);
+      this.unnamed = true;
     }
-    this.host.insertBefore(root, this.sorted[low]?.root ?? null);
-    this.sorted.splice(low, 0, tile);
-    return tile;
+    Object.assign(tile, machine, { dirty: true });
+    if (machine.area) this.height = Math.max(this.height, HEIGHTS[1]);
+    this.unsorted = this.changed = true;
   }
 
-  spark(series, values) {
-    const tile = this.byName.get(series.machine);
-    if (!tile) return;
-    let own = tile.signals.get(series.signal);
-    if (!own) tile.signals.set(series.signal, own = { id: series.id, recent: [] });
-    if (own.id !== series.id) return; // the same signal in a later stream
-    for (const value of values) own.recent.push(value);
-    if (own.recent.length > SPARK_POINTS) own.recent.splice(0, own.recent.length - SPARK_POINTS);
-    tile.dirty = true;
+  /** @param {import("/wire.js").Glance[]} glances */
+  look(glances) {
+    for (const glance of glances) {
+      const tile = this.byId.get(glance.id);
+      if (!tile) continue;
+      Object.assign(tile, { glance, dirty: true });
+      this.height = Math.max(this.height, HEIGHTS[glance.life ? 2 : glance.pulled_by.length ? 1 : 0]);
+    }
+    this.changed = true;
   }
 
-  // Without a choice by a person: the first machine with an open alarm, worst first, else the first.
+  // Worst first: active alarms, those that are over but open, silent machines, the others; by name among equals.
+  sort() {
+    if (this.unnamed) {
+      this.sorted.sort((a, b) => this.order.compare(a.name, b.name)).forEach((tile, i) => { tile.place = i; });
+      this.unnamed = false;
+      this.unsorted = true;
+    }
+    if (!this.unsorted) return;
+    for (const tile of this.sorted) tile.urgency = tile.status === "alarm" ? rank(tile.severity) + (tile.active ? 20 : 10) : tile.silent ? 1 : 0;
+    this.sorted.sort((a, b) => b.urgency - a.urgency || a.place - b.place);
+    this.unsorted = false;
+  }
+
+  // Without a choice by a person: the first machine with an open alarm, worst first, else the first by name.
   preferred(chosen) {
-    const alarmed = this.sorted.filter((tile) => tile.status === "alarm")
-      .sort((a, b) => b.active - a.active || rank(b.severity) - rank(a.severity));
-    const wanted = alarmed[0]?.name ?? this.sorted[0]?.name;
-    const better = !chosen || (alarmed.length && this.byName.get(chosen)?.status !== "alarm");
-    return better ? wanted : undefined;
+    this.sort();
+    const worst = this.sorted[0];
+    if (!worst) return undefined;
+    const better = !chosen || (worst.status === "alarm" && this.byName.get(chosen)?.status !== "alarm");
+    if (!better) return undefined;
+    return (worst.status === "alarm" ? worst : this.sorted.find((tile) => tile.place === 0)).name;
   }
 
   // The machine that an alarm's key belongs to: itself, or what stands before a slash.
@@ -101,67 +102,157 @@ export class Tiles {
   }
 
   onKey(event) {
-    const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
-    if (!Object.hasOwn(steps, event.key)) return;
-    const shown = this.sorted.filter((tile) => !tile.root.hidden);
-    if (!shown.length) return;
-    const at = shown.indexOf(this.current) + steps[event.key];
-    const next = shown[Math.max(0, Math.min(shown.length - 1, at))];
+    if (event.key === "Enter" || event.key === " ") {
+      const tile = this.tileAt(event);
+      if (tile) { event.preventDefault(); this.choose(tile.name); }
+      return;
+    }
+    const screen = Math.max(1, Math.floor(this.host.clientHeight / (this.height + GAP))) * this.columns;
+    const steps = { ArrowDown: this.columns, ArrowRight: 1, ArrowUp: -this.columns, ArrowLeft: -1, PageDown: screen, PageUp: -screen, Home: -Infinity, End: Infinity };
+    if (!Object.hasOwn(steps, event.key) || !this.shown.length) return;
     event.preventDefault();
-    this.reach(next);
-    next.root.focus();
+    const at = this.shown.indexOf(this.current) + steps[event.key];
+    const next = Math.max(0, Math.min(this.shown.length - 1, at));
+    this.reach(this.shown[next]);
+    const top = Math.floor(next / this.columns) * (this.height + GAP);
+    if (top < this.host.scrollTop) this.host.scrollTop = top;
+    if (top + this.height > this.host.scrollTop + this.host.clientHeight) this.host.scrollTop = top + this.height - this.host.clientHeight;
+    this.render();
+    this.elements.get(this.current.name).root.focus({ preventScroll: true });
   }
 
   reach(tile) {
     if (!tile || tile === this.current) return;
-    if (this.current) this.current.root.tabIndex = -1;
+    for (const old of [this.current, tile]) {
+      const root = old && this.elements.get(old.name)?.root;
+      if (root) root.tabIndex = old === tile ? 0 : -1;
+    }
     this.current = tile;
-    tile.root.tabIndex = 0;
   }
 
   repaint() {
-    for (const tile of this.byName.values()) tile.dirty = true;
+    for (const tile of this.sorted) tile.dirty = true;
     this.changed = true;
   }
 
+  /** Returns where machines stand: areas, each followed by its lines. */
+  get areas() {
+    const areas = new Map();
+    for (const { area, line } of this.sorted) if (area) { if (!areas.has(area)) areas.set(area, new Set()); if (line) areas.get(area).add(`${area} · ${line}`); }
+    return [...areas].sort((a, b) => this.order.compare(a[0], b[0])).flatMap(([area, lines]) => [area, ...[...lines].sort(this.order.compare)]);
+  }
+
+  /** Returns what people call the machine that a key belongs to; the key where they call it nothing else. */
+  called(key) { return this.byName.get(this.ownerOf(key))?.label || key; }
+
+  /** Whether a machine (or what an alarm is of) stands in an area or line; in all where that is empty. */
+  standsIn(key, stand) {
+    const tile = stand ? this.byName.get(this.ownerOf(key)) : null;
+    return !stand || Boolean(tile && (tile.area === stand || standOf(tile) === stand));
+  }
+
   // Paints what has changed; returns how many machines are in which status.
-  paint(wanted, text) {
+  paint(wanted, text, stand) {
+    this.sort();
     const counts = { all: this.byName.size, alarm: 0, silent: 0 };
-    let firstShown = null;
+    this.shown = [];
     for (const tile of this.sorted) {
       if (tile.status === "alarm") counts.alarm++;
       if (tile.silent) counts.silent++;
       const fits = wanted === "all" || (wanted === "silent" ? tile.silent : tile.status === wanted);
-      const hidden = !fits || !tile.name.toLowerCase().includes(text);
-      if (tile.root.hidden !== hidden) tile.root.hidden = hidden;
-      if (!hidden) firstShown ??= tile;
-      if (tile.dirty && tile.visible) this.paintTile(tile);
+      const said = [tile.name, tile.label, tile.area, tile.line].join(" ").toLowerCase();
+      if (fits && said.includes(text) && this.standsIn(tile.name, stand)) this.shown.push(tile);
     }
-    if (!this.current || this.current.root.hidden) this.reach(firstShown);
+    if (!this.shown.includes(this.current)) { this.current = null; this.reach(this.shown[0]); }
+    const width = this.room.clientWidth;
+    this.columns = Math.max(1, Math.floor((width + GAP) / (WIDTH_MIN + GAP)));
+    this.width = (width + GAP) / this.columns - GAP;
+    const rows = Math.ceil(this.shown.length / this.columns);
+    this.room.style.height = `${Math.max(0, rows * (this.height + GAP) - GAP)}px`;
+    this.render();
     return counts;
   }
 
-  paintTile(tile) {
-    tile.dirty = false;
-    Object.assign(tile.root.dataset, { status: tile.status, severity: tile.severity, active: tile.active, silent: tile.silent });
-    tile.root.setAttribute("aria-pressed", String(tile.name === this.chosen));
-    paintPill(tile.pill, tile);
-    tile.health.textContent = known(tile.healthy) ? `health ${tile.healthy}` : "";
-    tile.well.textContent = [
-      tile.pulledBy.length ? `pulled down by ${tile.pulledBy.slice(0, 3).map((one) => `${one.signal} ${one.percent} %`).join(", ")}` : "",
-      tile.life ? lifeOf(tile.life) : "",
-    ].filter(Boolean).join(" · ");
-    const signals = [...tile.signals.entries()].slice(0, 3);
-    while (tile.values.children.length < signals.length) { const row = node("span", "value"); row.append(node("span"), node("b")); tile.values.append(row); }
-    const common = commonStart([...tile.signals.keys()]);
-    signals.forEach(([signal, own], i) => {
-      const [name, value] = tile.values.children[i].children;
-      name.textContent = signal.slice(common);
-      name.title = signal;
-      value.textContent = show(own.recent.findLast((v) => v !== null));
+  // Puts the tiles in sight into the document, in their order, and takes the others out.
+  render() {
+    const row = this.height + GAP;
+    const first = Math.max(0, Math.floor(this.host.scrollTop / row) - BEYOND) * this.columns;
+    const last = (Math.ceil((this.host.scrollTop + this.host.clientHeight) / row) + BEYOND) * this.columns;
+    const wanted = [];
+    const at = this.shown.indexOf(this.current);
+    if (at >= 0 && at < first) wanted.push(at);
+    for (let i = first; i < Math.min(last, this.shown.length); i++) wanted.push(i);
+    if (at >= last) wanted.push(at);
+    const keep = new Set(wanted.map((i) => this.shown[i].name));
+    let changed = false;
+    for (const [name, element] of this.elements) if (!keep.has(name)) { element.root.remove(); this.elements.delete(name); changed = true; }
+    wanted.forEach((i, position) => {
+      const tile = this.shown[i];
+      let element = this.elements.get(tile.name);
+      if (!element) { this.elements.set(tile.name, element = make(tile.name)); tile.dirty = changed = true; }
+      const { root } = element;
+      if (this.room.children[position] !== root) this.room.insertBefore(root, this.room.children[position] ?? null);
+      root.style.transform = `translate(${(i % this.columns) * (this.width + GAP)}px, ${Math.floor(i / this.columns) * row}px)`;
+      root.style.width = `${this.width}px`;
+      root.style.height = `${this.height}px`;
+      root.tabIndex = tile === this.current ? 0 : -1;
+      root.ariaPosInSet = i + 1;
+      root.ariaSetSize = this.shown.length;
+      if (tile.dirty) this.paintTile(tile, element);
     });
-    if (signals.length) drawSpark(tile.canvas, signals[0][1].recent, this.colours());
+    if (changed) this.moved();
   }
+
+  /** Returns the ids of the machines in the document. */
+  get inSight() { return [...this.elements.keys()].map((name) => this.byName.get(name)?.id).filter((id) => id !== undefined); }
+
+  paintTile(tile, { root, label, pill, health, well, values, canvas }) {
+    tile.dirty = false;
+    label.textContent = tile.label || tile.name;
+    label.title = tile.name;
+    well.textContent = standOf(tile);
+    Object.assign(root.dataset, { status: tile.status, severity: tile.severity, active: tile.active, silent: tile.silent });
+    root.setAttribute("aria-selected", String(tile.name === this.chosen));
+    paintPill(pill, tile);
+    const { glance } = tile;
+    if (!glance) return;
+    health.textContent = known(glance.health) ? `health ${glance.health}` : "";
+    well.textContent = [
+      standOf(tile),
+      glance.pulled_by.length ? `pulled down by ${glance.pulled_by.slice(0, 3).map((one) => `${one.signal} ${one.percent} %`).join(", ")}` : "",
+      glance.life ? lifeOf(glance.life) : "",
+    ].filter(Boolean).join(" · ");
+    well.title = well.textContent;
+    while (values.children.length < glance.values.length) { const row = node("span", "value"); row.append(node("span"), node("b")); values.append(row); }
+    glance.values.forEach((one, i) => {
+      const [name, value] = values.children[i].children;
+      name.textContent = one.label;
+      name.title = `${one.signal} (${glance.values.length} of ${glance.signals} signals)`;
+      value.textContent = show(one.value);
+    });
+    drawSpark(canvas, glance.recent, this.colours());
+  }
+}
+
+function make(name) {
+  const root = node("div", "tile");
+  root.dataset.name = name;
+  root.setAttribute("role", "option");
+  const top = node("span", "top");
+  const label = node("span", "name");
+  const pill = node("span", "pill");
+  const body = node("span", "body");
+  const values = node("span", "values");
+  const canvas = node("canvas");
+  canvas.setAttribute("aria-hidden", "true");
+  const health = node("span", "health");
+  const well = node("span", "well");
+  const drawn = node("span", "drawn");
+  top.append(label, pill);
+  drawn.append(canvas, health);
+  body.append(values, drawn);
+  root.append(top, body, well);
+  return { root, label, pill, health, well, values, canvas };
 }
 
 const known = (value) => value !== null && value !== undefined;
@@ -181,15 +272,6 @@ export function paintPill(pill, tile) {
   Object.assign(pill.dataset, { status: tile.status, severity: tile.severity, active: tile.active });
   const word = tile.status === "alarm" ? tile.severity + (tile.active ? "" : " (over)") : tile.status === "running" && tile.state ? tile.state : tile.status;
   pill.textContent = `${tile.status === "alarm" ? shapeOf(tile.severity) : SHAPES[tile.status]} ${word}`;
-}
-
-// How many characters all names begin with, up to a mark that ends a word: what is left tells them apart.
-function commonStart(names) {
-  if (names.length < 2) return 0;
-  let end = 0;
-  while (end < names[0].length && names.every((name) => name[end] === names[0][end])) end++;
-  while (end > 0 && /[\p{L}\p{N}]/u.test(names[0][end - 1])) end--;
-  return end < 4 ? 0 : end;
 }
 
 function drawSpark(canvas, values, colours) {

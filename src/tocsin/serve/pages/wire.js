@@ -6,6 +6,9 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} csrf
  * @property {string} title
  * @property {string} version
+ * @property {string} name
+ * @property {string} role
+ * @property {boolean} signed_in
  *
  * @typedef {Object} Points  columns, oldest first; time in milliseconds since 1970
  * @property {number[]} time
@@ -18,21 +21,36 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {(number|null)[]} [score]
  *
  * @typedef {Object} Tile
+ * @property {number} id
  * @property {string} name
  * @property {"running"|"silent"|"alarm"} status
  * @property {string} severity
  * @property {boolean} active
  * @property {boolean} silent
  * @property {string} state
+ * @property {string} [label]  what people call it, where that is not its name
+ * @property {string} [area]
+ * @property {string} [line]
+ *
+ * @typedef {Object} Glance
+ * @property {number} id
  * @property {number|null} health  from 0 to 100
  * @property {{signal: string, percent: number}[]} pulled_by
  * @property {{expected: number, lower: number, upper: number, confidence: number, reading_s: number|null}|null} life  in readings
+ * @property {number} signals  how many there are
+ * @property {{signal: string, label: string, value: number|null}[]} values  of the first few
+ * @property {(number|null)[]} recent
  *
- * @typedef {Object} Series
+ * @typedef {Object} MachineSeries
  * @property {number} id
  * @property {string} machine
  * @property {string} signal
  * @property {string} stream
+ * @property {Points} points
+ *
+ * @typedef {Object} NewPoints
+ * @property {string} machine
+ * @property {MachineSeries[]} series
  *
  * @typedef {Object} ShownAlarm
  * @property {string} id
@@ -76,9 +94,19 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} Changes
  * @property {Figures} counters
  * @property {Tile[]} [machines]
- * @property {Series[]} [series]
- * @property {Object<string, Points>} [points]
  * @property {ShownAlarm[]} [alarms]
+ *
+ * @typedef {Object} Lane
+ * @property {string} machine
+ * @property {number[]} cells  -1: nothing is known; 0: calm; else how severe
+ *
+ * @typedef {Object} Lanes
+ * @property {number} begin_ms
+ * @property {number} cell_ms
+ * @property {Lane[]} lanes
+ * @property {number} first
+ * @property {number} machines
+ * @property {string} note
  *
  * @typedef {Object} AlarmEvent
  * @property {string} id
@@ -106,6 +134,12 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} history
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
+ *
+ * @typedef {Object} QueryAnswer
+ * @property {Object<string, number>} rests_on
+ * @property {{name: string, kind: "number"|"time"|"text"}[]} columns
+ * @property {any[][]} rows
+ * @property {boolean} is_cut
  */
 
 /** Returns the value, or throws if it is not what the schema of this name says. */
@@ -156,8 +190,11 @@ export const shapeOf = (severity) => SEVERITIES.find((one) => one.name === sever
 /** The band with this name, else the least severe one. */
 export const severityOf = (alarm) => (rank(alarm.severity) ? alarm.severity : SEVERITIES[0].name);
 
-/** Where an alarm is: its machine, and the signal if it is of one. */
-export const placeOf = (alarm) => (alarm.signal ? `${alarm.machine} · ${alarm.signal}` : alarm.machine);
+/** Where an alarm is: its machine, as people call it, and the signal if it is of one. */
+export const placeOf = (alarm, machine = alarm.machine) => (alarm.signal ? `${machine} · ${alarm.signal}` : machine);
+
+/** Where a machine stands; empty if nobody has said it. */
+export const standOf = (tile) => [tile.area, tile.line].filter(Boolean).join(" · ");
 
 /** A word of the engine's as people write it. */
 export const worded = (text) => text.replaceAll("_", " ");
