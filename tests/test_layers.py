@@ -25,6 +25,7 @@ LAYERS = (
     "acquire decode condition detect estimate notify output",
     "infer",
     "edge engine",
+    "flink",
     "serve",
     "cli",
 )

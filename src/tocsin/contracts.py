@@ -205,6 +205,8 @@ class Source(Component, ABC):
 
     REPLAYABLE: ClassVar[bool] = True
     """Whether `Connection.read` at an old offset gives the same rows again. If not, the runner keeps an ingest log."""
+    SHARES: ClassVar[int] = 1
+    """Into how many shares a runner on several machines parts the splits, to read each beside the others."""
     PROMISE: ClassVar[str] = "exactly once"
     """How often what is at the other side comes to be rows here, and of what this is said; through any crash."""
 
@@ -228,6 +230,10 @@ class Source(Component, ABC):
     @abstractmethod
     def open(self, world: World) -> Connection:
         """Connect, or get ready to: may be called while the other side is away, and then raises `Unavailable`."""
+
+    def open_share(self, world: World, number: int) -> Connection:
+        """Connect as `open` does, for the splits of one of the `SHARES`, which are the same ones for ever."""
+        return self.open(world)
 
 
 class Writer(Protocol):

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from tocsin import Pipeline, read
-from tocsin.batch import START, Batch, empty
+from tocsin.batch import START, empty
 from tocsin.cli import main
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.graph import Chain
-from tocsin.engine.keyed import KeyGroup, Passage, refusals, spread
+from tocsin.engine.keyed import KeyGroup, Passage, element, refusals, spread
 from tocsin.engine.recovery import Effects
 from tocsin.pipeline.plan import Plan
 
@@ -69,8 +69,8 @@ def spread_out(plan: Plan, rng: random.Random) -> dict[str, list[dict[str, Any]]
             if batch.port == "out":
                 watermark_us = chain.watermark_us = max(watermark_us, batch.watermark_us)
             passage = Passage(origin.id, split.name, (split.name,), watermark_us, batch.port)
-            for group, element in spread(batch, passage, GROUPS):
-                queues[group].append(element)
+            for group, rows in spread(batch.rows, GROUPS):
+                queues[group].append(element(rows, passage))
         live = {group: KeyGroup(plan, states.get(group)) for group in range(GROUPS)}
         ready = [group for group, queue in queues.items() for _ in queue if rng.random() < 0.6]
         ended = chain.watermark_us == 2**63 - 1
@@ -121,11 +121,10 @@ def test_what_cannot_be_spread_is_refused_by_name(data: Path, tmp_path: Path) ->
 
 def test_a_group_without_rows_hears_the_time(data: Path, tmp_path: Path) -> None:
     plan = pipeline(tmp_path, data).plan()
-    batch = Batch(empty(plan.sources[0].schemas["out"]))
-    told = list(spread(batch, Passage("source", "a", ("a",), 5, "out"), GROUPS))
+    told = list(spread(empty(plan.sources[0].schemas["out"]), GROUPS))
     assert [group for group, _ in told] == list(range(GROUPS))
     one = KeyGroup(plan)
-    assert one.take(told[0][1]) == {}
+    assert one.take(element(told[0][1], Passage("source", "a", ("a",), 5, "out"))) == {}
     assert b'"source/a": 5' in one.dump()
 
 

@@ -11,7 +11,9 @@ from pydantic import Field, field_validator
 from tocsin.batch import RAW_WITH_METADATA
 from tocsin.contracts import Source
 from tocsin.errors import ConfigError
+from tocsin.kafka.assigned import AssignedConnection
 from tocsin.kafka.group import GroupConnection
+from tocsin.kafka.partition import Begins
 from tocsin.kafka.settings import TOPIC_NAME, ClusterSettings
 from tocsin.settings import Many
 from tocsin.settings.quantities import Duration
@@ -41,6 +43,7 @@ class Kafka(ClusterSettings, Source):
     (('plant.telemetry',), ['key', 'sent', 'attributes'])
     """
 
+    SHARES: ClassVar[int] = 4
     PROMISE: ClassVar[str] = "exactly once, of committed records"
 
     topics: Many[str]
@@ -82,6 +85,11 @@ class Kafka(ClusterSettings, Source):
             skips_expired=self.expired == "skip",
             session_timeout_us=self.session_timeout,
         )
+
+    def open_share(self, world: World, number: int) -> AssignedConnection:
+        self.require(world)
+        begins = Begins(self.start == "latest", self.expired == "skip")
+        return AssignedConnection(self, world, self.topics, begins, number, self.SHARES)
 
 
 __all__ = ["Kafka"]

@@ -16,6 +16,8 @@ from tocsin.cli.backup import backup, restore
 from tocsin.cli.certs import certs
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.explain import explain
+from tocsin.cli.flink import flink, run_on_flink
+from tocsin.cli.flink import refuse as refuse_on_flink
 from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.mcp import mcp
@@ -73,6 +75,7 @@ main.add_command(edge)
 main.add_command(mcp)
 main.add_command(replay)
 main.add_command(explain)
+main.add_command(flink)
 main.add_command(train)
 main.add_command(watch)
 main.add_command(init)
@@ -145,6 +148,11 @@ def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
 @click.option("--tls-key", type=click.Path(path_type=Path))
 @click.option("--token", help="Of an admin, where there is no account; better set as TOCSIN_RUN_TOKEN.")
 @click.option("--allowed-host", multiple=True, help="A further name by which browsers may ask for the page.")
+@click.option("--on", "runner", type=click.Choice(["flink"]), help="Run it on a cluster of Apache Flink, not here.")
+@click.option(
+    "--jobmanager", default="localhost:8081", show_default=True, help="With --on flink: where the cluster is."
+)
+@click.option("--parallelism", type=click.IntRange(1), help="With --on flink: over how many slots keys are spread.")
 def run(
     file: Path,
     settings: tuple[str, ...],
@@ -157,12 +165,20 @@ def run(
     tls_key: Path | None,
     token: str | None,
     allowed_host: tuple[str, ...],
+    runner: str | None,
+    jobmanager: str,
+    parallelism: int | None,
 ) -> None:
     """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was.
 
     What a step has learned is kept while its limits, rules and texts change. Where another change means that it must
     start anew, this stops and says which; everything else goes on in any case.
     """
+    if runner is not None:
+        if page or forget or forget_changed:
+            raise ConfigError("--page, --forget and --forget-changed are not for --on flink; leave them out")
+        run_on_flink(file, _settings(settings), jobmanager, parallelism)
+        return
     from tocsin.cli.launch import launch
     from tocsin.engine.fitting import CHANGED
     from tocsin.pipeline.yamlfile import load_with_plan
@@ -190,7 +206,7 @@ def run(
     "--on",
     "runner",
     type=click.Choice(["flink"]),
-    help="Refuse what could not be spread there; a check only, there is no runner yet.",
+    help="Refuse what cannot run there, where keys are spread over machines.",
 )
 def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None) -> None:
     """Check a pipeline whole before any data flows: every setting, every column after every step.
@@ -210,7 +226,7 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None
         check_ends(plan, Effects())
         check_tables(plan, Effects())
         if runner is not None:
-            _check_spread(plan, runner)
+            refuse_on_flink(plan)
         for origin in plan.sources:
             click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
@@ -218,14 +234,6 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None
         click.echo(f"{file}: right", err=True)
         for sentence in _beside_its_state(plan):
             click.echo(f"{file}: {sentence}", err=True)
-
-
-def _check_spread(plan: Plan, runner: str) -> None:
-    """Refuse, by name, what cannot run where keys are spread over machines."""
-    from tocsin.engine.keyed import refusals
-
-    if said := refusals(plan):
-        raise ConfigError("\n".join(f"on {runner}: {one}" for one in said))
 
 
 def _beside_its_state(plan: Plan) -> Iterator[str]:

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,11 @@ from tocsin.batch import Batch, Ints, empty
 from tocsin.contracts import Channel, Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
-from tocsin.pipeline.plan import Plan
+from tocsin.objects.store import is_remote
+from tocsin.pipeline.plan import Plan, SinkNode
 
+SOURCES = ("files", "kafka", "simulate")
+"""The sources that are read where keys are spread."""
 _LENGTH_BYTES = 8
 """Of the number that says how long the head of a state is."""
 _HEAD = b"tocsin"
@@ -47,17 +51,30 @@ def refusals(plan: Plan) -> list[str]:
         for origin in plan.sources
         if not origin.source.REPLAYABLE
     ]
+    said += [
+        f"{origin.id}: {origin.source.name()} is not read there yet; {' and '.join(SOURCES)} are"
+        for origin in plan.sources
+        if origin.source.REPLAYABLE and origin.source.name() not in SOURCES
+    ]
     for step in plan.steps:
         if step.operator.ACROSS_KEYS:
             said.append(f"{step.id}: {step.operator.ACROSS_KEYS}; its keys cannot be spread, run it embedded")
         elif type(step.operator).shard is not Operator.shard:
             said.append(f"{step.id}: it shares its state among several keys; run it embedded, behind the table")
-    said += [
-        f"{target.id}: messages leave by the outbox of an embedded process; write to a table and let one read that"
-        for target in plan.sinks
-        if isinstance(target.part, Channel)
-    ]
+    said += [sentence for target in plan.sinks if (sentence := _refused(target)) is not None]
     return said
+
+
+def _refused(target: SinkNode) -> str | None:
+    if isinstance(target.part, Channel):
+        return (
+            f"{target.id}: messages leave by the outbox of an embedded process; write to a table and let one read that"
+        )
+    name, path = target.part.name(), str(getattr(target.part, "path", ""))
+    if name != "delta" or is_remote(path):
+        what = f"{name} at an address" if name == "delta" else name
+        return f"{target.id}: {what} is not written there yet; delta in a folder that all machines share is"
+    return None
 
 
 def group_of(rows: pa.RecordBatch, groups: int) -> Ints:
@@ -68,21 +85,59 @@ def group_of(rows: pa.RecordBatch, groups: int) -> Ints:
     return of_rows
 
 
-def spread(batch: Batch, passage: Passage, groups: int) -> Iterator[tuple[int, bytes]]:
-    """What a batch that leaves the chain of a split brings to each group; a group without rows hears the time."""
-    numbers = group_of(batch.rows, groups)
+def spread(rows: pa.RecordBatch, groups: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of each group, all groups in turn: one without rows is to hear the time."""
+    if not rows.num_rows:
+        yield from ((group, rows) for group in range(groups))
+        return
+    numbers = group_of(rows, groups)
+    order = np.argsort(numbers, kind="stable")
+    edges = np.searchsorted(numbers[order], np.arange(groups + 1))
+    rows = rows.take(pa.array(order))
     for group in range(groups):
-        rows = batch.rows.filter(pa.array(numbers == group)) if len(batch) else empty(batch.schema)
-        yield group, element(rows, passage)
+        yield group, _with_own_keys(rows.slice(edges[group], edges[group + 1] - edges[group]))
+
+
+def _with_own_keys(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns the rows with a dictionary of their own keys alone: one of all keys would go to every group."""
+    at = rows.schema.get_field_index("key")
+    keys = rows.column(at)
+    codes, numbers = np.unique(keys.indices.to_numpy(zero_copy_only=False), return_inverse=True)
+    own = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), keys.dictionary.take(pa.array(codes)))
+    return rows.set_column(at, rows.schema.field(at), own)
 
 
 def element(rows: pa.RecordBatch, passage: Passage) -> bytes:
     """Returns rows and their passage as bytes."""
     told = {name: getattr(passage, name) for name in Passage.__slots__}
+    return as_stream([rows.replace_schema_metadata({_HEAD: json.dumps(told).encode()})])
+
+
+def as_stream(batches: Sequence[pa.RecordBatch]) -> bytes:
+    """Returns batches of one schema, at least one, as an Arrow stream."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema.with_metadata({_HEAD: json.dumps(told).encode()})) as stream:
-        stream.write_batch(rows)
+    with pa.ipc.new_stream(sink, batches[0].schema) as stream:
+        for rows in batches:
+            stream.write_batch(rows)
     return bytes(sink.getvalue())
+
+
+def packed(head: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
+    """Returns a head that is JSON, and parts by name, as bytes."""
+    sizes = {name: len(data) for name, data in parts.items()}
+    front = json.dumps({"head": head, "sizes": sizes}).encode()
+    return b"".join([len(front).to_bytes(_LENGTH_BYTES, "big"), front, *parts.values()])
+
+
+def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The reverse of `packed`."""
+    at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+    front = json.loads(data[_LENGTH_BYTES:at])
+    parts = {}
+    for name, size in front["sizes"].items():
+        parts[name] = data[at : at + size]
+        at += size
+    return front["head"], parts
 
 
 class KeyGroup:
@@ -114,20 +169,11 @@ class KeyGroup:
     def dump(self) -> bytes:
         """Returns all that is remembered."""
         for id, table in self._graph.changed_states().items():
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            self._states[id] = bytes(sink.getvalue())
-        sizes = {id: len(data) for id, data in self._states.items()}
-        head = json.dumps({"watermarks": self._graph.all_watermarks(), "sizes": sizes}).encode()
-        return b"".join([len(head).to_bytes(_LENGTH_BYTES, "big"), head, *self._states.values()])
+            self._states[id] = as_stream(table.to_batches() or [empty(table.schema)])
+        return packed({"watermarks": self._graph.all_watermarks()}, self._states)
 
     def _load(self, state: bytes) -> None:
-        at = _LENGTH_BYTES + int.from_bytes(state[:_LENGTH_BYTES], "big")
-        head = json.loads(state[_LENGTH_BYTES:at])
-        for id, size in head["sizes"].items():
-            self._states[id] = state[at : at + size]
-            at += size
+        head, self._states = unpacked(state)
         states = {id: pa.ipc.open_stream(data).read_all() for id, data in self._states.items()}
         self._graph.restore(states, head["watermarks"])
         for id in head["watermarks"]:

@@ -241,7 +241,7 @@ def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
             offsets,
             ended,
             effects.segment_bytes,
-            _ahead(origin),
+            decoder_ahead(origin),
         )
         for name in ended:
             open_split(attempt, origin, name, offsets[name], effects.clock)
@@ -252,7 +252,7 @@ def _seek(attempt: Attempt, plan: Plan, effects: Effects) -> None:
         attempt.actions = SourceTask(ACTIONS_SPLIT, actions, world, {"0": attempt.actions_offset}, ())
 
 
-def _ahead(origin: SourceNode) -> Decoder | None:
+def decoder_ahead(origin: SourceNode) -> Decoder | None:
     """Returns the decoder that the source's task may run."""
     first = next(iter(origin.chain), None)
     return first if isinstance(first, Decoder) and first.may_run_ahead() else None

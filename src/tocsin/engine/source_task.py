@@ -105,11 +105,15 @@ class SourceTask:
         ended: Collection[str],
         segment_bytes: int = SEGMENT_BYTES,
         decoder: Decoder | None = None,
+        share: int | None = None,
     ) -> None:
         self.id = id
         self.finished = False
         """Whether every split has ended, and all that came of them has been taken."""
+        self.has_looked = False
+        """Whether the splits have been listed since the start; what was opened is to be taken already."""
         self._done = False
+        self._share = share
         self._source, self._world, self._segment_bytes = source, world, segment_bytes
         self._decoder = decoder
         self._pool = DecodePool(decoder, threads=False)
@@ -222,7 +226,7 @@ class SourceTask:
             return False
         try:
             if self._connection is None:
-                self._connection = self._source.open(self._world)
+                self._connection = self._opened()
                 self._splits_s = 0.0
             self._answer()
             if self._world.clock.monotonic_s() >= self._splits_s:
@@ -351,6 +355,11 @@ class SourceTask:
         if not self._open and listed and all(name in self._ended for name in listed):
             self._done = True
             self._put(Finished())
+        self.has_looked = True
+
+    def _opened(self) -> Connection:
+        source, world = self._source, self._world
+        return source.open(world) if self._share is None else source.open_share(world, self._share)
 
     def _read(self, split: Split) -> Reader | LoggedReader:
         assert self._connection is not None

@@ -1,0 +1,249 @@
+"""Benchmark J1 on a real Flink cluster of this machine, beside the embedded engine: CPU time, kills, rescaling.
+
+    python bench/flink.py --rows 5000000 --kills 20 --jobmanager-kills 3
+
+Runs in Flink's environment (``pip install 'tocsin[flink]'``), over one file: embedded; on Flink without trouble, whose
+CPU time counts (JobManager, TaskManager, Python workers and the client, from the submission on; ``start_cpu_s`` is what
+1,000 rows cost); on Flink with processes killed by SIGKILL, each once another epoch has been published since the last;
+and on Flink stopped half way, and gone on at another parallelism, twice. Every table must have the rows of the embedded
+run, none lost, none doubled. Ends with one JSON line; what was not measured is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+FILE = """
+name: j1
+folder: nowhere
+source: {files: {path: "DATA"}}
+decode: {json: {columns: {machine: category, ts: timestamp, value: float}}}
+key: machine
+time: {column: ts, lateness: 2s}
+streams:
+  anomalies:
+    steps:
+      - window: {every: 20s, collect: [time, value]}
+      - zscore: {of: value}
+      - explode
+      - keep: abs(z) > 1.29
+      - select: [value, z]
+    sinks: [delta: anomalies]
+"""
+TABLE = "anomalies"
+STUCK_S = 300.0
+
+
+def tocsin(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tocsin.cli", *arguments]
+
+
+def bag(folder: Path) -> Counter[tuple[Any, ...]]:
+    from tocsin import read
+
+    rows = read(TABLE, folder)
+    return Counter(zip(*(rows.column(name).to_pylist() for name in ("key", "time", "value", "z")), strict=True))
+
+
+def published(folder: Path) -> int:
+    return len(list((folder / TABLE / "_delta_log").glob("*.json")))
+
+
+class Cpu:
+    """CPU time of process trees, of those processes too that end on the way; sampled five times a second."""
+
+    def __init__(self, roots: list[int]) -> None:
+        self._roots, self._seen, self._ended = roots, dict[tuple[int, float], float](), threading.Event()
+        self._before = self._sample()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def add(self, root: int) -> None:
+        self._roots.append(root)
+
+    def spent_s(self) -> float:
+        self._ended.set()
+        self._thread.join()
+        return sum(self._sample().values()) - sum(self._before.values())
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.2):
+            self._sample()
+
+    def _sample(self) -> dict[tuple[int, float], float]:
+        for root in list(self._roots):
+            try:
+                one = psutil.Process(root)
+                processes = [one, *one.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                continue
+            for process in processes:
+                try:
+                    used = process.cpu_times()
+                    self._seen[process.pid, process.create_time()] = used.user + used.system
+                except psutil.NoSuchProcess:
+                    continue
+        return dict(self._seen)
+
+
+class Bench:
+    def __init__(self, folder: Path, rows: int, machines: int) -> None:
+        from j1_data import chunks
+
+        from tocsin.flink.cluster import Cluster
+
+        self.folder, self.rows = folder, rows
+        self.file = folder / "j1.yaml"
+        with (folder / "in.ndjson").open("wb") as out:
+            for chunk in chunks(rows, machines, 1.0, 1):
+                out.write(chunk)
+        with (folder / "in.ndjson").open("rb") as lines, (folder / "few.ndjson").open("wb") as few:
+            few.writelines(itertools.islice(lines, 1_000))
+        self.file.write_text(FILE.replace("DATA", str(folder / "in.ndjson")))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.cluster = Cluster(folder / "cluster", self.port)
+        self.slots = 4
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.cluster.up(1, self.slots)
+        try:
+            yield
+        finally:
+            self.cluster.down()
+
+    def start(self, name: str, parallelism: int) -> subprocess.Popen[bytes]:
+        self.cluster.up(1, self.slots)  # the end of a job may have taken the TaskManager with it
+        data = self.folder / ("few.ndjson" if name == "few" else "in.ndjson")
+        more = [
+            "--set",
+            f"source.files.path={data}",
+            "--on",
+            "flink",
+            "--jobmanager",
+            f"127.0.0.1:{self.port}",
+            "--parallelism",
+            str(parallelism),
+        ]
+        return subprocess.Popen(tocsin("run", str(self.file), "--set", f"folder={self.folder / name}", *more))
+
+    def embedded(self) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(tocsin("run", str(self.file), "--set", f"folder={self.folder / 'embedded'}"), check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def flink(self, name: str, parallelism: int) -> tuple[float, float]:
+        """CPU and wall time of a run without trouble."""
+        pids = [one.pid for name in self.cluster.names() if (one := self.cluster.process(name)) is not None]
+        cpu, began_s = Cpu(pids), time.monotonic()
+        running = self.start(name, parallelism)
+        cpu.add(running.pid)
+        self.ended(running)
+        return cpu.spent_s(), time.monotonic() - began_s
+
+    def killed(self, parallelism: int, victims: list[str]) -> tuple[int, float]:
+        """Kill these, each once the table has grown since the last; returns how many were, and the time to go on."""
+        folder = self.folder / "killed"
+        running, kills, waits = self.start("killed", parallelism), 0, []
+        for victim in victims:
+            grown, began_s = published(folder) + 1, time.monotonic()
+            while running.poll() is None and published(folder) < grown:
+                if time.monotonic() - began_s > STUCK_S:
+                    raise SystemExit(f"nothing was published for {STUCK_S:g} s after kill {kills}")
+                time.sleep(0.02)
+            if kills:
+                waits.append(time.monotonic() - began_s)
+            if running.poll() is not None:
+                print(f"the run ended after {kills} kills; give it more rows", file=sys.stderr)
+                break
+            self.cluster.kill(victim)
+            kills += 1
+            self.cluster.up(1, self.slots)
+        self.ended(running)
+        return kills, sum(waits) / max(len(waits), 1)
+
+    def rescaled(self) -> bool:
+        """Stop half way, and go on at another parallelism; twice."""
+        folder = self.folder / "rescaled"
+        for parallelism in (1, 3):
+            grown = published(folder) + 3
+            running = self.start("rescaled", parallelism)
+            while published(folder) < grown:
+                if running.poll() is not None:
+                    print("it ended before it could be stopped; give it more rows", file=sys.stderr)
+                    return False
+                time.sleep(0.02)
+            running.send_signal(signal.SIGINT)
+            self.ended(running)
+        self.ended(self.start("rescaled", 2))
+        return not self.wrong("rescaled").total()
+
+    def ended(self, running: subprocess.Popen[bytes]) -> None:
+        if running.wait() != 0:
+            raise SystemExit(f"a run failed; see {self.folder}")
+
+    def wrong(self, name: str) -> Counter[str]:
+        wanted, given = bag(self.folder / "embedded"), bag(self.folder / name)
+        assert wanted
+        return Counter(lost=(wanted - given).total(), doubled=(given - wanted).total())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--machines", type=int, default=1_000)
+    parser.add_argument("--kills", type=int, default=20, help="of the TaskManager")
+    parser.add_argument("--jobmanager-kills", type=int, default=3)
+    parser.add_argument("--parallelism", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="Where to keep everything; else it is deleted at the end.")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tocsin-flink-") as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(folder, given.rows, given.machines)
+        embedded_s = bench.embedded()
+        print(f"embedded: {embedded_s:.1f} CPU-s", file=sys.stderr)
+        with bench.running():
+            start_s, _ = bench.flink("few", given.parallelism)
+            cpu_s, wall_s = bench.flink("flink", given.parallelism)
+            same = not bench.wrong("flink").total()
+            print(f"flink: {cpu_s:.1f} CPU-s, {wall_s:.1f} s, same: {same}", file=sys.stderr)
+            result: dict[str, Any] = {
+                "rows": given.rows, "flink": round(given.rows / cpu_s), "embedded": round(given.rows / embedded_s),
+                "flink_wall": round(given.rows / wall_s), "start_cpu_s": round(start_s, 1), "same": same,
+            }  # fmt: skip
+            if given.kills + given.jobmanager_kills:
+                every = max(given.kills // (given.jobmanager_kills + 1), 1)
+                victims = ["taskmanager-0"] * given.kills
+                for number in range(given.jobmanager_kills):
+                    victims.insert((number + 1) * every + number, "jobmanager")
+                kills, wait_s = bench.killed(given.parallelism, victims)
+                result |= {"kills": kills, "back_s": round(wait_s, 1), **bench.wrong("killed")}
+                print(f"killed: {result}", file=sys.stderr)
+            result["rescaled"] = bench.rescaled()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The three functions of a job: each wakes what does the work (reader, group, sink) with the state that Flink has.
+
+State is written as bytes once a bundle, when Flink asks for it; in between the live object holds it. This module is
+imported where PyFlink is, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import ValueStateDescriptor
+
+from tocsin.contracts import Sink
+from tocsin.engine.keyed import KeyGroup, as_stream
+from tocsin.engine.recovery import Effects
+from tocsin.flink.elements import DONE, PUBLISH, ROWS, STAGE, Element
+from tocsin.flink.keeping import Keeping
+from tocsin.flink.orphan import end_with_taskmanager
+from tocsin.flink.reading import Reading
+from tocsin.pipeline.plan import Plan, SinkNode, SourceNode
+from tocsin.pipeline.yamlfile import load_with_plan
+
+PAUSE_MS = 5
+"""Between two polls of a reader that has nothing."""
+ELEMENT = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE())])])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the functions need to know, on whatever machine they run."""
+
+    file: str
+    """The pipeline file; its variables and secrets are taken from the environment of each worker."""
+    settings: dict[str, str]
+    """What is set beside the file."""
+    directory: str
+    """Where relative paths start."""
+    run: str
+    """A name for this run; one that was interrupted goes on under the same name."""
+    groups: int
+    addresses: dict[str, list[int]]
+    """The keys by which Flink brings elements to readers, groups and sinks, each by its number."""
+
+    def plan(self) -> Plan:
+        """Read the pipeline, where it was read when the job was submitted."""
+        os.chdir(self.directory)
+        return load_with_plan(Path(self.file), self.settings)[1]
+
+
+def readers_of(plan: Plan) -> list[tuple[SourceNode, int]]:
+    """Returns the shares of all sources in their order: that of the readers' numbers."""
+    return [(origin, share) for origin in plan.sources for share in range(origin.source.SHARES)]
+
+
+def sinks_of(plan: Plan) -> list[SinkNode]:
+    """Returns the sinks of a plan in their order: that of their numbers."""
+    return [target for target in plan.sinks if isinstance(target.part, Sink)]
+
+
+def marker(plan: Plan, run: str, sink: str) -> Path:
+    """Returns the file that says that a table has all rows of a run."""
+    return plan.state_folder / "flink" / run / sink
+
+
+class _Dumped:
+    """Bytes that are made when they are written: at the end of a bundle, not after each element."""
+
+    def __init__(self, dump: Callable[[], bytes]) -> None:
+        self._dump = dump
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        return bytes, (self._dump(),)
+
+
+class _Function(KeyedProcessFunction):  # type: ignore[misc]
+    """What the three have in common."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.live: dict[int, Any] = {}
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        end_with_taskmanager()
+        self.plan = self.job.plan()
+        self.state = runtime_context.get_state(ValueStateDescriptor("state", Types.PICKLED_BYTE_ARRAY()))
+
+    def close(self) -> None:
+        for one in self.live.values():
+            one.close()
+
+    def to(self, kind: str, elements: Iterator[Element]) -> Iterator[Row]:
+        """Address elements to readers, groups or sinks."""
+        keys = self.job.addresses[kind]
+        for one in elements:
+            yield Row(keys[one.to], Row(one.kind, one.number, one.data))
+
+
+class Read(_Function):
+    """Polls a source whenever its timer fires, and sets the next."""
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        super().open(runtime_context)
+        self.due: dict[int, int] = {}
+
+    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        self._set(ctx, 0)
+        return iter(())
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        key = ctx.get_current_key()
+        if timestamp != self.due.get(key):  # of an attempt before: the seed has set another one, or will
+            return
+        if key not in self.live:
+            self.live[key] = self._opened(self.job.addresses["readers"].index(key))
+        reading = self.live[key]
+        elements = list(reading.poll())
+        self.state.update(_Dumped(reading.dump))
+        if not reading.finished:
+            self._set(ctx, 0 if elements else PAUSE_MS)
+        yield from self.to("groups", iter(elements))
+
+    def _opened(self, number: int) -> Reading:
+        origin, share = readers_of(self.plan)[number]
+        world = Effects().world(self.plan, "ingest", origin.id)
+        return Reading(number, origin, share, world, self.job.groups, self.job.run, self.state.value())
+
+    def _set(self, ctx: Any, pause_ms: int) -> None:
+        timers = ctx.timer_service()
+        at = max(timers.current_processing_time() + pause_ms, self.due.get(ctx.get_current_key(), 0) + 1)
+        self.due[ctx.get_current_key()] = at
+        timers.register_processing_time_timer(at)
+
+
+class Step(_Function):
+    """Takes the rows of one group of keys through all steps."""
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        super().open(runtime_context)
+        self.heard = runtime_context.get_state(ValueStateDescriptor("heard", Types.STRING()))
+        self.sinks = {target.id: number for number, target in enumerate(sinks_of(self.plan))}
+
+    def close(self) -> None:
+        """A group holds nothing that is to be closed."""
+
+    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        kind, number, data = value
+        group = self.job.addresses["groups"].index(ctx.get_current_key())
+        if kind == DONE:
+            yield from self.to("sinks", self._hear(group, number))
+            return
+        if group not in self.live:
+            self.live[group] = KeyGroup(self.plan, self.state.value())
+        taken = self.live[group].take(bytes(data))
+        self.state.update(_Dumped(self.live[group].dump))
+        rows = (Element(self.sinks[id], ROWS, group, as_stream(batches)) for id, batches in taken.items() if batches)
+        yield from self.to("sinks", rows)
+
+    def _hear(self, group: int, reader: int) -> Iterator[Element]:
+        """Once every reader has read all, so has this group."""
+        run, heard = json.loads(self.heard.value() or '["", []]')
+        heard = sorted({*heard, reader}) if run == self.job.run else [reader]
+        self.heard.update(json.dumps([self.job.run, heard]))
+        if len(heard) == len(self.job.addresses["readers"]):
+            yield from (Element(sink, DONE, group) for sink in self.sinks.values())
+
+
+class Keep(_Function):
+    """Stages and publishes the rows of one sink."""
+
+    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        kind, number, data = value
+        key = ctx.get_current_key()
+        if key not in self.live:
+            self.live[key] = self._opened(self.job.addresses["sinks"].index(key))
+        keeping: Keeping = self.live[key]
+        if kind == ROWS:
+            keeping.take(bytes(data))
+        elif kind == DONE:
+            keeping.hear(number)
+        elif kind == STAGE:
+            keeping.stage(number)
+        elif kind == PUBLISH:
+            keeping.publish(number)
+        self.state.update(_Dumped(keeping.dump))
+        return iter(())
+
+    def _opened(self, number: int) -> Keeping:
+        target = sinks_of(self.plan)[number]
+        world = Effects().world(self.plan, "staged", target.id)
+        place = marker(self.plan, self.job.run, target.id)
+        return Keeping(target, world, self.job.groups, place, self.state.value())

@@ -1,0 +1,123 @@
+"""A sink of the job: an epoch is staged before a checkpoint's barrier, and published once the checkpoint is complete.
+
+The epoch is the checkpoint's number. What is staged and not published is state that Flink keeps; the table itself says
+how far it has come, so that to publish twice is the same as once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tocsin.contracts import Sink, Token
+from tocsin.engine.keyed import packed, unpacked
+from tocsin.engine.sink_task import HOUSEKEEPING_EPOCHS
+from tocsin.errors import ForeignCommit
+from tocsin.pipeline.plan import SinkNode
+from tocsin.world import World
+
+STAGED_BYTES = 64 << 20
+"""Rows are staged when so many wait, though no checkpoint is due."""
+
+
+class Keeping:
+    """One sink of a plan being written; its state is bytes, whole between the barrier's `stage` and the next rows.
+
+    A process that lives on after its task was given to another one may still publish, since it was told that a
+    checkpoint is complete: the other one then finds the table moved under it, fails, and starts again. Nothing that it
+    has not staged itself is ever deleted, for it may be about to be published elsewhere.
+    """
+
+    def __init__(self, target: SinkNode, world: World, groups: int, marker: Path, state: bytes | None = None) -> None:
+        assert isinstance(target.part, Sink)
+        self._id, self._disk, self._groups, self._marker = target.id, world.disk, groups, marker
+        self._run = marker.parent.name
+        self._writer = target.part.open(world, target.schema)
+        head: Mapping[str, Any] = unpacked(state)[0] if state is not None else {}
+        self._staged: dict[int, list[Token]] = {int(epoch): some for epoch, some in head.get("staged", {}).items()}
+        """By epoch."""
+        self._published: int | None = head.get("published")
+        """The last epoch that went to the table, as far as the state knows."""
+        same_run = head.get("run") == self._run
+        self._done: set[int] = set(head["done"]) if same_run else set()
+        """Groups that have heard that all is read."""
+        self._whole_at: int | None = head["whole_at"] if same_run else None
+        """The epoch that holds the last rows of this run."""
+        self._verified = False
+        self._since_housekeeping = 0
+        self._rows: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._tokens: list[Token] = []
+        """Of the epoch that is under way."""
+
+    def take(self, data: bytes) -> None:
+        """Take rows, an Arrow stream."""
+        with pa.ipc.open_stream(data) as stream:
+            batches = list(stream)
+        self._rows += batches
+        self._bytes += sum(int(rows.nbytes) for rows in batches)
+        if self._bytes >= STAGED_BYTES:
+            self._make_durable(max(self._staged, default=self._published or 0) + 1)
+
+    def hear(self, group: int) -> None:
+        """All that is read in this run has passed a group."""
+        self._done.add(group)
+
+    def stage(self, epoch: int) -> None:
+        """The barrier of a checkpoint follows: make durable what came before it."""
+        self._verify(epoch)
+        if self._rows:
+            self._make_durable(epoch)
+        if self._tokens:
+            self._staged[epoch], self._tokens = self._tokens, []
+        if self._whole_at is None and len(self._done) == self._groups:
+            self._whole_at = epoch
+
+    def publish(self, epoch: int) -> None:
+        """A checkpoint is complete: make visible what was staged for it, and for those before it."""
+        self._verify(epoch)
+        if due := sorted(one for one in self._staged if one <= epoch):
+            self._writer.publish(due[-1], [token for one in due for token in self._staged.pop(one)])
+            self._published = due[-1]
+            self._since_housekeeping += len(due)
+        if self._since_housekeeping >= HOUSEKEEPING_EPOCHS:
+            self._since_housekeeping = 0
+            self._writer.housekeep()
+        if self._whole_at is not None and epoch >= self._whole_at:
+            self._disk.make_folder(self._marker.parent)
+            self._disk.write(self._marker, b"")
+
+    def dump(self) -> bytes:
+        """Returns what is to be remembered at a barrier."""
+        head = {
+            "staged": self._staged, "published": self._published,
+            "run": self._run, "done": sorted(self._done), "whole_at": self._whole_at,
+        }  # fmt: skip
+        return packed(head, {})
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _make_durable(self, epoch: int) -> None:
+        self._tokens.append(self._writer.stage(epoch, self._rows))
+        self._rows, self._bytes = [], 0
+
+    def _verify(self, epoch: int) -> None:
+        """Ask the table once how far it has come; what it has already is not published again."""
+        if self._verified:
+            return
+        stands = self._writer.published()
+        if stands != self._published and stands not in [one for one in self._staged if one <= epoch]:
+            raise ForeignCommit(
+                f"the table of '{self._id}' stands at epoch {stands}, the checkpoint expects {self._published}"
+                f"{f' or one of {sorted(self._staged)}' if self._staged else ''}: one of the two was restored or "
+                "removed, or another engine writes the table; restore both from the same time, or give the pipeline "
+                "another name"
+            )
+        if stands is not None:
+            self._published = stands
+            self._staged = {one: tokens for one, tokens in self._staged.items() if one > stands}
+        self._verified = True

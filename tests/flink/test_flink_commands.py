@@ -1,0 +1,108 @@
+"""The commands for Flink, as far as they go without it: each refusal is one sentence."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from servers import free_port
+
+from tocsin import Pipeline
+from tocsin.cli import main
+from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.keyed import refusals
+from tocsin.errors import ForeignCommit, StateMismatch
+from tocsin.flink.cluster import Cluster
+from tocsin.flink.runner import FlinkRunner
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "downtime.yaml"
+
+
+def pipeline(folder: Path, **more: object) -> Pipeline:
+    (folder / "in.ndjson").write_text('{"m": "a", "v": 1}\n')
+    return Pipeline.model_validate(
+        {
+            "name": "hot", "source": {"files": {"path": str(folder / "in.ndjson")}}, "key": "m",
+            "decode": {"json": {"columns": {"m": "text", "v": "float"}}}, "folder": str(folder / "data"),
+            "streams": {"hot": {"sinks": [{"delta": "hot"}]}}, **more,
+        }
+    )  # fmt: skip
+
+
+def test_what_cannot_run_there_is_refused_before_anything_is_submitted() -> None:
+    done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink"])
+    assert done.exit_code == 2
+    assert "on flink: calls.0.cases" in done.output
+
+
+@pytest.mark.skipif(find_spec("pyflink") is not None, reason="Flink is installed here")
+def test_without_flink_the_extra_is_named(tmp_path: Path) -> None:
+    plan = pipeline(tmp_path).plan()
+    with pytest.raises(Exception, match=r"tocsin\[flink\]"):
+        FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
+    done = CliRunner().invoke(main, ["flink", "up", "--folder", str(tmp_path / "cluster")])
+    assert "pip install 'tocsin[flink]'" in done.output
+
+
+def test_a_page_and_an_address_without_a_port_are_refused() -> None:
+    done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--page"])
+    assert (done.exit_code, "not for --on flink" in done.output) == (2, True)
+    done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--jobmanager", "here"])
+    assert (done.exit_code, "localhost:8081" in done.output) == (2, True)
+
+
+def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:
+    place = ["--folder", str(tmp_path), "--port", str(free_port())]
+    done = CliRunner().invoke(main, ["flink", "status", *place])
+    assert (done.exit_code, "tocsin flink up" in done.output) == (1, True)
+    done = CliRunner().invoke(main, ["flink", "down", *place])
+    assert (done.exit_code, "none was running" in done.output) == (0, True)
+
+
+def test_a_process_that_has_another_number_now_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "pids" / "jobmanager").write_text(f"{os.getpid()} 1.00")
+    assert Cluster(tmp_path).process("jobmanager") is None
+
+
+def test_sinks_and_sources_that_it_has_no_door_for_are_named(tmp_path: Path) -> None:
+    streams = {"hot": {"sinks": [{"files": {"path": "hot", "format": "csv"}}, {"delta": "s3://bucket/hot"}]}}
+    said = refusals(pipeline(tmp_path, streams=streams).plan())
+    assert [one.partition(":")[0] for one in said] == ["hot.0.files", "hot.1.delta"]
+
+
+def test_what_ran_embedded_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = pipeline(tmp_path).plan()
+    EmbeddedRunner(plan).run()
+    runner = FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1")
+    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
+    with pytest.raises(StateMismatch, match="has run embedded"):
+        runner.run()
+
+
+def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = pipeline(tmp_path).plan()
+    EmbeddedRunner(plan).run()
+    for one in plan.state_folder.glob("*.db*"):
+        one.unlink()
+    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
+    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
+    with pytest.raises(ForeignCommit, match="stands at epoch"):
+        FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
+    plan = pipeline(tmp_path).plan()
+    runner = FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1")
+    assert runner.last_checkpoint() is None
+    for job, number, whole in (("b", 9, True), ("a", 10, True), ("a", 11, False)):
+        folder = plan.state_folder / "flink" / "checkpoints" / job / f"chk-{number}"
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "_metadata").touch()
+    newest = runner.last_checkpoint()
+    assert newest is not None
+    assert newest.name == "chk-10"
