@@ -1,4 +1,5 @@
-"""What `tocsin demo` says of its plant, in simulated time: the worn bearing is red from its onset until the repair."""
+"""What `tocsin demo` says of its plant, in simulated time: the worn bearing is red from its onset until the repair,
+and the sensor that hangs while it does."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from tocsin.testing import BEGIN_US, read_from
 
 START = datetime.fromisoformat("2026-01-01T08:00:00+00:00")
 WORN, REPAIRED = timedelta(minutes=4, seconds=30), timedelta(minutes=14, seconds=30)
+HANGS = timedelta(minutes=11)
+"""The compressor's sensor of temperature, for 90 s."""
 
 
 @pytest.fixture
@@ -69,7 +72,11 @@ def test_a_worn_bearing_is_red_until_it_is_repaired_and_nothing_else_for_long(pl
         lasted = (REPAIRED - WORN) / timedelta(milliseconds=250)
         assert len(red_at) > 0.98 * lasted, f"{signal} is red for {len(red_at)} of {lasted:.0f} readings"
     concerned = {name.partition("/")[0] for name in key.filter(red).to_pylist()}
-    assert concerned == {"motor", "pump"}
+    assert concerned == {"compressor", "motor", "pump"}
+    stuck = judged.filter(pc.and_(red, pc.equal(key, "compressor/temperature")))["time"].to_pylist()
+    assert HANGS < stuck[0] - START < HANGS + timedelta(seconds=10)
+    assert stuck[-1] - START < HANGS + timedelta(seconds=91)
+    assert len(stuck) == sum(name.startswith("compressor/") for name in key.filter(red).to_pylist())
 
 
 def test_the_alarm_of_the_bearing_clears_with_its_repair(plans: tuple[Plan, Plan]) -> None:

@@ -46,7 +46,7 @@ class Engine:
     def online(self) -> None:
         """Wait until STATE says that it is there."""
         client = Client(self._url, filters=["spBv1.0/STATE/tocsin"])
-        until_s = time.monotonic() + 60
+        until_s = time.monotonic() + 150  # its kernels may have to be compiled first
         while (heard := client.poll(1, 0.1)) is None or not json.loads(heard.payloads[0].as_py())["online"]:
             assert time.monotonic() < until_s, "it is not there"
             assert self.process.poll() is None, "the engine has ended"
@@ -59,7 +59,7 @@ class Engine:
             return []
 
     def until(self, condition: Callable[[], bool]) -> None:
-        until_s = time.monotonic() + 60
+        until_s = time.monotonic() + 150  # its kernels may have to be compiled first
         while not condition():
             assert time.monotonic() < until_s, self.rows("readings")[-3:]
             assert self.process.poll() is None, "the engine has ended"
