@@ -111,6 +111,18 @@ def graph(topic: Any, mqtt: Any, tables: Mapping[str, Sink], bell: Any, checkpoi
     )  # fmt: skip
 
 
+def last_states(folder: Path) -> Mapping[str, pa.Table]:
+    """The states of the newest checkpoint on a real disk, by step."""
+    from tocsin.engine.checkpoint import SqliteStore
+    from tocsin.world import SystemDisk
+
+    store = SqliteStore(folder)
+    last = store.last()
+    store.close()
+    assert last is not None
+    return read_states(SystemDisk(), folder, last.states)
+
+
 @functools.cache
 def oracle(number: int) -> Result:
     """A run of the same input without faults, in one batch and one epoch, over plain tables."""
@@ -127,14 +139,7 @@ def oracle(number: int) -> Result:
         )
         plan = replace(plan, state_folder=Path(folder))
         EmbeddedRunner(plan).run()
-        from tocsin.engine.checkpoint import SqliteStore
-        from tocsin.world import SystemDisk
-
-        store = SqliteStore(plan.state_folder)
-        last = store.last()
-        store.close()
-        assert last is not None
-        states = read_states(SystemDisk(), plan.state_folder, last.states)
+        states = last_states(plan.state_folder)
     tables = {name: Counter(_text(row) for rows in kept[name].values() for row in rows) for name in TABLES}
     return Result(tables, _states(states), frozenset(rung))
 

@@ -24,13 +24,12 @@ from simulated_world import Store, patched
 
 from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA
 from tocsin.contracts import Sink, Source
-from tocsin.engine.checkpoint import SqliteStore, read_states
+from tocsin.engine.checkpoint import read_states
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.recovery import Effects
 from tocsin.engine.source_task import SourceTask
 from tocsin.pipeline.plan import Plan, SinkNode, SourceNode, Step
 from tocsin.testing.simulated import Broken
-from tocsin.world import SystemDisk
 
 INPUTS = 8
 TABLES = ("sums", "windows", "quarantine")
@@ -105,11 +104,7 @@ def oracle(number: int) -> tuple[dict[str, Counter[str]], dict[str, pa.Table]]:
         )
         plan = replace(plan, state_folder=Path(folder))
         EmbeddedRunner(plan).run()
-        store = SqliteStore(plan.state_folder)
-        last = store.last()
-        store.close()
-        assert last is not None
-        states = read_states(SystemDisk(), plan.state_folder, last.states)
+        states = simulation.last_states(plan.state_folder)
     tables = {name: Counter(simulation._text(row) for rows in kept[name].values() for row in rows) for name in TABLES}
     return tables, {id: states[id].combine_chunks() for id in STEPS}
 

@@ -22,6 +22,7 @@ from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.mcp import mcp
 from tocsin.cli.models import models, train
+from tocsin.cli.options import folder_option, form_option
 from tocsin.cli.replay import replay
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
@@ -95,13 +96,6 @@ def _set(command: Callable[P, R]) -> Callable[P, R]:
     )(command)
 
 
-def _folder(command: Callable[P, R]) -> Callable[P, R]:
-    return click.option(
-        "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
-        help="The folder that the pipeline writes to.",
-    )(command)  # fmt: skip
-
-
 def _settings(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
@@ -122,7 +116,7 @@ def demo(port: int, folder: Path) -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @_set
-@_folder
+@folder_option
 def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
     """Say what will make trouble here: clock, disk, syncs, permissions, certificates, peers; and what to do about it.
 
@@ -306,9 +300,9 @@ def components(name: str | None, markdown: bool) -> None:
 
 @main.command()
 @click.argument("sql")
-@_folder
+@folder_option
 @click.option("--table", "elsewhere", multiple=True, metavar="NAME=ADDRESS", help="A table at s3://bucket/table ...")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@form_option
 def query(sql: str, folder: Path, elsewhere: tuple[str, ...], form: str) -> None:
     """Ask the tables with SQL: tocsin query "select key, count(*) from readings group by key"."""
     from tocsin.cli.tables import write
@@ -321,7 +315,7 @@ def query(sql: str, folder: Path, elsewhere: tuple[str, ...], form: str) -> None
 
 @main.command()
 @click.argument("table")
-@_folder
+@folder_option
 def repair(table: str, folder: Path) -> None:
     """Let a table go on without data files that were deleted: what it lists and does not have, it lists no longer."""
     from tocsin.lake.read import repair as repair_table
@@ -383,7 +377,7 @@ def score(
 @click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
 @click.option("--value", metavar="COL", help="The column to forecast, if the step does not say.")
 @click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
-@_folder
+@folder_option
 @click.option("--table", default="alarms", show_default=True, help="The table with the labelled alarms.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def backtest(

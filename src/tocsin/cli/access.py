@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
+from tocsin.cli.options import folder_option, form_option
 from tocsin.domain.roles import ROLES
 from tocsin.errors import ConfigError
 
@@ -23,23 +24,10 @@ R = TypeVar("R")
 _DAYS_MAX = 3650
 
 
-def _folder(command: Callable[P, R]) -> Callable[P, R]:
-    return click.option(
-        "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
-        help="The folder that the pipeline writes to.",
-    )(command)  # fmt: skip
-
-
 def _role(command: Callable[P, R]) -> Callable[P, R]:
     return click.option("--role", type=click.Choice(ROLES), required=True, help="Each may what those before it may.")(
         command
     )
-
-
-def _form(command: Callable[P, R]) -> Callable[P, R]:
-    return click.option(
-        "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
-    )(command)
 
 
 @click.group()
@@ -50,7 +38,7 @@ def access() -> None:
 @access.command()
 @click.argument("name")
 @_role
-@_folder
+@folder_option
 def add(name: str, role: str, folder: Path) -> None:
     """Make an account. The password is asked for, or is the first line of stdin where that is no terminal."""
     accounts = _accounts(folder)
@@ -62,7 +50,7 @@ def add(name: str, role: str, folder: Path) -> None:
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), help="The new role.")
 @click.option("--password", is_flag=True, help="Give it a new password, asked for as with add.")
-@_folder
+@folder_option
 def change(name: str, role: str | None, password: bool, folder: Path) -> None:
     """Give an account another role, or a new password, which ends its sessions."""
     if role is None and not password:
@@ -76,7 +64,7 @@ def change(name: str, role: str | None, password: bool, folder: Path) -> None:
 @click.argument("name")
 @_role
 @click.option("--days", type=click.IntRange(1, _DAYS_MAX), default=90, show_default=True, help="When it expires.")
-@_folder
+@folder_option
 def token(name: str, role: str, days: int, folder: Path) -> None:
     """Make a token for a program, and print it: it is shown only now."""
     expires_us = time.time_ns() // 1000 + days * 86_400_000_000
@@ -88,7 +76,7 @@ def token(name: str, role: str, days: int, folder: Path) -> None:
 
 @access.command()
 @click.argument("name")
-@_folder
+@folder_option
 def remove(name: str, folder: Path) -> None:
     """Remove an account or a token; what it has opened ends at once."""
     accounts = _accounts(folder)
@@ -101,8 +89,8 @@ def remove(name: str, folder: Path) -> None:
 
 
 @access.command("list")
-@_form
-@_folder
+@form_option
+@folder_option
 def list_(form: str, folder: Path) -> None:
     """The accounts and tokens, with their roles."""
     import pyarrow as pa
@@ -126,8 +114,8 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--rows", type=click.IntRange(1), default=100, show_default=True, help="How many, the newest first.")
-@_form
-@_folder
+@form_option
+@folder_option
 def list_audit(rows: int, form: str, folder: Path) -> None:
     """The newest rows of the audit."""
     from tocsin.cli.tables import write
@@ -138,7 +126,7 @@ def list_audit(rows: int, form: str, folder: Path) -> None:
 
 @audit.command()
 @click.option("--noted", default="", metavar="NUMBER:HASH", help="A head noted earlier, which must still be there.")
-@_folder
+@folder_option
 def verify(noted: str, folder: Path) -> None:
     """Check the chain of hashes; names the first row that was changed, removed or inserted, and exits with 1.
 

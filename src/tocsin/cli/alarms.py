@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from tocsin.cli.options import folder_option, form_option
 from tocsin.domain.alarms import OPERATOR_ACTIONS, OperatorAction
 from tocsin.errors import ConfigError, StateError
 
@@ -31,27 +32,14 @@ def label() -> None:
     """Say whether an alarm was true or false; also of one that is over. Labels feed `tocsin backtest`."""
 
 
-def _folder(command: Callable[P, R]) -> Callable[P, R]:
-    return click.option(
-        "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
-        help="The folder that the pipeline writes to.",
-    )(command)  # fmt: skip
-
-
 def _table(command: Callable[P, R]) -> Callable[P, R]:
     return click.option("--table", default="alarms", show_default=True, help="The table with the alarm rows.")(command)
 
 
-def _form(command: Callable[P, R]) -> Callable[P, R]:
-    return click.option(
-        "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
-    )(command)
-
-
 @alarms.command("list")
-@_folder
+@folder_option
 @_table
-@_form
+@form_option
 @click.option("--all", "everything", is_flag=True, help="Also those that are over.")
 def list_(folder: Path, table: str, form: str, everything: bool) -> None:
     """The newest row of each alarm that is open or kept silent, latest first."""
@@ -63,9 +51,9 @@ def list_(folder: Path, table: str, form: str, everything: bool) -> None:
 
 
 @alarms.command()
-@_folder
+@folder_option
 @_table
-@_form
+@form_option
 def kpis(folder: Path, table: str, form: str) -> None:
     """Alarms per ten minutes, chattering, stale, floods (ISA-18.2), over all rows of the table."""
     import pyarrow as pa
@@ -120,7 +108,7 @@ def _add_command(action: OperatorAction) -> None:
     built: Any = command
     given: list[Any] = [
         click.argument("alarm"),
-        _folder,
+        folder_option,
         _table,
         click.option("--by", default=_login, show_default="your login name", help="Who does it."),
         click.option("--reason", default="", help="Why; kept in the alarm's row."),

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tocsin.cli.options import folder_option
+
 if TYPE_CHECKING:
     from tocsin.engine.backup import Manifest
 
 
 @click.command()
 @click.argument("to", type=click.Path(path_type=Path))
-@click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
-    help="The folder that the pipeline writes to.",
-)  # fmt: skip
+@folder_option
 def backup(to: Path, folder: Path) -> None:
     """Copy a pipeline's folder to TO: tables, state and audit of the same epoch, also while it runs.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tocsin.cli.options import folder_option
 from tocsin.domain.roles import ENGINEER, VIEWER, reaches
 from tocsin.errors import ConfigError, MissingExtra, TocsinError, UnknownName
 
@@ -31,10 +32,7 @@ TOOL_ROLES: Mapping[str, str] = {
 
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1)
-@click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True,
-    help="The folder that the pipeline writes to.",
-)  # fmt: skip
+@folder_option
 @click.option("--http", is_flag=True, help="Over HTTP, to who has a token of `tocsin access token`.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens, with --http.")
 @click.option("--port", default=8322, show_default=True)

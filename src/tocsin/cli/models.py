@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from tocsin.cli.options import form_option
 from tocsin.errors import ConfigError
 
 P = ParamSpec("P")
@@ -30,7 +31,7 @@ def _store(command: Callable[P, R]) -> Callable[P, R]:
 
 @models.command("list")
 @_store
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@form_option
 def list_(folder: Path, form: str) -> None:
     """All versions of all models, how good each is beside its baseline, and which is the champion."""
     import pyarrow as pa

@@ -37,7 +37,7 @@ class DecodePool:
 
 
 @dataclass(slots=True)
-class Pending:
+class _Pending:
     """A batch that was polled, and the position after it."""
 
     batch: Batch
@@ -55,7 +55,7 @@ class DecodeAhead:
 
     def __init__(self, pool: DecodePool) -> None:
         self._pool, self._decoder = pool, pool.decoder
-        self._pending: deque[Pending] = deque()
+        self._pending: deque[_Pending] = deque()
         self._states: list[State] = []
         if self._decoder is not None:
             self._states = [self._decoder.initial() for _ in (*pool.threads, None)]
@@ -68,10 +68,10 @@ class DecodeAhead:
         """Take in the batch that follows."""
         threads = self._pool.threads
         if not threads or batch.port != OUT or (not self._pending and batch.rows.nbytes < BYTES_FEW):
-            self._pending.append(Pending(batch, offset, None))
+            self._pending.append(_Pending(batch, offset, None))
             return
         self._turn = (self._turn + 1) % len(threads)
-        self._pending.append(Pending(batch, offset, threads[self._turn].submit(self._decoded, self._turn, batch)))
+        self._pending.append(_Pending(batch, offset, threads[self._turn].submit(self._decoded, self._turn, batch)))
 
     def take(self) -> tuple[Batch, Offset, Traced | None] | None:
         """Returns the oldest batch, the position after it and what the decoder made of it, if that is done.

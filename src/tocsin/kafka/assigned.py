@@ -15,7 +15,7 @@ from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kafka.group import ASK_S, CONSUME_MAX, METADATA_MS, ROWS_MAX
-from tocsin.kafka.partition import Begins, Partition
+from tocsin.kafka.partition import Begins, Partition, topic_ids
 from tocsin.kafka.records import by_partition, end_of
 from tocsin.kafka.settings import ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_source
@@ -66,7 +66,7 @@ class AssignedConnection:
         at = TopicPartition(topic, int(number))
         try:
             edges = self._consumer.get_watermark_offsets(at, ASK_S)
-            one = Partition(topic, int(number), self._topic_id(topic), None, edges)
+            one = Partition(topic, int(number), topic_ids(self._reaching, {topic}, ASK_S)[topic], None, edges)
             begin = self._begins.at(one, offset, new=False)
             one.read_from(begin)
             self._consumer.incremental_assign([TopicPartition(topic, int(number), begin)])
@@ -120,14 +120,6 @@ class AssignedConnection:
                     f"there is no topic '{topic}' at {self._cluster.cluster}; make it, or correct its name"
                 )
         self._listed = sorted((topic, number) for topic in self._topics for number in there[topic].partitions)
-
-    def _topic_id(self, topic: str) -> str:
-        from confluent_kafka import TopicCollection
-        from confluent_kafka.admin import AdminClient
-
-        admin = AdminClient(self._reaching)
-        (future,) = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_S).values()
-        return str(future.result(ASK_S).topic_id)
 
     def _on_error(self, error: KafkaError) -> None:
         """The library reports what it cannot mend, and what it goes on trying."""

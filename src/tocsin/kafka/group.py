@@ -15,7 +15,7 @@ from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kafka.member import Member
-from tocsin.kafka.partition import Begins, Partition
+from tocsin.kafka.partition import Begins, Partition, topic_ids
 from tocsin.kafka.records import by_partition, end_of
 from tocsin.kafka.settings import ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_source
@@ -268,16 +268,7 @@ class GroupConnection:
         return some
 
     def _topic_ids(self, topics: set[str]) -> Mapping[str, str]:
-        from confluent_kafka import TopicCollection
-        from confluent_kafka.admin import AdminClient
-
-        admin = AdminClient(self._reaching)
-
-        def described() -> dict[str, str]:
-            futures = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=ASK_S)
-            return {topic: str(future.result(ASK_S).topic_id) for topic, future in futures.items()}
-
-        return self._asked(described)
+        return self._asked(lambda: topic_ids(self._reaching, topics, ASK_S))
 
     def _asked(self, question: Callable[[], T]) -> T:
         """Return the answer, asked for until it comes; raises what does not pass by waiting."""

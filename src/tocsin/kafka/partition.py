@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tocsin.contracts import Offset
 from tocsin.errors import SourceError
@@ -88,3 +90,13 @@ class Begins:
         if not self.skips_expired:
             raise SourceError(f"{sentence}; set 'expired: skip' to go on with the oldest that is there")
         log.warning("%s; going on with the oldest that is there", sentence)
+
+
+def topic_ids(reaching: Mapping[str, Any], topics: Collection[str], timeout_s: float) -> Mapping[str, str]:
+    """Ask the cluster for the ids of topics; raises the client's ``KafkaException`` where it does not tell them."""
+    from confluent_kafka import TopicCollection
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient(dict(reaching))
+    futures = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=timeout_s)
+    return {topic: str(future.result(timeout_s).topic_id) for topic, future in futures.items()}

@@ -67,6 +67,11 @@ class PageContext:
     sign_ins: SignIns | None = None
     """Those at an OpenID Connect provider, where there is one."""
 
+    @property
+    def lake(self) -> Path | None:
+        """Where the tables are, if any has been written yet."""
+        return self.lake_folder if self.lake_folder is not None and self.lake_folder.is_dir() else None
+
 
 class Act(msgspec.Struct, forbid_unknown_fields=True):
     """What an operator does with an alarm."""
@@ -211,9 +216,9 @@ async def _recall(page: PageContext, machine: MachineView) -> float:
     from tocsin.serve.history import history
 
     span, asked_s = machine.recent_ms(), time.monotonic()
-    if page.lake_folder is None or not page.lake_folder.is_dir() or span is None:
+    if (lake := page.lake) is None or span is None:
         return 0.0
-    past = await asyncio.to_thread(history, page.lake_folder, page.streams, machine.name, *span, POINTS_MAX)
+    past = await asyncio.to_thread(history, lake, page.streams, machine.name, *span, POINTS_MAX)
     page.live.recall(machine, past, asked_s)
     return 0.0 if machine.is_whole else TABLES_LAG_S
 
@@ -228,9 +233,9 @@ async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) ->
         return refused(422, "a range needs from and to, in milliseconds since 1970, and may have points")
     if not (0 <= begin < end <= TIME_MS_MAX and 0 < parts <= PARTS_MAX):
         return refused(422, f"from must come before to, and points be 1 to {PARTS_MAX}")
-    if page.lake_folder is None or not page.lake_folder.is_dir():
+    if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
-    kept = await asyncio.to_thread(history, page.lake_folder, page.streams, machine, begin, end, parts)
+    kept = await asyncio.to_thread(history, lake, page.streams, machine, begin, end, parts)
     return answer(MachineHistory(page.hub.position, machine, kept))
 
 
@@ -244,9 +249,9 @@ async def alarms_csv(request: Request) -> Response:
     from tocsin.serve.evidence import alarms_as_csv  # on demand, as everything that reads the tables
 
     page = page_of(request)
-    if page.lake_folder is None or not page.lake_folder.is_dir():
+    if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
-    text = await asyncio.to_thread(alarms_as_csv, page.lake_folder, page.plant.machines)
+    text = await asyncio.to_thread(alarms_as_csv, lake, page.plant.machines)
     name = {"content-disposition": 'attachment; filename="alarms.csv"', "cache-control": "no-store"}
     return Response(text, media_type="text/csv; charset=utf-8", headers=name)
 
@@ -255,10 +260,10 @@ async def evidence(request: Request) -> Response:
     from tocsin.serve import evidence  # on demand, too
 
     page = page_of(request)
-    if page.lake_folder is None or not page.lake_folder.is_dir():
+    if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
     try:
-        told = await asyncio.to_thread(evidence.evidence, page.lake_folder, request.path_params["id"])
+        told = await asyncio.to_thread(evidence.evidence, lake, request.path_params["id"])
     except UnknownName:
         return refused(404, "the tables do not have this alarm yet; they are written a few seconds after it rings")
     return answer(msgspec.convert(told, Evidence))

@@ -50,10 +50,10 @@ async def kpis(request: Request) -> Response:
     from tocsin.serve import desk
 
     page, table = page_of(request), request.query_params.get("table", "alarms")
-    if page.lake_folder is None or not page.lake_folder.is_dir():
+    if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
     try:
-        figures = await asyncio.to_thread(desk.kpis, page.lake_folder, table=table)
+        figures = await asyncio.to_thread(desk.kpis, lake, table=table)
     except TocsinError as error:
         return refused(404, str(error))
     times = {name: figures[name].isoformat() if figures[name] else None for name in ("from", "until")}

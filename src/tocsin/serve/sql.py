@@ -45,7 +45,7 @@ async def sql(request: Request) -> Response:
     asked = await body_of(request, Query)
     if isinstance(asked, Response):
         return asked
-    if page.lake_folder is None or not page.lake_folder.is_dir():
+    if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
     try:
         await asyncio.to_thread(
@@ -55,7 +55,7 @@ async def sql(request: Request) -> Response:
         return refused(503, f"the query could not be written into the audit: {error}")
     async with _TOGETHER:
         try:
-            return await asyncio.to_thread(_answered, page.lake_folder, asked)
+            return await asyncio.to_thread(_answered, lake, asked)
         except TocsinError as error:
             return refused(422, str(error))
 
