@@ -86,14 +86,15 @@ class Redshift(TableSink):
     @classmethod
     def _staging(cls, staging: str) -> str:
         if not _BUCKET.fullmatch(staging) or len(staging) > _ADDRESS_MAX:
-            raise ConfigError(f"{staging!r} is no place that Redshift can load from; write s3://bucket/folder")
+            # It is not shown, nor is a wrong role: either may hold a key.
+            raise ConfigError("staging is no place that Redshift can load from; write s3://bucket/folder")
         return staging
 
     @field_validator("role")
     @classmethod
     def _role(cls, role: str) -> str:
         if role != "default" and not _ROLE.fullmatch(role):
-            raise ConfigError(f"{role!r} is no IAM role; write arn:aws:iam::123456789012:role/NAME, or default")
+            raise ConfigError("role is no IAM role; write arn:aws:iam::123456789012:role/NAME, or default")
         return role
 
     def gathers_s(self) -> float:
