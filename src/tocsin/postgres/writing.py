@@ -55,7 +55,7 @@ class TableSink(ServerSettings, Sink):
     """How long names may be there."""
 
     table: str
-    """Where to write: ``schema.table``, or ``table`` in schema ``public``; upper and lower case count."""
+    """Where to write: ``schema.table``, or ``table`` in schema ``public``; PostgreSQL tells upper from lower case."""
     upsert: Many[str] = ()
     """Columns that tell rows apart: a row that equals an older one in all of them replaces it; without them every row
     is added."""

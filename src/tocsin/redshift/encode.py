@@ -63,24 +63,31 @@ def csv(columns: Sequence[pa.Array], null: str) -> bytes:
     "a ""b"" c",""
     @NULL@,"1.5"
     """
-    quote, nothing, comma = (pa.scalar(sign, pa.large_string()) for sign in ('"', "", ","))
+    quote, nothing, comma, end = (pa.scalar(sign, pa.large_string()) for sign in ('"', "", ",", "\n"))
     fields = []
     for column in columns:
         escaped = pc.replace_substring(column.cast(pa.large_string()), '"', '""')
         fields.append(pc.fill_null(pc.binary_join_element_wise(quote, escaped, quote, nothing), null))
     lines = pc.binary_join_element_wise(*fields, comma)
-    return b"".join(line + b"\n" for line in lines.cast(pa.large_binary()).to_pylist())
+    lines = pc.binary_join_element_wise(lines, end, nothing)
+    return bytes(lines.buffers()[2])  # one behind the other, as they stand in memory
 
 
-def unwritable(column: pa.Array) -> Mapping[int, str]:
-    """Return the places of values that are no text for COPY, each with the reason."""
+def encoded(column: pa.Array) -> tuple[pa.Array, Mapping[int, str]]:
+    """Return a column as `texts`, and the places of values that are no text for COPY, each with the reason.
+
+    Examples
+    --------
+    >>> encoded(pa.array(["a", "b\\0"]))[1]
+    {1: 'a text holds a NUL character'}
+    """
     try:
         text = texts(column)
     except (ValueError, OverflowError) as error:
         if len(column) == 1:
-            return {0: f"it cannot be written as text: {error}"}
+            return pa.nulls(1, pa.string()), {0: f"it cannot be written as text: {error}"}
         half = len(column) // 2
-        told = dict(unwritable(column[:half]))
-        return told | {half + at: why for at, why in unwritable(column[half:]).items()}
+        (first, bad), (second, worse) = encoded(column[:half]), encoded(column[half:])
+        return pa.concat_arrays([first, second]), {**bad, **{half + at: why for at, why in worse.items()}}
     holds_nul = pc.fill_null(pc.match_substring(text, "\0"), False)
-    return {int(at): "a text holds a NUL character" for at in pc.indices_nonzero(holds_nul).to_pylist()}
+    return text, {int(at): "a text holds a NUL character" for at in pc.indices_nonzero(holds_nul).to_pylist()}

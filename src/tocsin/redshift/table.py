@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,7 +15,7 @@ from tocsin.errors import SinkError
 from tocsin.postgres.bookkeeping import added, created
 from tocsin.postgres.types import ColumnFit
 from tocsin.redshift.bookkeeping import RedshiftBookkeeping
-from tocsin.redshift.encode import null_word, texts, unwritable
+from tocsin.redshift.encode import encoded, null_word, texts
 from tocsin.redshift.files import LoadedFiles, LoadFiles
 from tocsin.redshift.types import fit, sql_type, type_sql
 from tocsin.world import Clock
@@ -113,16 +114,22 @@ class RedshiftTable:
 
     def write(self, connection: Connection, rows: pa.Table) -> list[tuple[int, str]]:
         """Load all rows that the table takes, in the open transaction; return the place and reason of the others."""
-        refused = self._refused_here(rows)
-        good = pa.array([place for place in range(len(rows)) if place not in refused], pa.int64())
+        refused, columns = self._nulls(rows), []
+        for column in self._columns:
+            # The server would take a row with a NUL character for two.
+            text, bad = encoded(_whole(rows[column.name]))
+            columns.append(text)
+            refused |= bad
+        kept = np.ones(len(rows), bool)
+        kept[list(refused)] = False
+        good = np.flatnonzero(kept)
         if len(good):
-            loaded = rows.take(good) if refused else rows
-            columns = [pa.array(range(len(loaded)), pa.int64()), *(_whole(loaded[c.name]) for c in self._columns)]
-            encoded = [texts(column) for column in columns]
-            null = null_word(encoded)
-            files = self._files.put(encoded, null)
+            columns = [column.take(pa.array(good)) if refused else column for column in columns]
+            columns.insert(0, texts(pa.array(np.arange(len(good)))))
+            null = null_word(columns)
+            files = self._files.put(columns, null)
             self._copy(connection, files, null)
-            refused |= {int(good[at].as_py()): why for at, why in self._left_out(connection, files).items()}
+            refused |= {int(good[at]): why for at, why in self._left_out(connection, files).items()}
             self._merge(connection)
         return sorted(refused.items())
 
@@ -171,14 +178,9 @@ class RedshiftTable:
                 "or add it in a step"
             )
 
-    def _refused_here(self, rows: pa.Table) -> dict[int, str]:
-        """Return the places of rows that need not be sent to be refused, with the reason.
-
-        The server would take a row with a NUL character for two, and a null for a key that equals no other.
-        """
+    def _nulls(self, rows: pa.Table) -> dict[int, str]:
+        """Return the places of rows with a null where the table takes none, or where rows are told apart by it."""
         refused: dict[int, str] = {}
-        for column in self._columns:
-            refused |= unwritable(_whole(rows[column.name]))
         for name in (*self._not_null, *self._key_names):
             why = "rows are told apart by it" if name in self._key_names else "the table takes none there"
             nulls = pc.indices_nonzero(_whole(rows[name]).is_null())
