@@ -177,7 +177,7 @@ def test_a_note_that_a_power_cut_has_damaged_hides_no_row(damage: str) -> None:
         "torn": whole[:-1],
         "zeros": b"\0" * len(whole),
         "garbage": bytes(range(len(whole))),
-        "another epoch's": _framed([50]),
+        "another epoch's": _framed([5]),
     }[damage]
     place.disk.append(path, frame)
     assert np.flatnonzero(Acknowledged(place.disk, path, 10).rows).tolist() == [3, 4]
