@@ -15,15 +15,25 @@ from tocsin.acquire.mongodb import Mongodb
 from tocsin.acquire.postgres import Postgres as PostgresSource
 from tocsin.cli.alarms import _moment
 from tocsin.condition._clock import HOUR_US, LocalWindows
+from tocsin.condition.dedupe import Dedupe
 from tocsin.condition.event_time import EventTime
+from tocsin.condition.explode import Explode
 from tocsin.condition.rekey import Rekey
 from tocsin.condition.window import Window
 from tocsin.decode.json import Json
+from tocsin.detect.categorize import Categorize
 from tocsin.detect.job._definition import seconds
+from tocsin.detect.zscore import Zscore
 from tocsin.domain.calendars import Period
+from tocsin.errors import TocsinError
 from tocsin.kinesis.settings import StreamSettings
 from tocsin.mqtt import client, topics
 from tocsin.mqtt.plain import Plain
+from tocsin.output.delta import Delta
+from tocsin.output.kafka import Kafka
+from tocsin.output.kinesis import Kinesis
+from tocsin.output.mqtt import Mqtt
+from tocsin.output.notify import Notify
 from tocsin.output.postgres import Postgres as PostgresSink
 from tocsin.pipeline.model import ScheduledJob
 from tocsin.postgres import settings as postgres
@@ -87,3 +97,37 @@ def test_what_is_advised_is_taken(given: Callable[[Any], object], wrong: str, ad
     assert all(one and one != wrong for one in advised)
     for one in advised:
         given(re.sub(r"\bport\b", "8443", one))
+
+
+SCHEMA = rows({"value": [1.0], "site": ["north"], "list": pa.array([[1.0]])}).schema
+LISTED: list[Callable[[str], object]] = [
+    lambda name: Zscore(of=name).output_schema(SCHEMA),
+    lambda name: Categorize(of=name).output_schema(SCHEMA),
+    lambda name: Rekey(of=name).output_schema(SCHEMA),
+    lambda name: Explode(columns=(name,)).output_schema(SCHEMA),
+    lambda name: Dedupe(by=(name,)).output_schema(SCHEMA),
+    lambda name: Delta(path="t", partition_by=(name,)).accepts(SCHEMA),
+    lambda name: Kafka(brokers="b:9092", topic="t", columns=(name,)).accepts(SCHEMA),
+    lambda name: Kinesis(stream="s", region="eu-central-1", columns=(name,)).accepts(SCHEMA),
+    lambda name: Mqtt(url="mqtt://h:1883", topic="t", columns=(name,)).accepts(SCHEMA),
+    lambda name: Notify(to=("console",), text=f"{{{name}}}").accepts(SCHEMA),
+]
+
+
+@pytest.mark.parametrize("given", LISTED, ids=range(len(LISTED)))
+def test_one_of_the_columns_that_are_listed_will_do(given: Callable[[str], object]) -> None:
+    with pytest.raises(TocsinError, match="nowhere") as told:
+        given("nowhere")
+    match = re.search(r"(?:what reaches it is|there are) \[(.+?)\]", str(told.value))
+    assert match is not None, str(told.value)
+    listed = match[1].split(", ")
+    assert listed == SCHEMA.names
+    assert any(_is_taken(given, name) for name in listed)
+
+
+def _is_taken(given: Callable[[str], object], name: str) -> bool:
+    try:
+        given(name)
+    except TocsinError:
+        return False
+    return True

@@ -352,12 +352,14 @@ class KafkaWriter(Spooled):
         The end of another transaction of ours in the same partitions is an end for that, too. This one is aborted, with
         an empty record in every partition, so that rows and epoch are gone together, and are sent again.
         """
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import KafkaException, TopicPartition
 
-        producer, topics = self._opened(), self._position.topics()
-        there = self._position.group.list_topics(timeout=ASK_S).topics
+        log.warning("%s: a transaction of '%s' has never ended; aborting it", self._settings.cluster, self._name)
+        producer = self._opened()
 
         def abort() -> None:
+            there = self._position.group.list_topics(timeout=ASK_S).topics
+            topics = [topic for topic in self._position.topics() if topic in there]
             producer.begin_transaction()
             for topic in topics:
                 for number in there[topic].partitions:
@@ -366,11 +368,11 @@ class KafkaWriter(Spooled):
             producer.flush(COMMIT_S)
             producer.abort_transaction(COMMIT_S)
 
-        log.warning(
-            "%s: a transaction of '%s' never came to its end; sending it again", self._settings.cluster, self._name
-        )
-        if not _in_time(abort):
-            raise Unavailable(f"{self._settings.cluster} did not end a transaction within {PATIENCE_S:g} s")
+        try:
+            if not _in_time(abort):
+                raise Unavailable(f"{self._settings.cluster} did not end a transaction within {PATIENCE_S:g} s")
+        except KafkaException as error:
+            raise self._told(error.args[0]) from error
 
     def _answers(self) -> bool:
         from confluent_kafka import KafkaException
