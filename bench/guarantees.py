@@ -5,7 +5,8 @@
 A part is a source or a sink with its other side, started here: `files` (a growing file to files), `delta` (a growing
 file to a Delta table), `objects` (a growing file to a real S3 server, and from there to a Delta table; the server is
 killed in turn), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
-one, the server stopped in turn as an operator and as a crash does it), `mongodb` (two collections of the stand-in for
+one, the server stopped in turn as an operator and as a crash does it), `redshift` (the same to the stand-in for
+Redshift, by files in a real S3 server, which is killed in turn), `mongodb` (two collections of the stand-in for
 MongoDB to two tables of a real PostgreSQL, written together), `kafka` (a topic of a real Apache Kafka to another one,
 in `guarantees_kafka.py`), `http` (posts with an `Idempotency-Key` to a Delta table, repeated until they are answered),
 `kinesis` (a stream of the stand-in for Kinesis to another one; shards are split and merged meanwhile), `influxdb` (a
@@ -39,7 +40,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cut_network import TROUBLES, CutNetwork
 from engine_process import end, engine, ready_engine
-from guarantees_databases import MongoCollections, PostgresTables
+from guarantees_databases import MongoCollections, PostgresTables, RedshiftTables
 from guarantees_fieldbuses import ModbusRegisters, OpcuaNodes, SparkplugNode
 from guarantees_kafka import KafkaTopics
 from guarantees_part import DECODED, Part, in_delta, line
@@ -231,6 +232,7 @@ PARTS: Mapping[str, Callable[[Path], Part]] = {
     "delta": Delta,
     "objects": Objects,
     "postgres": PostgresTables,
+    "redshift": RedshiftTables,
     "mongodb": MongoCollections,
     "kafka": KafkaTopics,
     "kinesis": KinesisStreams,

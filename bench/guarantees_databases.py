@@ -1,7 +1,8 @@
-"""The parts `postgres` and `mongodb` of `guarantees.py`: tables and collections to tables of a real PostgreSQL."""
+"""The parts `postgres`, `redshift` and `mongodb` of `guarantees.py`: tables and collections to tables of PostgreSQL."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from cut_network import CutNetwork
 from guarantees_part import Part, program
 from mongo_server import Mongo, mongo_jars
 from postgres_server import PASSWORD, USER, Postgres
+from redshift_server import ROLE, Redshift
+from servers import CACHE, ObjectStore
 
 
 class PostgresTables(Part):
@@ -48,6 +51,43 @@ class PostgresTables(Part):
     def close(self) -> None:
         self._between.close()
         self._server.remove()
+
+
+class RedshiftTables(PostgresTables):
+    """The same table, followed to one of the stand-in for Redshift, by files in a real S3 server, restarted in turn."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        place = folder / "objects"
+        place.mkdir()
+        self._store = ObjectStore(place, shutil.which("versitygw", path=str(CACHE / "versitygw-1.8.0"))).start()
+        self._cluster = Redshift(self._server, self._store)
+        self.network = self._before_cluster = CutNetwork(self._cluster.port)
+
+    def pipeline(self) -> Mapping[str, Any]:
+        url = self._cluster.url.replace(f":{self._cluster.port}/", f":{self._before_cluster.port}/")
+        sink = {
+            "url": url, "user": USER, "password": PASSWORD, "table": "out.records", "staging": "s3://plant/loads",
+            "role": ROLE, "storage": self._store.options,
+        }  # fmt: skip
+        return {**super().pipeline(), "streams": {"readings": {"sinks": [{"redshift": sink}]}}}
+
+    def restart(self) -> None:
+        if self._restarts % 2:
+            self._restarts += 1
+            self._store.stop(signal.SIGKILL)
+            self._store.start()
+        else:
+            super().restart()
+
+    def besides(self) -> Mapping[str, int]:
+        return {"left_in_s3": len(self._store.objects("loads"))}
+
+    def close(self) -> None:
+        self._before_cluster.close()
+        self._cluster.close()
+        super().close()
+        self._store.stop()
 
 
 class MongoCollections(Part):

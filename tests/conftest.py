@@ -14,6 +14,7 @@ from kafka_server import Kafka, jars
 from kinesis_server import CREDENTIALS, Gate, Kinesis, program
 from mongo_server import Mongo, mongo_jars
 from postgres_server import Postgres
+from redshift_server import Redshift
 from servers import CACHE, InfluxDb, Mosquitto, Needs, ObjectStore
 
 from tocsin.mqtt.authority import Authority
@@ -94,6 +95,14 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres()
     yield server.start()
     server.remove()
+
+
+@pytest.fixture
+def redshift(postgres: Postgres, object_store: ObjectStore) -> Iterator[Redshift]:
+    """A stand-in for Redshift: the real PostgreSQL, and a COPY that reads from the S3 server."""
+    standin = Redshift(postgres, object_store)
+    yield standin
+    standin.close()
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,8 @@ class Gate:
     def __init__(self, behind: Kinesis) -> None:
         self.rule: Callable[[str, Mapping[str, Any]], Refusal | None] = lambda action, request: None
         self.drop: Callable[[Mapping[str, Any]], bool] = lambda record: False
+        self.loses: Callable[[str], bool] = lambda action: False
+        """Whether the connection is cut in place of the answer to what has been handed on."""
         self.asked: list[tuple[float, str, Mapping[str, Any]]] = []
         """When, what, with which arguments."""
         self.counted: Counter[str] = Counter()
@@ -229,6 +231,9 @@ class Gate:
                 return answer.status_code, answer.content
 
             def _answer(self, status: int, body: bytes) -> None:
+                if gate.loses(self.headers["x-amz-target"].rpartition(".")[2]):
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("content-type", "application/x-amz-json-1.1")
                 self.send_header("content-length", str(len(body)))

@@ -21,6 +21,7 @@ LAYERS = (
     "testing",
     "domain objects",
     "mqtt kafka kinesis postgres mongodb sparkplug influxdb lake",
+    "redshift",
     "models",
     "acquire decode condition detect estimate notify output",
     "infer",

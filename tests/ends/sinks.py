@@ -20,6 +20,8 @@ from kinesis_server import REGION
 from kinesis_server import Kinesis as KinesisServer
 from postgres_server import TRUSTED
 from postgres_server import Postgres as Server
+from redshift_server import ROLE
+from redshift_server import Redshift as RedshiftServer
 from servers import InfluxDb, ObjectStore
 
 from tocsin.contracts import Sink
@@ -30,6 +32,7 @@ from tocsin.output.influxdb import Influxdb
 from tocsin.output.kafka import Kafka
 from tocsin.output.kinesis import Kinesis
 from tocsin.output.postgres import Postgres
+from tocsin.output.redshift import Redshift
 from tocsin.world import World
 
 Row = Mapping[str, Any]
@@ -249,6 +252,30 @@ class PostgresHarness:
         return [row for (row,) in self._server.execute(f"select to_jsonb(t) from {self._schema}.t t")]
 
 
+class RedshiftHarness:
+    """A table of the stand-in for Redshift, its rows read past it."""
+
+    simulated = False
+
+    def __init__(self, redshift: RedshiftServer) -> None:
+        self._redshift, self._schema = redshift, redshift.server.schema()
+
+    def sink(self) -> Redshift:
+        return Redshift.model_validate({
+            "url": self._redshift.url, "user": TRUSTED, "table": f"{self._schema}.t", "role": ROLE,
+            "staging": f"s3://plant/{self._schema}", "storage": self._redshift.store.options,
+        })  # fmt: skip
+
+    def leaving(self) -> None:
+        return None
+
+    def visible(self, world: World) -> Sequence[Row]:
+        server = self._redshift.server
+        if server.execute("select to_regclass(%s) is null", f"{self._schema}.t")[0][0]:
+            return []
+        return [row for (row,) in server.execute(f"select to_jsonb(t) from {self._schema}.t t")]
+
+
 SINKS = {
     "delta": DeltaHarness,
     "files-ndjson": lambda: FilesHarness("ndjson"),
@@ -257,5 +284,5 @@ SINKS = {
     "template": LedgerHarness,
 }
 """By name; what stands before the dash is the part's."""
-ELSEWHERE = ("influxdb", "kafka", "kinesis", "postgres")
+ELSEWHERE = ("influxdb", "kafka", "kinesis", "postgres", "redshift")
 """Sinks on a server, which a fixture starts."""

@@ -9,6 +9,7 @@ from hdfs_server import Hdfs
 from kafka_server import Kafka
 from kinesis_server import Kinesis
 from postgres_server import Postgres
+from redshift_server import Redshift
 from servers import InfluxDb, ObjectStore
 from sinks import (
     ELSEWHERE,
@@ -17,6 +18,7 @@ from sinks import (
     KafkaHarness,
     KinesisHarness,
     PostgresHarness,
+    RedshiftHarness,
     RemoteDeltaHarness,
     RemoteFilesHarness,
 )
@@ -31,7 +33,8 @@ MANY = (
     sink_checks.rows_are_staged_while_others_are_published,
     sink_checks.every_type_arrives_or_is_refused_by_name,
 )
-"""Checks of what does not depend on the place, with so many files that HDFS takes half a minute for them."""
+"""Checks of what does not depend on the place, with so many epochs that HDFS takes half a minute for them; the first
+two are of what Redshift shares with PostgreSQL."""
 
 
 def test_every_sink_has_a_harness() -> None:
@@ -49,6 +52,13 @@ def test_sink(name: str, check: Any) -> None:
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)
 def test_postgres(postgres: Postgres, check: Any) -> None:
     check(PostgresHarness(postgres))
+
+
+@pytest.mark.parametrize(
+    "check", [check for check in SINK_CHECKS if check not in MANY[:2]], ids=lambda check: check.__name__
+)
+def test_redshift(redshift: Redshift, check: Any) -> None:
+    check(RedshiftHarness(redshift))
 
 
 @pytest.mark.parametrize("check", SINK_CHECKS, ids=lambda check: check.__name__)

@@ -19,8 +19,8 @@ from postgres_server import PASSWORD, USER, Postgres
 from tocsin.engine.sink_task import SinkTask
 from tocsin.errors import ConfigError, MissingExtra, SchemaError, SinkError, Unavailable
 from tocsin.output.postgres import Postgres as Sink
-from tocsin.output.postgres import PostgresWriter
 from tocsin.postgres.bookkeeping import Bookkeeping
+from tocsin.postgres.writing import TableWriter
 from tocsin.testing import refusal, rows, world
 from tocsin.world import World
 
@@ -39,7 +39,7 @@ class Database:
         )
 
     @contextmanager
-    def opened(self, batch: pa.RecordBatch, place: World | None = None, **settings: Any) -> Iterator[PostgresWriter]:
+    def opened(self, batch: pa.RecordBatch, place: World | None = None, **settings: Any) -> Iterator[TableWriter]:
         sink = self.sink(**settings)
         sink.accepts(batch.schema)
         writer = sink.open(place or world(), batch.schema)

@@ -38,6 +38,8 @@ SINKS = {
     "delta": ("s4", "{{delta: {{path: '{url}'}}}}"),
     "files": ("s3", "{{files: {{path: '{url}'}}}}"),
     "postgres": ("postgresql", "{{postgres: {{url: '{url}', table: t}}}}"),
+    "redshift": ("postgresql", "{{redshift: {{url: '{url}', table: t, staging: 's3://bucket', role: default}}}}"),
+    "redshift by": ("s3", "{{redshift: {{url: 'postgresql://h/d', table: t, staging: '{url}', role: default}}}}"),
     "influxdb": ("https", "{{influxdb: {{url: '{url}', bucket: b, measurement: m}}}}"),
     "kafka": ("kafka", "{{kafka: {{brokers: '{url}', topic: t}}}}"),
     "mqtt": ("mqtt", "{{mqtt: {{url: '{url}', topic: a}}}}"),

@@ -7,9 +7,12 @@ import json
 import math
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+import uvicorn
 from servers import free_port
 
 from tocsin.output.delta import Delta
@@ -96,22 +100,20 @@ def ours(lake: Path) -> Ours:
     return Ours(lake)
 
 
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory, begin_ms: int) -> Iterator[str]:
-    """A real Prometheus that was written the same samples."""
+@contextmanager
+def prometheus(folder: Path, config: str, *arguments: str) -> Iterator[str]:
+    """A real Prometheus."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed")
-    from tocsin.acquire.http._metrics import _write_request
-
-    folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
-    (folder / "prometheus.yml").write_text("global: {}\n")
+    port = free_port()
+    (folder / "prometheus.yml").write_text(config)
     process = subprocess.Popen(
         [
             "prometheus",
             f"--config.file={folder}/prometheus.yml",
             f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{port}",
-            "--web.enable-remote-write-receiver",
+            *arguments,
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -125,6 +127,19 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, begin_ms: int) -> Iterator[
                     break
             except httpx.TransportError:
                 time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory, begin_ms: int) -> Iterator[str]:
+    """A real Prometheus that was written the same samples."""
+    from tocsin.acquire.http._metrics import _write_request
+
+    folder = tmp_path_factory.mktemp("prometheus")
+    with prometheus(folder, "global: {}\n", "--web.enable-remote-write-receiver") as url:
         request = _write_request()()
         table = pa.Table.from_batches([samples(begin_ms)])
         for column in ("value", "parts"):
@@ -139,9 +154,6 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, begin_ms: int) -> Iterator[
         headers = {"content-encoding": "snappy", "content-type": "application/x-protobuf"}
         httpx.post(f"{url}/api/v1/write", content=body, headers=headers, timeout=30).raise_for_status()
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 EXPRESSIONS = [
@@ -297,3 +309,40 @@ def test_promtool_finds_nothing_wrong_with_our_metrics() -> None:
     text = Ours(None).get("/metrics")
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_real_prometheus_federates_from_it(tmp_path: Path) -> None:
+    odd = 'the "old"\\ one\n'
+    batch = rows({"key": ["fan", odd, "pump"], "time": [datetime.now(UTC)] * 3, "value": [1.5, -2.0, None]})
+    place = World(SystemClock(), SystemDisk(), tmp_path, tmp_path / ".state", "test/readings")
+    writer = Delta(path="readings").open(place, batch.schema)
+    writer.publish(1, [writer.stage(1, [batch])])
+    page = PageContext("test", tmp_path, Live(), Hub(), AccessKeys(None))
+    port = free_port()
+    app = build(replace(page, lake_folder=tmp_path), hosts=("127.0.0.1",))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        with prometheus(tmp_path, FEDERATION.format(port=port)) as url:
+            until = time.monotonic() + 60
+            told: list[Any] = []
+            while not told and time.monotonic() < until:
+                told = httpx.get(f"{url}/api/v1/query", params={"query": "readings_value"}).json()["data"]["result"]
+                time.sleep(0.1)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+    assert {one["metric"]["key"]: float(one["value"][1]) for one in told} == {"fan": 1.5, odd: -2.0}
+
+
+FEDERATION = """
+scrape_configs:
+  - job_name: tocsin
+    honor_labels: true
+    metrics_path: /federate
+    params: {{"match[]": [readings_value]}}
+    scrape_interval: 1s
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+"""As docs/grafana.md has it."""

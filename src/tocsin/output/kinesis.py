@@ -7,15 +7,18 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import QUARANTINED_BYTES
 from tocsin.contracts import Sink, Token
 from tocsin.ends import SpooledAndNoted
 from tocsin.errors import SchemaError, SinkError, Unavailable
+from tocsin.kinesis.acknowledged import Acknowledged
 from tocsin.kinesis.settings import StreamSettings
 from tocsin.kinesis.trouble import Kind, trouble
 from tocsin.world import World
@@ -27,6 +30,7 @@ RECORDS_MAX, REQUEST_BYTES, RECORD_BYTES = 500, 5 << 20, 1 << 20
 KEY_MAX = 256
 """Characters of a partition key."""
 NO_KEY = "-"
+_NOTE = ".acknowledged"
 BACKOFF_S = (0.1, 5.0)
 """Least and greatest time before records that were refused are sent again."""
 TRIES = 10
@@ -36,11 +40,12 @@ TRIES = 10
 class Kinesis(StreamSettings, Sink):
     """Keep rows as JSON in a stream of Amazon Kinesis, each row **at least once**.
 
-    Kinesis has no transactions: after a crash or a lost answer the rows that were on their way are sent again. So each
-    record carries ``row_id``, the same however often it is sent, by which readers drop what comes twice; tocsin's own
-    do with ``dedupe: row_id``. Rows of one ``key`` go to one shard, in order: a request takes one row of each key, and
-    up to 500 in all. What a shard refuses because it is busy is sent again, and nothing else; rows of that key wait. A
-    row larger than 1 MiB is sent as a record with ``quarantine`` (the reason), ``sha256`` and its beginning.
+    Kinesis has no transactions: a request whose answer never came, up to 500 rows, is sent again, after an outage as
+    after a crash; what was answered is not, but for the last answers before a power cut. So each record carries
+    ``row_id``, the same however often it is sent, by which readers drop what comes twice; tocsin's own do with
+    ``dedupe: row_id``. Rows of one ``key`` go to one shard, in order: a request takes one row of each key, and up to
+    500 in all. What a shard refuses because it is busy is sent again, and nothing else; rows of that key wait. A row
+    larger than 1 MiB is sent as a record with ``quarantine`` (the reason), ``sha256`` and its beginning.
 
     Needs ``pip install 'tocsin[kinesis]'``, and the right ``kinesis:PutRecords``. Credentials are found as AWS's own
     tools find them: environment, profile, the machine's role.
@@ -89,6 +94,8 @@ class Kinesis(StreamSettings, Sink):
 class Record(NamedTuple):
     """What is sent for one row."""
 
+    number: int
+    """Of the row in its epoch."""
     key: str
     value: bytes
 
@@ -113,16 +120,25 @@ class KinesisWriter(SpooledAndNoted):
         """Write each epoch on its own: a row is named after the epoch that it was staged in."""
         for token in tokens:
             super().publish(int(token["epoch"]), [token])
+            self.world.disk.unlink(self._note(int(token["epoch"])))
         done = self.applied()
         if done is None or done < epoch:
             self.note(epoch)
 
+    def discard(self, keep: Sequence[Token]) -> None:
+        super().discard(keep)
+        kept = {self._note(int(token["epoch"])).name for token in keep}
+        for name in self.world.disk.names(self.world.scratch):
+            if name.endswith(_NOTE) and name not in kept:
+                self.world.disk.unlink(self.world.scratch / name)
+
     def write(self, epoch: int, rows: pa.Table) -> None:
-        waiting = self._in_turn(self._records(epoch, rows))
+        acknowledged = Acknowledged(self.world.disk, self._note(epoch), rows.num_rows)
+        waiting = self._in_turn(self._records(epoch, rows, acknowledged.rows.copy()))
         backoff_s, in_vain = 0.0, 0
         while waiting:
             request = _taken(waiting)
-            refusal = self._put(request, waiting)
+            refusal = self._put(request, waiting, acknowledged)
             if refusal is None:
                 backoff_s, in_vain = 0.0, 0
                 continue
@@ -149,7 +165,9 @@ class KinesisWriter(SpooledAndNoted):
             queues.setdefault(record.key, deque()).append(record)
         return deque(queues.values())
 
-    def _put(self, request: Sequence[deque[Record]], waiting: deque[deque[Record]]) -> _Refusal | None:
+    def _put(
+        self, request: Sequence[deque[Record]], waiting: deque[deque[Record]], acknowledged: Acknowledged
+    ) -> _Refusal | None:
         """Send the first record of each queue; those that were refused stay first, and come first in the next request.
 
         A request that is refused as a whole leaves all of them.
@@ -161,6 +179,10 @@ class KinesisWriter(SpooledAndNoted):
             waiting.extendleft(reversed(request))
             return self._refused_whole(error)
         refused = [queue for queue, answer in zip(request, answers, strict=True) if answer.get("ErrorCode")]
+        if len(refused) < len(request):
+            acknowledged.add(
+                [queue[0].number for queue, one in zip(request, answers, strict=True) if not one.get("ErrorCode")]
+            )
         for queue, answer in zip(request, answers, strict=True):
             if not answer.get("ErrorCode"):
                 queue.popleft()
@@ -184,18 +206,22 @@ class KinesisWriter(SpooledAndNoted):
             return _Refusal(meant.sentence, some_were_kept=False)
         raise (Unavailable if meant.kind is Kind.AWAY else SinkError)(meant.sentence) from error
 
-    def _records(self, epoch: int, rows: pa.Table) -> Iterator[Record]:
-        """Rows as records: Python objects, then JSON."""
-        settings, writer, number = self._settings, self._writer(), 0
+    def _records(self, epoch: int, rows: pa.Table, acknowledged: np.ndarray) -> Iterator[Record]:
+        """Rows that are not acknowledged yet as records: Python objects, then JSON."""
+        settings, writer = self._settings, self._writer()
+        numbers = np.flatnonzero(~acknowledged)
+        if len(numbers) < rows.num_rows:
+            rows = rows.take(pa.array(numbers))
+        number = iter(numbers.tolist())
         wanted = rows.column_names if settings.columns is None else settings.columns
         encode = msgspec.json.Encoder().encode
         for batch in rows.to_batches():
             for row in batch.to_pylist():
                 value = {name: row[name] for name in wanted}
+                place = next(number)
                 if settings.row_id:
-                    value[settings.row_id] = f"{writer}-{epoch}-{number}"
-                number += 1
-                record = Record(_partition_key(row[settings.key]), encode(value))
+                    value[settings.row_id] = f"{writer}-{epoch}-{place}"
+                record = Record(place, _partition_key(row[settings.key]), encode(value))
                 if record.bytes > RECORD_BYTES:
                     record = self._set_aside(record, value.get(settings.row_id))
                 yield record
@@ -212,7 +238,11 @@ class KinesisWriter(SpooledAndNoted):
         }
         if self._settings.row_id:
             told[self._settings.row_id] = row_id
-        return Record(record.key, msgspec.json.encode(told))
+        return Record(record.number, record.key, msgspec.json.encode(told))
+
+    def _note(self, epoch: int) -> Path:
+        """Where it is noted what the stream has of an epoch."""
+        return self.world.scratch / f"{epoch:012d}{_NOTE}"
 
     def _writer(self) -> str:
         """Our name in the ids of rows, made once: a pipeline that begins anew counts its epochs anew."""

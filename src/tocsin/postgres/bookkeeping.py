@@ -69,8 +69,8 @@ class Bookkeeping:
 
     def has_made(self, connection: Connection, column: str) -> bool:
         """Return whether a column, or the table with it, was made by tocsin, and so may be made wider by it."""
-        query = self._sql("select 1 from {} where table_name = %s and change = any(%s)", HISTORY)
-        return connection.execute(query, (self.table, [created(column), added(column)])).fetchone() is not None
+        query = self._sql("select 1 from {} where table_name = %s and change in (%s, %s)", HISTORY)
+        return connection.execute(query, (self.table, created(column), added(column))).fetchone() is not None
 
     def set_aside(self, connection: Connection, epoch: int, rows: Sequence[tuple[str, str]]) -> None:
         """Keep rows that the table cannot take, each as its reason and its contents."""
@@ -89,8 +89,33 @@ class Bookkeeping:
         statement = self._sql("delete from {} where sink = %s and table_name = %s and at < %s", REJECTED)
         connection.execute(statement, (self.sink, self.table, before))
 
+    def columns(self, connection: Connection, table: str) -> list[tuple[str, str, bool, bool]]:
+        """Return each column of a table of the schema: name, type, whether that is an enum, whether it must be given.
+
+        None of them where there is no such table.
+
+        Raises
+        ------
+        SinkError
+            There is something of that name that rows cannot be written to.
+        """
+        query = """
+            select a.attname, format_type(a.atttypid, a.atttypmod), t.typtype = 'e',
+                a.attnotnull and not a.atthasdef and a.attidentity = '', c.relkind::text
+            from pg_class c
+            join pg_namespace n on n.oid = c.relnamespace
+            join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+            join pg_type t on t.oid = a.atttypid
+            where n.nspname = %s and c.relname = %s
+            order by a.attnum
+        """
+        rows = connection.execute(query, (self.schema, table)).fetchall()
+        if rows and rows[0][4] not in ("r", "p", "f"):
+            raise SinkError(f"{self.schema}.{table} is no table; name another in the setting table")
+        return [(str(name), str(type), bool(is_enum), bool(needed)) for name, type, is_enum, needed, _ in rows]
+
     def _exists(self, connection: Connection, name: str) -> bool:
-        return columns_of(connection, self.schema, name) != []
+        return self.columns(connection, name) != []
 
     def _sql(self, statement: str, name: str) -> Composed:
         from psycopg import sql
@@ -110,27 +135,3 @@ def created(column: str) -> str:
 def added(column: str) -> str:
     """Return how the history says that a column was added."""
     return f"added column {column}"
-
-
-def columns_of(connection: Connection, schema: str, table: str) -> list[tuple[str, str, bool, bool]]:
-    """Return each column of a table: name, type, whether that is an enum, whether it must be given; none if no table.
-
-    Raises
-    ------
-    SinkError
-        There is something of that name that rows cannot be written to.
-    """
-    query = """
-        select a.attname, format_type(a.atttypid, a.atttypmod), t.typtype = 'e',
-            a.attnotnull and not a.atthasdef and a.attidentity = '', c.relkind::text
-        from pg_class c
-        join pg_namespace n on n.oid = c.relnamespace
-        join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-        join pg_type t on t.oid = a.atttypid
-        where n.nspname = %s and c.relname = %s
-        order by a.attnum
-    """
-    rows = connection.execute(query, (schema, table)).fetchall()
-    if rows and rows[0][4] not in ("r", "p", "f"):
-        raise SinkError(f"{schema}.{table} is no table; name another in the setting table")
-    return [(str(name), str(type), bool(is_enum), bool(needed)) for name, type, is_enum, needed, _ in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, field_validator
@@ -31,6 +31,11 @@ _SESSION = """
 class ServerSettings(Settings):
     """How to reach a database, and who we are there."""
 
+    SERVER: ClassVar[str] = "PostgreSQL"
+    PORT: ClassVar[int] = 5432
+    """Where it listens unless the url says another port."""
+    EXTRA: ClassVar[str] = "postgres"
+
     url: str
     """The database: ``postgresql://host:5432/database``."""
     user: str | None = None
@@ -44,7 +49,7 @@ class ServerSettings(Settings):
     @field_validator("url")
     @classmethod
     def _url(cls, url: str) -> str:
-        address(url)
+        address(url, cls.PORT)
         return url
 
     def require(self, given: Path) -> None:
@@ -52,7 +57,7 @@ class ServerSettings(Settings):
         try:
             import psycopg  # noqa: F401 (whether it can be)
         except ImportError as error:
-            raise MissingExtra("psycopg", "postgres", "postgres") from error
+            raise MissingExtra("psycopg", self.EXTRA, self.EXTRA) from error
         if self.tls is not None:
             self.tls.context(given)
 
@@ -73,7 +78,7 @@ class ServerSettings(Settings):
 
         from tocsin.postgres.trouble import trouble
 
-        host, port, database = address(self.url)
+        host, port, database = address(self.url, self.PORT)
         settings: dict[str, Any] = {"host": host, "port": port, "dbname": database, "user": self.user}
         settings["password"] = None if self.password is None else self.password.get_secret_value()
         if self.tls is not None:
@@ -86,17 +91,23 @@ class ServerSettings(Settings):
         connection = None
         try:
             connection = psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
-            connection.execute(_SESSION)
-            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            self.prepare(connection)
         except psycopg.Error as error:
             if connection is not None:
                 connection.close()
             raise trouble(self.url, error, refusal) from error
         return connection
 
+    def prepare(self, connection: Connection) -> None:
+        """Make a new connection behave as we expect, whatever the server, the database or the user have set."""
+        import psycopg
 
-def address(url: str) -> tuple[str, int, str]:
-    """Return host, port and database.
+        connection.execute(_SESSION)
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+
+
+def address(url: str, port: int = 5432) -> tuple[str, int, str]:
+    """Return host, port (by default the given one) and database.
 
     Examples
     --------
@@ -105,14 +116,14 @@ def address(url: str) -> tuple[str, int, str]:
     """
     parts = urlsplit(url)
     try:
-        port = parts.port
+        named = parts.port
     except ValueError:
-        port = -1
+        named = -1
     if parts.username or parts.password:
         raise ConfigError("user and password do not belong in the url; give them as the settings user and password")
     database = unquote(parts.path.strip("/"))
-    wrong = parts.scheme not in ("postgresql", "postgres") or not parts.hostname or port == -1
+    wrong = parts.scheme not in ("postgresql", "postgres") or not parts.hostname or named == -1
     if wrong or not database or "/" in database or parts.query or parts.fragment:
         # It is not shown: it may hold a password in some form that is not understood.
         raise ConfigError("this is not the address of a database; write postgresql://host:5432/database")
-    return str(parts.hostname), port or 5432, database
+    return str(parts.hostname), named or port, database

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # The classes of PostgreSQL's error codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _OF_A_ROW = ("21", "22", "23", "54", "P0")
 """Cardinality, data, integrity constraints, limits (a key too long for an index), what a trigger raises."""
+_REDSHIFT_NOT_NOW = re.compile("serializable isolation violation|SlowDown|Status 503", re.IGNORECASE)
+"""Redshift has one code, XX000, for whatever PostgreSQL does not know."""
 _NOT_NOW = ("08", "25006", "40", "53", "55P03", "57")
 """Connection, a server that only reads (a failover), deadlock, resources, a lock held by others, shutting down."""
 # Why a connection was refused is only told as text.
@@ -40,6 +42,7 @@ def trouble(
         waits = of_connection and not _NOT_EVER.search(said)
     else:
         waits = error.sqlstate.startswith(_NOT_NOW)
+        waits = waits or bool(_REDSHIFT_NOT_NOW.search(f"{said} {error.diag.message_detail}"))
     return Unavailable(f"{url} is away ({said})") if waits else refusal(f"{url} refuses: {said}")
 
 

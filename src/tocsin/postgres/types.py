@@ -47,7 +47,7 @@ _DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
 _NUMERIC_DIGITS_MAX = 1000
 
 
-def sql_type(type: pa.DataType, column: str) -> str | None:
+def sql_type(type: pa.DataType, column: str, server: str = "PostgreSQL") -> str | None:
     """Return the type that keeps a column, as PostgreSQL writes it; None for one that holds nothing but nulls.
 
     Lists of plain values become arrays; structs, maps and lists of these ``jsonb``.
@@ -55,7 +55,7 @@ def sql_type(type: pa.DataType, column: str) -> str | None:
     Raises
     ------
     SchemaError
-        There is none; the sentence names ``column``.
+        There is none; the sentence names ``column`` and the ``server``.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def sql_type(type: pa.DataType, column: str) -> str | None:
     if pt.is_null(type):
         return None
     if pt.is_dictionary(type):
-        return sql_type(type.value_type, column)
+        return sql_type(type.value_type, column, server)
     plain = _plain(type)
     if plain is not None:
         return plain
@@ -75,7 +75,7 @@ def sql_type(type: pa.DataType, column: str) -> str | None:
             return f"{element}[]"
     if _fits_json(type):
         return JSON
-    raise SchemaError(f"PostgreSQL cannot hold column '{column}' of type {type}; cast it first")
+    raise SchemaError(f"{server} cannot hold column '{column}' of type {type}; cast it first")
 
 
 def _plain(type: pa.DataType) -> str | None:

@@ -85,6 +85,7 @@ ROUTES = (
     Entry("GET", "/api/counters", api.counters, VIEWER),
     Entry("GET", "/events", api.events, VIEWER),
     Entry("GET", "/metrics", api.metrics, VIEWER),
+    Entry("GET", "/federate", prometheus.federate, VIEWER),
     *(
         Entry(method, f"/api/v1/{path}", endpoint, VIEWER)
         for path, endpoint in (

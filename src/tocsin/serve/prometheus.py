@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import tocsin
 from tocsin.batch import Ints
@@ -29,6 +29,7 @@ from tocsin.serve.promql.series import Labels, Line
 POINTS_MAX = 11_000
 """Most points of a line, as in Prometheus."""
 _BODY_MAX = 64 * 2**10
+_TEXT_FORMAT = "text/plain; version=0.0.4"
 _DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
 Asked = Mapping[str, str]
@@ -106,6 +107,26 @@ async def metadata(request: Request) -> Response:
     return await _answered(request, answer)
 
 
+async def federate(request: Request) -> Response:
+    """What stands now of the series that the selectors cover, as another Prometheus scrapes it.
+
+    Prometheus, "Federation" and "Text-based format" (0.0.4). Without a time of its own each value is of the scrape.
+    """
+
+    def answer(folder: Path, asked: Asked, matches: list[str]) -> str:
+        grid = np.array([round(time.time() * 1000)], np.int64)
+        values: dict[tuple[tuple[str, str], ...], str] = {}
+        for text in matches:
+            selected(text)
+            for line in evaluate(folder, Question(text, grid)):
+                if line.present[0]:
+                    values[tuple(sorted(line.labels.items()))] = _text(line.values[0])
+        lines = [f"{_series(dict(labels))} {value}\n" for labels, value in values.items()]
+        return "".join(sorted(lines))
+
+    return await _answered(request, answer, lambda text: PlainTextResponse(text, media_type=_TEXT_FORMAT))
+
+
 async def build(request: Request) -> Response:
     """Which version of the API is spoken here; Grafana asks for it."""
     return await _answered(
@@ -114,7 +135,15 @@ async def build(request: Request) -> Response:
     )
 
 
-async def _answered(request: Request, answer: Callable[[Path, Asked, list[str]], Any]) -> Response:
+def _as_json(data: Any) -> Response:
+    return JSONResponse({"status": "success", "data": data}, headers={"cache-control": "no-store"})
+
+
+async def _answered(
+    request: Request,
+    answer: Callable[[Path, Asked, list[str]], Any],
+    written: Callable[[Any], Response] = _as_json,
+) -> Response:
     """An answer in Prometheus' words, worked out in a thread of its own."""
     body = b""
     async for chunk in request.stream():
@@ -133,7 +162,7 @@ async def _answered(request: Request, answer: Callable[[Path, Asked, list[str]],
         return _failed(400, "bad_data", str(error))
     except (TooMuch, TocsinError) as error:
         return _failed(422, "execution", str(error))
-    return JSONResponse({"status": "success", "data": data}, headers={"cache-control": "no-store"})
+    return written(data)
 
 
 def _failed(status: int, kind: str, why: str) -> Response:
@@ -156,6 +185,22 @@ def _sets(folder: Path, matches: list[str]) -> list[Labels]:
 
 def _points(grid: Ints, line: Line) -> list[list[Any]]:
     return [[grid[i] / 1000, _text(line.values[i])] for i in np.flatnonzero(line.present).tolist()]
+
+
+def _series(labels: Labels) -> str:
+    """A series as text: the name, then the labels.
+
+    Examples
+    --------
+    >>> print(_series({"__name__": "a", "key": 'the "old" one'}))
+    a{key="the \\"old\\" one"}
+    """
+    rest = [
+        name + '="' + value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") + '"'
+        for name, value in labels.items()
+        if name != "__name__"
+    ]
+    return f"{labels['__name__']}{{{','.join(rest)}}}"
 
 
 def _text(value: float) -> str:
@@ -193,4 +238,4 @@ def _duration_ms(text: str) -> int:
     return round(sum(int(number) * _UNITS_S[unit] for number, unit in parts) * 1000)
 
 
-__all__ = ["build", "label_values", "labels", "metadata", "query", "query_range", "series"]
+__all__ = ["build", "federate", "label_values", "labels", "metadata", "query", "query_range", "series"]
