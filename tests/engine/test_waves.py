@@ -193,7 +193,6 @@ def test_the_first_error_is_told_and_nothing_of_its_batch_or_later_is_kept(tmp_p
     graph = Graph(two_steps(tmp_path, *steps), Counters(), workers=4)
     with pytest.raises(SinkError, match="no more"):
         pushed(graph, 8)
-        graph.settle()
     graph.close()
     assert graph.counters.rows_into["kept"] == 2
 
