@@ -57,7 +57,7 @@ class Chain:
             if out.port != OUT:
                 left.append(out)
                 continue
-            numbered = replace(out, rows=with_records(out.rows, origin), lane=batch.lane)
+            numbered = Batch(with_records(out.rows, origin), out.watermark_us, OUT, batch.lane, out.apart)
             for passed in self._from(numbered, 1):
                 rows = passed.rows
                 if passed.port == REJECTED:
