@@ -104,6 +104,9 @@ def test_a_batch_that_cannot_be_decoded_yet_is_kept_with_all_behind_it(two_cores
     away.set()
 
     class Asking(Json):
+        def may_wait(self) -> bool:
+            return True
+
         def traced(self, state: Any, batch: Batch) -> Traced:
             if away.is_set():
                 raise Unavailable("the registry is away")
