@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import simulated_parts as parts
+from click.testing import CliRunner
 
 from tocsin import Pipeline
 from tocsin.batch import END, OUT, RAW, Batch, empty
+from tocsin.cli import main
 from tocsin.condition.keep import Keep
 from tocsin.contracts import Operator
 from tocsin.detect.ewma import Ewma
@@ -218,6 +220,22 @@ def test_the_parts_of_a_batch_are_judged_beside_each_other(tmp_path: Path, monke
     graph.push(graph.add(plan.sources[0], "0"), Batch(parts.raw(readings(60))))
     assert graph.take()
     graph.close()
+
+
+def test_check_names_what_takes_each_batch_whole(tmp_path: Path) -> None:
+    file = tmp_path / "plant.yaml"
+    file.write_text(
+        'name: x\nsource: {simulate: {}}\nstreams: {s: {steps: [ewma, {keep: "score > 3"}], sinks: [{delta: a}]}}\n'
+    )
+    alone = CliRunner().invoke(main, ["check", str(file), "--set", f"folder={tmp_path}"])
+    assert alone.exit_code == 0
+    assert "whole" not in alone.output
+    told = CliRunner().invoke(main, ["check", str(file), "--set", f"folder={tmp_path}", "--set", "workers=3"])
+    assert "up to 3 batches are in the steps at once" in told.output
+    assert "s.0.ewma: where costly, the rows of a batch are shared out by key" in told.output
+    assert "s.1.keep: takes each batch whole: it does not answer row by row" in told.output
+    refused = CliRunner().invoke(main, ["check", str(file), "--set", "workers=0"])
+    assert refused.exit_code != 0
 
 
 def test_what_cannot_be_parted_by_key_says_why() -> None:
