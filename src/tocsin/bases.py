@@ -70,13 +70,18 @@ class Stateless(Operator):
 class Keyed(Operator):
     """An operator that remembers a fixed number of values for each key, and answers each row at once."""
 
+    WHOLE: ClassVar[str] = ""
+    """Why `update` must be given a batch whole; empty where its rows may be parted by key, and the parts be given to it
+    by several threads at once: it then writes to no key's values but those of its rows, and answers a row by the same
+    bits whatever rows are beside it."""
+
     @abstractmethod
     def fields(self) -> Mapping[str, Field]:
         """What is remembered for each key."""
 
     @abstractmethod
     def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
-        """The rows that leave; row i belongs to the key in ``slots[i]`` of the state's arrays."""
+        """The rows with an answer each, in their order; row i belongs to the key in ``slots[i]`` of the arrays."""
 
     def initial(self) -> Columns:
         return Columns(self.fields())

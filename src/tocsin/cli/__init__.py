@@ -226,8 +226,23 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None
         for step in plan.steps:
             click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
         click.echo(f"{file}: right", err=True)
+        for sentence in _beside_workers(plan):
+            click.echo(f"{file}: {sentence}", err=True)
         for sentence in _beside_its_state(plan):
             click.echo(f"{file}: {sentence}", err=True)
+
+
+def _beside_workers(plan: Plan) -> Iterator[str]:
+    """What several workers share, and which steps take each batch whole."""
+    from tocsin.engine.shards import why_whole
+
+    if plan.workers > 1:
+        whole = {step.id: why for step in plan.steps if (why := why_whole(step.operator))}
+        by_key = [step.id for step in plan.steps if step.id not in whole]
+        yield f"{plan.workers} workers: up to {plan.workers} batches are in the steps at once, one in each step"
+        if by_key:
+            yield f"{', '.join(by_key)}: where costly, the rows of a batch are shared out by key"
+        yield from (f"{id}: takes each batch whole: {why}" for id, why in whole.items())
 
 
 def _beside_its_state(plan: Plan) -> Iterator[str]:

@@ -180,7 +180,7 @@ class EmbeddedRunner(Runner):
                 self._feed.counters(self.snapshot())
             if last:
                 return
-            if not events and not idle:
+            if not events and not idle and not attempt.graph.settle():
                 self._rest(attempt, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
 
     def _rest(self, attempt: Attempt, wait_s: float) -> None:

@@ -62,6 +62,7 @@ class Compiler:
             checkpoint_us=pipeline.checkpoint,
             memory_bytes=pipeline.memory,
             lag_bytes=pipeline.lag,
+            workers=pipeline.workers,
             machines=machines,
             signals=pipeline.assets.signals,
         )

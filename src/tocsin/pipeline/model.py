@@ -189,6 +189,9 @@ class Pipeline(Settings):
     """How much may wait between two checkpoints before one is taken early."""
     lag: Size = 4 * 2**30
     """How much may wait on disk for a sink that is away; then nothing more is read until it catches up."""
+    workers: int = Field(1, ge=1, le=64)
+    """How many threads take batches through the steps: several batches at once, each step in their order, so that the
+    rows are the same for any number."""
     quarantine: ASink = Field(default_factory=lambda: delta_table("quarantine"))
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
