@@ -23,6 +23,8 @@ REST = START + 1
 OUT = "out"
 LATE = "late"
 REJECTED = "rejected"
+NEW = "new"
+"""The port by which signals are told that a machine has not had before."""
 ACTIONS = "actions"
 """The port by which what operators do (acknowledge, shelve ...) reaches an alarm step."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, OUT, REJECTED, Apart, is_undecoded
+from tocsin.batch import LATE, NEW, OUT, REJECTED, Apart, is_undecoded
 from tocsin.contracts import Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.parts import build, delta_table
@@ -94,6 +94,10 @@ class Compiler:
             chain.append(operator)
             with _at(f"sources.{name}.{place}"):
                 schema = operator.output_schema(schema)
+        for name_of_step, settings in () if input.decode is None else input.decode.behind().items():
+            step = build("operator", {name_of_step: settings})
+            assert isinstance(step, Operator)
+            chain.append(step)
         ports = {OUT: schema}
         before = input.source.output_schema()
         for operator in chain:
@@ -252,6 +256,10 @@ class Compiler:
             with _at("quarantine"):
                 self.pipeline.quarantine.accepts(rejected[0][1])
             self.sinks.append(SinkNode("quarantine", ports, self.pipeline.quarantine, rejected[0][1]))
+        if new := [(port, schema) for port, schema in free if port[1] == NEW]:
+            self.sinks.append(
+                SinkNode("new_signals", tuple(port for port, _ in new), delta_table("new_signals"), new[0][1])
+            )
         for port, schema in free:
             if port[1] == LATE:
                 table = f"late_{re.sub('[^a-z0-9]+', '_', port[0])}"
