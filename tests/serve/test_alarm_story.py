@@ -83,6 +83,11 @@ def test_an_alarm_tells_what_happened_and_what_else_rang(view: Any) -> None:
     view.click(".alarm .evidence")
     view.wait_for_selector("#story[open]", timeout=WAIT_MS)
     assert view.locator("#story h2").inner_text().startswith("press-1")
+    around = view.locator("#story figure")
+    said = "celsius in the hour before: 60 to 62; from then on: 60 to 90. Its limit: 80."
+    assert around.locator("figcaption").inner_text() == said
+    assert around.locator("svg").get_attribute("aria-label") == said
+    assert around.locator("svg .line").get_attribute("points").count(" ") == 119, "a reading a minute, for two hours"
     happened, beside, before = (one.inner_text() for one in view.locator("#story h3 + *").all())
     assert "07:40:00" in happened
     assert "07:43:00" in happened, "it has cleared three minutes later"

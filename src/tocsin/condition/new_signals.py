@@ -20,7 +20,7 @@ from tocsin.errors import SchemaError
 NEW_SIGNALS = pa.schema(
     [KEY, TIME, pa.field("signal", pa.string(), nullable=False), pa.field("number", pa.int64(), nullable=False)]
 )
-"""Which machine has a new signal, the time of its first reading, and the number of that signal among those of the machine."""
+"""Which machine has a new signal, the time of its first reading, and the how many of the machine it is."""
 
 Names = dict[str, dict[str, None]]
 """By key: the names of its signals, in the order in which they came."""

@@ -18,10 +18,10 @@ const get = (id) => document.getElementById(id);
 const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
 const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
-const story = new Story(get("story"), goTo);
+const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""]);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
-  load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
   called: (key) => tiles.called(key),
 });
@@ -312,7 +312,7 @@ function paintAreas() {
   if (list.children.length !== areas.length + 1) list.replaceChildren(...["", ...areas].map((area) => { const one = node("option", "", area || "all areas"); one.value = area; return one; }));
   list.value = range.area;
 }
-get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; });
+get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; lanes.first = 0; lanes.refresh(); });
 
 function sayChosen() {
   const tile = tiles.byName.get(chosen);
