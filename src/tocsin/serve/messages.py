@@ -205,6 +205,8 @@ class NewPoints(msgspec.Struct):
 
     machine: str
     series: list[MachineSeries]
+    again_s: float = 0.0
+    """Points were left out before these: after so many seconds the tables hold them; 0 if none were."""
 
 
 class Machines(msgspec.Struct):

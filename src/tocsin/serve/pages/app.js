@@ -135,8 +135,9 @@ function apply(changes) {
 }
 
 /** @param {import("/wire.js").NewPoints} points */
-function take({ machine, series }) {
+function take({ machine, series, again_s }) {
   if (machine !== chosen || !range.live) return;
+  if (again_s) refresh(1000 * again_s);
   if (loading) arrived.push(...series);
   else for (const one of series) charts.add(one, one.points);
 }

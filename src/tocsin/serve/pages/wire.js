@@ -51,6 +51,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} NewPoints
  * @property {string} machine
  * @property {MachineSeries[]} series
+ * @property {number} again_s
  *
  * @typedef {Object} ShownAlarm
  * @property {string} id
