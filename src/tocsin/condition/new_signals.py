@@ -12,7 +12,7 @@ import pyarrow.types as pt
 from pydantic import Field as Setting
 
 from tocsin.bases import require
-from tocsin.batch import KEY, NEW, REJECTED, REJECTED_SCHEMA, TIME, Batch, Codes, Ints, times_us, to_batch
+from tocsin.batch import KEY, NEW, REJECTED, REJECTED_SCHEMA, TIME, Batch, Codes, Ints, in_words, times_us, to_batch
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
@@ -57,7 +57,7 @@ class NewSignals(Operator):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         kind = require(input, self.of, self.name()).type
         if not pt.is_string(kind.value_type if pt.is_dictionary(kind) else kind):
-            raise SchemaError(f"{self.name()} needs names in column '{self.of}', which is {kind}")
+            raise SchemaError(f"{self.name()} needs names in column '{self.of}', which is {in_words(kind)}")
         return input
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:

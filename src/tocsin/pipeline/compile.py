@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, NEW, OUT, REJECTED, Apart, is_undecoded
+from tocsin.batch import LATE, NEW, OUT, REJECTED, Apart, in_words, is_undecoded
 from tocsin.contracts import Channel, Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.assets import MACHINES_TABLE, SIGNALS_TABLE, lacking
@@ -283,7 +283,7 @@ def _by_arrival() -> Operator:
 
 
 def _short(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+    return ", ".join(f"{field.name}: {in_words(field.type)}" for field in schema)
 
 
 @contextmanager
