@@ -141,3 +141,18 @@ def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Runni
 
 def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> None:
     assert alarms_as_csv(tmp_path).decode() == ",".join(f'"{name}"' for name in IN_CSV) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "number", "moment"),
+    [("de-DE", "21,5", "4. Mai 2026 06:00:00"), ("en-US", "21.5", "May 4, 2026 06:00:00")],
+)
+def test_numbers_and_dates_are_written_in_the_browsers_language(
+    browser: Any, page: Running, language: str, number: str, moment: str
+) -> None:
+    context = browser.new_context(locale=language, timezone_id="UTC")
+    view = context.new_page()
+    view.goto(page.url)
+    written = "async () => { const chart = await import('/chart.js'); return [chart.show(21.5), chart.when(%d)]; }"
+    assert view.evaluate(written % (BEGIN.timestamp() * 1000)) == [number, moment]
+    context.close()

@@ -1,7 +1,7 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
 import { Access } from "/access.js";
 import { AlarmList } from "/alarms.js";
-import { Charts, node, show, when } from "/chart.js";
+import { Charts, LANGUAGE, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
 import { QueryBox } from "/query.js";
@@ -167,10 +167,10 @@ function heard(figures) {
   engine = figures.engine;
   engineAt = heardAt - 1000 * figures.engine_silent_s;
   get("figure-rate").textContent = show(Math.round(figures.rows_per_s));
-  get("figure-rows").textContent = figures.rows_in.toLocaleString("en");
+  get("figure-rows").textContent = figures.rows_in.toLocaleString(LANGUAGE);
   get("figure-lag").textContent = figures.lag_s === null ? "–" : figures.lag_s < 1 ? `${Math.round(figures.lag_s * 1000)} ms` : `${show(figures.lag_s)} s`;
-  get("figure-bad").textContent = figures.bad.toLocaleString("en");
-  get("figure-late").textContent = figures.late.toLocaleString("en");
+  get("figure-bad").textContent = figures.bad.toLocaleString(LANGUAGE);
+  get("figure-late").textContent = figures.late.toLocaleString(LANGUAGE);
   get("box-bad").classList.toggle("warm", figures.bad > 0);
   get("box-bad").title = Object.entries(figures.bad_by_reason).map(([reason, n]) => `${reason}: ${n}`).join("\n");
   get("trouble").hidden = !figures.trouble;
