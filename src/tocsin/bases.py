@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from tocsin.batch import OUT, Batch, Codes, Floats, Ints, as_numbers, floats, times_us
+from tocsin.batch import OUT, Batch, Codes, Floats, Ints, as_numbers, floats, in_words, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.state import NO_STATE, Columns, Field
@@ -22,7 +22,7 @@ def require(schema: pa.Schema, column: str, part: str, *, number: bool = False) 
         raise SchemaError(f"{part} needs column '{column}'; what reaches it is [{', '.join(schema.names)}]")
     field = schema.field(column)
     if number and not (pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_boolean(field.type)):
-        raise SchemaError(f"{part} needs a number in column '{column}', which is {field.type}; cast it first")
+        raise SchemaError(f"{part} needs a number in column '{column}', which is {in_words(field.type)}; cast it first")
     return field
 
 

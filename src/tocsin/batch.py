@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
 START = -(2**63)
 """The watermark before anything is known."""
@@ -23,6 +24,8 @@ REST = START + 1
 OUT = "out"
 LATE = "late"
 REJECTED = "rejected"
+NEW = "new"
+"""The port by which signals are told that a machine has not had before."""
 ACTIONS = "actions"
 """The port by which what operators do (acknowledge, shelve ...) reaches an alarm step."""
 
@@ -88,6 +91,17 @@ ACTIONS_SCHEMA = pa.schema(
     ]
 )
 """What operators do with alarms: when, to which alarm (its id), what, who, why, and until when (shelving)."""
+
+_WORDS: Mapping[str, Sequence[Callable[[pa.DataType], bool]]] = {
+    "text": (pt.is_string, pt.is_large_string),
+    "whole number": (pt.is_integer,),
+    "number": (pt.is_floating, pt.is_decimal),
+    "time": (pt.is_timestamp,),
+    "day": (pt.is_date,),
+    "duration": (pt.is_duration,),
+    "yes or no": (pt.is_boolean,),
+    "bytes": (pt.is_binary, pt.is_large_binary),
+}
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -155,6 +169,25 @@ class Batch:
 
     def until(self, watermark_us: int) -> Batch:
         return Batch(self.rows, watermark_us, self.port, self.lane, self.apart)
+
+
+def in_words(type: pa.DataType) -> str:
+    """Returns what a column holds, as people say it.
+
+    Examples
+    --------
+    >>> [in_words(type) for type in (KEY_TYPE, TIME_TYPE, pa.float64(), pa.int64(), pa.list_(pa.float32()))]
+    ['text', 'time', 'number', 'whole number', 'list of numbers']
+    """
+    if pt.is_dictionary(type):
+        return in_words(type.value_type)
+    if pt.is_list(type) or pt.is_large_list(type) or pt.is_fixed_size_list(type):
+        inner = in_words(type.value_type)
+        return f"list of {inner if inner in ('text', 'yes or no') else inner + 's'}"
+    for word, suits in _WORDS.items():
+        if any(one(type) for one in suits):
+            return word
+    return str(type)
 
 
 def is_undecoded(schema: pa.Schema) -> bool:

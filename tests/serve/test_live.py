@@ -381,3 +381,23 @@ def test_what_the_lake_holds_comes_before_what_was_heard(monkeypatch: pytest.Mon
     live.recall(machine, past(100, 101, 102, 103), 100.5 + module.TABLES_LAG_S)
     assert points(live, "p", "x")["value"] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert machine.is_whole
+
+
+def test_a_hole_in_what_was_heard_is_filled_from_the_lake() -> None:
+    live = Live()
+    take(live, "judged", rows(["p"] * 4, times=[0, 1, 2, 3], x=[0.0, 1, 2, 3]), 100.0)
+    with live.watched("p"):
+        live.new_points()
+        assert live.machines["p"].is_whole
+        take(live, "judged", rows(["p"] * 2, times=[200, 201], x=[200.0, 201]), 300.0)
+        assert live.new_points()["p"].again_s == module.TABLES_LAG_S
+        machine = live.machines["p"]
+        assert not machine.is_whole
+        kept = [float(t) for t in range(0, 200, 10)]
+        past = Points(time=[1000 * t for t in kept], value=list(kept))
+        live.recall(machine, [MachineSeries(-1, "p", "x", "readings", points=past)], 300.0 + module.TABLES_LAG_S)
+        assert machine.is_whole
+        assert points(live, "p", "x")["value"] == [*kept, 200.0, 201.0]
+        take(live, "judged", rows(["p"], times=[203], x=[203.0]), 302.0)
+        assert live.new_points()["p"].again_s == 0.0
+        assert machine.is_whole

@@ -202,7 +202,8 @@ def run(
     type=click.Choice(["flink"]),
     help="Refuse what cannot run there, where keys are spread over machines.",
 )
-def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None) -> None:
+@click.option("--expand", is_flag=True, help="Print the file with the streams that its block watch: stands for.")
+def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None, expand: bool) -> None:
     """Check a pipeline whole before any data flows: every setting, every column after every step.
 
     Where it has run before, also tells what a start would keep of its state, and what it would forget.
@@ -214,13 +215,17 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None
             click.echo(_check_json(file))
             continue
         from tocsin.engine.recovery import Effects, check_ends, check_tables
-        from tocsin.pipeline.yamlfile import load_with_plan
+        from tocsin.pipeline.yamlfile import expanded, load_with_plan
 
         _, plan = load_with_plan(file, _settings(settings))
         check_ends(plan, Effects())
         check_tables(plan, Effects())
         if runner is not None:
             refuse_on_flink(plan)
+        if expand:
+            click.echo(expanded(file), nl=False)
+            click.echo(f"{file}: right", err=True)
+            continue
         for origin in plan.sources:
             click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
@@ -280,7 +285,9 @@ def _check_json(file: Path) -> str:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+    from tocsin.batch import in_words
+
+    return ", ".join(f"{field.name}: {in_words(field.type)}" for field in schema)
 
 
 @main.command()

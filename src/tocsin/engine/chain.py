@@ -62,8 +62,9 @@ class Chain:
                 rows = passed.rows
                 if passed.port == REJECTED:
                     left.append(passed.with_rows(_with_bytes(rows, batch.rows)))
-                else:
-                    left.append(passed.with_rows(rows.drop_columns([RECORD])))
+                else:  # what a step tells beside the rows (new signals) is of no record
+                    hidden = [RECORD] if RECORD in rows.schema.names else []
+                    left.append(passed.with_rows(rows.drop_columns(hidden)))
         return left
 
     def _from(self, batch: Batch, at: int) -> list[Batch]:

@@ -37,6 +37,8 @@ LIFE = ("rul", "rul_lower", "rul_upper", "rul_confidence")
 _STREAM = b"stream"
 _NOT_VALUES = {*BAND, *LIFE[1:], "window_end", "received", "position", "key", "time", "late"}
 _NOT_VALUES_OF_FORECAST = {*FORECAST.values(), "ahead", "ahead_lower", "ahead_upper", "until_ready", "version"}
+_OF_AN_EPISODE = frozenset({"state", "since", "depth", "why"})
+"""What `health` says of each row beside its verdict; ``depth`` is a number, and no reading."""
 _MACHINE = ("machine", "device", "asset")
 
 
@@ -176,12 +178,12 @@ def describe(name: str, schema: pa.Schema) -> StreamColumns:
     band = {name: name for name in BAND if name in numbers}
     forecast = "expected" not in band and set(FORECAST.values()) <= set(numbers)
     about = judged(schema, "expected") or judged(schema) or "value"
-    hidden = _NOT_VALUES
+    hidden = _NOT_VALUES | ({"depth"} if names >= _OF_AN_EPISODE else set())
     if forecast:
         band |= FORECAST
         about = judged(schema, "yhat") or "y"
         about = about if about in numbers else "y"
-        hidden = _NOT_VALUES | _NOT_VALUES_OF_FORECAST | ({"y"} - {about})
+        hidden |= _NOT_VALUES_OF_FORECAST | ({"y"} - {about})
     values = ("value",) if long else tuple(n for n in numbers if n not in hidden)[:COLUMNS_MAX]
     return StreamColumns(
         name=name,

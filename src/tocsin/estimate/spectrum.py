@@ -14,7 +14,19 @@ from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
 from tocsin.bases import added, promised, require
-from tocsin.batch import KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, Floats, Ints, as_numbers, floats, rejected
+from tocsin.batch import (
+    KEY,
+    REJECTED,
+    REJECTED_SCHEMA,
+    TIME,
+    Batch,
+    Floats,
+    Ints,
+    as_numbers,
+    floats,
+    in_words,
+    rejected,
+)
 from tocsin.contracts import Operator
 from tocsin.domain.bearings import BEARINGS, Bearing
 from tocsin.domain.severity import ZONES, MachineClass, zone_numbers
@@ -196,9 +208,11 @@ class Spectrum(Operator):
             if isinstance(self.rate, str):
                 raise SchemaError(f"{name} needs rate as a number in Hz where there is one sample a row")
         elif not _is_list(kind):
-            raise SchemaError(f"{name} needs lists in '{self.of}', which is {kind}; with one sample a row, set samples")
+            raise SchemaError(
+                f"{name} needs lists in '{self.of}', which is {in_words(kind)}; with one sample a row, set samples"
+            )
         elif not (pt.is_integer(kind.value_type) or pt.is_floating(kind.value_type)):
-            raise SchemaError(f"{name} needs lists of numbers in column '{self.of}', which is {kind}")
+            raise SchemaError(f"{name} needs lists of numbers in column '{self.of}', which is {in_words(kind)}")
         for column in (self.rate, self.speed):
             if isinstance(column, str):
                 require(input, column, name, number=True)

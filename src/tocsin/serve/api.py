@@ -207,7 +207,8 @@ async def series(request: Request) -> Response:
     series = [one.told(one.points()) for one in machine.series.values()]
     note = f"{len(machine.left_out)} more signals of {name} are not shown." if machine.left_out else ""
     if not machine.is_whole and page.lake_folder is None:
-        note = f"{note} What came before you chose {name} is not shown: no table holds it.".strip()
+        missed = f"What came before you chose {name}, or faster than it can be shown, is not here: no table holds it."
+        note = f"{note} {missed}".strip()
     return answer(MachineHistory(page.hub.position, name, series, note, again_s))
 
 

@@ -125,7 +125,7 @@ class Live:
             if series is machine.first:
                 machine.line.extend(zip(points[0, part].tolist(), points[1, part].tolist(), strict=True))
             if machine.kept_s is not None:
-                self._keep_points(machine, series, points[:, part])
+                self._keep_points(machine, series, points[:, part], now_s)
             if is_judged:
                 scores = points[COLUMNS.index("score"), part]
                 machine.condition.judge(stream.name, series.signal, scores)
@@ -133,8 +133,9 @@ class Live:
             if stream.state:
                 machine.say(stream.name, series.signal, state)
 
-    def _keep_points(self, machine: MachineView, series: SeriesBuffer, points: Points) -> None:
-        series.add(points)
+    def _keep_points(self, machine: MachineView, series: SeriesBuffer, points: Points, now_s: float) -> None:
+        if series.add(points):
+            machine.kept_s, machine.is_whole, machine.has_hole = now_s, False, True
         if machine.name in self._watched:
             of_machine = self._new_points.setdefault(machine.name, {})
             of_machine.setdefault(series.id, (series, []))[1].append(points)
@@ -285,9 +286,21 @@ class Live:
         """Returns what has come since the last call of the machines that somebody looks at."""
         new, self._new_points = self._new_points, {}
         return {
-            name: NewPoints(name, [one.told(np.concatenate(parts, axis=1)) for one, parts in of_machine.values()])
+            name: NewPoints(
+                name,
+                [one.told(np.concatenate(parts, axis=1)) for one, parts in of_machine.values()],
+                again_s=self._again_s(name),
+            )
             for name, of_machine in new.items()
         }
+
+    def _again_s(self, name: str) -> float:
+        """Returns after how long the tables hold what was left out of a machine since it was last asked; 0: nothing."""
+        machine = self.machines.get(name)
+        if machine is None or not machine.has_hole:
+            return 0.0
+        machine.has_hole = False
+        return TABLES_LAG_S
 
     def tiles(self) -> list[Tile]:
         """Returns the state of every machine."""

@@ -205,6 +205,8 @@ class NewPoints(msgspec.Struct):
 
     machine: str
     series: list[MachineSeries]
+    again_s: float = 0.0
+    """Points were left out before these: after so many seconds the tables hold them; 0 if none were."""
 
 
 class Machines(msgspec.Struct):
@@ -259,6 +261,38 @@ class EarlierCase(msgspec.Struct):
     """What somebody has said it was: ``true``, ``false``."""
 
 
+class BandAtOnset(msgspec.Struct, omit_defaults=True):
+    """Between what a signal should have been when its alarm began: the detector's band, or the limit."""
+
+    expected: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    limit: float | None = None
+
+
+class SignalSpan(msgspec.Struct):
+    """From where to where a signal went."""
+
+    least: float | None
+    most: float | None
+    count: int
+    """How many points that rests on."""
+
+
+class Onset(msgspec.Struct):
+    """The signal of an alarm from an hour before its onset until an hour after it."""
+
+    signal: str
+    at_ms: float
+    """When it began, in milliseconds since 1970."""
+    points: Points
+    band: Points
+    """The band of each moment that has been kept: ``lower`` and ``upper``."""
+    at_onset: BandAtOnset
+    before: SignalSpan
+    after: SignalSpan
+
+
 class Evidence(msgspec.Struct):
     """What `/api/alarms/{id}/evidence` answers: what is known of an alarm, from the tables."""
 
@@ -272,6 +306,8 @@ class Evidence(msgspec.Struct):
     """What else rang from an hour before it until an hour after it."""
     before: list[EarlierCase]
     """Latest first."""
+    onset: Onset | None = None
+    """Its signal before and after it began; null where the tables hold no reading of it."""
 
 
 class QueryColumn(msgspec.Struct):

@@ -28,7 +28,7 @@ async def glances(request: Request) -> Response:
 
 
 async def lanes(request: Request) -> Response:
-    """Returns the worst machines over a range of time, cut into cells."""
+    """Returns the worst machines over a range of time, cut into cells; of one area or line, if that is asked for."""
     from tocsin.serve import lanes as by_time  # on demand, as everything that reads the tables
 
     page, asked = page_of(request), request.query_params
@@ -42,7 +42,13 @@ async def lanes(request: Request) -> Response:
     if first < 0 or not 0 < count <= by_time.LANES_MAX:
         return refused(422, f"first is 0 or more, count 1 to {by_time.LANES_MAX}")
     tables, now, grid = (page.lake_folder, page.streams), by_time.heard(page.live), Grid.over(begin, end, cells)
-    return answer(await asyncio.to_thread(by_time.lanes, *tables, now, page.scores, grid, first, count))
+    stands, wanted = page.plant.machines, asked.get("area", "")
+
+    def is_wanted(machine: str) -> bool:
+        stand = stands.get(machine)
+        return not wanted or (stand is not None and wanted in (stand.area, f"{stand.area} · {stand.line}"))
+
+    return answer(await asyncio.to_thread(by_time.lanes, *tables, now, page.scores, grid, first, count, is_wanted))
 
 
 async def kpis(request: Request) -> Response:

@@ -1,7 +1,7 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
 import { Access } from "/access.js";
 import { AlarmList } from "/alarms.js";
-import { Charts, node, show, when } from "/chart.js";
+import { Charts, LANGUAGE, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
 import { QueryBox } from "/query.js";
@@ -18,10 +18,10 @@ const get = (id) => document.getElementById(id);
 const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
 const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
-const story = new Story(get("story"), goTo);
+const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""]);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
-  load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
   called: (key) => tiles.called(key),
 });
@@ -135,8 +135,9 @@ function apply(changes) {
 }
 
 /** @param {import("/wire.js").NewPoints} points */
-function take({ machine, series }) {
+function take({ machine, series, again_s }) {
   if (machine !== chosen || !range.live) return;
+  if (again_s) refresh(1000 * again_s);
   if (loading) arrived.push(...series);
   else for (const one of series) charts.add(one, one.points);
 }
@@ -166,10 +167,10 @@ function heard(figures) {
   engine = figures.engine;
   engineAt = heardAt - 1000 * figures.engine_silent_s;
   get("figure-rate").textContent = show(Math.round(figures.rows_per_s));
-  get("figure-rows").textContent = figures.rows_in.toLocaleString("en");
+  get("figure-rows").textContent = figures.rows_in.toLocaleString(LANGUAGE);
   get("figure-lag").textContent = figures.lag_s === null ? "–" : figures.lag_s < 1 ? `${Math.round(figures.lag_s * 1000)} ms` : `${show(figures.lag_s)} s`;
-  get("figure-bad").textContent = figures.bad.toLocaleString("en");
-  get("figure-late").textContent = figures.late.toLocaleString("en");
+  get("figure-bad").textContent = figures.bad.toLocaleString(LANGUAGE);
+  get("figure-late").textContent = figures.late.toLocaleString(LANGUAGE);
   get("box-bad").classList.toggle("warm", figures.bad > 0);
   get("box-bad").title = Object.entries(figures.bad_by_reason).map(([reason, n]) => `${reason}: ${n}`).join("\n");
   get("trouble").hidden = !figures.trouble;
@@ -312,7 +313,7 @@ function paintAreas() {
   if (list.children.length !== areas.length + 1) list.replaceChildren(...["", ...areas].map((area) => { const one = node("option", "", area || "all areas"); one.value = area; return one; }));
   list.value = range.area;
 }
-get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; });
+get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; lanes.first = 0; lanes.refresh(); });
 
 function sayChosen() {
   const tile = tiles.byName.get(chosen);

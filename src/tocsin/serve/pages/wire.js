@@ -51,6 +51,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} NewPoints
  * @property {string} machine
  * @property {MachineSeries[]} series
+ * @property {number} again_s
  *
  * @typedef {Object} ShownAlarm
  * @property {string} id
@@ -134,6 +135,16 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} history
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
+ * @property {Onset?} [onset]
+ *
+ * @typedef {Object} Onset
+ * @property {string} signal
+ * @property {number} at_ms
+ * @property {Points} points
+ * @property {Points} band
+ * @property {{expected?: number, lower?: number, upper?: number, limit?: number}} at_onset
+ * @property {{least: ?number, most: ?number, count: number}} before
+ * @property {{least: ?number, most: ?number, count: number}} after
  *
  * @typedef {Object} QueryAnswer
  * @property {Object<string, number>} rests_on
