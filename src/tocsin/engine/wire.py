@@ -35,7 +35,18 @@ LIFE = ("rul", "rul_lower", "rul_upper", "rul_confidence")
 """A remaining life, in readings."""
 
 _STREAM = b"stream"
-_NOT_VALUES = {*BAND, *LIFE[1:], "window_end", "received", "position", "key", "time", "late"}
+_NOT_VALUES = {
+    *BAND,
+    *LIFE[1:],
+    "window_end",
+    "received",
+    "position",
+    "key",
+    "time",
+    "late",
+    "spectrum_step",
+    "envelope_step",
+}
 _NOT_VALUES_OF_FORECAST = {*FORECAST.values(), "ahead", "ahead_lower", "ahead_upper", "until_ready", "version"}
 _MACHINE = ("machine", "device", "asset")
 

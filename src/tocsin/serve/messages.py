@@ -305,6 +305,58 @@ class MachineHistory(msgspec.Struct):
     """After how long more of the time before is in the tables; 0 if all of it is here."""
 
 
+class FaultLine(msgspec.Struct):
+    """Where a damaged part of a bearing would be seen in a spectrum."""
+
+    name: str
+    """BPFO, BPFI, BSF or FTF."""
+    part: str
+    hz: float
+    """How often it would be struck; a rolling element twice in a spin."""
+    ratio: float | None
+    """Of the line there to the noise around it."""
+    is_named: bool
+    """Whether the block says that this part is damaged."""
+
+
+class Waterfall(msgspec.Struct, kw_only=True):
+    """Spectra by time."""
+
+    begin_ms: float
+    """When the first cell begins, in milliseconds since 1970."""
+    cell_ms: float
+    cells: int
+    lines: int
+    top_hz: float
+    """Where the last line ends; the first begins at 0."""
+    lowest: float
+    """The amplitude of level 1, and that of level 255; between them levels are logarithmic."""
+    highest: float
+    levels: bytes
+    """Base64; line by line of cell after cell. 0: nothing is known."""
+
+
+class Spectra(msgspec.Struct, kw_only=True):
+    """What `/api/spectra` answers."""
+
+    machine: str
+    kinds: list[str] = []
+    """Which there are: ``acceleration``, ``envelope``; none where no table has spectra of the machine."""
+    kind: str = ""
+    """Which of them this is."""
+    unit: str = ""
+    at_ms: float | None = None
+    """When the block was whose spectrum this is; None if there is none in this time."""
+    top_hz: float = 0.0
+    amplitudes: Numbers = []
+    """From 0 to ``top_hz``."""
+    shaft_hz: float | None = None
+    fault: str = ""
+    """The part that the block says is damaged."""
+    faults: list[FaultLine] = []
+    waterfall: Waterfall | None = None
+
+
 class Lane(msgspec.Struct):
     """How a machine was over a range of time."""
 

@@ -25,6 +25,7 @@ RECEIVED = (
     messages.NewPoints,
     messages.Evidence,
     messages.Lanes,
+    messages.Spectra,
     messages.KeyFigures,
     messages.QueryAnswer,
 )

@@ -8,6 +8,7 @@ import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
+import { Vibration } from "/vibration.js";
 import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
 
@@ -24,6 +25,9 @@ const lanes = new Lanes({
   load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
   called: (key) => tiles.called(key),
+});
+const vibration = new Vibration({
+  load: (asked) => quietly(ask(`/api/spectra?${asked}`, "Spectra")), ends: () => range.ends, colours: () => charts.colours,
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 const access = new Access(ask, begin);
@@ -259,6 +263,7 @@ async function choose(name, byPerson) {
     get("note").hidden = !loaded.note;
     get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;
+    vibration.choose(name);
     if (ends && !loaded.series.length) sayEmpty("Nothing is kept of this time", `The tables hold no readings of ${name} between ${when(ends[0])} and ${when(ends[1])}.`);
     if (range.everyMs || loaded.again_s) refresh(range.everyMs || 1000 * loaded.again_s);
   } catch (error) {
@@ -375,6 +380,7 @@ function theme(name) {
   charts.readColours();
   tiles.repaint();
   lanes.paint();
+  vibration.paint();
 }
 
 get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));

@@ -108,6 +108,29 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number} machines
  * @property {string} note
  *
+ * @typedef {Object} Waterfall
+ * @property {number} begin_ms
+ * @property {number} cell_ms
+ * @property {number} cells
+ * @property {number} lines
+ * @property {number} top_hz
+ * @property {number} lowest
+ * @property {number} highest
+ * @property {string} levels  base64, line by line of cell after cell
+ *
+ * @typedef {Object} Spectra
+ * @property {string} machine
+ * @property {string[]} kinds  none where no spectra are kept
+ * @property {string} kind
+ * @property {string} unit
+ * @property {number|null} at_ms
+ * @property {number} top_hz
+ * @property {(number|null)[]} amplitudes
+ * @property {number|null} shaft_hz
+ * @property {string} fault
+ * @property {{name: string, part: string, hz: number, ratio: number|null, is_named: boolean}[]} faults
+ * @property {Waterfall|null} waterfall
+ *
  * @typedef {Object} AlarmEvent
  * @property {string} id
  * @property {string} key
