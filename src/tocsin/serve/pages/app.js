@@ -18,7 +18,7 @@ const LOOK_MS = 1000;
 const get = (id) => document.getElementById(id);
 const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
-const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
+const tiles = new Tiles(get("tiles"), { choose: (name) => choose(name, true), moved: lookSoon });
 const story = new Story(get("story"), goTo);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
