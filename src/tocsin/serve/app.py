@@ -188,7 +188,7 @@ async def hear_engines(page: PageContext) -> None:
     lake_folder = page.lake_folder
     if lake_folder is not None and lake_folder.is_dir():
         for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, page.streams))):
-            page.live.take(stream, rows, NEVER_S)
+            page.live.take(stream, rows, now_s=NEVER_S)
     engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
     async with engines:
         await engines.serve_forever()

@@ -186,6 +186,8 @@ class Figures(msgspec.Struct, kw_only=True):
     bad_by_reason: dict[str, float]
     machines_left_out: int
     """How many machines are watched but not shown."""
+    series_in_turn: int
+    """How many signals of machines take turns in what is live, because too many come at once; 0 if all are heard."""
     sinks: dict[str, SinkLag]
     """Those in trouble, by id."""
     sources: dict[str, SourceSilence]

@@ -178,8 +178,12 @@ function heard(figures) {
   get("box-bad").title = Object.entries(figures.bad_by_reason).map(([reason, n]) => `${reason}: ${n}`).join("\n");
   get("trouble").hidden = !figures.trouble;
   if (get("trouble").textContent !== (figures.trouble ?? "")) get("trouble").textContent = figures.trouble ?? "";
-  get("left-out").hidden = !figures.machines_left_out;
-  get("left-out").textContent = `Only the first ${tiles.byName.size} machines are shown here; all of them are watched.`;
+  const left = [
+    figures.machines_left_out ? `Only the first ${tiles.byName.size} machines are shown here; all of them are watched.` : "",
+    figures.series_in_turn ? `${figures.series_in_turn.toLocaleString("en")} signals and more come at once: tiles take turns, and the chosen machine is read from its table. All are watched.` : "",
+  ].filter(Boolean).join(" ");
+  get("left-out").hidden = !left;
+  if (get("left-out").textContent !== left) get("left-out").textContent = left;
   ends(figures);
   freshen();
 }

@@ -88,6 +88,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number} bad
  * @property {Object<string, number>} bad_by_reason
  * @property {number} machines_left_out
+ * @property {number} series_in_turn  how many signals take turns; 0 if all are heard
  * @property {Object<string, {lag_epochs: number, lag_bytes: number, reason: string|null}>} sinks
  * @property {Object<string, {silent_s: number|null, splits: number, reason: string|null}>} sources
  *
