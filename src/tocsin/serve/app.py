@@ -30,7 +30,7 @@ from tocsin.domain.roles import ADMIN, ENGINEER, OPERATOR, VIEWER
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, overview, prometheus, sign_in, sql, words
+from tocsin.serve import admin, api, overview, prometheus, sign_in, sql, words
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
 from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
@@ -69,6 +69,7 @@ ROUTES = (
     Entry("POST", "/api/session", api.sign_in, PUBLIC),
     Entry("DELETE", "/api/session", api.sign_out, VIEWER, changes=True),
     Entry("GET", "/api/audit", api.audit, ADMIN),
+    Entry("GET", "/api/access", admin.access, ADMIN),
     Entry("GET", "/auth", sign_in.ways, PUBLIC),
     Entry("GET", "/auth/login", sign_in.login, PUBLIC),
     Entry("GET", "/auth/callback", sign_in.callback, PUBLIC),
@@ -107,6 +108,7 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
     "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
     "/access.js": ("tocsin.serve", "pages/access.js", "text/javascript; charset=utf-8"),
+    "/admin.js": ("tocsin.serve", "pages/admin.js", "text/javascript; charset=utf-8"),
     "/query.js": ("tocsin.serve", "pages/query.js", "text/javascript; charset=utf-8"),
     "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),

@@ -236,7 +236,7 @@ class Live:
         return machine
 
     def in_turn(self, within_s: float, now_s: float | None = None) -> int:
-        """Returns how many series take turns, if any did within the last seconds: not all of them are heard each time."""
+        """Returns how many series take turns, if any did within the last seconds: not all are heard each time."""
         now_s = time.monotonic() if now_s is None else now_s
         return sum(series for series, told_s in self._in_turn.values() if now_s - told_s <= within_s)
 

@@ -412,6 +412,46 @@ class KeyFigures(msgspec.Struct, kw_only=True):
     by_severity: dict[str, int]
 
 
+class AccessEntry(msgspec.Struct):
+    """An account or a token."""
+
+    name: str
+    kind: Literal["account", "token"]
+    role: str
+    made: str
+    """ISO 8601, as all times here."""
+    expires: str | None
+    """None for an account."""
+    is_expired: bool
+
+
+class AuditEntry(msgspec.Struct):
+    """A row of the audit."""
+
+    number: int
+    time: str
+    who: str
+    role: str
+    through: str
+    what: str
+    subject: str
+    details: str
+
+
+class AccessReport(msgspec.Struct):
+    """What `/api/access` answers."""
+
+    entries: list[AccessEntry]
+    audit: list[AuditEntry] = []
+    """Its newest rows, the newest first."""
+    rows: int = 0
+    """How many rows of it were checked."""
+    head: str = ""
+    """``number:hash`` of the newest."""
+    fault: str = ""
+    """The first row that is not as it was written, and how; empty if all are."""
+
+
 class SessionInfo(msgspec.Struct):
     """What `/api/session` answers."""
 

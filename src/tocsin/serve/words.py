@@ -28,6 +28,7 @@ RECEIVED = (
     messages.Spectra,
     messages.KeyFigures,
     messages.QueryAnswer,
+    messages.AccessReport,
 )
 """What a browser receives, and checks."""
 

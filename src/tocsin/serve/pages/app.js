@@ -1,5 +1,6 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
 import { Access } from "/access.js";
+import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
@@ -32,6 +33,7 @@ const vibration = new Vibration({
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 const access = new Access(ask, begin);
 new QueryBox(access);
+new AdminBox(() => ask("/api/access", "AccessReport"));
 let chosen = null;
 let picked = false; // whether a person chose it
 let source = null;

@@ -159,6 +159,13 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
  *
+ * @typedef {Object} AccessReport
+ * @property {{name: string, kind: "account"|"token", role: string, made: string, expires: string|null, is_expired: boolean}[]} entries
+ * @property {{number: number, time: string, who: string, role: string, through: string, what: string, subject: string, details: string}[]} audit
+ * @property {number} rows
+ * @property {string} head
+ * @property {string} fault  empty if the chain holds
+ *
  * @typedef {Object} QueryAnswer
  * @property {Object<string, number>} rests_on
  * @property {{name: string, kind: "number"|"time"|"text"}[]} columns
