@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tocsin import Pipeline, read
+from tocsin.batch import ipc_stream
 from tocsin.engine import source_task
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.keyed import KeyGroup, as_stream
+from tocsin.engine.keyed import KeyGroup
 from tocsin.engine.recovery import Effects
 from tocsin.errors import ForeignCommit
 from tocsin.flink import reading
@@ -85,7 +86,7 @@ class Attempt:
                     sink.hear(element.to)
                 continue
             for id, batches in self.groups[element.to].take(element.data).items():
-                self.sinks[numbers[id]].take(as_stream(batches))
+                self.sinks[numbers[id]].take(ipc_stream(batches))
 
     def barrier(self, number: int) -> Snapshot:
         for sink in self.sinks:
@@ -168,4 +169,4 @@ def test_a_table_that_is_ahead_of_its_checkpoint_is_left_alone(data: Path, tmp_p
 
 
 def rows_of_table(table: str, folder: Path) -> bytes:
-    return as_stream(read(table, folder).to_batches())
+    return ipc_stream(read(table, folder).to_batches())

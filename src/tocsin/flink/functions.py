@@ -17,8 +17,9 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
+from tocsin.batch import ipc_stream
 from tocsin.contracts import Sink
-from tocsin.engine.keyed import KeyGroup, as_stream
+from tocsin.engine.keyed import KeyGroup
 from tocsin.engine.recovery import Effects
 from tocsin.flink.elements import DONE, PUBLISH, ROWS, STAGE, Element
 from tocsin.flink.keeping import Keeping
@@ -159,7 +160,7 @@ class Step(_Function):
             self.live[group] = KeyGroup(self.plan, self.state.value())
         taken = self.live[group].take(bytes(data))
         self.state.update(_Dumped(self.live[group].dump))
-        rows = (Element(self.sinks[id], ROWS, group, as_stream(batches)) for id, batches in taken.items() if batches)
+        rows = (Element(self.sinks[id], ROWS, group, ipc_stream(batches)) for id, batches in taken.items() if batches)
         yield from self.to("sinks", rows)
 
     def _hear(self, group: int, reader: int) -> Iterator[Element]:

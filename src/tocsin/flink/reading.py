@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tocsin.batch import END, OUT, START, empty
+from tocsin.batch import END, OUT, START, empty, ipc_stream
 from tocsin.contracts import Offset
 from tocsin.engine.graph import Chain, first_time
-from tocsin.engine.keyed import Passage, as_stream, element, packed, spread, unpacked
+from tocsin.engine.keyed import Passage, element, packed, spread, unpacked
 from tocsin.engine.recovery import decoder_ahead
 from tocsin.engine.source_task import Opened, Rows, SourceTask
 from tocsin.flink.elements import DONE, ROWS, Element
@@ -108,7 +108,7 @@ class Reading:
                 if node.changed:
                     node.changed = False
                     table = node.operator.dump(node.state)
-                    self._states[node.id] = as_stream(table.to_batches() or [empty(table.schema)])
+                    self._states[node.id] = ipc_stream(table.to_batches() or [empty(table.schema)])
         head = {"offsets": self._offsets, "watermarks": self._watermarks, "done_in": self._done_in}
         return packed(head, self._states)
 
