@@ -393,7 +393,7 @@ get("theme").addEventListener("click", () => theme(document.documentElement.data
 get("filter").addEventListener("input", () => { tiles.changed = true; });
 get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, dialog, .heat")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, .heat")) return;
   if (alarms.key(event.key)) event.preventDefault();
 });
 theme(localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
