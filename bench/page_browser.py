@@ -1,10 +1,10 @@
 """What the page costs with 2,000 machines of 20 signals, a reading of each a second, and one viewer in a real Chromium.
 
 `fps`: frames a second while the list of machines is scrolled for some seconds; `frame_cpu_ms`: what a frame costs the
-browser's main thread then, and `frame_cpu_all_ms` all its threads with raster and compositor (without a GPU), both at 670
-pixels a frame, whatever else the machine does; `viewer_kb_s`: what reaches that viewer,
-who looks at one machine, in kB a second, by the browser's own count; `server_cpu_percent`: the CPU time of the page's
-process, of one core; `shown_signals`: how many signals of the chosen machine have a chart. `bench/page.py` prints them.
+browser's main thread then, and `frame_cpu_all_ms` all its threads, with raster and compositor (there is no GPU), both
+at 670 pixels a frame, whatever else the machine does; `viewer_kb_s`: what reaches that viewer, who looks at one
+machine, in kB a second, by the browser's own count; `server_cpu_percent`: the CPU time of the page's process, of one
+core; `shown_signals`: how many signals of the chosen machine have a chart. `bench/page.py` prints them.
 """
 
 from __future__ import annotations
