@@ -170,3 +170,16 @@ def test_the_page_draws_them_with_the_lines_of_the_bearing(browser: Any, page: R
     assert [(one["id"], one["nodes"][0]["html"]) for one in wrong if one["impact"] in ("serious", "critical")] == []
     assert complaints == []
     view.close()
+
+
+def test_on_a_phone_a_machine_that_is_tapped_comes_into_view(browser: Any, page: Running) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    view = context.new_page()
+    view.goto(page.url)
+    view.wait_for_selector(".tile:has-text('hall/motor-2')", timeout=WAIT_MS)
+    view.tap(".tile:has-text('hall/motor-2')")
+    view.wait_for_function("() => document.getElementById('chosen').textContent === 'hall/motor-2'", timeout=WAIT_MS)
+    top = "document.getElementById('chosen').getBoundingClientRect().top"
+    view.wait_for_function(f"() => {top} >= 0 && {top} < innerHeight / 2", timeout=WAIT_MS)
+    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than the screen"
+    context.close()

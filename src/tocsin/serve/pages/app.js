@@ -16,10 +16,11 @@ import { SEVERITIES } from "/words.js";
 const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
 const LOOK_MS = 1000;
+const NARROW = matchMedia("(max-width: 760px)"); // as style.css has it
 const get = (id) => document.getElementById(id);
 const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
-const tiles = new Tiles(get("tiles"), { choose: (name) => choose(name, true), moved: lookSoon });
+const tiles = new Tiles(get("tiles"), { choose: lookAt, moved: lookSoon });
 const story = new Story(get("story"), goTo);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
@@ -277,6 +278,12 @@ async function choose(name, byPerson) {
   } finally {
     if (mine === asked) { loading = false; arrived = []; }
   }
+}
+
+// A machine that a person has taken from the list; where one part of the page stands below the other, its part comes into view.
+function lookAt(name) {
+  choose(name, true);
+  if (NARROW.matches) document.querySelector(".detail").scrollIntoView();
 }
 
 function sayEmpty(title, text) {
