@@ -16,7 +16,8 @@ from page_of_docs import PageOfDocs
 from tocsin.acquire._vibration import Motion, acceleration
 from tocsin.cli import main
 from tocsin.domain.severity import LIMITS_MM_S
-from tocsin.estimate.spectrum import FEATURES, SPECTRA
+from tocsin.estimate._spectra import SPECTRA
+from tocsin.estimate.spectrum import FEATURES
 from tocsin.lake.read import read
 
 PAGE = PageOfDocs("vibration")

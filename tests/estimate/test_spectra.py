@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from tocsin.domain.bearings import BEARINGS
-from tocsin.estimate.spectrum import SPECTRA, Spectrum
+from tocsin.estimate._spectra import SPECTRA
+from tocsin.estimate.spectrum import Spectrum
 from tocsin.testing import feed, rows
 
 RATE, SIZE = 12_000.0, 4096

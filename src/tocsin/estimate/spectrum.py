@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +22,7 @@ from tocsin.errors import SchemaError, UnknownName
 from tocsin.estimate import _envelope as envelope
 from tocsin.estimate import _waveform as waveform
 from tocsin.estimate._blocks import SAMPLES_MIN, Blocks, Waveforms, collect, collected_fields
+from tocsin.estimate._spectra import SPECTRA, Drawn
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
@@ -58,14 +58,6 @@ FEATURES = pa.schema(
         pa.field("envelope_high", pa.float64()),
     ]
 )
-SPECTRA = (
-    pa.field("spectrum", pa.list_(pa.float32())),
-    pa.field("spectrum_step", pa.float64()),
-    pa.field("envelope_spectrum", pa.list_(pa.float32())),
-    pa.field("envelope_step", pa.float64()),
-    pa.field("fault_frequencies", pa.list_(pa.float64())),
-)
-"""What a row has beside `FEATURES` where ``spectra`` is set; the page draws them (`serve.spectra`)."""
 
 
 class Spectrum(Operator):
@@ -347,7 +339,7 @@ class Spectrum(Operator):
         count, resolution = len(spectra), rate / size
         told = np.full((count, len(envelope.FAULTS), 5), np.nan)
         edges = np.full((count, 2), np.nan)
-        drawn = _Drawn.of(count)
+        drawn = Drawn.of(count)
         can_tell = np.isfinite(shaft_hz) & (shaft_hz >= TURNS_MIN * resolution)
         if self._struck is not None and can_tell.any():
             orders, tolerance = self._struck, self.tolerance_percent / 100
@@ -382,7 +374,7 @@ class Spectrum(Operator):
 
     def _spectrum(self, spectra: waveform.Complexes, size: int, rate: float) -> dict[str, Any]:
         """Returns the columns of the spectrum of some blocks."""
-        drawn, count = _Drawn.of(len(spectra)), size // 2 + 1
+        drawn, count = Drawn.of(len(spectra)), size // 2 + 1
         amplitudes = waveform.line_amplitudes(waveform.line_powers(spectra, size, count))
         assert self.spectra is not None
         drawn.take(np.arange(len(spectra)), amplitudes, [count] * len(spectra), rate / size, self.spectra)
@@ -401,30 +393,6 @@ class Spectrum(Operator):
         for number, band in enumerate(envelope.kurtosis_bands(size)):
             if (here := choice == number).any():
                 yield band, here
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """Spectra as they are told, one for each block; None where there is none."""
-
-    lines: np.ndarray[Any, Any]
-    steps: Floats
-    frequencies: np.ndarray[Any, Any]
-
-    @classmethod
-    def of(cls, blocks: int) -> _Drawn:
-        return cls(np.full(blocks, None), np.full(blocks, np.nan), np.full(blocks, None))
-
-    def take(self, at: Ints, amplitudes: Floats, wanted: Sequence[int], resolution_hz: float, lines_max: int) -> None:
-        """Take spectra of shape (blocks, lines), of each the first lines that are wanted, ``lines_max`` at most.
-
-        The loop goes over blocks; beside the FFTs of each it costs little.
-        """
-        for block, spectrum, count in zip(at, amplitudes, wanted, strict=True):
-            told = spectrum[:count]
-            together = -(-count // lines_max)
-            highest = np.maximum.reduceat(told, np.arange(0, len(told), together)) if len(told) else told
-            self.lines[block], self.steps[block] = highest, resolution_hz * together
 
 
 def _is_list(kind: pa.DataType) -> bool:
