@@ -35,28 +35,42 @@ export class Vibration {
     this.told = null; // what the server has told last
     this.image = null; // the waterfall, a pixel a cell and line
     this.at = null; // the moment whose spectrum is wanted; the newest if null
-    this.asked = 0;
+    this.asked = this.askedAt = 0;
+    this.shown = ""; // which machine and time
     this.root.addEventListener("toggle", () => this.refresh());
     get("spectrum-kind").addEventListener("change", () => { this.kind = get("spectrum-kind").value; this.refresh(); });
     this.moment.addEventListener("input", () => this.goTo(Number(this.moment.value)));
     this.canvas.addEventListener("click", (event) => { const cell = this.cellAt(event); if (cell !== null) this.goTo(cell); });
     this.canvas.addEventListener("pointermove", (event) => this.say(event));
     new ResizeObserver(() => this.paint()).observe(this.canvas);
-    setInterval(() => { const ends = this.ends(); if (!ends || ends[1] > Date.now() - REFRESH_MS) this.refresh(); }, REFRESH_MS);
+    setInterval(() => { if (this.goesOn && this.isOld) this.refresh(); }, REFRESH_MS);
   }
 
   // Shows another machine, or another time of it.
   choose(machine) {
     if (machine !== this.machine) { this.root.hidden = true; this.told = null; }
     const ends = this.ends();
+    const shown = JSON.stringify([machine, ends && (this.goesOn ? Math.round((ends[1] - ends[0]) / REFRESH_MS) : ends)]);
+    if (shown === this.shown && !this.isOld) return; // only time has gone on
+    this.shown = shown;
     if (machine !== this.machine || (ends && (this.at < ends[0] || this.at > ends[1]))) this.at = null;
     this.machine = machine;
     this.refresh();
   }
 
+  /** Whether the time that is shown goes on with the clock. */
+  get goesOn() { const ends = this.ends(); return !ends || ends[1] > Date.now() - REFRESH_MS; }
+
+  /** Whether a row of the waterfall has passed since it was asked for; more often would only cost. */
+  get isOld() {
+    const ends = this.ends();
+    return Date.now() - this.askedAt >= Math.max(REFRESH_MS, ends ? (ends[1] - ends[0]) / HEIGHT : 0);
+  }
+
   async refresh() {
     if (document.hidden || !this.machine || (!this.root.open && !this.root.hidden)) return;
     const mine = ++this.asked;
+    this.askedAt = Date.now();
     const room = Math.round(Math.min(Math.max((this.root.clientWidth || 600) - LEFT - RIGHT, 100), LINES_MAX));
     const ends = this.ends();
     const time = ends ? `&from=${Math.round(ends[0])}&to=${Math.round(ends[1])}` : "";
