@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from plant import wait_for
 from servers import free_port
 from written_actions import ActionLog
 
@@ -124,6 +125,24 @@ def test_alarms_are_gone_through_by_keys(view: Any, tmp_path: Path) -> None:
     log.close()
     view.fill("#find-alarm", "jak")
     assert view.input_value("#find-alarm") == "jak", "who writes gives no commands"
+
+
+def test_an_alarm_is_shelved_for_a_time_and_with_a_reason(view: Any, tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, 0)
+    view.fill("#find-alarm", "=press")  # which is still too hot
+    view.wait_for_function("() => document.querySelectorAll('.alarm').length === 1", timeout=WAIT_MS)
+    view.fill("#reason", "trial run")
+    view.select_option("#duration", "8 h")
+    begun = datetime.now(UTC)
+    view.click(".alarm .shelve:has-text('Shelve 8 h')", timeout=WAIT_MS)
+    view.wait_for_selector(".alarm .shelve:has-text('…')", timeout=WAIT_MS)
+    told: list[dict[str, Any]] = []
+    wait_for(lambda: told.extend(rows.to_pylist() if (rows := log.poll()) is not None else ()) or told)
+    (row,) = told
+    assert (row["action"], row["reason"]) == ("shelve", "trial run")
+    assert timedelta(hours=7.9) < row["until"] - begun < timedelta(hours=8.1)
+    assert view.input_value("#reason") == "", "a reason is of one action"
+    log.close()
 
 
 def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Running) -> None:

@@ -67,10 +67,14 @@ class SeriesBuffer:
         self._start = max(self._start, self._end - POINTS_MAX)
         return has_hole
 
-    def recall(self, past: Points) -> None:
-        """Put these points before those that were heard, in the place of what was recalled before."""
-        heard = self.points()[:, self.points()[0] >= self._began_ms]
-        points = np.concatenate((past[:, past[0] < self._began_ms], heard), axis=1)[:, -POINTS_MAX:]
+    def recall(self, past: Points, *, instead: bool = False) -> None:
+        """Put these points before those that were heard, in the place of what was recalled before.
+
+        ``instead``: also in the place of what was heard up to their end, for that has holes.
+        """
+        began_ms = np.nextafter(past[0, -1], np.inf) if instead and past.shape[1] else self._began_ms
+        heard = self.points()[:, self.points()[0] >= began_ms]
+        points = np.concatenate((past[:, past[0] < began_ms], heard), axis=1)[:, -POINTS_MAX:]
         self._data, self._start, self._end = points, 0, points.shape[1]
 
     def points(self) -> Points:
