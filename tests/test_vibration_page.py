@@ -16,6 +16,7 @@ from page_of_docs import PageOfDocs
 from tocsin.acquire._vibration import Motion, acceleration
 from tocsin.cli import main
 from tocsin.domain.severity import LIMITS_MM_S
+from tocsin.estimate._spectra import SPECTRA
 from tocsin.estimate.spectrum import FEATURES
 from tocsin.lake.read import read
 
@@ -31,7 +32,7 @@ def run(*command: str) -> str:
 def test_the_fault_is_named_before_the_level_leaves_zone_b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vibration.yaml").write_text(PAGE.shown("yaml")[0])
-    (commands,) = PAGE.shown("sh")
+    commands = PAGE.shown("sh")[0]
     started, *queries = [shlex.split(line)[1:] for line in commands.splitlines()]
     run(*started)
     moments, evidence, alarms = (run(*query) for query in queries)
@@ -44,6 +45,19 @@ def test_the_fault_is_named_before_the_level_leaves_zone_b(tmp_path: Path, monke
     assert {"ringing", *FEATURES.names} <= set(table.column_names)
 
 
+def test_spectra_are_kept_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plot.yaml").write_text(PAGE.shown("yaml")[1])
+    started, query = [shlex.split(line)[1:] for line in PAGE.shown("sh")[1].splitlines()]
+    run(*started)
+    assert "inner race" in run(*query)
+    kept = read("spectra")
+    assert max(len(spectrum) for spectrum in kept["spectrum"].to_pylist()) <= 400
+    for field in SPECTRA:
+        assert f"`{field.name}`" in PAGE.text
+        assert kept[field.name].null_count == 0
+
+
 def test_waveforms_in_json_become_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (record,) = (json.loads(text) for text in PAGE.shown("json"))
@@ -53,7 +67,7 @@ def test_waveforms_in_json_become_samples(tmp_path: Path, monkeypatch: pytest.Mo
             wave = acceleration(Motion(1770 / 60, 1.5, 0.0, 0.5), 4096, 12_000, random)
             sent = {**record, "time": f"2026-01-05T08:{minute:02}:00Z", "samples": wave.round(4).tolist()}
             file.write(json.dumps(sent) + "\n")
-    (tmp_path / "sensor.yaml").write_text(PAGE.shown("yaml")[1])
+    (tmp_path / "sensor.yaml").write_text(PAGE.shown("yaml")[2])
     run("run", "sensor.yaml")
     told = read("sensors").to_pylist()
     assert [(row["key"], row["speed"], row["fault"]) for row in told] == [("hall/motor-3", 1770.0, "inner race")] * 3

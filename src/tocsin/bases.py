@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from tocsin.batch import OUT, Batch, Codes, Floats, Ints, as_numbers, floats, times_us
+from tocsin.batch import OUT, Batch, Codes, Floats, Ints, as_numbers, floats, in_words, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.state import NO_STATE, Columns, Field
@@ -22,7 +22,7 @@ def require(schema: pa.Schema, column: str, part: str, *, number: bool = False) 
         raise SchemaError(f"{part} needs column '{column}'; what reaches it is [{', '.join(schema.names)}]")
     field = schema.field(column)
     if number and not (pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_boolean(field.type)):
-        raise SchemaError(f"{part} needs a number in column '{column}', which is {field.type}; cast it first")
+        raise SchemaError(f"{part} needs a number in column '{column}', which is {in_words(field.type)}; cast it first")
     return field
 
 
@@ -70,13 +70,18 @@ class Stateless(Operator):
 class Keyed(Operator):
     """An operator that remembers a fixed number of values for each key, and answers each row at once."""
 
+    WHOLE: ClassVar[str] = ""
+    """Why `update` must be given a batch whole; empty where its rows may be parted by key, and the parts be given to it
+    by several threads at once: it then writes to no key's values but those of its rows, and answers a row by the same
+    bits whatever rows are beside it."""
+
     @abstractmethod
     def fields(self) -> Mapping[str, Field]:
         """What is remembered for each key."""
 
     @abstractmethod
     def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
-        """The rows that leave; row i belongs to the key in ``slots[i]`` of the state's arrays."""
+        """The rows with an answer each, in their order; row i belongs to the key in ``slots[i]`` of the arrays."""
 
     def initial(self) -> Columns:
         return Columns(self.fields())

@@ -116,6 +116,10 @@ class Operator(Component, ABC):
         """Returns whether rows that came too late are to reach it as well, since it can still use some."""
         return False
 
+    def behind(self) -> Mapping[str, Any]:
+        """Returns steps, by name with their settings, that rows pass as well once they have key and time."""
+        return {}
+
     def shape(self, input: pa.Schema) -> Mapping[str, Any]:
         """Returns what the state depends on, as JSON: with any of it changed, the state no longer fits.
 

@@ -65,6 +65,10 @@ class SourceError(TocsinError):
     """A source cannot be read."""
 
 
+class SourceMissing(SourceError):
+    """What a source reads is not there, and somebody has to do something about it: trying again is vain."""
+
+
 class SinkError(TocsinError):
     """A sink cannot be written."""
 

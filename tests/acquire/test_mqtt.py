@@ -320,6 +320,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(mosquitto: Brokers, caplog
         assert log.poll() == 0
     assert log.poll() == 0
     assert caplog.text.count("Connection refused") == 1
+    assert f"broker {broker.url}: " in caplog.text
     broker.start()
     log.connected()
     log.reader.close()

@@ -158,3 +158,19 @@ def test_what_summary_and_repair_say_can_be_typed(press: Path) -> None:
     look = re.search(r"look: tocsin (.*)", said)
     assert look is not None
     tocsin(*shlex.split(look[1]))
+
+
+def test_a_source_file_that_is_not_there_is_said_at_once(press: Path) -> None:
+    text = (press / "p.yaml").read_text()
+    (press / "p.yaml").write_text(text.replace("2.ndjson", "3.ndjson"))
+    said = run(press, code=1)
+    assert f"no file matches {press}/3.ndjson; correct path:, or let it wait for one by follow: true" in said
+    assert "going back to the last checkpoint" not in said, "trying again would be vain"
+    (press / "3.ndjson").write_text('{"machine": "a", "force": 1.5}\n')
+    run(press)
+
+
+def test_tables_are_asked_from_a_folder_beside_them(press: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (press / "beside").mkdir()
+    monkeypatch.chdir(press / "beside")
+    tocsin("query", "select * from readings", "--folder", "../lake")

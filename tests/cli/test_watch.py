@@ -268,3 +268,21 @@ def test_a_table_of_postgres_is_looked_at(postgres: Postgres, tmp_path: Path, mo
     assert (seen.made.machine.path, seen.made.time.paths, seen.made.signals.names) == ("pump", ("at",), ("flow",))
     assert POSTGRES_PASSWORD not in seen.text
     assert plan.sources[0].schemas["out"].names == ["key", "time", "id", "flow"]
+
+
+@pytest.mark.parametrize(("topic", "groups"), [("spBv1.0/#", ("+",)), ("spBv1.0/plant/#", ("plant",))])
+def test_sparkplug_needs_no_look_its_births_say_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topic: str, groups: tuple[str, ...]
+) -> None:
+    pytest.importorskip("google.protobuf", reason="the extra sparkplug")
+    monkeypatch.setenv(PASSWORD, "")  # so that what is set here is taken back
+    seen = look(Named(f"mqtt://me:secret@broker/{topic}"), tmp_path / "data")
+    assert "secret" not in seen.text + str(seen.lines)
+    pipeline, plan, _ = checked(seen.text, tmp_path / "data", None)
+    (source,) = pipeline.sources.values()
+    assert source.source.model_dump(include={"url", "groups", "user"}) == {
+        "url": "mqtt://broker", "groups": groups, "user": "me",
+    }  # fmt: skip
+    assert [step.operator.name() for step in plan.steps] == [
+        "keep", "derive", "rekey", "health", "keep", "alarm", "cases", "keep",
+    ]  # fmt: skip

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from tocsin import Pipeline, read
 from tocsin.batch import START, empty
 from tocsin.cli import main
+from tocsin.engine.chain import Chain
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.graph import Chain
 from tocsin.engine.keyed import KeyGroup, Passage, element, refusals, spread
 from tocsin.engine.recovery import Effects
 from tocsin.pipeline.plan import Plan

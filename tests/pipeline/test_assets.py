@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 from tocsin.cli import main
+from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import ConfigError
-from tocsin.pipeline.assets import Assets
+from tocsin.lake.read import query
+from tocsin.output.delta import Delta
+from tocsin.pipeline.assets import Assets, owner
 from tocsin.pipeline.plan import Asset
 from tocsin.pipeline.yamlfile import load_with_plan
+from tocsin.testing import world
 
 FILE = """
 name: plant
@@ -74,3 +79,69 @@ def test_what_is_wrong_with_a_file_is_said_by_check_with_the_line(tmp_path: Path
     assert str(raised.value).startswith(f"{tmp_path / 'plant.yaml'}:8: assets.machines: ")
     done = CliRunner().invoke(main, ["check", str(tmp_path / "plant.yaml")])
     assert (done.exit_code, said in done.output) == (2, True)
+
+
+ALARMS = """
+streams:
+  readings: {sinks: [delta: readings]}
+  alarms:
+    from: readings
+    steps: [alarm: {rule: hot, of: t_out, high: 90}]
+    sinks:
+      - delta: alarms
+      - notify: {to: console, text: "TEXT"}
+"""
+
+
+def run(folder: Path, assets: str, text: str = "") -> None:
+    """Run a plant of one reading that is too hot."""
+    row = '{"machine": "press-1", "ts": "2026-01-01T00:00:00Z", "t_out": 99.5}'
+    (folder / "in.ndjson").write_text(row + "\n")
+    file = FILE.replace("in.ndjson", str(folder / "in.ndjson")).replace("streams: {readings: {}}", ALARMS)
+    (folder / "plant.yaml").write_text(f"{file.replace('TEXT', text)}folder: {folder / 'data'}\n{assets}")
+    EmbeddedRunner(load_with_plan(folder / "plant.yaml")[1]).run()
+
+
+def test_who_is_told_reads_what_people_call_machine_and_signal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, TREE, "{area}/{line}: {name} {signal_name} {value:.1f} {unit}")
+    assert "press shop/line 1: North press Outlet 99.5 °C" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    run(tmp_path / "other", TREE)  # without a text of one's own
+    assert "North press (press shop, line 1): press-1 hot: high" in capsys.readouterr().err
+
+
+def test_a_text_may_name_places_only_where_there_are_assets(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the text of notify names column 'area'"):
+        run(tmp_path, "", "{area}")
+
+
+def test_sql_joins_what_people_call_machines_and_signals(tmp_path: Path) -> None:
+    run(tmp_path, TREE)
+    sql = """
+        SELECT area, assets.name AS machine, signal_names.name AS signal, value, signal_names.unit FROM alarms
+        JOIN assets ON alarms.key = machine OR starts_with(alarms.key, machine || '/')
+        JOIN signal_names USING (signal)"""
+    assert query(sql, tmp_path / "data").to_pylist() == [
+        {"area": "press shop", "machine": "North press", "signal": "Outlet", "value": 99.5, "unit": "°C"}
+    ]
+    run(tmp_path, TREE.replace("North press", "Old press"))  # the next start says it anew
+    presses = query("SELECT name FROM assets WHERE machine LIKE 'press%' ORDER BY machine", tmp_path / "data")
+    assert presses["name"].to_pylist() == ["Old press", ""]
+
+
+def test_the_tables_of_the_assets_are_nobody_elses(tmp_path: Path) -> None:
+    (tmp_path / "plant.yaml").write_text(FILE.replace("{readings: {}}", "{all: {sinks: [delta: assets]}}") + TREE)
+    with pytest.raises(ConfigError, match="table 'assets' is where assets: are kept"):
+        load_with_plan(tmp_path / "plant.yaml")
+    writer = Delta(path="assets").open(world(tmp_path / "data", "other"), pa.schema([("mine", pa.int64())]))
+    writer.publish(1, [writer.stage(1, [pa.record_batch({"mine": [1]})])])
+    with pytest.raises(ConfigError, match="holds a table of other columns"):
+        run(tmp_path, TREE)
+    assert query("SELECT mine FROM assets", tmp_path / "data").to_pylist() == [{"mine": 1}]
+
+
+@pytest.mark.parametrize(("key", "machine"), [("press-1/t", "press-1"), ("a/b/c", "a/b"), ("x/y", "x"), ("z", "z")])
+def test_a_key_belongs_to_the_machine_before_a_slash(key: str, machine: str) -> None:
+    assert owner(key, {"press-1", "a/b"}) == machine

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from plant import wait_for
 from servers import free_port
 from written_actions import ActionLog
 
@@ -83,6 +84,11 @@ def test_an_alarm_tells_what_happened_and_what_else_rang(view: Any) -> None:
     view.click(".alarm .evidence")
     view.wait_for_selector("#story[open]", timeout=WAIT_MS)
     assert view.locator("#story h2").inner_text().startswith("press-1")
+    around = view.locator("#story figure")
+    said = "celsius in the hour before: 60 to 62; from then on: 60 to 90. Its limit: 80."
+    assert around.locator("figcaption").inner_text() == said
+    assert around.locator("svg").get_attribute("aria-label") == said
+    assert around.locator("svg .line").get_attribute("points").count(" ") == 119, "a reading a minute, for two hours"
     happened, beside, before = (one.inner_text() for one in view.locator("#story h3 + *").all())
     assert "07:40:00" in happened
     assert "07:43:00" in happened, "it has cleared three minutes later"
@@ -121,6 +127,24 @@ def test_alarms_are_gone_through_by_keys(view: Any, tmp_path: Path) -> None:
     assert view.input_value("#find-alarm") == "jak", "who writes gives no commands"
 
 
+def test_an_alarm_is_shelved_for_a_time_and_with_a_reason(view: Any, tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, 0)
+    view.fill("#find-alarm", "=press")  # which is still too hot
+    view.wait_for_function("() => document.querySelectorAll('.alarm').length === 1", timeout=WAIT_MS)
+    view.fill("#reason", "trial run")
+    view.select_option("#duration", "8 h")
+    begun = datetime.now(UTC)
+    view.click(".alarm .shelve:has-text('Shelve 8 h')", timeout=WAIT_MS)
+    view.wait_for_selector(".alarm .shelve:has-text('…')", timeout=WAIT_MS)
+    told: list[dict[str, Any]] = []
+    wait_for(lambda: told.extend(rows.to_pylist() if (rows := log.poll()) is not None else ()) or told)
+    (row,) = told
+    assert (row["action"], row["reason"]) == ("shelve", "trial run")
+    assert timedelta(hours=7.9) < row["until"] - begun < timedelta(hours=8.1)
+    assert view.input_value("#reason") == "", "a reason is of one action"
+    log.close()
+
+
 def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Running) -> None:
     answered = httpx.get(f"{page.url}/api/alarms.csv")
     rows = list(csv.DictReader(io.StringIO(answered.text)))
@@ -136,3 +160,18 @@ def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Runni
 
 def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> None:
     assert alarms_as_csv(tmp_path).decode() == ",".join(f'"{name}"' for name in IN_CSV) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "number", "moment"),
+    [("de-DE", "21,5", "4. Mai 2026 06:00:00"), ("en-US", "21.5", "May 4, 2026 06:00:00")],
+)
+def test_numbers_and_dates_are_written_in_the_browsers_language(
+    browser: Any, page: Running, language: str, number: str, moment: str
+) -> None:
+    context = browser.new_context(locale=language, timezone_id="UTC")
+    view = context.new_page()
+    view.goto(page.url)
+    written = "async () => { const chart = await import('/chart.js'); return [chart.show(21.5), chart.when(%d)]; }"
+    assert view.evaluate(written % (BEGIN.timestamp() * 1000)) == [number, moment]
+    context.close()

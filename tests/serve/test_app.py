@@ -92,7 +92,7 @@ def test_the_past_comes_from_the_lake(tmp_path: Path) -> None:
     assert {stream.name: rows for stream, rows in found}["readings"]["x"].to_pylist() == [1.0, 2.0, 3.0]
     live = Live()
     for stream, rows in found:
-        live.take(stream, rows, NEVER_S)
+        live.take(stream, rows, now_s=NEVER_S)
     assert {alarm.id: alarm.state for alarm in live.alarms.by_id.values()} == {"a": "CLEARED_ACK", "b": "ACTIVE_UNACK"}
     assert {signal for _, signal in live.machines["p"].series} == {"x", "y"}
     assert [stream.name for stream, _ in newest(tmp_path, [StreamColumns(name="alarms", kind="alarms")])] == ["alarms"]

@@ -24,7 +24,7 @@ def readings(keys: list[str], first: int = 0, **columns: pa.Array) -> pa.RecordB
 
 
 def thin(batches: list[pa.RecordBatch], rows_max: int) -> pa.Table:
-    return thinned(describe("readings", batches[-1].schema), batches, rows_max)
+    return thinned(describe("readings", batches[-1].schema), batches, rows_max).rows
 
 
 class Reader:
@@ -47,7 +47,7 @@ class Reader:
     def rows(self) -> tuple[str, pa.Table]:
         kind, body = self.frame()
         assert kind == ROWS
-        stream, rows = decode_rows(body)
+        stream, rows, _ = decode_rows(body)
         return stream.name, rows
 
     def _read(self, count: int) -> bytes:
@@ -217,6 +217,44 @@ def test_of_too_many_alarms_the_newest_row_of_each_stays() -> None:
 def test_quiet_keys_are_seen_beside_busy_ones() -> None:
     rows = thin([readings(["quiet"] + ["busy"] * 7000)], 1000)
     assert rows["key"].to_pylist() == ["quiet", "busy"]
+
+
+@pytest.mark.parametrize("pairs", [5000, 20_000, 41_000])
+def test_of_too_many_keys_and_signals_all_take_turns_and_the_page_is_told(pairs: int) -> None:
+    keys, signals = [f"k{i // 20}" for i in range(pairs)], pa.array([f"s{i % 20}" for i in range(pairs)])
+    seen: set[tuple[str, str]] = set()
+    turns = 0
+    while len(seen) < pairs and turns < 2 * pairs / 2000:  # each time the same keys and signals in the same order
+        given = readings(keys, first=turns * pairs, signal=signals)
+        told = thinned(describe("readings", given.schema), [given], 2000, turns)
+        assert told.rows.num_rows == 2000
+        assert told.in_turn == min(pairs, 16_000)
+        assert min(told.rows["value"].to_pylist()) >= turns * pairs, "what is sent is of this time"
+        seen |= set(zip(told.rows["key"].to_pylist(), told.rows["signal"].to_pylist(), strict=True))
+        turns += 1
+    assert len(seen) == pairs
+
+
+def test_what_is_heard_of_few_keys_takes_no_turns() -> None:
+    given = readings(["a", "b"] * 50_000)
+    for turn in range(3):
+        told = thinned(describe("readings", given.schema), [given], 2000, turn)
+        assert (told.in_turn, told.rows["value"].to_pylist()) == (0, [99_998.0, 99_999.0])
+
+
+def test_each_turn_of_a_stream_goes_on_where_the_one_before_ended(page: Reader, tmp_path: Path) -> None:
+    feed = PageFeed(tmp_path / "page.sock", every_s=0.01, rows_max=10)
+    page.accept()
+    wait_for(lambda: feed.listening)
+    seen: set[str] = set()
+    for _ in range(3):
+        feed.offer("readings", Batch(readings([f"k{i:02}" for i in range(30)])))
+        kind, body = page.frame()
+        _, rows, in_turn = decode_rows(body)
+        assert (kind, in_turn) == (ROWS, 30)
+        seen |= set(rows["key"].to_pylist())
+    assert len(seen) == 30
+    feed.close()
 
 
 def test_only_what_is_shown_is_sent() -> None:

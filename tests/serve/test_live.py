@@ -21,7 +21,7 @@ def rows(keys, times=None, **columns) -> pa.Table:
 
 def take(live: Live, name: str, table: pa.Table, now_s: float | None = None, judged: str = "") -> None:
     stream = describe(name, table.schema)
-    live.take(msgspec.structs.replace(stream, judged=judged) if judged else stream, table, now_s)
+    live.take(msgspec.structs.replace(stream, judged=judged) if judged else stream, table, now_s=now_s)
 
 
 def every(live: Live) -> list[SeriesBuffer]:
@@ -381,3 +381,39 @@ def test_what_the_lake_holds_comes_before_what_was_heard(monkeypatch: pytest.Mon
     live.recall(machine, past(100, 101, 102, 103), 100.5 + module.TABLES_LAG_S)
     assert points(live, "p", "x")["value"] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert machine.is_whole
+
+
+def test_a_hole_in_what_was_heard_is_filled_from_the_lake() -> None:
+    live = Live()
+    take(live, "judged", rows(["p"] * 4, times=[0, 1, 2, 3], x=[0.0, 1, 2, 3]), 100.0)
+    with live.watched("p"):
+        live.new_points()
+        assert live.machines["p"].is_whole
+        take(live, "judged", rows(["p"] * 2, times=[200, 201], x=[200.0, 201]), 300.0)
+        assert live.new_points()["p"].again_s == module.TABLES_LAG_S
+        machine = live.machines["p"]
+        assert not machine.is_whole
+        kept = [float(t) for t in range(0, 200, 10)]
+        past = Points(time=[1000 * t for t in kept], value=list(kept))
+        live.recall(machine, [MachineSeries(-1, "p", "x", "readings", points=past)], 300.0 + module.TABLES_LAG_S)
+        assert machine.is_whole
+        assert points(live, "p", "x")["value"] == [*kept, 200.0, 201.0]
+        take(live, "judged", rows(["p"], times=[203], x=[203.0]), 302.0)
+        assert live.new_points()["p"].again_s == 0.0
+        assert machine.is_whole
+
+
+def test_where_series_take_turns_the_lake_fills_what_was_not_heard_and_the_figures_say_it() -> None:
+    live = Live()
+    stream = describe("readings", rows(["p"], x=[1.0]).schema)
+    for second in (100, 103):  # what came between was another machine's turn
+        live.take(stream, rows(["p"], [second], x=[float(second)]), in_turn=9000, now_s=float(second))
+    machine = live.keep("p", 103.0)
+    assert machine is not None
+    assert live.figures(103.5).series_in_turn == 9000
+    assert live.in_turn(module.HOLES_S, 104.0) == 9000
+    times = [1000.0 * second for second in range(98, 103)]
+    kept = [MachineSeries(-1, "p", "x", "readings", points=Points(times, [t / 1000 for t in times]))]
+    live.recall(machine, kept, 104.0)
+    assert points(live, "p", "x")["value"] == [98.0, 99.0, 100.0, 101.0, 102.0, 103.0]
+    assert live.figures(103.0 + module.STALLED_S + 0.1).series_in_turn == 0, "all are heard again"

@@ -203,10 +203,12 @@ def test_machines_and_signals_are_called_as_people_do_and_found_where_they_stand
     view.wait_for_function("() => document.querySelectorAll('.tile').length === 4", timeout=WAIT_MS)
     view.select_option("#area", "hall 0 · line 1")
     view.wait_for_function("() => document.querySelectorAll('.tile').length === 2", timeout=WAIT_MS)
+    view.wait_for_function("() => document.querySelectorAll('#heat-names span').length === 2", timeout=WAIT_MS)
     assert "area=hall+0" in view.url
     assert view.locator(".tile .name").first.inner_text() in ("The old mill", NAMES[9])
     view.select_option("#area", "")
     view.wait_for_selector(".alarm", timeout=WAIT_MS)
+    view.wait_for_function("() => document.querySelectorAll('#heat-names span').length === 10", timeout=WAIT_MS)
     view.fill("#filter", "old mill")
     view.wait_for_function("() => document.querySelectorAll('.tile').length === 1", timeout=WAIT_MS)
     view.fill("#filter", "")

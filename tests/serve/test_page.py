@@ -160,6 +160,7 @@ def test_texts_from_devices_stay_texts(browser: object, page: Running, tmp_path:
 
     seen = Watched(browser, page.url)
     view = seen.page
+    view.set_viewport_size({"width": 1480, "height": 2400})  # all tiles are in sight
     view.wait_for_function("n => document.querySelectorAll('.alarm').length === n", arg=count, timeout=WAIT_MS)
     for i in range(count):
         tile = view.locator(".tile").nth(i)

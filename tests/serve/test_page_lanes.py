@@ -93,6 +93,8 @@ def test_each_cell_has_the_worst_of_alarms_and_scores_and_the_worst_machine_come
     }
     assert [lane.machine for lane in told.lanes] == ["press", "odd", "calm"]
     assert (told.machines, told.note, told.begin_ms, told.cell_ms) == (3, "", BEGIN_MS, MINUTE_MS)
+    odd = lanes(lake, (), NOTHING, ScoreCells(), GRID, 0, 25, lambda machine: machine == "odd")
+    assert ([lane.machine for lane in odd.lanes], odd.machines) == (["odd"], 1)
     second = lanes(lake, (), NOTHING, ScoreCells(), GRID, 1, 1)
     assert ([lane.machine for lane in second.lanes], second.machines, second.first) == (["odd"], 3, 1)
 

@@ -10,6 +10,7 @@ nothing · I11 a full disk loses nothing and is survived.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import sqlite3
 import tempfile
@@ -38,9 +39,10 @@ from simulated_world import (
 
 from tocsin.batch import END, OUT, REJECTED, REJECTED_SCHEMA
 from tocsin.contracts import Sink
-from tocsin.engine import embedded
+from tocsin.engine import embedded, waves
 from tocsin.engine.checkpoint import read_states
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Graph
 from tocsin.engine.ingest_log import LoggedReader
 from tocsin.engine.outbox import Relay
 from tocsin.engine.recovery import Attempt, Effects
@@ -225,10 +227,12 @@ def _simulate(world: Plant, seed: int, tables: str) -> None:
         random.choice((0, 3_000, 2**20)),
     )
     world.disk.make_folder(STATE)
-    # Sources that end make a load whole; for the other kind these are taken as if they went on.
-    with patched(Plan, is_bounded=lambda self: tables == "load"):
-        while not _process(world, plan, effects):
-            pass
+    # Sources that end make a load whole; for the other kind these are taken as if they went on. One, two or three
+    # workers, in each life another number, take each batch, however small.
+    with patched(Plan, is_bounded=lambda self: tables == "load"), patched(waves, ROWS_FEW=0):
+        for lives in itertools.count():
+            if _process(world, replace(plan, workers=1 + (seed + lives) % 3), effects):
+                break
     if tables == "load" and len(SmallLoadWriter.published_entries(world.disk, LAKE / LOAD)) != 1:
         raise Broken("I1: a load was published in parts")
     _compare(world, number, tables)
@@ -486,7 +490,13 @@ def _reopened_too_far() -> AbstractContextManager[None]:
     return patched(SourceTask, _away=away)
 
 
+def _epoch_before_the_steps_are_done() -> AbstractContextManager[None]:
+    """A checkpoint does not wait for the batches that are on their way through the steps."""
+    return patched(Graph, settle=lambda self: False)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "epoch before the steps are done": _epoch_before_the_steps_are_done,
     "log entry not fsynced": lambda: _no_sync(".tmp"),
     "data files not fsynced": lambda: _no_sync(".json"),
     "state file not fsynced": lambda: _no_sync(".state"),

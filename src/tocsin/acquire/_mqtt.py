@@ -17,7 +17,7 @@ from tocsin.batch import RAW, Batch, Ints, as_times
 from tocsin.contracts import Offset
 from tocsin.errors import SourceError
 from tocsin.mqtt import packets
-from tocsin.mqtt.client import NotConnected
+from tocsin.mqtt.client import BACKOFF_S, NotConnected
 from tocsin.mqtt.codec import Publishes
 from tocsin.mqtt.packets import Will
 from tocsin.mqtt.settings import BrokerSettings
@@ -127,7 +127,10 @@ class MqttReader:
                 return batch
             if not self.client.connected and self.client.last_error != self._told:
                 self._told = self.client.last_error
-                log.warning("%s; trying again", self._told)
+                log.warning(
+                    "broker %s: %s; trying again, with pauses of up to %g s",
+                    self._source.url, self._told, BACKOFF_S[1],
+                )  # fmt: skip
             if self._clock.monotonic_s() >= deadline:
                 return None
 

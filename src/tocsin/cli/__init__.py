@@ -202,7 +202,8 @@ def run(
     type=click.Choice(["flink"]),
     help="Refuse what cannot run there, where keys are spread over machines.",
 )
-def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None) -> None:
+@click.option("--expand", is_flag=True, help="Print the file with the streams that its block watch: stands for.")
+def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None, expand: bool) -> None:
     """Check a pipeline whole before any data flows: every setting, every column after every step.
 
     Where it has run before, also tells what a start would keep of its state, and what it would forget.
@@ -214,20 +215,39 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None
             click.echo(_check_json(file))
             continue
         from tocsin.engine.recovery import Effects, check_ends, check_tables
-        from tocsin.pipeline.yamlfile import load_with_plan
+        from tocsin.pipeline.yamlfile import expanded, load_with_plan
 
         _, plan = load_with_plan(file, _settings(settings))
         check_ends(plan, Effects())
         check_tables(plan, Effects())
         if runner is not None:
             refuse_on_flink(plan)
+        if expand:
+            click.echo(expanded(file), nl=False)
+            click.echo(f"{file}: right", err=True)
+            continue
         for origin in plan.sources:
             click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
         for step in plan.steps:
             click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
         click.echo(f"{file}: right", err=True)
+        for sentence in _beside_workers(plan):
+            click.echo(f"{file}: {sentence}", err=True)
         for sentence in _beside_its_state(plan):
             click.echo(f"{file}: {sentence}", err=True)
+
+
+def _beside_workers(plan: Plan) -> Iterator[str]:
+    """What several workers share, and which steps take each batch whole."""
+    from tocsin.engine.shards import why_whole
+
+    if plan.workers > 1:
+        whole = {step.id: why for step in plan.steps if (why := why_whole(step.operator))}
+        by_key = [step.id for step in plan.steps if step.id not in whole]
+        yield f"{plan.workers} workers: up to {plan.workers} batches are in the steps at once, one in each step"
+        if by_key:
+            yield f"{', '.join(by_key)}: where costly, the rows of a batch are shared out by key"
+        yield from (f"{id}: takes each batch whole: {why}" for id, why in whole.items())
 
 
 def _beside_its_state(plan: Plan) -> Iterator[str]:
@@ -265,7 +285,9 @@ def _check_json(file: Path) -> str:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+    from tocsin.batch import in_words
+
+    return ", ".join(f"{field.name}: {in_words(field.type)}" for field in schema)
 
 
 @main.command()

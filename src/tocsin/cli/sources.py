@@ -26,6 +26,7 @@ from tocsin.errors import ConfigError, SourceError
 from tocsin.infer.sample import Form, Piece, Sample, SampledField
 from tocsin.pipeline.parts import build, sentences
 from tocsin.pipeline.plan import Plan
+from tocsin.sparkplug.payload import NAMESPACE
 
 HEAD_BYTES, WHOLE_BYTES, FILES_MAX = 256 * 1024, 64 * 2**20, 8
 """How much is read of a file that has lines, and of one that is a document; of how many files."""
@@ -78,7 +79,7 @@ class Named:
             case "files":
                 return {"files": self._files(form)}
             case "mqtt" | "mqtts":
-                return {"mqtt": self._mqtt()}
+                return {"sparkplug": self._sparkplug()} if self.is_sparkplug else {"mqtt": self._mqtt()}
             case "kafka":
                 where = urlsplit(self.address)
                 topic = where.path.strip("/")
@@ -98,6 +99,17 @@ class Named:
         if scheme == "mqtts":
             settings["tls"] = {}
         return settings | self._credentials(user, password)
+
+    @property
+    def is_sparkplug(self) -> bool:
+        """Whether it is what edge nodes of Sparkplug B send, which say themselves what their signals are."""
+        return self.scheme in ("mqtt", "mqtts") and self._mqtt()["topic"].split("/")[0] == NAMESPACE
+
+    def _sparkplug(self) -> dict[str, Any]:
+        settings = self._mqtt()
+        _, *levels = settings.pop("topic").split("/")
+        group = levels[0] if levels else "#"
+        return settings | ({} if group in ("#", "+", "") else {"groups": group})
 
     @staticmethod
     def _credentials(user: str | None, password: str | None) -> dict[str, str]:

@@ -23,10 +23,11 @@ from tocsin.cli.sources import PASSWORD, Named, estimated_rows, read_sample
 from tocsin.errors import ConfigError
 from tocsin.infer.conclude import Conclusion, Hints, conclude
 from tocsin.infer.sample import Form, Sample
-from tocsin.infer.writing import host_file, pipeline_file
+from tocsin.infer.writing import host_file, pipeline_file, sparkplug_file
 from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.plan import Plan
 from tocsin.pipeline.yamlfile import load_with_plan
+from tocsin.sparkplug.payload import NAMESPACE
 from tocsin.values.times import parse_times
 
 WIDTH = 10
@@ -55,6 +56,9 @@ def look(
     if named.scheme == "host":
         lines = [("source", "this computer, measured each second; each signal is a series of its own")]
         return Look(host_file("host", str(folder), lines), lines)
+    if named.is_sparkplug:
+        lines = [("source", f"{_shown(named)}: Sparkplug B, whose births say what each metric is; each is a series")]
+        return Look(sparkplug_file(named.name, named.source(), str(folder), lines), lines)
     hints = hints or Hints()
     typed = named.typed()
     if typed is not None:
@@ -63,6 +67,10 @@ def look(
         if not named.is_files:
             click.echo(f"listening to {_shown(named)} for {listen_s:g} s ...", err=True)
         sample = named.sample(listen_s)
+        if sample.pieces and all(piece.topic.startswith(f"{NAMESPACE}/") for piece in sample.pieces):
+            raise ConfigError(
+                f"{_shown(named)}: what comes is Sparkplug B; write {NAMESPACE}/# behind the broker in the address"
+            )
     now_us = time.time_ns() // 1_000
     made = conclude(sample, hints, form=typed, now_us=now_us)
     if made.time.is_local and hints.zone is None:

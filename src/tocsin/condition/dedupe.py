@@ -13,7 +13,7 @@ import pyarrow.types as pt
 from pydantic import Field as Setting
 
 from tocsin.bases import require
-from tocsin.batch import END, START, Batch, Codes, Ints, as_times, times_us
+from tocsin.batch import END, START, Batch, Codes, Ints, as_times, in_words, times_us
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.kernels import hash_bytes, int64, kernel
@@ -92,7 +92,9 @@ class Dedupe(Operator):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for name in self.by or input.names:
             if pt.is_nested(kind := require(input, name, self.name()).type):
-                raise SchemaError(f"{self.name()} cannot compare column '{name}', which is {kind}; name others with by")
+                raise SchemaError(
+                    f"{self.name()} cannot compare column '{name}', which is {in_words(kind)}; name others with by"
+                )
         return input
 
     def initial(self) -> Seen:

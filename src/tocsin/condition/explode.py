@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.bases import Stateless, promised, require
-from tocsin.batch import TIME, empty
+from tocsin.batch import TIME, empty, in_words
 from tocsin.errors import SchemaError
 from tocsin.settings import Many
 
@@ -52,7 +52,7 @@ class Explode(Stateless):
         fields = []
         for name in lists:
             if not pt.is_list(kind := require(input, name, self.name()).type):
-                raise SchemaError(f"{self.name()} needs lists in column '{name}', which is {kind}")
+                raise SchemaError(f"{self.name()} needs lists in column '{name}', which is {in_words(kind)}")
         restored = self._restores(input, lists)
         for field in input:
             if field.name == "times" and restored:

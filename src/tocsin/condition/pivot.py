@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from pydantic import Field as Setting
 
 from tocsin.bases import promised, require
-from tocsin.batch import END, KEY, TIME, Batch, as_times, empty, times_us
+from tocsin.batch import END, KEY, TIME, Batch, as_times, empty, in_words, times_us
 from tocsin.condition._pending import Pending, Waiting
 from tocsin.errors import SchemaError
 
@@ -62,7 +62,7 @@ class Pivot(Waiting):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         kind = require(input, self.signal, self.name()).type
         if not pt.is_string(kind.value_type if pt.is_dictionary(kind) else kind):
-            raise SchemaError(f"{self.name()} needs names in column '{self.signal}', which is {kind}")
+            raise SchemaError(f"{self.name()} needs names in column '{self.signal}', which is {in_words(kind)}")
         value = require(input, self.value, self.name()).type
         if taken := {"key", "time"} & set(self.columns):
             raise SchemaError(

@@ -121,7 +121,7 @@ class Decoder(RecordDecoder):
 
     @cached_property
     def decoded_schema(self) -> pa.Schema:
-        fields = [pa.field(name, c.arrow, nullable=c.optional) for name, c in self.columns.items()]
+        fields = [pa.field(name, c.arrow, nullable=c.optional) for name, c in self.made.items()]
         if self.topic is not None:
             fields += [pa.field(name, KEY_TYPE, nullable=False) for name in _topic_pattern(self.topic).groupindex]
         fields += metadata_fields(self.metadata)
@@ -137,6 +137,11 @@ class Decoder(RecordDecoder):
         if not self.null:
             return self.columns
         return {n: c.model_copy(update={"null": (*self.null, *c.null)}) for n, c in self.columns.items()}
+
+    @property
+    def made(self) -> Mapping[str, Column]:
+        """The columns that `decode` makes: those that are told, and then perhaps others."""
+        return self.told
 
     @cached_property
     def _has_null_words(self) -> bool:

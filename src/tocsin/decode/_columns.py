@@ -107,7 +107,8 @@ class Column(Settings):
         return COLUMN_TYPES[self.type]
 
 
-def _columns(value: Any) -> Any:
+def columns_of(value: Any) -> Any:
+    """Returns columns as they are given, by names that a column can have."""
     if not isinstance(value, Mapping):
         return value
     named: dict[str, Any] = {}
@@ -122,4 +123,4 @@ def _columns(value: Any) -> Any:
     return named
 
 
-Columns = Annotated[Mapping[str, Column], BeforeValidator(_columns, json_schema_input_type=dict[str, str | Column])]
+Columns = Annotated[Mapping[str, Column], BeforeValidator(columns_of, json_schema_input_type=dict[str, str | Column])]

@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 from pydantic import field_validator, model_validator
 
 from tocsin.batch import HEADER, Ints, times_us
-from tocsin.decode._base import Decoder, Records, raw
+from tocsin.decode._base import Records, raw
 from tocsin.decode._builder import Builder, Decoded, from_text, joined, merged, utf8
-from tocsin.decode._columns import WORDS
+from tocsin.decode._columns import WORDS, Column
 from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
+from tocsin.decode._signals import Origin, SignalDecoder
 
 csv.field_size_limit(2**31 - 1)  # the limit is payload_max
 _BOM = 0xEF
@@ -56,7 +57,7 @@ class Csvs:
             del self.heads[next(iter(self.heads))]
 
 
-class Csv(Decoder):
+class Csv(SignalDecoder):
     """Lines of fields between delimiters to typed rows; a record holds one line or several.
 
     Use it for CSV files and for devices that send bare lines. Where a file has a header, columns are found by its
@@ -80,6 +81,7 @@ class Csv(Decoder):
     EXAMPLES: ClassVar[Any] = (
         {"columns": {"machine": "category", "ts": "timestamp", "value": {"type": "float", "optional": True}}},
         {"columns": {"value": {"type": "text", "optional": True}}, "fields": ["m", "ts", "value"], "delimiter": ","},
+        {"columns": {"m": "category"}, "fields": ["m", "ts", "value"], "signals": ["v{rest}", "auto"]},
     )
 
     delimiter: str = ","
@@ -235,6 +237,8 @@ class Csv(Decoder):
             payloads = payloads.slice(rows[0], len(rows)) if beside else payloads.take(pa.array(rows))
         if self.delimiter == " ":
             payloads = self._without_runs(payloads)
+        if self.signals:
+            return self._by_signal(names, records, payloads, rows, rejects, header is not None)
         scan = self._scan(state, names, payloads, header is not None)
         zones = [column.zone for column in self.columns.values()]
         if scan.matched.all() and rows is None:
@@ -245,6 +249,17 @@ class Csv(Decoder):
             origin = int(origins[i])
             self._read(names, origin, records.row(origin), payloads[i].as_py(), builder, rejects, header is not None)
         return merged(scan.arrays(zones), origins[scan.matched], builder)
+
+    def _by_signal(
+        self, names: tuple[str, ...], records: Records, payloads: pa.Array, rows: Ints | None, rejects: Rejects,
+        is_header: bool,
+    ) -> Decoded:  # fmt: skip
+        """A row for each signal of each line."""
+        builder = Builder(self.made, rejects)
+        origins = np.arange(len(payloads)) if rows is None else rows
+        for origin, payload in zip(origins.tolist(), payloads.to_pylist(), strict=True):
+            self._read(names, origin, records.row(origin), payload, builder, rejects, is_header)
+        return Decoded(*builder.finish())
 
     def _scan(self, state: Csvs, names: tuple[str, ...], payloads: pa.Array, is_header: bool) -> Scan:
         """What the compiled loop can read."""
@@ -299,7 +314,8 @@ class Csv(Decoder):
                     continue  # a logger that began again
                 line = self.delimiter.join(fields).encode()
                 try:
-                    builder.add(origin, row, self._values(names, fields), None if count == 1 else line)
+                    values, at = self._values(names, fields), Origin(origin, row, None if count == 1 else line)
+                    self.add(builder, rejects, at, values, zip(names, fields, strict=True), self._number)
                 except Bad as bad:
                     rejects.add(row, bad, None if count == 1 else line)
         except Bad as bad:
@@ -323,6 +339,9 @@ class Csv(Decoder):
             yield from (fields for fields in reader if fields and (len(fields) > 1 or fields[0].strip()))
         except csv.Error as error:
             raise Bad("csv_shape", str(error)) from error
+
+    def _number(self, name: str, column: Column, text: str) -> Any:
+        return from_text(name, column, text, self.decimal, self.thousands)
 
     def _values(self, names: tuple[str, ...], fields: list[str]) -> list[Any]:
         if len(fields) != len(names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.batch import times_us
-from tocsin.decode._base import DEPTH_MAX, Decoder, Records, raw
+from tocsin.decode._base import DEPTH_MAX, Records, raw
 from tocsin.decode._builder import INT_END, Builder, Decoded, float_of, merged, utf8
 from tocsin.decode._layout import END, KINDS, SKIP, Layout, Scan, offsets, ready, unit_code, zone_mode
 from tocsin.decode._paths import ELEMENT, elements_at, steps_of, value_at, where
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
+from tocsin.decode._signals import Origin, SignalDecoder
 from tocsin.decode._values import HUGE, NAN, from_value, kind
 
 LAYOUTS_MAX = 8
@@ -28,7 +29,7 @@ FIELDS_MAX, FIELD_LENGTH_MAX = 1_000, 128
 """How many names of fields are remembered, to count those that no column takes, and of what length."""
 
 
-class Json(Decoder):
+class Json(SignalDecoder):
     """One JSON object a record (or an array of rows in it) to typed rows.
 
     Use it for NDJSON files and JSON over MQTT, Kafka or HTTP. Fields that are not declared are passed over. It is
@@ -56,6 +57,7 @@ class Json(Decoder):
     EXAMPLES: ClassVar[Any] = (
         {"columns": {"machine": "category", "ts": "timestamp", "value": {"type": "float", "optional": True}}},
         {"columns": {"data.values.0": "float", "n": "int"}, "topic": "plant/{site}/+"},
+        {"columns": {"ts": "timestamp"}, "signals": ["auto"]},
     )
 
     rows: str | None = None
@@ -66,15 +68,15 @@ class Json(Decoder):
         return _Layouts(self)
 
     def counters(self, state: _Layouts) -> dict[str, int]:
-        return {"unknown_fields": state.unknown_fields()}
+        return {} if self.signals else {"unknown_fields": state.unknown_fields()}
 
     def decode(self, state: _Layouts, records: Records, rejects: Rejects) -> Decoded:
         payloads = records.payloads
-        scan = state.scan(payloads) if self.rows is None else None
+        scan = state.scan(payloads) if self.rows is None and not self.signals else None
         left = np.arange(len(payloads)) if scan is None else scan.left
         if scan is not None and not len(left):
             return Decoded(scan.arrays(state.zones), None)
-        builder = Builder(self.told, rejects)
+        builder = Builder(self.made, rejects)
         for i in left.tolist():  # 5 to 10 us a record
             row = records.row(i)
             payload = payloads[i].as_py()
@@ -82,7 +84,8 @@ class Json(Decoder):
                 record = parse(payload)
                 if self.rows is None:
                     state.meet(record)
-                    builder.add(i, row, self._values(record, record))
+                    values = self._values(record, record)
+                    self.add(builder, rejects, Origin(i, row, None), values, _leaves(record), from_value)
                     continue
                 elements = elements_at(record, self.rows)
             except Bad as bad:
@@ -91,7 +94,8 @@ class Json(Decoder):
             for name, element in elements:
                 try:
                     values = self._values(element, record, name)
-                    builder.add(i, row, values, _text(element) if len(elements) > 1 else None)
+                    origin = Origin(i, row, _text(element) if len(elements) > 1 else None)
+                    self.add(builder, rejects, origin, values, _leaves(element), from_value)
                 except Bad as bad:
                     rejects.add(row, Bad(bad.reason, f"row {name}: {bad.detail}"), _text(element))
         if scan is None:
@@ -140,6 +144,17 @@ class Json(Decoder):
 
 
 # ------------------------------------------------------------------------------------------------- one by one, strictly
+
+
+def _leaves(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields of an object and of those in it, with their names by dots; lists are passed over."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            path = f"{before}.{name}" if before else name
+            if isinstance(inner, dict):
+                yield from _leaves(inner, path)
+            elif not isinstance(inner, list):
+                yield path, inner
 
 
 _BARE_NAN = re.compile(

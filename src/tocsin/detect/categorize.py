@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from pydantic import Field as Setting
 
 from tocsin.bases import added, promised, require
-from tocsin.batch import Batch, short_id
+from tocsin.batch import Batch, in_words, short_id
 from tocsin.contracts import Operator
 from tocsin.errors import SchemaError
 from tocsin.kernels import score_of
@@ -130,7 +130,9 @@ class Categorize(Operator):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         kind = require(input, self.of, self.name()).type
         if not (pt.is_string(kind) or pt.is_large_string(kind) or pt.is_dictionary(kind)):
-            raise SchemaError(f"{self.name()} needs text in column '{self.of}', which is {kind}; name another with of")
+            raise SchemaError(
+                f"{self.name()} needs text in column '{self.of}', which is {in_words(kind)}; name another with of"
+            )
         return added(input, ADDED, self.name())
 
     def initial(self) -> dict[str, MessageMemory]:

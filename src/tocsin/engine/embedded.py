@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, Message, Runner, Staged, StepState
+from tocsin.engine.asset_names import keep_assets, told
 from tocsin.engine.checkpoint import HELD, delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
@@ -89,6 +90,7 @@ class EmbeddedRunner(Runner):
                 self._pool = stack.enter_context(ThreadPoolExecutor(THREADS, "epoch"))
             while True:
                 try:
+                    keep_assets(self.plan, self._effects)
                     self._run_attempt()
                     return
                 except (DurabilityError, ForeignCommit, Unwritten):
@@ -180,7 +182,7 @@ class EmbeddedRunner(Runner):
                 self._feed.counters(self.snapshot())
             if last:
                 return
-            if not events and not idle:
+            if not events and not idle and not attempt.graph.settle():
                 self._rest(attempt, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
 
     def _rest(self, attempt: Attempt, wait_s: float) -> None:
@@ -320,7 +322,9 @@ class EmbeddedRunner(Runner):
 
     def _messages(self, rows: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, list[Message]]:
         return {
-            target.id: [message for batch in rows[target.id] for message in target.part.messages(batch)]
+            target.id: [
+                message for batch in rows[target.id] for message in target.part.messages(told(self.plan, batch))
+            ]
             for target in self.plan.sinks
             if isinstance(target.part, Channel) and target.id in rows
         }

@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +36,15 @@ _SHARE_MAX = 0.01
 """Of one core, for thinning out and encoding: where much flows, the page moves less often."""
 _STREAMS_MAX = 64
 _WINDOW = 8
-"""How many times more rows are looked at than are sent, so that quiet keys are seen beside busy ones."""
+"""How many times more rows are looked at than are sent, so that quiet keys are seen beside busy ones; where still more
+have come, the next ones are looked at the next time."""
 
 
 class PageFeed:
     """Shows the page what flows. `offer` costs about a microsecond, and nothing once a page has gone.
 
     At most ``rows_max`` rows of a stream are sent each ``every_s``; if there are more, the newest of each key and
-    signal. Only ``streams`` are shown, if given.
+    signal; if there are more of these, they take turns, and the page is told so. Only ``streams`` are shown, if given.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class PageFeed:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
+        self._turns: Counter[str] = Counter()
+        """How often rows of a stream have been sent."""
         self._counters: Counted | None = None
         self.listening = False
         """Whether a page listens."""
@@ -131,7 +134,9 @@ class PageFeed:
         frames = []
         for name, waiting in taken.items():
             for stream, batches in _described(name, waiting.batches).items():
-                frames.append(frame(ROWS, encode_rows(stream, thinned(stream, batches, self._rows_max))))
+                thin = thinned(stream, batches, self._rows_max, self._turns[name])
+                frames.append(frame(ROWS, encode_rows(stream, thin.rows, thin.in_turn)))
+            self._turns[name] += 1
         counters, self._counters = self._counters, None
         if counters is not None:
             frames.append(frame(COUNTERS, encode_counted(counters)))
@@ -163,28 +168,47 @@ def _described(name: str, batches: Iterable[pa.RecordBatch]) -> Mapping[StreamCo
     return parted
 
 
-def thinned(stream: StreamColumns, batches: Sequence[pa.RecordBatch], rows_max: int) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """What is sent of the rows that have come."""
+
+    rows: pa.Table
+    in_turn: int = 0
+    """Where not every key and signal has a row here: how many there were at least; 0 if each has."""
+
+
+def thinned(stream: StreamColumns, batches: Sequence[pa.RecordBatch], rows_max: int, turn: int = 0) -> Thinned:
     """Returns at most ``rows_max`` rows, the columns that are shown.
 
-    If there are more rows, the newest of each key and signal.
+    If there are more rows, the newest of each key and signal; if there are more of these, they take turns by their
+    names: all have been sent after as many turns as that takes. Of alarms, which are told once, the newest go first.
     """
-    tail: list[pa.RecordBatch] = []
-    room = rows_max * _WINDOW
-    for rows in reversed(batches):
-        if room <= 0 or rows.schema != batches[-1].schema:
-            break
-        tail.append(rows.slice(max(rows.num_rows - room, 0)))
-        room -= rows.num_rows
+    alike = [rows for rows in batches if rows.schema == batches[-1].schema]
     shown = stream.columns()
     names = [f.name for f in batches[-1].schema if (f.name in shown if shown else _plain(f.type))]
-    table = pa.Table.from_batches(reversed(tail)).select(names)
-    if table.num_rows > rows_max:
-        by = ["id"] if stream.kind == "alarms" else ["key", *([stream.signal] if stream.signal else [])]
-        rows = _undictionaried(table.select(by)).append_column("row", pa.array(np.arange(table.num_rows)))
-        newest = rows.group_by(by, use_threads=False).aggregate([("row", "max")]).column("row_max")
-        newest = newest.take(pc.sort_indices(newest))
-        table = table.take(newest.slice(max(len(newest) - rows_max, 0)))
-    return _undictionaried(table).combine_chunks()
+    table, room = pa.Table.from_batches(alike).select(names), rows_max * _WINDOW
+    by = ["id"] if stream.kind == "alarms" else ["key", *([stream.signal] if stream.signal else [])]
+    beyond = max(table.num_rows - room, 0)
+    looked_at, in_turn = table.slice(beyond), 0
+    if looked_at.num_rows > rows_max:
+        newest = _newest(looked_at, by)
+        if newest.num_rows > rows_max and stream.kind != "alarms":
+            windows = 1 + -(-beyond // room)
+            looked_at = table.slice(max(beyond - turn % windows * room, 0), room)
+            newest = _newest(looked_at, by)
+            in_turn = newest.num_rows
+            newest = newest.take(pc.sort_indices(newest, [(name, "ascending") for name in by]))
+            newest = newest.take(pa.array((turn // windows * rows_max + np.arange(min(rows_max, in_turn))) % in_turn))
+        places = newest.column("row_max")
+        places = places.take(pc.sort_indices(places))
+        looked_at = looked_at.take(places.slice(max(len(places) - rows_max, 0)))
+    return Thinned(_undictionaried(looked_at).combine_chunks(), in_turn)
+
+
+def _newest(table: pa.Table, by: Sequence[str]) -> pa.Table:
+    """Returns the place of the newest row (``row_max``) of each group of rows that are alike in these columns."""
+    rows = _undictionaried(table.select(by)).append_column("row", pa.array(np.arange(table.num_rows)))
+    return rows.group_by(by, use_threads=False).aggregate([("row", "max")])
 
 
 def _plain(kind: pa.DataType) -> bool:

@@ -1,40 +1,24 @@
 """The pure half of the embedded runner: a batch in at a partition, rows out at the sinks; states and watermarks.
 
-It does no I/O and sees no clock, so a redo after a crash gives the same rows.
+It does no I/O, and no row depends on a clock, so a redo after a crash gives the same rows.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.batch import (
-    ACTIONS,
-    END,
-    LATE,
-    OUT,
-    RECORD,
-    REJECTED,
-    START,
-    Batch,
-    Ints,
-    rejected,
-    tick,
-    times_us,
-    with_records,
-)  # fmt: skip
-from tocsin.contracts import Channel, Operator, State
-from tocsin.decode._base import RecordDecoder, Traced
+from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
+from tocsin.contracts import Channel
+from tocsin.decode._base import Traced
+from tocsin.engine.chain import Chain, Node
 from tocsin.engine.counters import Counters
+from tocsin.engine.waves import Wave, Waves
 from tocsin.pipeline.plan import Plan, Port, SinkNode, SourceNode, Step
-from tocsin.world import FirstTime
 
 OF_LATE = -1
 """In place of an input's number: of the rows that came too late."""
@@ -49,96 +33,13 @@ class Feed(Protocol):
     def counters(self, snapshot: Mapping[str, object]) -> None: ...
 
 
-class Chain:
-    """One partition: its own decoder, rekey and event_time with their states, and how far its time has come."""
-
-    def __init__(self, origin: SourceNode, partition: str) -> None:
-        self.origin = origin
-        self.id = f"{origin.id}/{partition}"
-        self.nodes = [Node(f"{self.id}/{operator.name()}", operator) for operator in origin.chain]
-        self.watermark_us = START
-        self.idle = False
-        self.has_keys_apart = any(operator.apart(None) is not None for operator in origin.chain)
-
-    def through(self, batch: Batch, traced: Traced | None = None) -> list[Batch]:
-        """What leaves the chain; rows on side ports leave it at once. ``traced``: what the decoder made of it ahead."""
-        if not self.nodes or batch.port != OUT:
-            return [batch]
-        first = self.nodes[0]
-        if not isinstance(first.operator, RecordDecoder):
-            return self._from(batch, 0)
-        first.changed = True
-        first.state, decoded, origin = traced or first.operator.traced(first.state, batch)
-        left: list[Batch] = []
-        for out in decoded:
-            if out.port != OUT:
-                left.append(out)
-                continue
-            numbered = replace(out, rows=with_records(out.rows, origin), lane=batch.lane)
-            for passed in self._from(numbered, 1):
-                rows = passed.rows
-                if passed.port == REJECTED:
-                    left.append(passed.with_rows(_with_bytes(rows, batch.rows)))
-                else:
-                    left.append(passed.with_rows(rows.drop_columns([RECORD])))
-        return left
-
-    def _from(self, batch: Batch, at: int) -> list[Batch]:
-        if at == len(self.nodes) or batch.port != OUT:
-            return [batch]
-        left = self.nodes[at].step(batch)
-        if batch.lane is not None:
-            left = [replace(out, lane=batch.lane) if out.port == OUT else out for out in left]
-        return [passed for out in left for passed in self._from(out, at + 1)]
-
-    def counters(self) -> Counter[str]:
-        """Returns what its operators count."""
-        counted: Counter[str] = Counter()
-        for node in self.nodes:
-            counted.update(node.operator.counters(node.state))
-        return counted
-
-
-def first_time(origin: SourceNode) -> FirstTime | None:
-    """Returns what tells a source the time of its rows before it hands them over; None if they do not say it.
-
-    A source that reads several files in turn can so begin with the oldest.
-    """
-    if not any(operator.tells_late() for operator in origin.chain):
-        return None
-
-    def first(parts: Sequence[pa.RecordBatch]) -> int:
-        chain, least = Chain(origin, "ahead"), END
-        for rows in parts:
-            passed = [out for out in chain.through(Batch(rows)) if out.port in (OUT, LATE) and len(out)]
-            least = min((int(times_us(out.rows).min()) for out in passed), default=END)
-        return START if least == END else least
-
-    return first
-
-
-class Node:
-    """An operator with its state."""
-
-    def __init__(self, id: str, operator: Operator) -> None:
-        self.id = id
-        self.operator = operator
-        self.state: State = operator.initial()
-        self.changed = False
-
-    def step(self, batch: Batch) -> list[Batch]:
-        self.state, out = self.operator.step(self.state, batch)
-        self.changed = True
-        return list(out)
-
-
 class StepTask:
-    """A step of the plan with what waits before it. Several inputs: the rows' union, the least of the watermarks."""
+    """A step of the plan. Several inputs: the rows' union, the least of the watermarks."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, number: int, step: Step, node: Node) -> None:
+        self.number = number
         self.step = step
-        self.node = Node(step.id, step.operator)
-        self.waiting: list[tuple[int, Batch]] = []
+        self.node = node
         self.watermarks = [START] * len(step.inputs)
         self.idle = [False] * len(step.inputs)
         self.watermark_us = START
@@ -149,14 +50,18 @@ class StepTask:
 
 
 class Graph:
-    """All chains and steps of a plan, and the rows that wait at its sinks for the next checkpoint."""
+    """All chains and steps of a plan, and the rows that wait at its sinks for the next checkpoint.
 
-    def __init__(self, plan: Plan, counters: Counters, feed: Feed | None = None) -> None:
+    With several workers a batch may still be on its way through the steps when `push` has returned: see `settle`.
+    """
+
+    def __init__(self, plan: Plan, counters: Counters, feed: Feed | None = None, workers: int = 1) -> None:
         self.plan = plan
         self.counters = counters
         self.feed = feed
         self.chains: dict[str, Chain] = {}
-        self.step_tasks = [StepTask(step) for step in plan.steps]
+        self._waves = Waves(workers)
+        self.step_tasks = [StepTask(number, step, self._waves.node(step)) for number, step in enumerate(plan.steps)]
         parts: list[SourceNode | Step] = [*plan.sources, *plan.steps]
         self.watermarks: dict[str, int] = {part.id: START for part in parts}
         """By source or step: of what leaves it. Rows on its side ports may be older."""
@@ -177,6 +82,11 @@ class Graph:
             for port in step_task.step.late:
                 self._readers[port].append((step_task, OF_LATE))
             self._ancestors[step_task.step.id] = {a for id, _ in step_task.step.inputs for a in self._ancestors[id]}
+        self._side_ports: dict[str, list[Port]] = defaultdict(list)
+        """By source or step: its ports beside ``out`` that a step reads."""
+        for id, name in self._readers:
+            if name != OUT:
+                self._side_ports[id].append((id, name))
         self._sinks: dict[Port, list[SinkNode]] = defaultdict(list)
         for target in plan.sinks:
             for port in target.inputs:
@@ -205,6 +115,7 @@ class Graph:
 
     def remove(self, id: str) -> None:
         """Let go of a split: time goes on without it."""
+        self.settle()
         chain = self.chains.pop(id)
         self._mark_idle()
         self._go_on(chain.origin)
@@ -213,41 +124,63 @@ class Graph:
         """Take one batch of a partition, which may be decoded already, through its chain and all steps."""
         self.counters.rows_in[chain.origin.id] += len(batch)
         if chain.idle:
+            self.settle()
             chain.idle = False
             self._mark_idle()
+        wave = self._waves.next()
+        wave.rows = len(batch)
         for out in chain.through(batch, traced):
             if out.port != OUT:
-                self._emit(chain.origin.id, out)
+                self._emit(wave, chain.origin.id, out)
                 continue
             if chain.watermark_us < self.watermarks[chain.origin.id] and not chain.has_keys_apart:
-                out = self._without_late(chain.origin.id, out)
+                out = self._without_late(wave, chain.origin.id, out)
             chain.watermark_us = max(chain.watermark_us, out.watermark_us)
-            self._emit(chain.origin.id, out.until(self._merged(chain.origin)))
-        self._flow()
+            self._emit(wave, chain.origin.id, out.until(self._merged(chain.origin)))
+        self._send(wave)
 
     def fall_idle(self, chain: Chain) -> None:
         """A partition has been silent for too long: time goes on without it."""
+        self.settle()
         chain.idle = True
         self._mark_idle()
         self._go_on(chain.origin)
 
     def act(self, actions: pa.RecordBatch) -> None:
         """Give what operators did to every step that listens."""
+        self.settle()
         for step_task in self.step_tasks:
             if step_task.node.operator.ACCEPTS_ACTIONS:
+                wave = self._waves.next()
                 batch = Batch(actions, step_task.watermark_us, ACTIONS)
                 for out in step_task.node.step(batch):
-                    self._emit(step_task.step.id, out)
-                self._flow()
+                    self._emit(wave, step_task.step.id, out)
+                self._send(wave)
+
+    def settle(self) -> bool:
+        """Wait until all batches are through the steps. Returns whether any were on their way."""
+        were = len(self._waves) > 0
+        for wave in self._waves.settle():
+            self._keep(wave)
+        return were
+
+    def close(self) -> None:
+        """Let go of the workers; what is on its way is lost."""
+        self._waves.close()
 
     # rows through
+
+    def _send(self, wave: Wave) -> None:
+        for one in self._waves.send(wave, self._through):
+            self._keep(one)
 
     def _go_on(self, origin: SourceNode) -> None:
         """Let time go on where what held it back no longer does."""
         merged = self._merged(origin)
+        wave = self._waves.next()
         if merged > self.watermarks[origin.id]:
-            self._emit(origin.id, tick(self._schemas[origin.id, OUT], merged))
-        self._flow()
+            self._emit(wave, origin.id, tick(self._schemas[origin.id, OUT], merged))
+        self._send(wave)
 
     def _merged(self, origin: SourceNode) -> int:
         chains = [chain for chain in self.chains.values() if chain.origin is origin]
@@ -257,13 +190,13 @@ class Graph:
         merged = min(active) if active else max(chain.watermark_us for chain in chains)
         return max(merged, self.watermarks[origin.id])
 
-    def _without_late(self, origin: str, out: Batch) -> Batch:
+    def _without_late(self, wave: Wave, origin: str, out: Batch) -> Batch:
         """Rows of a partition that the others have left behind while it was idle, or before it was there."""
         times: Ints = times_us(out.rows)
         if not len(times) or times.min() >= self.watermarks[origin]:
             return out
         late = pa.array(times < self.watermarks[origin])
-        self._emit(origin, Batch(out.rows.filter(late), port=LATE))
+        self._emit(wave, origin, Batch(out.rows.filter(late), port=LATE))
         return out.with_rows(out.rows.filter(pc.invert(late)))
 
     def _mark_idle(self) -> None:
@@ -276,38 +209,68 @@ class Graph:
             for i, (id, _) in enumerate(step_task.step.inputs):
                 step_task.idle[i] = self._ancestors[id] <= silent
 
-    def _flow(self) -> None:
-        for step_task in self.step_tasks:
-            waiting, step_task.waiting = step_task.waiting, []
-            for i, batch in waiting:
+    def _through(self, wave: Wave) -> None:
+        """Take a wave through all steps; those of other waves may be at work on other steps meanwhile."""
+        for number, step_task in enumerate(self.step_tasks):
+            wave.enter(number)
+            for i, batch in wave.waiting.pop(number, ()):
                 if i == OF_LATE:
-                    self._step_late(step_task, batch)
+                    self._step_late(wave, step_task, batch)
                     continue
                 step_task.watermarks[i] = max(step_task.watermarks[i], batch.watermark_us)
-                self._step(step_task, batch)
+                self._step(wave, step_task, batch)
             if step_task.merged() > step_task.watermark_us:  # an input fell idle
-                self._step(step_task, tick(step_task.step.input_schema, START))
+                self._step(wave, step_task, tick(step_task.step.input_schema, START))
+            wave.leave(number)
 
-    def _step(self, step_task: StepTask, batch: Batch) -> None:
+    def _step(self, wave: Wave, step_task: StepTask, batch: Batch) -> None:
         merged = step_task.merged()
         if not len(batch) and merged <= step_task.watermark_us:
             return
         step_task.watermark_us = merged
         rows = _united(batch.rows, step_task.step)
         for out in step_task.node.step(Batch(rows, merged, apart=step_task.step.apart)):
-            self._emit(step_task.step.id, out)
+            self._emit(wave, step_task.step.id, out)
 
-    def _step_late(self, step_task: StepTask, batch: Batch) -> None:
+    def _step_late(self, wave: Wave, step_task: StepTask, batch: Batch) -> None:
         """Take late rows through a step that has no time to be late for."""
         if len(batch):
             for out in step_task.node.step(Batch(batch.rows, step_task.watermark_us)):
-                self._emit(step_task.step.id, out.on_port(LATE) if out.port == OUT else out)
+                self._emit(wave, step_task.step.id, out.on_port(LATE) if out.port == OUT else out)
 
-    def _emit(self, id: str, batch: Batch) -> None:
+    def _emit(self, wave: Wave, id: str, batch: Batch) -> None:
+        """Let a batch that leaves a part wait before the steps behind it, and tell them the time."""
         if batch.port == REJECTED:
-            batch = self._named(id, batch)
+            batch = _named(id, batch)
         port = (id, batch.port)
         if len(batch):
+            wave.left.append((id, batch))
+        if batch.port != OUT:
+            for step_task, i in self._readers.get(port, ()):
+                wave.waiting[step_task.number].append((i, batch.until(self.watermarks[id])))
+            return
+        moved = batch.watermark_us > self.watermarks[id]
+        if moved:
+            self.watermarks[id] = batch.watermark_us
+        if moved or len(batch):
+            for step_task, i in self._readers.get(port, ()):
+                wave.waiting[step_task.number].append((i, batch))
+        if moved:
+            self._tick_side_ports(wave, id, batch.watermark_us)
+
+    def _tick_side_ports(self, wave: Wave, id: str, watermark_us: int) -> None:
+        for source, port in self._side_ports.get(id, ()):
+            for step_task, i in self._readers[source, port]:
+                wave.waiting[step_task.number].append((i, tick(self._schemas[source, port], watermark_us)))
+
+    # rows out
+
+    def _keep(self, wave: Wave) -> None:
+        """Count what has left each part, let it wait at the sinks, and show it to who looks on."""
+        for id, batch in wave.left:
+            port = (id, batch.port)
+            if batch.port == REJECTED:
+                self._count_rejected(id, batch.rows)
             if batch.port != LATE or id not in self._passing_late:
                 self.counters.rows_out[port] += len(batch)
             if port in self._ringing:
@@ -317,44 +280,22 @@ class Graph:
                 self._rows[target.id].append(_united(batch.rows, target, batch.port))
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
-        if batch.port != OUT:
-            for step_task, i in self._readers[port]:
-                step_task.waiting.append((i, batch.until(self.watermarks[id])))
-        else:
-            moved = batch.watermark_us > self.watermarks[id]
-            if moved:
-                self.watermarks[id] = batch.watermark_us
-            if moved or len(batch):
-                for step_task, i in self._readers[port]:
-                    step_task.waiting.append((i, batch))
-            if moved:
-                self._tick_side_ports(id, batch.watermark_us)
-        if self.feed is not None and len(batch):
-            for stream in self._streams[port]:
-                self.feed.offer(stream, batch)
+            if self.feed is not None:
+                for stream in self._streams[port]:
+                    self.feed.offer(stream, batch)
 
-    def _tick_side_ports(self, id: str, watermark_us: int) -> None:
-        for (source, port), readers in self._readers.items():
-            if source == id and port != OUT:
-                for step_task, i in readers:
-                    step_task.waiting.append((i, tick(self._schemas[source, port], watermark_us)))
-
-    def _named(self, id: str, batch: Batch) -> Batch:
-        """Rejected rows with the place they were rejected at, counted by reason."""
-        rows = batch.rows
+    def _count_rejected(self, id: str, rows: pa.RecordBatch) -> None:
+        """Count rows set aside by their reason, and remember what the first one of a reason had."""
         for reason in pc.value_counts(rows.column("reason")).to_pylist():
             counted = (id, reason["values"])
             self.counters.rejected[counted] += reason["counts"]
             if counted not in self.counters.details:
                 first = pc.index(rows.column("reason"), reason["values"]).as_py()
                 self.counters.details[counted] = rows.column("detail")[first].as_py()
-        at = rows.schema.get_field_index("source")
-        return batch.with_rows(rows.set_column(at, rows.schema.field(at), pa.array([id] * len(batch), pa.string())))
-
-    # rows out
 
     def take(self) -> dict[str, list[pa.RecordBatch]]:
         """The rows that wait at each sink; they are the caller's now."""
+        self.settle()
         taken, self._rows = self._rows, defaultdict(list)
         self.bytes, self.urgent = 0, False
         return taken
@@ -366,6 +307,7 @@ class Graph:
 
     def changed_states(self) -> dict[str, pa.Table]:
         """The state of every step that took a batch since the last call; without rows where nothing is remembered."""
+        self.settle()
         tables = {}
         for node in self._nodes():
             if node.changed:
@@ -375,6 +317,7 @@ class Graph:
 
     def all_watermarks(self) -> dict[str, int]:
         """By partition (``source/partition``), by source and step, and by what has reached a step (``step<``)."""
+        self.settle()
         reached = {f"{j.step.id}<": j.watermark_us for j in self.step_tasks}
         return self.watermarks | {chain.id: chain.watermark_us for chain in self.chains.values()} | reached
 
@@ -392,26 +335,10 @@ class Graph:
             step_task.watermark_us = watermarks.get(f"{step_task.step.id}<", START)
 
 
-def _with_bytes(aside: pa.RecordBatch, records: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows set aside behind the decoder, with the bytes, topic and position of the record that each came from.
-
-    Of a record with many rows the first one has the bytes, or a record of a megabyte might be kept a thousand times.
-    """
-    numbers = aside.column("position").to_numpy()
-    some, first, which = np.unique(numbers, return_index=True, return_inverse=True)
-    payloads = records.column("payload").take(pa.array(some)).to_pylist()
-    came = records.select(["topic", "position"]).take(pa.array(numbers))
-    digests = [hashlib.sha256(payload).hexdigest() for payload in payloads]
-    return rejected(
-        aside.column("key"),
-        aside.column("time"),
-        aside.column("reason").to_pylist(),
-        aside.column("detail").to_pylist(),
-        [payloads[record] if first[record] == i else b"" for i, record in enumerate(which.tolist())],
-        topics=came.column("topic"),
-        positions=came.column("position"),
-        digests=[digests[record] for record in which.tolist()],
-    )
+def _named(id: str, batch: Batch) -> Batch:
+    """Rejected rows with the place they were rejected at."""
+    rows, at = batch.rows, batch.schema.get_field_index("source")
+    return batch.with_rows(rows.set_column(at, rows.schema.field(at), pa.array([id] * len(batch), pa.string())))
 
 
 def _united(rows: pa.RecordBatch, part: Step | SinkNode, port: str = OUT) -> pa.RecordBatch:
@@ -424,4 +351,4 @@ def _united(rows: pa.RecordBatch, part: Step | SinkNode, port: str = OUT) -> pa.
     return pa.RecordBatch.from_arrays(rows.columns, schema=part.input_schema if isinstance(part, Step) else part.schema)
 
 
-__all__ = ["Chain", "Feed", "Graph"]
+__all__ = ["Feed", "Graph"]

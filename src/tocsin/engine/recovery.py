@@ -14,10 +14,11 @@ from tocsin.contracts import Channel, Checkpoint, CheckpointStore, Offset, Sink,
 from tocsin.decode._base import Decoder
 from tocsin.ends import ONLY
 from tocsin.engine.actions import Actions
+from tocsin.engine.chain import Chain, first_time
 from tocsin.engine.checkpoint import SqliteStore, delete_states, read_states, state_files
 from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import fit, is_set_aside
-from tocsin.engine.graph import Chain, Feed, Graph, first_time
+from tocsin.engine.graph import Feed, Graph
 from tocsin.engine.ingest_log import SEGMENT_BYTES
 from tocsin.engine.outbox import Relay
 from tocsin.engine.sink_task import JoinedTask, SinkTask
@@ -110,6 +111,7 @@ class Attempt:
             relay.stop(drain_s)
         for sink in self.sinks.values():
             sink.close()
+        self.graph.close()
         self.store.close()
 
 
@@ -155,7 +157,7 @@ def start(
     check_ends(plan, effects)
     effects.disk.make_folder(plan.state_folder)
     store = effects.open_store(plan.state_folder)
-    attempt = Attempt(store, Graph(plan, counters, feed), Checkpoint(0))
+    attempt = Attempt(store, Graph(plan, counters, feed, plan.workers), Checkpoint(0))
     try:
         last = store.last()
         if last is not None:

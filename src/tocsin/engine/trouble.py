@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from tocsin.errors import DiskTrouble
+from tocsin.errors import DiskTrouble, SourceMissing
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
@@ -18,6 +18,8 @@ def waiting_is_vain(error: Exception) -> bool:
     """Returns whether it stays as it is until somebody does something about it."""
     if isinstance(error, sqlite3.Error):
         return any(text in str(error) for text in _SQLITE_FORBIDDEN)
+    if isinstance(error, SourceMissing):
+        return True
     return isinstance(error, OSError) and error.errno in (*_FORBIDDEN, *_NO_FOLDER, errno.EROFS)
 
 

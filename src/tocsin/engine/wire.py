@@ -1,7 +1,7 @@
 """What the engine tells the page: the one schema of the wire between them, which both ends check.
 
 A frame is four bytes of length, one byte of kind, and the body. `ROWS` is an Arrow IPC stream whose schema carries the
-`StreamColumns` as JSON; `COUNTERS` is `Counted` as JSON.
+`StreamColumns` as JSON, and how many series take turns; `COUNTERS` is `Counted` as JSON.
 """
 
 from __future__ import annotations
@@ -35,8 +35,22 @@ LIFE = ("rul", "rul_lower", "rul_upper", "rul_confidence")
 """A remaining life, in readings."""
 
 _STREAM = b"stream"
-_NOT_VALUES = {*BAND, *LIFE[1:], "window_end", "received", "position", "key", "time", "late"}
+_IN_TURN = b"in_turn"
+_NOT_VALUES = {
+    *BAND,
+    *LIFE[1:],
+    "window_end",
+    "received",
+    "position",
+    "key",
+    "time",
+    "late",
+    "spectrum_step",
+    "envelope_step",
+}
 _NOT_VALUES_OF_FORECAST = {*FORECAST.values(), "ahead", "ahead_lower", "ahead_upper", "until_ready", "version"}
+_OF_AN_EPISODE = frozenset({"state", "since", "depth", "why"})
+"""What `health` says of each row beside its verdict; ``depth`` is a number, and no reading."""
 _MACHINE = ("machine", "device", "asset")
 
 
@@ -176,12 +190,12 @@ def describe(name: str, schema: pa.Schema) -> StreamColumns:
     band = {name: name for name in BAND if name in numbers}
     forecast = "expected" not in band and set(FORECAST.values()) <= set(numbers)
     about = judged(schema, "expected") or judged(schema) or "value"
-    hidden = _NOT_VALUES
+    hidden = _NOT_VALUES | ({"depth"} if names >= _OF_AN_EPISODE else set())
     if forecast:
         band |= FORECAST
         about = judged(schema, "yhat") or "y"
         about = about if about in numbers else "y"
-        hidden = _NOT_VALUES | _NOT_VALUES_OF_FORECAST | ({"y"} - {about})
+        hidden |= _NOT_VALUES_OF_FORECAST | ({"y"} - {about})
     values = ("value",) if long else tuple(n for n in numbers if n not in hidden)[:COLUMNS_MAX]
     return StreamColumns(
         name=name,
@@ -212,20 +226,25 @@ def frame(kind: int, body: bytes) -> bytes:
     return HEADER.pack(len(body), kind) + body
 
 
-def encode_rows(stream: StreamColumns, rows: pa.Table) -> bytes:
-    """Returns rows as an Arrow IPC stream that carries what they mean."""
+def encode_rows(stream: StreamColumns, rows: pa.Table, in_turn: int = 0) -> bytes:
+    """Returns rows as an Arrow IPC stream that carries what they mean.
+
+    ``in_turn``: where more keys and signals have come than have a row here, how many; they take turns.
+    """
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema.with_metadata({_STREAM: msgspec.json.encode(stream)})) as writer:
+    carried = {_STREAM: msgspec.json.encode(stream), _IN_TURN: msgspec.json.encode(in_turn)}
+    with pa.ipc.new_stream(sink, rows.schema.with_metadata(carried)) as writer:
         writer.write_table(rows)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def decode_rows(body: bytes) -> tuple[StreamColumns, pa.Table]:
-    """Returns the reverse of `encode_rows`; ValueError if the rows do not have the columns that are named."""
+def decode_rows(body: bytes) -> tuple[StreamColumns, pa.Table, int]:
+    """Returns what `encode_rows` was given; ValueError if the rows do not have the columns that are named."""
     with pa.ipc.open_stream(body) as reader:
         stream = msgspec.json.decode(reader.schema.metadata[_STREAM], type=StreamColumns)
         checked(stream, reader.schema)
-        return stream, reader.read_all()
+        in_turn = msgspec.json.decode(reader.schema.metadata[_IN_TURN], type=int)
+        return stream, reader.read_all(), in_turn
 
 
 def checked(stream: StreamColumns, schema: pa.Schema) -> None:

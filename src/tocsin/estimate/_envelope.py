@@ -81,8 +81,7 @@ def envelope_powers(spectra: Complexes, low: int, high: int, count: int) -> Floa
     The band is that of the lines from ``low`` up to ``high``. Only these go back to time, as an analytic signal of
     twice their number: a Hilbert transform that costs as little as the band is narrow.
     """
-    power = 1 << int(2 * (high - low) - 1).bit_length()
-    length = power // 4 * 3 if power // 4 * 3 >= 2 * (high - low) else power  # both are fast
+    length = _length(high - low)
     powers = np.empty((len(spectra), min(count, high - low)))
     for begin in range(0, len(spectra), IN_CACHE):
         part = slice(begin, begin + IN_CACHE)
@@ -93,6 +92,22 @@ def envelope_powers(spectra: Complexes, low: int, high: int, count: int) -> Floa
         lines = np.fft.rfft(squared)[:, : powers.shape[1]]
         powers[part] = lines.real**2 + lines.imag**2
     return powers
+
+
+def amplitudes(powers: Floats, samples: int, width: int) -> Floats:
+    """Returns the amplitude of each line of `envelope_powers` in (m/s²)², of the same shape.
+
+    The band had ``width`` lines of the spectra of blocks of ``samples``. A sine that is modulated, A (1 + m cos) sin,
+    has a line of 2 m A² at the modulation's frequency.
+    """
+    length = _length(width)
+    return np.sqrt(powers) * (2 * length / samples) ** 2 * (4 / length)
+
+
+def _length(width: int) -> int:
+    """Returns how many samples the envelope of so many lines has: twice as many or more, of a fast length."""
+    power = 1 << int(2 * width - 1).bit_length()
+    return power // 4 * 3 if power // 4 * 3 >= 2 * width else power
 
 
 def lines_needed(shaft_hz: float, orders: Floats, tolerance: float, resolution_hz: float) -> int:

@@ -68,6 +68,14 @@ def line_powers(spectra: Complexes, samples: int, count: int) -> Floats:
     return powers
 
 
+def line_amplitudes(powers: Floats) -> Floats:
+    """Returns the RMS of a sine at each line of `line_powers`, of the same shape.
+
+    Of a sine at a line, the window leaves that line 4/6 of its power; between two lines up to 15 % less is told.
+    """
+    return np.sqrt(1.5 * powers)
+
+
 @lru_cache(maxsize=32)
 def _integration(resolution_hz: float, count: int) -> Floats:
     """Returns what turns the mean square of each line of acceleration into that of velocity, (mm/s)² by (m/s²)².

@@ -12,7 +12,7 @@ import pyarrow.types as pt
 from pydantic import Field as Setting
 
 from tocsin.bases import Stateless, added, promised, require
-from tocsin.batch import as_numbers
+from tocsin.batch import as_numbers, in_words
 from tocsin.errors import SchemaError
 from tocsin.models import SAMPLES
 from tocsin.models.store import FOLDER, Store
@@ -65,7 +65,9 @@ class Classify(Stateless):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         kind = require(input, self.of, self.name()).type
         if not (pt.is_string(kind) or pt.is_large_string(kind) or pt.is_dictionary(kind)):
-            raise SchemaError(f"{self.name()} needs text in column '{self.of}', which is {kind}; name another with of")
+            raise SchemaError(
+                f"{self.name()} needs text in column '{self.of}', which is {in_words(kind)}; name another with of"
+            )
         assert self._classifier is not None  # a model that is not there is told before data flows
         return added(input, ADDED, self.name())
 

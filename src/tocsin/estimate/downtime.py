@@ -25,6 +25,7 @@ from tocsin.batch import (
     Ints,
     as_keys,
     floats,
+    in_words,
     short_id,
     times_us,
     to_batch,
@@ -154,7 +155,9 @@ class Downtime(Operator):
                 kind = require(input, column, self.name()).type
                 value = kind.value_type if pt.is_dictionary(kind) else kind
                 if not (pt.is_string(value) or pt.is_integer(value) or pt.is_boolean(value)):
-                    raise SchemaError(f"downtime needs text or an integer in column '{column}', which is {kind}")
+                    raise SchemaError(
+                        f"downtime needs text or an integer in column '{column}', which is {in_words(kind)}"
+                    )
         return self._schema
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:

@@ -47,6 +47,7 @@ class RemainingLife(Keyed):
 
     SHORTHAND: ClassVar[str | None] = "model"
     EXAMPLES: ClassVar[Sequence[Mapping[str, Any]]] = ({"model": "wear", "version": 1, "store": str(SAMPLES)},)
+    WHOLE: ClassVar[str] = "its model multiplies all rows of a batch at once, and rounds by how many they are"
 
     model: str
     """The model's name in the store."""

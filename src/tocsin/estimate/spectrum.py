@@ -14,7 +14,19 @@ from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
 from tocsin.bases import added, promised, require
-from tocsin.batch import KEY, REJECTED, REJECTED_SCHEMA, TIME, Batch, Floats, Ints, as_numbers, floats, rejected
+from tocsin.batch import (
+    KEY,
+    REJECTED,
+    REJECTED_SCHEMA,
+    TIME,
+    Batch,
+    Floats,
+    Ints,
+    as_numbers,
+    floats,
+    in_words,
+    rejected,
+)
 from tocsin.contracts import Operator
 from tocsin.domain.bearings import BEARINGS, Bearing
 from tocsin.domain.severity import ZONES, MachineClass, zone_numbers
@@ -22,6 +34,7 @@ from tocsin.errors import SchemaError, UnknownName
 from tocsin.estimate import _envelope as envelope
 from tocsin.estimate import _waveform as waveform
 from tocsin.estimate._blocks import SAMPLES_MIN, Blocks, Waveforms, collect, collected_fields
+from tocsin.estimate._spectra import SPECTRA, Drawn
 from tocsin.settings.quantities import Duration
 from tocsin.state import Columns, Field
 
@@ -78,6 +91,10 @@ class Spectrum(Operator):
       ``bpfo_ratio``, ``bpfi_ratio``, ``bsf_ratio`` (at twice the spin) and ``ftf_ratio`` say how much stands at each
       part's frequency, fault or not. A fault is named where that ratio is ``ratio_min`` and a second harmonic stands
       out (of a cage, a third). The envelope is that of ``envelope_low`` to ``envelope_high`` Hz.
+    - With ``spectra``, for the page's spectrum and waterfall: ``spectrum``, the RMS acceleration of each line in m/s²
+      (a Hann window), ``spectrum_step`` Hz apart; of the ``bearing``, ``envelope_spectrum``, the lines of the squared
+      envelope in (m/s²)², ``envelope_step`` Hz apart, as far as five harmonics of each fault reach, and
+      ``fault_frequencies``: those of outer race, inner race, rolling element and cage in Hz, by the geometry.
 
     The speed must hold within a block, and a block should last for 10 turns of the shaft; longer ones part lines
     better and see weaker faults: for a cage, or a fault frequency near a multiple of the speed, take 40 turns.
@@ -109,10 +126,11 @@ class Spectrum(Operator):
             "band": [100, 900],
         },
         {"of": "value", "rate": 1000, "samples": 70, "gap": "1h", "speed": "speed"},
+        {"rate": "rate", "speed": "speed", "bearing": "6205", "spectra": 16},
     )
     KEEPS_STATE: ClassVar[Collection[str]] = (
         "unit", "speed", "bearing", "tolerance_percent", "ratio_min", "band", "bands", "orders", "order_step",
-        "machine_class", "rate", "gap",
+        "machine_class", "rate", "gap", "spectra",
     )  # fmt: skip
 
     of: str = "waveform"
@@ -141,6 +159,9 @@ class Spectrum(Operator):
     """How many orders are told."""
     order_step: float = Setting(0.5, gt=0)
     """How far the orders lie apart."""
+    spectra: int | None = Setting(None, ge=16, le=4096)
+    """To have the spectra themselves, too, each of at most so many lines, such as 400: where there are more, the
+    highest of those that lie together. If not set, only what they say is told."""
     machine_class: MachineClass = "medium rigid"
     """Size (large: over 300 kW) and support of the machine by ISO 20816-3; the default has the lowest limits."""
 
@@ -196,13 +217,16 @@ class Spectrum(Operator):
             if isinstance(self.rate, str):
                 raise SchemaError(f"{name} needs rate as a number in Hz where there is one sample a row")
         elif not _is_list(kind):
-            raise SchemaError(f"{name} needs lists in '{self.of}', which is {kind}; with one sample a row, set samples")
+            raise SchemaError(
+                f"{name} needs lists in '{self.of}', which is {in_words(kind)}; with one sample a row, set samples"
+            )
         elif not (pt.is_integer(kind.value_type) or pt.is_floating(kind.value_type)):
-            raise SchemaError(f"{name} needs lists of numbers in column '{self.of}', which is {kind}")
+            raise SchemaError(f"{name} needs lists of numbers in column '{self.of}', which is {in_words(kind)}")
         for column in (self.rate, self.speed):
             if isinstance(column, str):
                 require(input, column, name, number=True)
-        return added(FEATURES, [pa.field(band, pa.float64()) for band in self.bands], name)
+        spectra = SPECTRA if self.spectra is not None else ()
+        return added(FEATURES, [*spectra, *(pa.field(band, pa.float64()) for band in self.bands)], name)
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
@@ -306,6 +330,7 @@ class Spectrum(Operator):
             "zone": np.where(np.isfinite(velocity), np.array(ZONES)[zone_numbers(velocity, self.machine_class)], ""),
             "orders": waveform.order_rms(powers, rate / size, shaft_hz, self.order_step, self.orders),
             **self._faults(spectra, size, rate, shaft_hz),
+            **(self._spectrum(spectra, size, rate) if self.spectra is not None else {}),
             **{name: waveform.band_rms(powers, size, rate, *edges) for name, edges in self.bands.items()},
         }
 
@@ -328,6 +353,7 @@ class Spectrum(Operator):
         count, resolution = len(spectra), rate / size
         told = np.full((count, len(envelope.FAULTS), 5), np.nan)
         edges = np.full((count, 2), np.nan)
+        drawn = Drawn.of(count)
         can_tell = np.isfinite(shaft_hz) & (shaft_hz >= TURNS_MIN * resolution)
         if self._struck is not None and can_tell.any():
             orders, tolerance = self._struck, self.tolerance_percent / 100
@@ -338,6 +364,12 @@ class Spectrum(Operator):
                 part = np.empty((int(here.sum()), *told.shape[1:]))
                 envelope.evidence(powers, resolution, shaft_hz[here], orders, tolerance, part)
                 told[here], edges[here] = part, (low * resolution, high * resolution)
+                if self.spectra is not None:
+                    lines = [envelope.lines_needed(hz, orders, tolerance, resolution) for hz in shaft_hz[here]]
+                    amplitudes = envelope.amplitudes(powers, size, high - low)
+                    drawn.take(np.flatnonzero(here), amplitudes, lines, resolution, self.spectra)
+        if self.spectra is not None and self._struck is not None:
+            drawn.frequencies[:] = [hz * self._struck if hz > 0 else None for hz in shaft_hz]
         which = envelope.named(told, self.ratio_min)
         proof = np.where((which >= 0)[:, None], told[np.arange(count), which], np.nan)
         return {
@@ -349,7 +381,18 @@ class Spectrum(Operator):
             **{name: told[:, i, envelope.RATIO] for i, name in enumerate(FAULT_RATIOS)},
             "envelope_low": edges[:, 0],
             "envelope_high": edges[:, 1],
+            "envelope_spectrum": drawn.lines,
+            "envelope_step": drawn.steps,
+            "fault_frequencies": drawn.frequencies,
         }
+
+    def _spectrum(self, spectra: waveform.Complexes, size: int, rate: float) -> dict[str, Any]:
+        """Returns the columns of the spectrum of some blocks."""
+        drawn, count = Drawn.of(len(spectra)), size // 2 + 1
+        amplitudes = waveform.line_amplitudes(waveform.line_powers(spectra, size, count))
+        assert self.spectra is not None
+        drawn.take(np.arange(len(spectra)), amplitudes, [count] * len(spectra), rate / size, self.spectra)
+        return {"spectrum": drawn.lines, "spectrum_step": drawn.steps}
 
     def _bands_of(
         self, spectra: waveform.Complexes, size: int, rate: float, can_tell: np.ndarray[Any, Any]
@@ -379,6 +422,8 @@ def _in_parts(blocks: Blocks) -> Iterator[Blocks]:
 
 def _as_array(values: np.ndarray[Any, Any], field: pa.Field) -> pa.Array:
     """Returns figures as the column of a field; what is not known is null."""
+    if values.dtype == object:
+        return pa.array(values.tolist(), field.type)
     if pt.is_list(field.type):
         ends = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
         return pa.ListArray.from_arrays(pa.array(ends), as_numbers(values.reshape(-1)))

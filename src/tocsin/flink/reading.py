@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tocsin.batch import END, OUT, START, empty, ipc_stream
 from tocsin.contracts import Offset
-from tocsin.engine.graph import Chain, first_time
+from tocsin.engine.chain import Chain, first_time
 from tocsin.engine.keyed import Passage, element, packed, spread, unpacked
 from tocsin.engine.recovery import decoder_ahead
 from tocsin.engine.source_task import Opened, Rows, SourceTask

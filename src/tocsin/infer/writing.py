@@ -61,6 +61,25 @@ def host_file(name: str, folder: str, told: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sparkplug_file(name: str, source: Mapping[str, Any], folder: str, told: Sequence[tuple[str, str]]) -> str:
+    """Return the text of a pipeline file for edge nodes of Sparkplug B, whose births say what their metrics are."""
+    streams = _streams("", None, [])
+    at = next(i for i, line in enumerate(streams) if "rekey:" in line)
+    streams[at : at + 1] = [
+        "    steps:",
+        "      - keep: metric is not null and quality = 'good' and not historical",
+        "      - derive: {signal: metric}",
+        '      - rekey: "{key}/{signal}"',
+    ]
+    lines = [
+        "# Written by `tocsin watch`:", *(f"# {what}: {text}" for what, text in told),
+        f"name: {name}", f"folder: {_flow(folder)}", "", "source:", f"  {_setting(source)}", "decode: sparkplug",
+        "key: machine".ljust(33) + "# group/node, or group/node/device", "time: {column: at, lateness: 5s}", "",
+        *streams,
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
 class _Columns:
     """The columns to declare, by a name that a column can have; and which of them is what."""
 

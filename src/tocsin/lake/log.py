@@ -108,7 +108,7 @@ class Log:
     def data_path(self, path: str) -> Path:
         """Where a data file of the log lies; `SinkError` if that is outside of the table."""
         file = self.folder / unquote(path)
-        if "://" in path or ".." in file.parts or not file.is_relative_to(self.folder):
+        if "://" in path or ".." in Path(unquote(path)).parts or not file.is_relative_to(self.folder):
             raise SinkError(f"{self.folder}: the log names a file outside of the table: {path}")
         return file
 

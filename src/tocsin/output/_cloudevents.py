@@ -69,6 +69,7 @@ def alertmanager(row: Row, url: str = "") -> bytes:
             "severity": str(row.get("severity", "")),
             "state": str(row.get("state", "")),
             "case": str(row.get("case", "")),
+            **{place: str(row[place]) for place in ("area", "line", "name") if row.get(place)},
         },
         "startsAt": _text_time(row.get("started") or row["time"]),
     }

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from pydantic import SecretStr, field_validator
 
+from tocsin.batch import in_words
 from tocsin.contracts import Sink, Token, Writer
 from tocsin.errors import ForeignCommit, SchemaError, SinkError
 from tocsin.lake import maintenance
@@ -91,7 +92,7 @@ class Delta(Sink):
                 )
             type = arrow_schema(fields).field(physical_names(wanted.names, fields)[column]).type
             if not any(suits(type) for suits in _PARTITION_TYPES):
-                raise SchemaError(f"delta cannot partition by '{column}', which is {type}")
+                raise SchemaError(f"delta cannot partition by '{column}', which is {in_words(type)}")
 
     def check(self, world: World) -> None:
         if is_remote(self.path):
@@ -277,7 +278,9 @@ class DeltaWriter:
             partition_columns = [names[c] for c in self._sink.partition_by]
             for column in partition_columns:
                 if not any(suits(types.field(column).type) for suits in _PARTITION_TYPES):
-                    raise SinkError(f"delta cannot partition by '{column}', which is {types.field(column).type}")
+                    raise SinkError(
+                        f"delta cannot partition by '{column}', which is {in_words(types.field(column).type)}"
+                    )
             if not log.exists:
                 log.create(schema_string(fields), partition_columns)
             elif partition_columns != log.snapshot.partition_columns:

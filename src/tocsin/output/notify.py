@@ -67,7 +67,8 @@ class Notify(Channel):
     to: Many[str] = ("console",)
     """Where to: ``console``, the URL of a webhook, or any URL of Apprise (``mailto://``, ``slack://``, ``mqtt://``)."""
     text: str = ""
-    """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty."""
+    """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty.
+    Where the pipeline has ``assets``, there are also ``area``, ``line``, ``name``, ``signal_name`` and ``unit``."""
     format: Literal["text", "cloudevents", "alertmanager"] = "text"
     """What a webhook gets: text and row as JSON, a CloudEvent 1.0, or what Alertmanager's ``/api/v2/alerts`` takes."""
     allow_private: bool = False
@@ -112,7 +113,7 @@ class Notify(Channel):
         if self.text:
             return _PLACE.sub(lambda place: _shown(row, place), self.text)
         if row.get("message"):
-            return f"{row.get('key', '')} {row['message']}".strip()
+            return f"{_whose(row)} {row['message']}".strip()
         return " ".join(f"{name}={_plain(value)}" for name, value in row.items() if value is not None)
 
     def open(self, world: World) -> Notifier:
@@ -258,6 +259,14 @@ def public(address: str) -> bool:
             number = ipaddress.ip_address(int(number) & 0xFFFFFFFF)
         number = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None) or number
     return bool(number.is_global and not number.is_multicast)
+
+
+def _whose(row: Mapping[str, Any]) -> str:
+    """Returns the machine as people know it, where the pipeline says so (`assets`), else the key."""
+    if not row.get("name") or "area" not in row:
+        return str(row.get("key", ""))
+    where = ", ".join(row[part] for part in ("area", "line") if row.get(part))
+    return f"{row['name']} ({where}):" if where else f"{row['name']}:"
 
 
 def _shown(row: Mapping[str, Any], place: re.Match[str]) -> str:

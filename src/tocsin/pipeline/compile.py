@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tocsin.batch import LATE, OUT, REJECTED, Apart, is_undecoded
-from tocsin.contracts import Operator, Sink
+from tocsin.batch import LATE, NEW, OUT, REJECTED, Apart, in_words, is_undecoded
+from tocsin.contracts import Channel, Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
+from tocsin.pipeline.assets import MACHINES_TABLE, SIGNALS_TABLE, lacking
 from tocsin.pipeline.parts import build, delta_table
 from tocsin.pipeline.plan import LATE_COLUMN, Plan, Port, SinkNode, SourceNode, Step
 
@@ -62,6 +63,7 @@ class Compiler:
             checkpoint_us=pipeline.checkpoint,
             memory_bytes=pipeline.memory,
             lag_bytes=pipeline.lag,
+            workers=pipeline.workers,
             machines=machines,
             signals=pipeline.assets.signals,
         )
@@ -94,6 +96,10 @@ class Compiler:
             chain.append(operator)
             with _at(f"sources.{name}.{place}"):
                 schema = operator.output_schema(schema)
+        for name_of_step, settings in () if input.decode is None else input.decode.behind().items():
+            told = build("operator", {name_of_step: settings})
+            assert isinstance(told, Operator)
+            chain.append(told)
         ports = {OUT: schema}
         before = input.source.output_schema()
         for operator in chain:
@@ -155,8 +161,17 @@ class Compiler:
             marks = is_archive and self._takes_both((*inputs, *late))
             kept = schema.append(LATE_COLUMN) if marks else schema
             with _at(f"{place}.sinks.{i}"):
-                part.accepts(kept)
+                is_told = isinstance(part, Channel) and self.pipeline.assets.are_there()
+                part.accepts(pa.schema([*kept, *lacking(kept)]) if is_told else kept)
+                self._refuse_taken(part)
             self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", (*inputs, *late), part, kept, marks))
+
+    def _refuse_taken(self, part: Sink | Channel) -> None:
+        """The tables of the assets are nobody else's."""
+        if not isinstance(part, Sink) or part.name() != "delta" or not self.pipeline.assets.are_there():
+            return
+        if (table := part.place().get("path")) in (MACHINES_TABLE, SIGNALS_TABLE):
+            raise ConfigError(f"table '{table}' is where assets: are kept; call this one otherwise")
 
     @staticmethod
     def _takes_both(inputs: Sequence[Port]) -> bool:
@@ -252,6 +267,10 @@ class Compiler:
             with _at("quarantine"):
                 self.pipeline.quarantine.accepts(rejected[0][1])
             self.sinks.append(SinkNode("quarantine", ports, self.pipeline.quarantine, rejected[0][1]))
+        if new := [(port, schema) for port, schema in free if port[1] == NEW]:
+            self.sinks.append(
+                SinkNode("new_signals", tuple(port for port, _ in new), delta_table("new_signals"), new[0][1])
+            )
         for port, schema in free:
             if port[1] == LATE:
                 table = f"late_{re.sub('[^a-z0-9]+', '_', port[0])}"
@@ -265,7 +284,7 @@ def _by_arrival() -> Operator:
 
 
 def _short(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+    return ", ".join(f"{field.name}: {in_words(field.type)}" for field in schema)
 
 
 @contextmanager

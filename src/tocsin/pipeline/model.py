@@ -17,6 +17,7 @@ from tocsin.contracts import Operator
 from tocsin.pipeline.assets import Assets
 from tocsin.pipeline.parts import ADecoder, AKey, AnOperator, ASink, ASource, ATime, delta_table
 from tocsin.pipeline.plan import Plan
+from tocsin.pipeline.watch import Watch, opened
 from tocsin.settings import Many, Settings
 from tocsin.settings.addresses import is_local
 from tocsin.settings.quantities import Duration, Size
@@ -179,6 +180,8 @@ class Pipeline(Settings):
     """The pipeline's name; tables remember by it what they have taken."""
     sources: Mapping[Name, Input]
     """Where rows come from. For a single source write ``source``, ``decode``, ``key`` and ``time`` instead."""
+    watch: Watch | None = Field(None, exclude=True)
+    """The usual case in one block, which stands for streams: what is judged, when it is an alarm, who is told."""
     streams: Mapping[Name, Stream]
     """What is done with the rows."""
     folder: Path = Path("tocsin-data")
@@ -189,6 +192,9 @@ class Pipeline(Settings):
     """How much may wait between two checkpoints before one is taken early."""
     lag: Size = 4 * 2**30
     """How much may wait on disk for a sink that is away; then nothing more is read until it catches up."""
+    workers: int = Field(1, ge=1, le=64)
+    """How many threads take batches through the steps: several batches at once, each step in their order, so that the
+    rows are the same for any number."""
     quarantine: ASink = Field(default_factory=lambda: delta_table("quarantine"))
     """Where rejected rows are kept, with the reason and the raw bytes."""
     page: Page = Page()
@@ -197,6 +203,13 @@ class Pipeline(Settings):
     """Where machines stand, and what people call them and their signals."""
     jobs: Mapping[Name, ScheduledJob] = {}
     """What is done to schedules of their own, by name: loads, and housekeeping."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _watch_opened(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "watch" not in data:
+            return data
+        return {"streams": {}, **opened(data)}
 
     @model_validator(mode="before")
     @classmethod

@@ -119,6 +119,8 @@ class Plan:
     """How much may wait between two checkpoints before one is taken early."""
     lag_bytes: int
     """How much may wait on disk for one sink that is away before nothing more is read."""
+    workers: int = 1
+    """How many threads take batches through the steps."""
     machines: Mapping[str, Asset] = field(default_factory=dict)
     """Where machines stand, by the name that the rows have."""
     signals: Mapping[str, SignalName] = field(default_factory=dict)

@@ -13,12 +13,20 @@ from pydantic.fields import FieldInfo
 
 from tocsin.contracts import Component
 from tocsin.errors import UnknownName
+from tocsin.pipeline.assets import Assets
 from tocsin.pipeline.model import Input, Pipeline, Stream
 from tocsin.pipeline.registry import FOLDERS, find, names
+from tocsin.pipeline.watch import Watch
 from tocsin.settings import OneOrMany, sentences
 from tocsin.settings.quantities import duration_text
 
 _TITLES = {"source": "Sources", "decoder": "Decoders", "operator": "Steps", "sink": "Sinks and channels"}
+
+_SHAPES = {
+    "A pipeline": Pipeline, "A source in it": Input, "The usual case, in one block (watch)": Watch,
+    "A stream in it": Stream, "The plant as people know it (assets)": Assets,
+}  # fmt: skip
+"""What stands in a pipeline file beside parts, by title."""
 
 
 def overview() -> str:
@@ -37,7 +45,7 @@ def page(name: str) -> str:
 def markdown() -> str:
     """The reference of all parts."""
     parts = ["# Reference of the parts", "Made from the parts themselves; `tocsin components NAME` prints one of them."]
-    for title, model in (("A pipeline", Pipeline), ("A source in it", Input), ("A stream in it", Stream)):
+    for title, model in _SHAPES.items():
         parts += [f"## {title}", (inspect.getdoc(model) or "").partition("\n")[0], _settings_of(model)]
     for kind, title in _TITLES.items():
         parts.append(f"## {title}")
@@ -64,7 +72,8 @@ def json_schema() -> dict[str, Any]:
             )
         definitions[kind] = {"anyOf": options}
     schema["properties"] |= definitions["Input"]["properties"]
-    schema["required"] = ["name", "streams"]
+    schema["required"] = ["name"]
+    schema["anyOf"] = [{"required": ["streams"]}, {"required": ["watch"]}]
     _refer(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 

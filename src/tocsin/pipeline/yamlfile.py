@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tocsin.errors import ConfigError
 from tocsin.pipeline.compile import Misplaced
 from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.plan import Plan
+from tocsin.pipeline.watch import WRITTEN, opened
 
 _VARIABLE = re.compile(r"\$\{(?:(env|file):)?([^}:]+)(?::-([^}]*))?\}")
 Place = tuple[str | int, ...]
@@ -59,6 +61,23 @@ def load_with_plan(path: Path | str, settings: Mapping[str, str] | None = None) 
     raise ConfigError("\n".join(lines))
 
 
+def expanded(path: Path) -> str:
+    """Returns the text of a file with the streams in place of the block that stands for them; secrets stay unread."""
+    yaml = YAML()
+    tree = yaml.load(path.read_text(encoding="utf-8"))
+    made = opened(tree)
+    if made is not tree:
+        at = list(tree).index("watch")
+        del tree["watch"]
+        for name in ("streams", "page"):
+            tree.pop(name, None)
+            tree.insert(min(at, len(tree)), name, made[name])
+            at += 1
+    text = StringIO()
+    yaml.dump(tree, text)
+    return text.getvalue()
+
+
 def _mistakes(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     for mistake in error.errors():
         place = _as_written(mistake["loc"], tree)
@@ -74,7 +93,12 @@ def _mistakes(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _as_written(place: Place, tree: Mapping[str, Any]) -> Place:
-    """A place in the one source of a file stands at the top of the file."""
+    """A place in the one source of a file stands at the top of the file, one in what ``watch`` stands for in that."""
+    if "watch" in tree and place[:2] not in [("streams", name) for name in tree.get("streams") or {}]:
+        if place[:4] in WRITTEN:
+            return (*WRITTEN[place[:4]], *place[4:])
+        if place[:1] == ("streams",):
+            return ("watch",)
     return place[2:] if place[:2] == ("sources", "source") and "sources" not in tree else place
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, CLOSED, LABELLED, SEVERITIES, rank
+from tocsin.pipeline.assets import owner
 from tocsin.serve.messages import ShownAlarm
 
 ALARMS_MAX = 500
@@ -82,13 +83,6 @@ class AlarmList:
 
     def _open(self) -> Iterator[ShownAlarm]:
         return (alarm for alarm in self.by_id.values() if alarm.state not in CLOSED)
-
-
-def owner(key: str, machines: Container[str]) -> str:
-    """Returns the machine that an alarm's key belongs to: itself, or what stands before a slash."""
-    while key not in machines and "/" in key:
-        key = key.rpartition("/")[0]
-    return key
 
 
 def _weight(alarm: ShownAlarm) -> tuple[bool, int]:

@@ -25,7 +25,7 @@ from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.serve.access import COOKIE, SESSION_S, AccessKeys, Caller, address_of, refused, slowed
 from tocsin.serve.hub import VIEWERS_MAX, Hub
-from tocsin.serve.live import TABLES_LAG_S, Live
+from tocsin.serve.live import HOLES_S, TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
 from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
 from tocsin.serve.oidc import SignIns
@@ -203,11 +203,16 @@ async def series(request: Request) -> Response:
     machine = page.live.keep(name)
     if machine is None:
         return refused(404, "no such machine; /api/machines lists them")
-    again_s = 0.0 if machine.is_whole else await _recall(page, machine)
+    has_holes = page.live.in_turn(HOLES_S) > 0
+    again_s = 0.0 if machine.is_whole and not has_holes else await _recall(page, machine)
     series = [one.told(one.points()) for one in machine.series.values()]
     note = f"{len(machine.left_out)} more signals of {name} are not shown." if machine.left_out else ""
     if not machine.is_whole and page.lake_folder is None:
-        note = f"{note} What came before you chose {name} is not shown: no table holds it.".strip()
+        missed = f"What came before you chose {name}, or faster than it can be shown, is not here: no table holds it."
+        note = f"{note} {missed}".strip()
+    if has_holes:
+        filled = "its table fills the gaps, some seconds later" if page.lake is not None else "no table fills the gaps"
+        note = f"{note} More signals come than are shown live, so they take turns; {filled}.".strip()
     return answer(MachineHistory(page.hub.position, name, series, note, again_s))
 
 
@@ -220,7 +225,7 @@ async def _recall(page: PageContext, machine: MachineView) -> float:
         return 0.0
     past = await asyncio.to_thread(history, lake, page.streams, machine.name, *span, POINTS_MAX)
     page.live.recall(machine, past, asked_s)
-    return 0.0 if machine.is_whole else TABLES_LAG_S
+    return 0.0 if machine.is_whole and not page.live.in_turn(HOLES_S) else TABLES_LAG_S
 
 
 async def _history(page: PageContext, machine: str, asked: Mapping[str, str]) -> Response:

@@ -30,7 +30,7 @@ from tocsin.domain.roles import ADMIN, ENGINEER, OPERATOR, VIEWER
 from tocsin.engine.feed import SOCKET, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
 from tocsin.errors import ConfigError
-from tocsin.serve import api, overview, prometheus, sign_in, sql, words
+from tocsin.serve import admin, api, overview, prometheus, sign_in, sql, words
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
 from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
@@ -69,12 +69,14 @@ ROUTES = (
     Entry("POST", "/api/session", api.sign_in, PUBLIC),
     Entry("DELETE", "/api/session", api.sign_out, VIEWER, changes=True),
     Entry("GET", "/api/audit", api.audit, ADMIN),
+    Entry("GET", "/api/access", admin.access, ADMIN),
     Entry("GET", "/auth", sign_in.ways, PUBLIC),
     Entry("GET", "/auth/login", sign_in.login, PUBLIC),
     Entry("GET", "/auth/callback", sign_in.callback, PUBLIC),
     Entry("GET", "/api/machines", api.machines, VIEWER),
     Entry("GET", "/api/glances", overview.glances, VIEWER),
     Entry("GET", "/api/lanes", overview.lanes, VIEWER),
+    Entry("GET", "/api/spectra", overview.spectra, VIEWER),
     Entry("GET", "/api/kpis", overview.kpis, VIEWER),
     Entry("GET", "/api/series", api.series, VIEWER),
     Entry("GET", "/api/alarms", api.alarms, VIEWER),
@@ -107,13 +109,16 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
     "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
     "/access.js": ("tocsin.serve", "pages/access.js", "text/javascript; charset=utf-8"),
+    "/admin.js": ("tocsin.serve", "pages/admin.js", "text/javascript; charset=utf-8"),
     "/query.js": ("tocsin.serve", "pages/query.js", "text/javascript; charset=utf-8"),
     "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
     "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
+    "/vibration.js": ("tocsin.serve", "pages/vibration.js", "text/javascript; charset=utf-8"),
     "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),
     "/story.js": ("tocsin.serve", "pages/story.js", "text/javascript; charset=utf-8"),
+    "/onset.js": ("tocsin.serve", "pages/onset.js", "text/javascript; charset=utf-8"),
     "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
     "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),
@@ -187,7 +192,7 @@ async def hear_engines(page: PageContext) -> None:
     lake_folder = page.lake_folder
     if lake_folder is not None and lake_folder.is_dir():
         for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, page.streams))):
-            page.live.take(stream, rows, NEVER_S)
+            page.live.take(stream, rows, now_s=NEVER_S)
     engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
     async with engines:
         await engines.serve_forever()

@@ -19,10 +19,11 @@ from pyarrow.csv import write_csv
 from tocsin.engine.wire import StreamColumns
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.lake.read import quoted, snapshot
+from tocsin.pipeline.assets import owner
 from tocsin.pipeline.plan import Asset
-from tocsin.serve.alarm_list import owner
 from tocsin.serve.desk import list_alarms, rows
 from tocsin.serve.history import history
+from tocsin.serve.onset import onset_of
 from tocsin.serve.past import kept
 
 ROWS_MAX = 1_000
@@ -115,7 +116,8 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
     """Returns all that is known of an alarm, by its id, or by ``rule:key`` for its latest occurrence.
 
     Its rows from the onset on (``history``), the signals of its machine from ``around`` before it until as long after,
-    what else rang in that time (``beside``), and the same alarm's earlier cases and how they ended (``before``).
+    what else rang in that time (``beside``), its own signal with its band before and after it began (``onset``), and
+    the same alarm's earlier cases and how they ended (``before``).
 
     Raises
     ------
@@ -134,8 +136,10 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
     onset = of_it[0]["started"] or of_it[0]["time"]
     begin, end = onset - around, max(row["time"] for row in of_it) + around
     drawn = series(folder, key, begin, end)
+    machine = key
     if not drawn["series"]:  # keys of alarms go down to the signal where readings are of the machine
-        drawn = series(folder, key.rpartition("/")[0] or key, begin, end)
+        machine = key.rpartition("/")[0] or key
+        drawn = series(folder, machine, begin, end)
     beside = {row["id"]: row for row in every if row["id"] != id and begin <= row["time"] <= end}
     before = _cases([row for row in every if (row["key"], row["rule"]) == (key, rule) and row["id"] != id])
     return {
@@ -143,6 +147,7 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
         "alarm": _as_json(of_it[-1]),
         "history": _as_json(of_it),
         "series": drawn["series"],
+        "onset": msgspec.to_builtins(onset_of(folder, of_it[0], machine, onset)),
         "beside": _as_json(list(beside.values())[:ROWS_MAX]),
         "before": _as_json(before),
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, LABELLED, rank
 from tocsin.engine.wire import StreamColumns
 from tocsin.errors import TocsinError
-from tocsin.serve.alarm_list import owner
+from tocsin.pipeline.assets import owner
 from tocsin.serve.live import Live
 from tocsin.serve.messages import Lane, Lanes
 from tocsin.serve.past import kept
@@ -73,8 +73,9 @@ def lanes(
     grid: Grid,
     first: int,
     count: int,
+    is_wanted: Callable[[str], bool] = lambda machine: True,
 ) -> Lanes:
-    """Returns ``count`` lanes from the ``first`` on, the worst machine first; an unknown one has none."""
+    """Returns ``count`` lanes of wanted machines from the ``first`` on, the worst first; an unknown one has none."""
     known: dict[str, Cells] = {}
     alarms: dict[str, Lasting] = {}
     left_out, ends_s = [], time.monotonic() + _ALL_S
@@ -95,7 +96,9 @@ def lanes(
     machines = now.machines | known.keys()
     for one in alarms.values():
         _mark(known, owner(one.key, machines), one, grid)
-    order = sorted(known, key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name))
+    order = sorted(
+        filter(is_wanted, known), key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name)
+    )
     note = f"Not all of {', '.join(left_out)} has been read; more comes by itself." if left_out else ""
     return Lanes(
         begin_ms=grid.begin_ms,

@@ -37,6 +37,8 @@ LAG_EPOCHS_MAX = 10
 """A sink that is further behind is told of, even if nothing seems wrong with it."""
 STALLED_S = 5.0
 """An engine that has said nothing for so long is not live; it counts aloud four times a second."""
+HOLES_S = 600.0
+"""So long after series took turns, what was heard may have holes, which the lake fills."""
 TABLES_LAG_S = 15.0
 """What was heard so long ago is in the tables, unless a sink lags."""
 
@@ -63,14 +65,18 @@ class Live:
         self._watched: Counter[str] = Counter()
         """How many look at a machine, by its name."""
         self._left_out: set[str] = set()
+        self._in_turn: dict[str, tuple[int, float]] = {}
+        """By stream: how many series take turns, and when that was told last."""
         self._rate_from: tuple[float, float] | None = None
         """Since when, and from how many rows on, the present rate is measured."""
         self._new_points: dict[str, dict[int, tuple[SeriesBuffer, list[Points]]]] = {}
         """By machine and series, of machines that somebody looks at."""
 
-    def take(self, stream: StreamColumns, rows: pa.Table, now_s: float | None = None) -> None:
-        """Take in rows of a stream."""
+    def take(self, stream: StreamColumns, rows: pa.Table, in_turn: int = 0, now_s: float | None = None) -> None:
+        """Take in rows of a stream. Where its series take turns, ``in_turn`` is how many there are."""
         now_s = time.monotonic() if now_s is None else now_s
+        if in_turn:
+            self._in_turn[stream.name] = in_turn, now_s
         if not rows.num_rows:
             return
         if stream.kind == "alarms":
@@ -125,7 +131,7 @@ class Live:
             if series is machine.first:
                 machine.line.extend(zip(points[0, part].tolist(), points[1, part].tolist(), strict=True))
             if machine.kept_s is not None:
-                self._keep_points(machine, series, points[:, part])
+                self._keep_points(machine, series, points[:, part], now_s)
             if is_judged:
                 scores = points[COLUMNS.index("score"), part]
                 machine.condition.judge(stream.name, series.signal, scores)
@@ -133,8 +139,9 @@ class Live:
             if stream.state:
                 machine.say(stream.name, series.signal, state)
 
-    def _keep_points(self, machine: MachineView, series: SeriesBuffer, points: Points) -> None:
-        series.add(points)
+    def _keep_points(self, machine: MachineView, series: SeriesBuffer, points: Points, now_s: float) -> None:
+        if series.add(points):
+            machine.kept_s, machine.is_whole, machine.has_hole = now_s, False, True
         if machine.name in self._watched:
             of_machine = self._new_points.setdefault(machine.name, {})
             of_machine.setdefault(series.id, (series, []))[1].append(points)
@@ -229,8 +236,16 @@ class Live:
         self._make_room(machine)
         return machine
 
+    def in_turn(self, within_s: float, now_s: float | None = None) -> int:
+        """Returns how many series take turns, if any did within the last seconds: not all are heard each time."""
+        now_s = time.monotonic() if now_s is None else now_s
+        return sum(series for series, told_s in self._in_turn.values() if now_s - told_s <= within_s)
+
     def recall(self, machine: MachineView, past: Sequence[MachineSeries], asked_s: float | None = None) -> None:
-        """Put what the lake holds of a machine before what was heard of it; ``asked_s``: when the lake was asked."""
+        """Put what the lake holds of a machine before what was heard of it, and in its place where series take turns.
+
+        ``asked_s`` is when the lake was asked.
+        """
         asked_s = time.monotonic() if asked_s is None else asked_s
         if machine.kept_s is None:
             return
@@ -239,7 +254,7 @@ class Live:
             # Where only the readings are kept in tables, their stream is another one.
             series = machine.series.get((one.stream, one.signal)) or by_signal.get(one.signal)
             if series is not None:
-                series.recall(unpack(one.points))
+                series.recall(unpack(one.points), instead=self.in_turn(HOLES_S, asked_s) > 0)
         machine.is_whole = asked_s - machine.kept_s >= TABLES_LAG_S
 
     @contextmanager
@@ -285,9 +300,21 @@ class Live:
         """Returns what has come since the last call of the machines that somebody looks at."""
         new, self._new_points = self._new_points, {}
         return {
-            name: NewPoints(name, [one.told(np.concatenate(parts, axis=1)) for one, parts in of_machine.values()])
+            name: NewPoints(
+                name,
+                [one.told(np.concatenate(parts, axis=1)) for one, parts in of_machine.values()],
+                again_s=self._again_s(name),
+            )
             for name, of_machine in new.items()
         }
+
+    def _again_s(self, name: str) -> float:
+        """Returns after how long the tables hold what was left out of a machine since it was last asked; 0: nothing."""
+        machine = self.machines.get(name)
+        if machine is None or not machine.has_hole:
+            return 0.0
+        machine.has_hole = False
+        return TABLES_LAG_S
 
     def tiles(self) -> list[Tile]:
         """Returns the state of every machine."""
@@ -319,6 +346,7 @@ class Live:
             bad=sum(bad.values()),
             bad_by_reason=bad,
             machines_left_out=len(self._left_out),
+            series_in_turn=self.in_turn(STALLED_S, now_s),
             sinks={id: sink for id, sink in counted.sinks.items() if sink.reason or sink.lag_epochs > LAG_EPOCHS_MAX},
             sources={id: source for id, source in counted.sources.items() if source.reason},
         )

@@ -49,6 +49,8 @@ class MachineView:
     """Since when the points of its series are kept, on the monotonic clock; None while they are not."""
     is_whole: bool = False
     """Whether no points lie in the lake alone: all have been kept from the first on, or have been recalled."""
+    has_hole: bool = False
+    """Whether points were left out that nobody who looks at it has been told of."""
     condition: Condition = field(default_factory=Condition)
     told: Tile | None = None
     """What browsers were last told of it."""

@@ -186,6 +186,8 @@ class Figures(msgspec.Struct, kw_only=True):
     bad_by_reason: dict[str, float]
     machines_left_out: int
     """How many machines are watched but not shown."""
+    series_in_turn: int
+    """How many signals of machines take turns in what is live, because too many come at once; 0 if all are heard."""
     sinks: dict[str, SinkLag]
     """Those in trouble, by id."""
     sources: dict[str, SourceSilence]
@@ -205,6 +207,8 @@ class NewPoints(msgspec.Struct):
 
     machine: str
     series: list[MachineSeries]
+    again_s: float = 0.0
+    """Points were left out before these: after so many seconds the tables hold them; 0 if none were."""
 
 
 class Machines(msgspec.Struct):
@@ -259,6 +263,38 @@ class EarlierCase(msgspec.Struct):
     """What somebody has said it was: ``true``, ``false``."""
 
 
+class BandAtOnset(msgspec.Struct, omit_defaults=True):
+    """Between what a signal should have been when its alarm began: the detector's band, or the limit."""
+
+    expected: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    limit: float | None = None
+
+
+class SignalSpan(msgspec.Struct):
+    """From where to where a signal went."""
+
+    least: float | None
+    most: float | None
+    count: int
+    """How many points that rests on."""
+
+
+class Onset(msgspec.Struct):
+    """The signal of an alarm from an hour before its onset until an hour after it."""
+
+    signal: str
+    at_ms: float
+    """When it began, in milliseconds since 1970."""
+    points: Points
+    band: Points
+    """The band of each moment that has been kept: ``lower`` and ``upper``."""
+    at_onset: BandAtOnset
+    before: SignalSpan
+    after: SignalSpan
+
+
 class Evidence(msgspec.Struct):
     """What `/api/alarms/{id}/evidence` answers: what is known of an alarm, from the tables."""
 
@@ -272,6 +308,8 @@ class Evidence(msgspec.Struct):
     """What else rang from an hour before it until an hour after it."""
     before: list[EarlierCase]
     """Latest first."""
+    onset: Onset | None = None
+    """Its signal before and after it began; null where the tables hold no reading of it."""
 
 
 class QueryColumn(msgspec.Struct):
@@ -303,6 +341,58 @@ class MachineHistory(msgspec.Struct):
     """What of it is not shown, in words for people; empty if all is."""
     again_s: float = 0.0
     """After how long more of the time before is in the tables; 0 if all of it is here."""
+
+
+class FaultLine(msgspec.Struct):
+    """Where a damaged part of a bearing would be seen in a spectrum."""
+
+    name: str
+    """BPFO, BPFI, BSF or FTF."""
+    part: str
+    hz: float
+    """How often it would be struck; a rolling element twice in a spin."""
+    ratio: float | None
+    """Of the line there to the noise around it."""
+    is_named: bool
+    """Whether the block says that this part is damaged."""
+
+
+class Waterfall(msgspec.Struct, kw_only=True):
+    """Spectra by time."""
+
+    begin_ms: float
+    """When the first cell begins, in milliseconds since 1970."""
+    cell_ms: float
+    cells: int
+    lines: int
+    top_hz: float
+    """Where the last line ends; the first begins at 0."""
+    lowest: float
+    """The amplitude of level 1, and that of level 255; between them levels are logarithmic."""
+    highest: float
+    levels: bytes
+    """Base64; line by line of cell after cell. 0: nothing is known."""
+
+
+class Spectra(msgspec.Struct, kw_only=True):
+    """What `/api/spectra` answers."""
+
+    machine: str
+    kinds: list[str] = []
+    """Which there are: ``acceleration``, ``envelope``; none where no table has spectra of the machine."""
+    kind: str = ""
+    """Which of them this is."""
+    unit: str = ""
+    at_ms: float | None = None
+    """When the block was whose spectrum this is; None if there is none in this time."""
+    top_hz: float = 0.0
+    amplitudes: Numbers = []
+    """From 0 to ``top_hz``."""
+    shaft_hz: float | None = None
+    fault: str = ""
+    """The part that the block says is damaged."""
+    faults: list[FaultLine] = []
+    waterfall: Waterfall | None = None
 
 
 class Lane(msgspec.Struct):
@@ -356,6 +446,46 @@ class KeyFigures(msgspec.Struct, kw_only=True):
     stale: list[str]
     most_frequent: list[Frequent]
     by_severity: dict[str, int]
+
+
+class AccessEntry(msgspec.Struct):
+    """An account or a token."""
+
+    name: str
+    kind: Literal["account", "token"]
+    role: str
+    made: str
+    """ISO 8601, as all times here."""
+    expires: str | None
+    """None for an account."""
+    is_expired: bool
+
+
+class AuditEntry(msgspec.Struct):
+    """A row of the audit."""
+
+    number: int
+    time: str
+    who: str
+    role: str
+    through: str
+    what: str
+    subject: str
+    details: str
+
+
+class AccessReport(msgspec.Struct):
+    """What `/api/access` answers."""
+
+    entries: list[AccessEntry]
+    audit: list[AuditEntry] = []
+    """Its newest rows, the newest first."""
+    rows: int = 0
+    """How many rows of it were checked."""
+    head: str = ""
+    """``number:hash`` of the newest."""
+    fault: str = ""
+    """The first row that is not as it was written, and how; empty if all are."""
 
 
 class SessionInfo(msgspec.Struct):

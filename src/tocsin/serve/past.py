@@ -38,7 +38,8 @@ def newest(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterat
             newest_of_each = f"QUALIFY row_number() OVER (PARTITION BY id, {is_label} ORDER BY number DESC) = 1"
             only = newest_of_each if stream.kind == "alarms" else ""
             limit = ALARMS_MAX if only else _ROWS_MAX
-            of_table = f"SELECT * FROM {quoted(name)} {only} ORDER BY time DESC LIMIT {limit}"  # noqa: S608
+            columns = ", ".join(map(quoted, sorted(stream.columns() | {"key", "time"}))) if not only else "*"
+            of_table = f"SELECT {columns} FROM {quoted(name)} {only} ORDER BY time DESC LIMIT {limit}"  # noqa: S608
             rows = query(
                 f"SELECT * FROM ({of_table}) ORDER BY {f'{is_label}, ' if only else ''}time",  # noqa: S608
                 lake_folder,

@@ -12,6 +12,10 @@ from tocsin.serve import messages
 
 COLUMNS = ("time", "value", *BAND)
 POINTS_MAX = 600
+HOLE_MS_MIN = 5_000.0
+"""A shorter time without points is no hole that anybody sees."""
+_HOLE_STEPS, _STEPS = 20.0, 60
+"""A hole is so many times as long as the usual time between points, which is that of so many."""
 
 Points = npt.NDArray[np.float64]
 """Shape (columns, points): a row for each of `COLUMNS`; times in milliseconds."""
@@ -33,10 +37,15 @@ class SeriesBuffer:
     _start: int = 0
     _end: int = 0
 
-    def add(self, points: Points) -> None:
-        """Add points; what comes late or again (after a recovery) is put in its place."""
+    def add(self, points: Points) -> bool:
+        """Add points; what comes late or again (after a recovery) is put in its place.
+
+        Returns whether a hole lies before them: in a burst the engine leaves out what the page has no time for, so all
+        before them is to be recalled from the lake.
+        """
         known = self.points()
-        if not known.shape[1]:
+        has_hole = _is_hole(known, points)
+        if not known.shape[1] or has_hole:
             self._began_ms = points[0].min()
         elif points[0, 0] <= known[0, -1]:
             if points[0].max() < known[0, 0]:
@@ -56,11 +65,16 @@ class SeriesBuffer:
         self._data[:, self._end : self._end + new] = points
         self._end += new
         self._start = max(self._start, self._end - POINTS_MAX)
+        return has_hole
 
-    def recall(self, past: Points) -> None:
-        """Put these points before those that were heard, in the place of what was recalled before."""
-        heard = self.points()[:, self.points()[0] >= self._began_ms]
-        points = np.concatenate((past[:, past[0] < self._began_ms], heard), axis=1)[:, -POINTS_MAX:]
+    def recall(self, past: Points, *, instead: bool = False) -> None:
+        """Put these points before those that were heard, in the place of what was recalled before.
+
+        ``instead``: also in the place of what was heard up to their end, for that has holes.
+        """
+        began_ms = np.nextafter(past[0, -1], np.inf) if instead and past.shape[1] else self._began_ms
+        heard = self.points()[:, self.points()[0] >= began_ms]
+        points = np.concatenate((past[:, past[0] < began_ms], heard), axis=1)[:, -POINTS_MAX:]
         self._data, self._start, self._end = points, 0, points.shape[1]
 
     def points(self) -> Points:
@@ -75,6 +89,15 @@ class SeriesBuffer:
     def told(self, points: Points) -> messages.MachineSeries:
         """Returns points of it as the browser gets them."""
         return messages.MachineSeries(self.id, self.machine, self.signal, self.stream, points=pack(points))
+
+
+def _is_hole(known: Points, points: Points) -> bool:
+    """Whether far more time lies between known points and new ones than between the known ones."""
+    times = known[0, -_STEPS:]
+    if len(times) < 2:
+        return False
+    gap = float(points[0].min() - times[-1])
+    return gap > HOLE_MS_MIN and gap > _HOLE_STEPS * float(np.median(np.diff(times)))
 
 
 def pack(points: Points) -> messages.Points:

@@ -25,8 +25,10 @@ RECEIVED = (
     messages.NewPoints,
     messages.Evidence,
     messages.Lanes,
+    messages.Spectra,
     messages.KeyFigures,
     messages.QueryAnswer,
+    messages.AccessReport,
 )
 """What a browser receives, and checks."""
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin import testing
-from tocsin.bases import VERDICT, Detector
+from tocsin.bases import VERDICT, Detector, Keyed
 from tocsin.batch import END, OUT, START, Batch, Floats, as_times, times_us
 from tocsin.contracts import Component, Operator
 from tocsin.errors import SchemaError
@@ -216,6 +216,25 @@ def state_can_be_split_by_key(operator: Operator, sample: pa.RecordBatch) -> Non
             state, out = operator.step(state, batch.with_rows(_of_shards(operator, batch.rows, share)))
             left += list(out)
     _expect_same(_by_port(left), _run(operator, batches)[0], "split by shard")
+
+
+def parting_by_key_changes_nothing(operator: Operator, sample: pa.RecordBatch) -> None:
+    """Where nothing is said against it (`Keyed.WHOLE`), a batch may be answered in parts: by the same bits."""
+    if not isinstance(operator, Keyed) or type(operator).step is not Keyed.step or operator.WHOLE:
+        return
+    whole, parts = operator.initial(), operator.initial()
+    for batch in stream(sample, 40):
+        whole, (left,) = operator.step(whole, batch)
+        slots = parts.slots(batch.rows.column("key"))
+        answers: list[Any] = [None] * len(batch)
+        for part in (1, 0):
+            at = np.flatnonzero(slots % 2 == part)
+            for i, row in zip(
+                at, operator.update(parts, batch.rows.take(pa.array(at)), slots[at]).to_pylist(), strict=True
+            ):
+                answers[i] = row
+        assert str(answers) == str(left.rows.to_pylist()), f"in parts: {answers}\ninstead of\n{left.rows.to_pylist()}"
+    assert str(operator.dump(parts).to_pylist()) == str(operator.dump(whole).to_pylist()), "in parts the state differs"
 
 
 def watermark_is_true(operator: Operator, sample: pa.RecordBatch) -> None:
@@ -427,6 +446,7 @@ CHECKS: Sequence[Check] = (
     keys_do_not_touch_each_other,
     dump_and_load_change_nothing,
     state_can_be_split_by_key,
+    parting_by_key_changes_nothing,
     watermark_is_true,
     bad_values_are_no_error,
     state_is_bounded,

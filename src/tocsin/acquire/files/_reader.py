@@ -17,7 +17,7 @@ from tocsin.acquire._pace import Pace
 from tocsin.acquire.files._file import Ahead, Manner, OpenFile, Place, format_of
 from tocsin.batch import END, RAW, REJECTED, START, Batch, empty, tick
 from tocsin.contracts import Offset
-from tocsin.errors import SourceError
+from tocsin.errors import SourceError, SourceMissing
 from tocsin.world import Clock, FirstTime
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ class FilesReader:
         self._finished = FinishedFiles(paths, done, self._places)
         if source.bounded():
             if not paths:
-                raise SourceError(f"no file matches {source.path}")
+                where = "" if Path(source.path).is_absolute() else f" in {Path.cwd()}"
+                raise SourceMissing(
+                    f"no file matches {source.path}{where}; correct path:, or let it wait for one by follow: true"
+                )
             paths = self._finished.left()
         self._listed = source.bounded()
         self._done = self._total - sum(os.lstat(path).st_size for path in paths)

@@ -21,6 +21,7 @@ export class Access {
     get("who").textContent = session.signed_in ? `${session.name}, ${session.role}` : "";
     get("sign-out").hidden = !session.signed_in;
     get("open-query").hidden = !reaches(session.role, "engineer");
+    get("open-admin").hidden = !reaches(session.role, "admin");
     if (get("sign-in").open) get("sign-in").close();
   }
 

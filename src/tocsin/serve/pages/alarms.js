@@ -1,6 +1,6 @@
 // The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
 import { reaches } from "/access.js";
-import { node, show, when } from "/chart.js";
+import { LANGUAGE, node, show, when } from "/chart.js";
 import { placeOf, rank, severityOf, shapeOf, stateOf, worded } from "/wire.js";
 import { ACTIONS } from "/words.js";
 
@@ -8,11 +8,12 @@ const SHOWN_MAX = 100;
 const KEPT_MAX = 600;
 const ANNOUNCED_MAX = 3;
 const ANSWER_MS = 15000;
-const SHELVE_S = 3600;
+const USUAL_HOURS = "1 h"; // as the labels of actions that last say it
 
 const active = (alarm) => stateOf(alarm).active;
 const open = (alarm) => stateOf(alarm).open;
 const unacknowledged = (alarm) => stateOf(alarm).unacknowledged;
+const get = (id) => document.getElementById(id);
 const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
@@ -24,6 +25,7 @@ export class AlarmList {
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
     this.role = ""; // of who looks: only what they may do is offered
+    get("duration").addEventListener("change", () => { this.changed = true; });
   }
 
   /** @param {import("/wire.js").ShownAlarm[]} all */
@@ -135,8 +137,10 @@ export class AlarmList {
     setTimeout(() => { // the engine answers with a new row of this alarm; if it does not, the buttons come back
       if (row.about === about && row.sent) { row.sent = ""; this.changed = true; this.toast("The engine has not answered yet; the action is kept."); }
     }, ANSWER_MS);
+    const details = { reason: get("reason").value.trim(), ...(action.timed ? { for_s: Number(get("duration").value) } : {}) };
+    get("reason").value = "";
     try {
-      await this.send(id, action.name, action.timed ? { for_s: SHELVE_S } : {});
+      await this.send(id, action.name, details);
     } catch (error) {
       row.sent = "";
       this.changed = true;
@@ -155,7 +159,7 @@ export class AlarmList {
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
     row.time.textContent = when(began);
-    row.time.title = new Date(began).toLocaleString("en-GB");
+    row.time.title = new Date(began).toLocaleString(LANGUAGE, { hourCycle: "h23" });
     row.message.textContent = this.textOf(alarm);
     row.facts.textContent = factsOf(alarm).join(" · ");
     row.advice.hidden = !alarm.advice;
@@ -166,7 +170,8 @@ export class AlarmList {
         (!action.labels || alarm.label !== action.labels);
       row.buttons[i].hidden = !fits;
       row.buttons[i].disabled = Boolean(row.sent);
-      row.buttons[i].textContent = row.sent === action.name ? `${action.label} …` : action.label;
+      const label = action.timed ? action.label.replace(USUAL_HOURS, get("duration").selectedOptions[0].text) : action.label;
+      row.buttons[i].textContent = row.sent === action.name ? `${label} …` : label;
     });
   }
 }

@@ -1,33 +1,40 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
 import { Access } from "/access.js";
+import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
-import { Charts, node, show, when } from "/chart.js";
+import { Charts, LANGUAGE, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
 import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
+import { Vibration } from "/vibration.js";
 import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
 
 const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
 const LOOK_MS = 1000;
+const NARROW = matchMedia("(max-width: 760px)"); // as style.css has it
 const get = (id) => document.getElementById(id);
 const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
 const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
-const tiles = new Tiles(get("tiles"), { colours: () => charts.colours, choose: (name) => choose(name, true), moved: lookSoon });
-const story = new Story(get("story"), goTo);
+const tiles = new Tiles(get("tiles"), { choose: lookAt, moved: lookSoon });
+const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""]);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
-  load: (asked) => quietly(ask(`/api/lanes?${asked}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
   called: (key) => tiles.called(key),
+});
+const vibration = new Vibration({
+  load: (asked) => quietly(ask(`/api/spectra?${asked}`, "Spectra")), ends: () => range.ends, colours: () => charts.colours,
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 const access = new Access(ask, begin);
 new QueryBox(access);
+new AdminBox(() => ask("/api/access", "AccessReport"));
 let chosen = null;
 let picked = false; // whether a person chose it
 let source = null;
@@ -135,8 +142,9 @@ function apply(changes) {
 }
 
 /** @param {import("/wire.js").NewPoints} points */
-function take({ machine, series }) {
+function take({ machine, series, again_s }) {
   if (machine !== chosen || !range.live) return;
+  if (again_s) refresh(1000 * again_s);
   if (loading) arrived.push(...series);
   else for (const one of series) charts.add(one, one.points);
 }
@@ -166,16 +174,20 @@ function heard(figures) {
   engine = figures.engine;
   engineAt = heardAt - 1000 * figures.engine_silent_s;
   get("figure-rate").textContent = show(Math.round(figures.rows_per_s));
-  get("figure-rows").textContent = figures.rows_in.toLocaleString("en");
+  get("figure-rows").textContent = figures.rows_in.toLocaleString(LANGUAGE);
   get("figure-lag").textContent = figures.lag_s === null ? "–" : figures.lag_s < 1 ? `${Math.round(figures.lag_s * 1000)} ms` : `${show(figures.lag_s)} s`;
-  get("figure-bad").textContent = figures.bad.toLocaleString("en");
-  get("figure-late").textContent = figures.late.toLocaleString("en");
+  get("figure-bad").textContent = figures.bad.toLocaleString(LANGUAGE);
+  get("figure-late").textContent = figures.late.toLocaleString(LANGUAGE);
   get("box-bad").classList.toggle("warm", figures.bad > 0);
   get("box-bad").title = Object.entries(figures.bad_by_reason).map(([reason, n]) => `${reason}: ${n}`).join("\n");
   get("trouble").hidden = !figures.trouble;
   if (get("trouble").textContent !== (figures.trouble ?? "")) get("trouble").textContent = figures.trouble ?? "";
-  get("left-out").hidden = !figures.machines_left_out;
-  get("left-out").textContent = `Only the first ${tiles.byName.size} machines are shown here; all of them are watched.`;
+  const left = [
+    figures.machines_left_out ? `Only the first ${tiles.byName.size} machines are shown here; all of them are watched.` : "",
+    figures.series_in_turn ? `${figures.series_in_turn.toLocaleString("en")} signals and more come at once: tiles take turns, and the chosen machine is read from its table. All are watched.` : "",
+  ].filter(Boolean).join(" ");
+  get("left-out").hidden = !left;
+  if (get("left-out").textContent !== left) get("left-out").textContent = left;
   ends(figures);
   freshen();
 }
@@ -259,6 +271,7 @@ async function choose(name, byPerson) {
     get("note").hidden = !loaded.note;
     get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;
+    vibration.choose(name);
     if (ends && !loaded.series.length) sayEmpty("Nothing is kept of this time", `The tables hold no readings of ${name} between ${when(ends[0])} and ${when(ends[1])}.`);
     if (range.everyMs || loaded.again_s) refresh(range.everyMs || 1000 * loaded.again_s);
   } catch (error) {
@@ -266,6 +279,12 @@ async function choose(name, byPerson) {
   } finally {
     if (mine === asked) { loading = false; arrived = []; }
   }
+}
+
+// A machine that a person has taken from the list; where one part of the page stands below the other, its part comes into view.
+function lookAt(name) {
+  choose(name, true);
+  if (NARROW.matches) document.querySelector(".detail").scrollIntoView();
 }
 
 function sayEmpty(title, text) {
@@ -312,7 +331,7 @@ function paintAreas() {
   if (list.children.length !== areas.length + 1) list.replaceChildren(...["", ...areas].map((area) => { const one = node("option", "", area || "all areas"); one.value = area; return one; }));
   list.value = range.area;
 }
-get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; });
+get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; lanes.first = 0; lanes.refresh(); });
 
 function sayChosen() {
   const tile = tiles.byName.get(chosen);
@@ -375,13 +394,14 @@ function theme(name) {
   charts.readColours();
   tiles.repaint();
   lanes.paint();
+  vibration.paint();
 }
 
 get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 get("filter").addEventListener("input", () => { tiles.changed = true; });
 get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, dialog, .heat")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, .heat")) return;
   if (alarms.key(event.key)) event.preventDefault();
 });
 theme(localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));

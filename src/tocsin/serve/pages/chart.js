@@ -13,19 +13,22 @@ const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
 const COARSE = matchMedia("(pointer: coarse)");
 
+// The browser's language, in which numbers and dates are written; hours always from 0 to 23, as plants have them.
+export const LANGUAGE = navigator.language;
+
 export function show(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size >= 1e6) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 });
+  if (size >= 1e6) return value.toLocaleString(LANGUAGE, { notation: "compact", maximumSignificantDigits: 4 });
   if (size !== 0 && size < 1e-3) return value.toExponential(2);
-  return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
+  return value.toLocaleString(LANGUAGE, { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
 }
 
 // A moment as people say it: the time, with the date if it is not today.
 export function when(moment) {
   const at = new Date(moment);
-  const time = at.toLocaleTimeString("en-GB");
-  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" })} ${time}`;
+  const time = at.toLocaleTimeString(LANGUAGE, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString(LANGUAGE, { day: "numeric", month: "short", year: "numeric" })} ${time}`;
 }
 
 export function node(name, className, text) {

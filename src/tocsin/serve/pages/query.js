@@ -1,5 +1,5 @@
 // The box for SQL: a query over the tables, its rows as a table and a simple chart, and as files. Cells are set as text.
-import { node, show } from "/chart.js";
+import { LANGUAGE, node, show } from "/chart.js";
 import { checked } from "/wire.js";
 
 const get = (id) => document.getElementById(id);
@@ -59,7 +59,7 @@ export class QueryBox {
   /** @param {import("/wire.js").QueryAnswer} answer */
   paint(answer) {
     const tables = Object.entries(answer.rests_on).map(([name, version]) => `${name} at version ${version}`).join(", ");
-    const count = `${answer.rows.length.toLocaleString("en")} ${answer.rows.length === 1 ? "row" : "rows"}`;
+    const count = `${answer.rows.length.toLocaleString(LANGUAGE)} ${answer.rows.length === 1 ? "row" : "rows"}`;
     this.say(`${answer.is_cut ? `the first ${count}; there are more` : count}${tables ? ` of ${tables}` : ""}`);
     const head = node("tr");
     for (const column of answer.columns) head.append(node("th", column.kind, column.name));

@@ -1,13 +1,14 @@
 // An alarm as a story, in a dialog: what happened, who did what, what else rang, and how earlier cases ended.
 import { node, when } from "/chart.js";
+import { figure } from "/onset.js";
 import { placeOf, stateOf, worded } from "/wire.js";
 
 const HOUR_S = 3600;
 
 export class Story {
-  // `goTo` shows the signal at the moment it began.
-  constructor(dialog, goTo) {
-    Object.assign(this, { dialog, goTo });
+  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit.
+  constructor(dialog, goTo, called) {
+    Object.assign(this, { dialog, goTo, called });
     this.title = dialog.querySelector("h2");
     this.body = dialog.querySelector(".body");
     dialog.querySelector(".show").addEventListener("click", () => { dialog.close(); this.goTo(this.alarm); });
@@ -25,6 +26,7 @@ export class Story {
     this.body.replaceChildren(
       node("p", "message", alarm.message),
       node("p", "span", `Since ${when(began)}, ${lasting(began, told.alarm.time)} so far as is written.`),
+      ...(told.onset ? [figure(told.onset, ...this.called(told.onset.signal, alarm.unit))] : []),
       ...part("What happened", told.history.map((row) => [row.time, sentence(row)])),
       ...part("What else rang within an hour", told.beside.map((row) => [row.time, `${row.severity}: ${row.message}`])),
       ...part("Cases before", told.before.map((one) => [one.started, ended(one)])),

@@ -4,16 +4,18 @@ import { node, show } from "/chart.js";
 import { rank, shapeOf, standOf } from "/wire.js";
 
 const SPARK_POINTS = 60;
+const SPARK_WIDTH = 96; // pixels
+const SPARK_HEIGHT = 34;
 const SHAPES = { silent: "◌", running: "▸" };
 const GAP = 8;
 const HEIGHTS = [104, 122, 140]; // pixels; with a line of what pulls machines down, and with two, where lives are told, too
 const WIDTH_MIN = 250;
-const BEYOND = 4; // rows above and below the part in sight
+const BEYOND = 2; // rows above and below the part in sight
 
 export class Tiles {
   // `choose` is called with the name of a machine that a person has chosen, `moved` when other tiles have come into sight.
-  constructor(host, { colours, choose, moved }) {
-    Object.assign(this, { host, colours, choose, moved });
+  constructor(host, { choose, moved }) {
+    Object.assign(this, { host, choose, moved });
     this.byName = new Map();
     this.byId = new Map();
     this.sorted = [];
@@ -160,8 +162,7 @@ export class Tiles {
       if (tile.status === "alarm") counts.alarm++;
       if (tile.silent) counts.silent++;
       const fits = wanted === "all" || (wanted === "silent" ? tile.silent : tile.status === wanted);
-      const said = [tile.name, tile.label, tile.area, tile.line].join(" ").toLowerCase();
-      if (fits && said.includes(text) && this.standsIn(tile.name, stand)) this.shown.push(tile);
+      if (fits && saidOf(tile, text) && this.standsIn(tile.name, stand)) this.shown.push(tile);
     }
     if (!this.shown.includes(this.current)) { this.current = null; this.reach(this.shown[0]); }
     const width = this.room.clientWidth;
@@ -169,11 +170,13 @@ export class Tiles {
     this.width = (width + GAP) / this.columns - GAP;
     const rows = Math.ceil(this.shown.length / this.columns);
     this.room.style.height = `${Math.max(0, rows * (this.height + GAP) - GAP)}px`;
-    this.render();
+    this.arrange(this.render());
     return counts;
   }
 
-  // Puts the tiles in sight into the document, in their order, and takes the others out.
+  // Puts the tiles in sight into the document; returns them. The elements of those that have left are used again, where they
+  // stand: to change texts costs a browser much less than to take elements out and put others in. Nothing is written that
+  // stands there already.
   render() {
     const row = this.height + GAP;
     const first = Math.max(0, Math.floor(this.host.scrollTop / row) - BEYOND) * this.columns;
@@ -184,76 +187,118 @@ export class Tiles {
     for (let i = first; i < Math.min(last, this.shown.length); i++) wanted.push(i);
     if (at >= last) wanted.push(at);
     const keep = new Set(wanted.map((i) => this.shown[i].name));
-    let changed = false;
-    for (const [name, element] of this.elements) if (!keep.has(name)) { element.root.remove(); this.elements.delete(name); changed = true; }
-    wanted.forEach((i, position) => {
+    const free = [];
+    for (const [name, element] of this.elements) if (!keep.has(name)) { free.push(element); this.elements.delete(name); }
+    const changed = free.length > 0 || wanted.length > this.elements.size;
+    for (const i of wanted) {
       const tile = this.shown[i];
       let element = this.elements.get(tile.name);
-      if (!element) { this.elements.set(tile.name, element = make(tile.name)); tile.dirty = changed = true; }
-      const { root } = element;
-      if (this.room.children[position] !== root) this.room.insertBefore(root, this.room.children[position] ?? null);
-      root.style.transform = `translate(${(i % this.columns) * (this.width + GAP)}px, ${Math.floor(i / this.columns) * row}px)`;
-      root.style.width = `${this.width}px`;
-      root.style.height = `${this.height}px`;
-      root.tabIndex = tile === this.current ? 0 : -1;
-      root.ariaPosInSet = i + 1;
-      root.ariaSetSize = this.shown.length;
+      if (!element) {
+        element = free.pop() ?? make(this.room);
+        this.elements.set(tile.name, element);
+        element.root.dataset.name = tile.name;
+        tile.dirty = true;
+      }
+      this.place(element, i, row);
       if (tile.dirty) this.paintTile(tile, element);
-    });
+    }
+    for (const { root } of free) root.remove();
     if (changed) this.moved();
+    return wanted;
+  }
+
+  // Puts the elements into the order of their tiles, for those who read them one after the other; not while the list moves.
+  arrange(wanted) {
+    let next = this.room.firstChild;
+    for (const i of wanted) {
+      const { root } = this.elements.get(this.shown[i].name);
+      if (root === next) next = next.nextSibling; else this.room.insertBefore(root, next);
+    }
+  }
+
+  place(element, i, row) {
+    const { root } = element;
+    const tile = this.shown[i];
+    put(element, "left", `${(i % this.columns) * (this.width + GAP)}px`, (value) => { root.style.left = value; });
+    put(element, "top", `${Math.floor(i / this.columns) * row}px`, (value) => { root.style.top = value; });
+    put(element, "width", `${this.width}px`, (value) => { root.style.width = value; });
+    put(element, "height", `${this.height}px`, (value) => { root.style.height = value; });
+    put(element, "place", i + 1, (value) => { root.ariaPosInSet = value; });
+    put(element, "places", this.shown.length, (value) => { root.ariaSetSize = value; });
+    const index = tile === this.current ? 0 : -1;
+    if (root.tabIndex !== index) root.tabIndex = index;
   }
 
   /** Returns the ids of the machines in the document. */
   get inSight() { return [...this.elements.keys()].map((name) => this.byName.get(name)?.id).filter((id) => id !== undefined); }
 
-  paintTile(tile, { root, label, pill, health, well, values, canvas }) {
+  paintTile(tile, element) {
     tile.dirty = false;
-    label.textContent = tile.label || tile.name;
-    label.title = tile.name;
-    well.textContent = standOf(tile);
-    Object.assign(root.dataset, { status: tile.status, severity: tile.severity, active: tile.active, silent: tile.silent });
-    root.setAttribute("aria-selected", String(tile.name === this.chosen));
-    paintPill(pill, tile);
+    const { root, label, pill, health, well, values, spark } = element;
     const { glance } = tile;
-    if (!glance) return;
-    health.textContent = known(glance.health) ? `health ${glance.health}` : "";
-    well.textContent = [
-      standOf(tile),
-      glance.pulled_by.length ? `pulled down by ${glance.pulled_by.slice(0, 3).map((one) => `${one.signal} ${one.percent} %`).join(", ")}` : "",
-      glance.life ? lifeOf(glance.life) : "",
-    ].filter(Boolean).join(" · ");
-    well.title = well.textContent;
-    while (values.children.length < glance.values.length) { const row = node("span", "value"); row.append(node("span"), node("b")); values.append(row); }
-    glance.values.forEach((one, i) => {
-      const [name, value] = values.children[i].children;
-      name.textContent = one.label;
-      name.title = `${one.signal} (${glance.values.length} of ${glance.signals} signals)`;
-      value.textContent = show(one.value);
+    say(label, tile.label || tile.name, tile.name);
+    mark(root, { status: tile.status, severity: tile.severity, active: tile.active, silent: tile.silent });
+    put(element, "selected", String(tile.name === this.chosen), (value) => { root.setAttribute("aria-selected", value); });
+    paintPill(pill, tile);
+    say(health, known(glance?.health) ? `health ${glance.health}` : "");
+    const pulled = glance?.pulled_by.slice(0, 3).map((one) => `${one.signal} ${one.percent} %`).join(", ");
+    const told = [standOf(tile), pulled ? `pulled down by ${pulled}` : "", glance?.life ? lifeOf(glance.life) : ""].filter(Boolean).join(" · ");
+    say(well, told, told);
+    const shown = glance?.values ?? [];
+    while (values.children.length < shown.length) { const row = node("span", "value"); row.append(node("span"), node("b")); values.append(row); }
+    [...values.children].forEach((row, i) => {
+      const [name, value] = row.children;
+      const one = shown[i];
+      if (row.hidden === Boolean(one)) row.hidden = !one;
+      say(name, one?.label ?? "", one ? `${one.signal} (${shown.length} of ${glance.signals} signals)` : "");
+      say(value, one ? show(one.value) : "");
     });
-    drawSpark(canvas, glance.recent, this.colours());
+    put(element, "spark", glance ? sparkOf(glance.recent) : "", (value) => { spark.setAttribute("d", value); });
   }
 }
 
-function make(name) {
+// Writes a text, or a tooltip, where it is not there already.
+function say(element, text, title) {
+  if (element.textContent !== text) { if (element.firstChild) element.firstChild.data = text; else element.textContent = text; }
+  if (title !== undefined && element.title !== title) element.title = title;
+}
+
+function mark(element, data) {
+  for (const [name, value] of Object.entries(data)) if (element.dataset[name] !== String(value)) element.dataset[name] = value;
+}
+
+// Does what sets a property of a tile's element, if it does not have this value already.
+function put(element, name, value, set) {
+  if (element.has[name] === value) return;
+  element.has[name] = value;
+  set(value);
+}
+
+function make(room) {
   const root = node("div", "tile");
-  root.dataset.name = name;
   root.setAttribute("role", "option");
   const top = node("span", "top");
   const label = node("span", "name");
   const pill = node("span", "pill");
   const body = node("span", "body");
   const values = node("span", "values");
-  const canvas = node("canvas");
-  canvas.setAttribute("aria-hidden", "true");
+  const [drawing, spark] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  drawing.setAttribute("aria-hidden", "true");
+  drawing.setAttribute("viewBox", `0 0 ${SPARK_WIDTH} ${SPARK_HEIGHT}`);
+  drawing.append(spark); // no canvas: each would be a layer of its own
   const health = node("span", "health");
   const well = node("span", "well");
   const drawn = node("span", "drawn");
   top.append(label, pill);
-  drawn.append(canvas, health);
+  drawn.append(drawing, health);
   body.append(values, drawn);
   root.append(top, body, well);
-  return { root, label, pill, health, well, values, canvas };
+  room.append(root);
+  return { root, label, pill, health, well, values, spark, has: {} };
 }
+
+// Whether a machine goes by a word, in its name or where it stands.
+const saidOf = (tile, text) => !text || [tile.name, tile.label, tile.area, tile.line].join(" ").toLowerCase().includes(text);
 
 const known = (value) => value !== null && value !== undefined;
 
@@ -268,31 +313,18 @@ function lifeOf(life) {
 
 // What a machine is doing, in a sign, a word and a colour.
 export function paintPill(pill, tile) {
-  pill.hidden = false;
-  Object.assign(pill.dataset, { status: tile.status, severity: tile.severity, active: tile.active });
+  if (pill.hidden) pill.hidden = false;
+  mark(pill, { status: tile.status, severity: tile.severity, active: tile.active });
   const word = tile.status === "alarm" ? tile.severity + (tile.active ? "" : " (over)") : tile.status === "running" && tile.state ? tile.state : tile.status;
-  pill.textContent = `${tile.status === "alarm" ? shapeOf(tile.severity) : SHAPES[tile.status]} ${word}`;
+  say(pill, `${tile.status === "alarm" ? shapeOf(tile.severity) : SHAPES[tile.status]} ${word}`);
 }
 
-function drawSpark(canvas, values, colours) {
-  const [width, height, scale] = [96, 34, window.devicePixelRatio || 1];
-  if (canvas.width !== width * scale) { canvas.width = width * scale; canvas.height = height * scale; }
-  const pen = canvas.getContext("2d");
-  pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.clearRect(0, 0, width, height);
+// The newest readings as the outline of a line; broken where there is none.
+function sparkOf(values) {
   const known = values.filter((v) => v !== null);
-  if (known.length < 2) return;
+  if (known.length < 2) return "";
   const low = Math.min(...known);
   const span = Math.max(...known) - low || 1;
-  pen.strokeStyle = colours.value;
-  pen.lineWidth = 1.4;
-  pen.beginPath();
-  let down = false;
-  values.forEach((v, i) => {
-    if (v === null) { down = false; return; }
-    const [x, y] = [(i / (SPARK_POINTS - 1)) * (width - 2) + 1, height - 3 - ((v - low) / span) * (height - 6)];
-    if (down) pen.lineTo(x, y); else pen.moveTo(x, y);
-    down = true;
-  });
-  pen.stroke();
+  const at = (v, i) => `${((i / (SPARK_POINTS - 1)) * (SPARK_WIDTH - 2) + 1).toFixed(1)} ${(SPARK_HEIGHT - 3 - ((v - low) / span) * (SPARK_HEIGHT - 6)).toFixed(1)}`;
+  return values.map((v, i) => (v === null ? "" : `${i && values[i - 1] !== null ? "L" : "M"}${at(v, i)}`)).join("");
 }

@@ -51,6 +51,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} NewPoints
  * @property {string} machine
  * @property {MachineSeries[]} series
+ * @property {number} again_s
  *
  * @typedef {Object} ShownAlarm
  * @property {string} id
@@ -88,6 +89,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number} bad
  * @property {Object<string, number>} bad_by_reason
  * @property {number} machines_left_out
+ * @property {number} series_in_turn  how many signals take turns; 0 if all are heard
  * @property {Object<string, {lag_epochs: number, lag_bytes: number, reason: string|null}>} sinks
  * @property {Object<string, {silent_s: number|null, splits: number, reason: string|null}>} sources
  *
@@ -107,6 +109,29 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number} first
  * @property {number} machines
  * @property {string} note
+ *
+ * @typedef {Object} Waterfall
+ * @property {number} begin_ms
+ * @property {number} cell_ms
+ * @property {number} cells
+ * @property {number} lines
+ * @property {number} top_hz
+ * @property {number} lowest
+ * @property {number} highest
+ * @property {string} levels  base64, line by line of cell after cell
+ *
+ * @typedef {Object} Spectra
+ * @property {string} machine
+ * @property {string[]} kinds  none where no spectra are kept
+ * @property {string} kind
+ * @property {string} unit
+ * @property {number|null} at_ms
+ * @property {number} top_hz
+ * @property {(number|null)[]} amplitudes
+ * @property {number|null} shaft_hz
+ * @property {string} fault
+ * @property {{name: string, part: string, hz: number, ratio: number|null, is_named: boolean}[]} faults
+ * @property {Waterfall|null} waterfall
  *
  * @typedef {Object} AlarmEvent
  * @property {string} id
@@ -134,6 +159,23 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} history
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
+ * @property {Onset?} [onset]
+ *
+ * @typedef {Object} Onset
+ * @property {string} signal
+ * @property {number} at_ms
+ * @property {Points} points
+ * @property {Points} band
+ * @property {{expected?: number, lower?: number, upper?: number, limit?: number}} at_onset
+ * @property {{least: ?number, most: ?number, count: number}} before
+ * @property {{least: ?number, most: ?number, count: number}} after
+ *
+ * @typedef {Object} AccessReport
+ * @property {{name: string, kind: "account"|"token", role: string, made: string, expires: string|null, is_expired: boolean}[]} entries
+ * @property {{number: number, time: string, who: string, role: string, through: string, what: string, subject: string, details: string}[]} audit
+ * @property {number} rows
+ * @property {string} head
+ * @property {string} fault  empty if the chain holds
  *
  * @typedef {Object} QueryAnswer
  * @property {Object<string, number>} rests_on
