@@ -302,6 +302,9 @@ class Sink(Component, ABC):
 
     PROMISE: ClassVar[str] = "exactly once"
     """How often a row is there for whom; through any crash."""
+    NAMES_EPOCHS: ClassVar[bool] = False
+    """Whether what it writes is named after the epoch that it was staged in. Rows of several epochs are then never
+    staged together: after a crash they might be put together otherwise, and stand there under two names."""
 
     def accepts(self, schema: pa.Schema) -> None:
         """Raises `SchemaError`, naming the column, if rows of this schema cannot be kept; asked before data flows."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -238,6 +239,27 @@ def test_few_rows_stay_with_the_checkpoint_until_they_are_published(tmp_path: Pa
     assert again.step()
     assert table["transactions"] == [2] * AT_ONCE + [12]
     assert list((tmp_path / ".state").rglob("*.arrow")) == []
+
+
+class Named(Remote):
+    """A table whose rows are named after their epoch."""
+
+    NAMES_EPOCHS: ClassVar[bool] = True
+
+
+def test_epochs_that_give_rows_their_names_are_never_staged_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_bytes: int
+) -> None:
+    """After a crash there may be one more of them: put together with it, the others would be named anew."""
+    monkeypatch.setattr(sys.modules[__name__], "Remote", Named)
+    table: dict[str, Any] = {"gathers_s": 10.0, "silent after": True}
+    sink, _ = task(tmp_path, table)
+    sink.recover([], None)
+    for epoch in (1, 2, 3):
+        commit(sink, epoch)
+    sink.step()
+    assert [one.epoch for one in sink.staged()] == [1, 2, 3]
+    assert not any(one.rows for one in sink.staged())
 
 
 def test_rows_that_wait_are_written_as_they_are_after_a_column_was_added(tmp_path: Path) -> None:

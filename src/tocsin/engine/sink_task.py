@@ -295,11 +295,13 @@ class SinkTask:
         staged: list[Staged] = []
         for schema, epochs in groupby(some, lambda one: pa.ipc.open_stream(one.rows).schema if one.rows else None):
             run = list(epochs)
-            if schema is not None:
-                rows = [batch for one in run for batch in pa.ipc.open_stream(one.rows)]
-                token = self._staged_now(run[-1].epoch, schema, rows)
-                run = [Staged(run[-1].epoch, token, sum(one.bytes for one in run))]
-            staged += run
+            if schema is None:
+                staged += run
+                continue
+            for together in ([one] for one in run) if self._sink.NAMES_EPOCHS else (run,):
+                rows = [batch for one in together for batch in pa.ipc.open_stream(one.rows)]
+                token = self._staged_now(together[-1].epoch, schema, rows)
+                staged.append(Staged(together[-1].epoch, token, sum(one.bytes for one in together)))
         with self._news:
             self._waiting[: len(some)] = staged  # it is not handed over again, however often publishing fails
         return staged

@@ -52,6 +52,7 @@ class Files(Sink):
     "'=1+1",
     """
 
+    NAMES_EPOCHS: ClassVar[bool] = True
     SHORTHAND: ClassVar[str | None] = "path"
 
     path: str

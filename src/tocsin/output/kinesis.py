@@ -58,6 +58,7 @@ class Kinesis(StreamSettings, Sink):
     'key'
     """
 
+    NAMES_EPOCHS: ClassVar[bool] = True
     PROMISE: ClassVar[str] = "at least once; once for readers that drop a row_id they have seen"
 
     key: str = "key"
