@@ -296,6 +296,9 @@ class Sink(Component, ABC):
 
     PROMISE: ClassVar[str] = "exactly once"
     """How often a row is there for whom; through any crash."""
+    FENCED: ClassVar[bool] = False
+    """Whether it bears that a writer was replaced by another one and lives on for a while, as on a cluster: its table
+    shuts one of the two out, or writing an epoch once more changes nothing that was promised."""
 
     def accepts(self, schema: pa.Schema) -> None:
         """Raises `SchemaError`, naming the column, if rows of this schema cannot be kept; asked before data flows."""

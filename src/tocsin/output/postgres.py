@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import field_validator, model_validator
@@ -57,6 +57,8 @@ class Postgres(ServerSettings, Sink):
     >>> sink.place()
     {'server': ['db', 5432, 'plant'], 'table': ['plant', 'readings']}
     """
+
+    FENCED: ClassVar[bool] = True
 
     table: str
     """Where to write: ``schema.table``, or ``table`` in schema ``public``; upper and lower case count."""
