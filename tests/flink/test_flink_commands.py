@@ -69,9 +69,14 @@ def test_a_process_that_has_another_number_now_is_not_ours(tmp_path: Path) -> No
 
 
 def test_sinks_and_sources_that_it_has_no_door_for_are_named(tmp_path: Path) -> None:
-    streams = {"hot": {"sinks": [{"files": {"path": "hot", "format": "csv"}}, {"delta": "s3://bucket/hot"}]}}
-    said = refusals(pipeline(tmp_path, streams=streams).plan())
-    assert [one.partition(":")[0] for one in said] == ["hot.0.files", "hot.1.delta"]
+    sinks = [
+        {"files": {"path": "hot", "format": "csv"}},
+        {"postgres": {"url": "postgresql://db/plant", "table": "hot", "load": "all"}},
+        *({"delta": "s3://bucket/hot"}, {"kafka": {"brokers": "broker:9092", "topic": "hot"}}, {"notify": "console"}),
+        {"postgres": {"url": "postgresql://db/plant", "table": "cold"}},
+    ]
+    said = refusals(pipeline(tmp_path, streams={"hot": {"sinks": sinks}}).plan())
+    assert [one.partition(":")[0] for one in said] == ["hot.0.files", "hot.1.postgres"]
 
 
 def test_what_ran_embedded_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
