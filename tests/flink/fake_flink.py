@@ -108,10 +108,15 @@ class Attempt:
     def whole(self) -> bool:
         return all(marker(self.plan, self.run, target.id).exists() for target in self.plan.sinks)
 
-    def close(self) -> None:
-        """The process ends; Flink closes nothing that a crash has taken."""
+    def crash(self) -> None:
+        """It reads nothing more; but it may still publish."""
         for reading in self.readings.values():
             reading.close()
+
+    def close(self) -> None:
+        self.crash()
+        for sink in self.sinks.values():
+            sink.close()
 
 
 def run(
@@ -140,9 +145,10 @@ def run(
             attempt.publish(number)
         if fate == "goes on":
             continue
-        attempt.close()
+        attempt.crash()
         zombie, attempt = attempt, Attempt(plan, last, rng, change, name)
         if last is None:
+            zombie.close()
             continue
         first = rng.random() < 0.5
         if fate == "is not told" and first:  # but it was on its way, and its process still lives
@@ -153,5 +159,6 @@ def run(
             with suppress(SinkError):
                 zombie.publish(last.number)
             happened["zombie last"] += 1
+        zombie.close()
     attempt.close()
     return last, happened

@@ -61,6 +61,8 @@ class Keeping:
         """The epoch that holds the last rows of this run."""
         self._verified = False
         self._reason: str | None = None
+        """Why the last try to publish failed."""
+        self._has_told = False
         self._since_housekeeping = 0
         self._rows: list[pa.RecordBatch] = []
         self._bytes = 0
@@ -172,9 +174,9 @@ class Keeping:
         self._writer = self._sink.open(self._world, self._schema)
 
     def _tell(self, reason: str | None) -> None:
-        if reason == self._reason:
+        if reason == self._reason and self._has_told:
             return
-        self._reason, disk = reason, self._world.disk
+        self._reason, self._has_told, disk = reason, True, self._world.disk
         note = self._marker.parent / f"{self._marker.name}{TROUBLE}"
         disk.make_folder(note.parent)
         if reason is None:
