@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from tocsin.engine.keyed import KeyGroup, as_stream
 from tocsin.engine.recovery import Effects
-from tocsin.engine.remembered import NO_CHANGE, Change, Remembered
+from tocsin.engine.remembered import NO_CHANGE, Change
 from tocsin.errors import SinkError
-from tocsin.flink.elements import DONE, Element
+from tocsin.flink.acting import Acting
+from tocsin.flink.elements import ACT, DONE, Element
 from tocsin.flink.keeping import Keeping
 from tocsin.flink.outbox import with_outboxes
-from tocsin.flink.places import marker, readers_of
+from tocsin.flink.places import marker, open_reader, reader_names
 from tocsin.flink.reading import Reading
 from tocsin.pipeline.plan import Plan, SinkNode
 
@@ -43,7 +44,7 @@ class Attempt:
     ) -> None:
         self.plan, self.rng, self.run = with_outboxes(plan), rng, run
         self._change = change
-        self._names = list(readers_of(self.plan))
+        self._names = reader_names(self.plan)
         readings, sinks = (before.readings, before.sinks) if before else ({}, {})
         self.readings = {name: self._reading(name, readings.get(name)) for name in self._names}
         groups = before.groups if before else [None] * GROUPS
@@ -52,13 +53,8 @@ class Attempt:
         self.heard = [set(before.heard[group]) if before and same_run else set[int]() for group in range(GROUPS)]
         self.sinks = {target.id: self._keeping(target, sinks.get(target.id)) for target in self.plan.sinks}
 
-    def _reading(self, name: str, state: bytes | None) -> Reading:
-        origin, share = readers_of(self.plan)[name]
-        remembered = Remembered(self.plan, self._change)
-        if state is not None:
-            remembered.load(state)
-        world = Effects().world(self.plan, "ingest", origin.id)
-        return Reading(self._names.index(name), origin, share, world, GROUPS, self.run, remembered)
+    def _reading(self, name: str, state: bytes | None) -> Reading | Acting:
+        return open_reader(name, self._names.index(name), self.plan, GROUPS, self.run, self._change, state)
 
     def _keeping(self, target: SinkNode, state: bytes | None) -> Keeping:
         world = Effects().world(self.plan, "staged", target.id)
@@ -85,7 +81,9 @@ class Attempt:
                 for sink in self.sinks.values():
                     sink.hear(element.to)
             return
-        for id, batches in self.groups[element.to].take(element.data).items():
+        group = self.groups[element.to]
+        taken = group.act(element.data) if element.kind == ACT else group.take(element.data)
+        for id, batches in taken.items():
             if batches:
                 self.sinks[id].take(as_stream(batches))
 

@@ -151,6 +151,13 @@ class KeyGroup:
             self._graph.fall_idle(chain)
         return self._graph.take()
 
+    def act(self, actions: bytes) -> Mapping[str, Sequence[pa.RecordBatch]]:
+        """Take what operators do, an Arrow stream of `ACTIONS_SCHEMA`; returns what reaches each sink."""
+        with pa.ipc.open_stream(actions) as stream:
+            for rows in stream:
+                self._graph.act(rows)
+        return self._graph.take()
+
     def dump(self) -> bytes:
         """Returns all that is remembered."""
         for id, table in self._graph.changed_states().items():

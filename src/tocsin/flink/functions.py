@@ -19,18 +19,17 @@ from pyflink.datastream.state import ValueStateDescriptor
 
 from tocsin.engine.keyed import KeyGroup, as_stream
 from tocsin.engine.recovery import Effects
-from tocsin.engine.remembered import Change, Remembered
-from tocsin.flink.elements import DONE, PUBLISH, ROWS, STAGE, Element
+from tocsin.engine.remembered import Change
+from tocsin.flink.acting import Acting
+from tocsin.flink.elements import ACT, DONE, PUBLISH, ROWS, STAGE, Element
 from tocsin.flink.keeping import Keeping
 from tocsin.flink.orphan import end_with_taskmanager
 from tocsin.flink.outbox import with_outboxes
-from tocsin.flink.places import marker, readers_of
+from tocsin.flink.places import marker, open_reader
 from tocsin.flink.reading import Reading
 from tocsin.pipeline.plan import Plan
 from tocsin.pipeline.yamlfile import load_with_plan
 
-PAUSE_MS = 5
-"""Between two polls of a reader that has nothing."""
 ELEMENT = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE())])])
 
 
@@ -125,16 +124,12 @@ class Read(_Function):
         elements = list(reading.poll())
         self.state.update(_Dumped(reading.dump))
         if not reading.finished:
-            self._set(ctx, 0 if elements else PAUSE_MS)
+            self._set(ctx, 0 if elements else reading.PAUSE_MS)
         yield from self.to("groups", iter(elements))
 
-    def _opened(self, name: str) -> Reading:
-        origin, share = readers_of(self.plan)[name]
-        world, remembered = Effects().world(self.plan, "ingest", origin.id), Remembered(self.plan, self.change)
-        if (state := self.state.value()) is not None:
-            remembered.load(state)
-        number = self.job.numbers["readers"][name]
-        return Reading(number, origin, share, world, self.job.groups, self.job.run, remembered)
+    def _opened(self, name: str) -> Reading | Acting:
+        number, groups = self.job.numbers["readers"][name], self.job.groups
+        return open_reader(name, number, self.plan, groups, self.job.run, self.change, self.state.value())
 
     def _set(self, ctx: Any, pause_ms: int) -> None:
         timers = ctx.timer_service()
@@ -162,7 +157,8 @@ class Step(_Function):
             return
         if group not in self.live:
             self.live[group] = KeyGroup(self.plan, self.state.value(), self.change)
-        taken = self.live[group].take(bytes(data))
+        one = self.live[group]
+        taken = one.act(bytes(data)) if kind == ACT else one.take(bytes(data))
         self.state.update(_Dumped(self.live[group].dump))
         rows = (Element(self.sinks[id], ROWS, group, as_stream(batches)) for id, batches in taken.items() if batches)
         yield from self.to("sinks", rows)

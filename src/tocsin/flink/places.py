@@ -5,12 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tocsin.pipeline.plan import Plan, SourceNode
+from tocsin.engine.recovery import ACTIONS_SPLIT, Effects
+from tocsin.engine.remembered import Change, Remembered
+from tocsin.flink.acting import Acting, takes_actions
+from tocsin.flink.reading import Reading
+from tocsin.pipeline.plan import Plan
 
 
-def readers_of(plan: Plan) -> dict[str, tuple[SourceNode, int]]:
-    """Returns the shares of all sources, by name."""
-    return {f"{origin.id}#{share}": (origin, share) for origin in plan.sources for share in range(origin.source.SHARES)}
+def reader_names(plan: Plan) -> list[str]:
+    """Returns what is read beside each other: the shares of all sources, and what operators do."""
+    shares = [f"{origin.id}#{share}" for origin in plan.sources for share in range(origin.source.SHARES)]
+    return [*shares, ACTIONS_SPLIT] if takes_actions(plan) else shares
+
+
+def open_reader(
+    name: str, number: int, plan: Plan, groups: int, run: str, change: Change, state: bytes | None
+) -> Reading | Acting:
+    """Open a reader by its name, at its state or from its beginning."""
+    remembered = Remembered(plan, change)
+    if state is not None:
+        remembered.load(state)
+    if name == ACTIONS_SPLIT:
+        return Acting(number, plan, Effects().world(plan, "ingest", name), groups, run, remembered)
+    id, _, share = name.rpartition("#")
+    origin = next(one for one in plan.sources if one.id == id)
+    return Reading(number, origin, int(share), Effects().world(plan, "ingest", id), groups, run, remembered)
 
 
 def numbered(names: Iterable[str], before: Mapping[str, int]) -> dict[str, int]:

@@ -43,6 +43,9 @@ class _Split:
 class Reading:
     """One source of a plan being read; its state is bytes, whole between any two polls."""
 
+    PAUSE_MS = 5
+    """Between two polls where there is nothing."""
+
     def __init__(
         self, number: int, origin: SourceNode, share: int, world: World, groups: int, run: str,
         remembered: Remembered,

@@ -27,7 +27,7 @@ from tocsin.flink.delivering import Delivering
 from tocsin.flink.distribution import environment, flink_home, link_jars, pack
 from tocsin.flink.keeping import TROUBLE
 from tocsin.flink.outbox import with_outboxes
-from tocsin.flink.places import numbered, readers_of
+from tocsin.flink.places import numbered, reader_names
 from tocsin.flink.rest import Rest
 from tocsin.pipeline.plan import Plan
 from tocsin.world import replace as write_whole
@@ -164,7 +164,7 @@ class FlinkRunner(Runner):
         return {name: list(one) for name, one in self._plan.prints().items() if name not in stateless}
 
     def _names(self) -> dict[str, list[str]]:
-        return {"readers": list(readers_of(self._plan)), "sinks": [target.id for target in self._plan.sinks]}
+        return {"readers": reader_names(self._plan), "sinks": [target.id for target in self._plan.sinks]}
 
     def _changed(self, known: Record) -> bool:
         """Returns whether steps, sources or sinks are others than those of the last start."""
