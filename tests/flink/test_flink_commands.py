@@ -49,7 +49,7 @@ def test_without_flink_the_extra_is_named(tmp_path: Path) -> None:
 
 def test_a_page_and_an_address_without_a_port_are_refused() -> None:
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--page"])
-    assert (done.exit_code, "not for --on flink" in done.output) == (2, True)
+    assert (done.exit_code, "tocsin serve" in done.output) == (2, True)
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--jobmanager", "here"])
     assert (done.exit_code, "localhost:8081" in done.output) == (2, True)
 

@@ -24,6 +24,7 @@ from tocsin.cli.mcp import mcp
 from tocsin.cli.models import models, train
 from tocsin.cli.options import folder_option, form_option
 from tocsin.cli.replay import replay
+from tocsin.cli.serve import page_address, page_options, serve_tables
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
@@ -136,12 +137,7 @@ def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
 @click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, or a source be read anew.")
 @click.option("--forget-changed", is_flag=True, help="Let all steps start anew whose state no longer fits.")
 @click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
-@click.option("--port", default=8321, show_default=True)
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where the page listens to other machines.")
-@click.option("--tls-key", type=click.Path(path_type=Path))
-@click.option("--token", help="Of an admin, where there is no account; better set as TOCSIN_RUN_TOKEN.")
-@click.option("--allowed-host", multiple=True, help="A further name by which browsers may ask for the page.")
+@page_options
 @click.option("--on", "runner", type=click.Choice(["flink"]), help="Run it on a cluster of Apache Flink, not here.")
 @click.option(
     "--jobmanager", default="localhost:8081", show_default=True, help="With --on flink: where the cluster is."
@@ -168,29 +164,39 @@ def run(
     What a step has learned is kept while its limits, rules and texts change. Where another change means that it must
     start anew, this stops and says which; everything else goes on in any case.
     """
+    from tocsin.engine.fitting import CHANGED
+
     if runner is not None:
-        if page or forget or forget_changed:
-            raise ConfigError("--page, --forget and --forget-changed are not for --on flink; leave them out")
-        run_on_flink(file, _settings(settings), jobmanager, parallelism)
+        if page:
+            raise ConfigError(f"--page is not for --on flink; serve it beside the job: tocsin serve {file}")
+        run_on_flink(file, _settings(settings), jobmanager, parallelism, CHANGED if forget_changed else forget)
         return
     from tocsin.cli.launch import launch
-    from tocsin.engine.fitting import CHANGED
     from tocsin.pipeline.yamlfile import load_with_plan
 
     pipeline, plan = load_with_plan(file, _settings(settings))
     address = None
     if page:
-        from tocsin.serve.access import Address
-        from tocsin.serve.accounts import Accounts
-        from tocsin.serve.oidc import Provider
-
-        oidc = pipeline.page.oidc
-        address = Address(
-            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host,
-            has_accounts=Accounts(plan.state_folder).are_there(),
-            provider=None if oidc is None else Provider(**oidc.model_dump()),
-        )  # fmt: skip
+        address = page_address(pipeline, plan.state_folder, host, port, tls_cert, tls_key, token, allowed_host)
     launch(plan, pipeline.page.streams, address, CHANGED if forget_changed else forget)
+
+
+@main.command()
+@_file
+@_set
+@page_options
+def serve(
+    file: Path,
+    settings: tuple[str, ...],
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token: str | None,
+    allowed_host: tuple[str, ...],
+) -> None:
+    """Serve the live page of a pipeline that runs elsewhere, as on a cluster, over the tables that it writes."""
+    serve_tables(file, _settings(settings), host, port, tls_cert, tls_key, token, allowed_host)
 
 
 @main.command()
