@@ -28,7 +28,7 @@ BEGIN = datetime(2026, 1, 5, 5, 30, tzinfo=UTC)
 CUTOFF = BEGIN + timedelta(minutes=MINUTES - 2)
 """Behind it what is said depends on when one looks: some events are still open."""
 TABLES = ("downtime", "alarms", "late_source", "quarantine")
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def says() -> list[list[bytes]]:
