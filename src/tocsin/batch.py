@@ -262,3 +262,12 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
     if field.type == KEY_TYPE:
         return pa.array(values, pa.string()).dictionary_encode().cast(KEY_TYPE)
     return pa.array(values, field.type)
+
+
+def ipc_stream(batches: Sequence[pa.RecordBatch]) -> bytes:
+    """Returns batches of one schema, at least one, as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema) as stream:
+        for rows in batches:
+            stream.write_batch(rows)
+    return bytes(sink.getvalue())

@@ -29,6 +29,8 @@ Offset = Any
 """A source's own position in one split; JSON."""
 Token = Mapping[str, Any]
 """A writer's own note of what it staged; JSON."""
+IpcStream = bytes
+"""Record batches of one schema, as Arrow's streaming format has them."""
 
 
 class Component(Settings):
@@ -390,13 +392,16 @@ class Staged:
     token: Token
     bytes: int
     """About how much of the disk it takes."""
+    rows: IpcStream = b""
+    """The rows as an Arrow stream, where they are few: the checkpoint holds them, the sink has not seen them yet."""
 
 
 class StepState(NamedTuple):
     """Where a checkpoint keeps the state of one step, and which settings it fits."""
 
     place: str
-    """File in the state folder, and from which byte to which it reaches: ``file:begin:end``."""
+    """File in the state folder, and from which byte to which it reaches: ``file:begin:end``. Or ``held:`` and the state
+    itself in base64, where it is small."""
     sha256: str
     fingerprint: str = ""
     """Of what shapes the state (`Operator.shape`); empty if a version wrote it that did not note it."""

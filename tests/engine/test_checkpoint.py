@@ -24,7 +24,7 @@ def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
         watermarks={"a/0": 5},
         offsets={"a/0": {"line": 3}},
         states={"sum": StepState("x:0:9", "abc", "fp", "set")},
-        staged={"t": [Staged(2, {"part": "p"}, 100)]},
+        staged={"t": [Staged(2, {"part": "p"}, 100)], "u": [Staged(2, {}, 60, b"a stream of rows")]},
         published={"t": 1},
     )
     store.commit(Checkpoint(1), {})
@@ -38,6 +38,37 @@ def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
     store.commit(Checkpoint(3), {"bell": [Message("1", b"one"), Message("3", b"three")]})
     assert [m.id for m in store.pending("bell", 10)] == ["2", "3"], "a known id is not sent again"
     assert store.pending("other", 10) == []
+    store.close()
+
+
+def test_a_store_of_the_version_before_held_no_rows_and_can(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    staged = [Staged(1, {"part": "p"}, 100)]
+    store.commit(Checkpoint(1, staged={"t": staged}), {})
+    store.close()
+    with sqlite3.connect(tmp_path / "checkpoints.db") as db:
+        db.execute("alter table staged drop column rows")
+    db.close()
+    store = SqliteStore(tmp_path)
+    last = store.last()
+    assert last is not None
+    assert last.staged == {"t": staged}
+    staged.append(Staged(2, {}, 60, b"a stream of rows"))
+    store.commit(Checkpoint(2, staged={"t": staged}), {})
+    assert store.last() == Checkpoint(2, staged={"t": staged})
+    store.close()
+
+
+def test_the_log_of_the_database_is_folded_while_epochs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.engine.checkpoint._FOLD_BYTES", 1 << 20)
+    store = SqliteStore(tmp_path)
+    staged = [Staged(epoch, {}, 0, bytes(100_000)) for epoch in range(1, 101)]
+    for one in staged:
+        store.commit(Checkpoint(one.epoch, staged={"t": [one]}, published={"t": one.epoch - 1}), {})
+        if store._folding.ident is not None:
+            store._folding.join()
+    assert (tmp_path / "checkpoints.db-wal").stat().st_size < 3 << 20
+    assert store.last() == Checkpoint(100, staged={"t": staged[-1:]}, published={"t": 99})
     store.close()
 
 
@@ -107,3 +138,15 @@ def test_states_come_back_and_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(CorruptState, match="gone"):
         read_states(disk, tmp_path, newer)
+
+
+def test_small_states_need_no_file_and_damage_is_named(tmp_path: Path) -> None:
+    disk = SystemDisk()
+    tables = {"sum": pa.table({"key": ["a"], "n": [1]}), "ewma": pa.table({"key": ["a", "b"], "m": [0.5, 1.5]})}
+    places = write_states(disk, tmp_path, 7, tables, held_bytes=1 << 20)
+    assert (list(tmp_path.iterdir()), state_files(places)) == ([], set())
+    assert read_states(disk, tmp_path, places) == tables
+    assert state_files(write_states(disk, tmp_path, 8, tables, held_bytes=100)) == {"000000000008.state"}
+    damaged = {**places, "sum": places["sum"]._replace(place=places["ewma"].place)}
+    with pytest.raises(CorruptState, match=r"'sum' in .*checkpoints\.db"):
+        read_states(disk, tmp_path, damaged)

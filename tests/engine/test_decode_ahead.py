@@ -75,8 +75,21 @@ def test_two_batches_are_decoded_at_once_and_leave_in_order(two_cores: None) -> 
     assert decoder.where[0] != decoder.where[1]
 
 
-def test_a_small_batch_is_decoded_by_who_takes_it(two_cores: None) -> None:
-    decoder = Gated.model_construct(**Json(columns={"n": "int"}).__dict__, where={})
+def test_a_small_batch_is_left_to_the_epoch_loop(two_cores: None) -> None:
+    ahead = DecodeAhead(DecodePool(Json(columns={"n": "int"}), threads=True))
+    ahead.put(Batch(raw([b'{"n": 0}'])), 1)
+    assert not wait_for_any([ahead], 1.0)
+    taken = ahead.take()
+    assert taken is not None
+    assert (taken[1], taken[2]) == (1, None)
+
+
+def test_a_small_batch_is_decoded_by_who_takes_it_where_the_decoder_may_wait(two_cores: None) -> None:
+    class Waiting(Gated):
+        def may_wait(self) -> bool:
+            return True
+
+    decoder = Waiting.model_construct(**Json(columns={"n": "int"}).__dict__, where={})
     ahead = DecodeAhead(DecodePool(decoder, threads=True))
     ahead.put(Batch(raw([b'{"n": 0}'])), 1)
     assert not wait_for_any([ahead], 1.0)
@@ -91,6 +104,9 @@ def test_a_batch_that_cannot_be_decoded_yet_is_kept_with_all_behind_it(two_cores
     away.set()
 
     class Asking(Json):
+        def may_wait(self) -> bool:
+            return True
+
         def traced(self, state: Any, batch: Batch) -> Traced:
             if away.is_set():
                 raise Unavailable("the registry is away")

@@ -73,11 +73,23 @@ class Hand:
         self.now_s += seconds
 
 
-def task(folder: Path, table: dict[str, Any]) -> tuple[SinkTask, Hand]:
+class Hold:
+    """How many bytes of an epoch's rows the checkpoint holds."""
+
+    bytes = 0
+
+
+@pytest.fixture(params=[0, 1 << 20], ids=["staged", "held"], autouse=True)
+def held_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(Hold, "bytes", request.param)
+    return int(request.param)
+
+
+def task(folder: Path, table: dict[str, Any], schema: pa.Schema = ROWS.schema) -> tuple[SinkTask, Hand]:
     clock = Hand()
     given = world(folder)
     given = PartWorld(clock, given.disk, given.folder, given.scratch, given.name)
-    return SinkTask("db", Remote.model_construct(table=table), ROWS.schema, given), clock
+    return SinkTask("db", Remote.model_construct(table=table), schema, given, Hold.bytes), clock
 
 
 def commit(sink: SinkTask, epoch: int) -> None:
@@ -203,6 +215,42 @@ def test_a_start_does_not_wait_for_a_sink_that_is_away(tmp_path: Path) -> None:
     clock.sleep(60)
     assert again.step()
     assert table["epoch"] == 1
+
+
+def test_few_rows_stay_with_the_checkpoint_until_they_are_published(tmp_path: Path, held_bytes: int) -> None:
+    table: dict[str, Any] = {"gathers_s": 10.0}
+    sink, clock = task(tmp_path, table)
+    sink.recover([], None)
+    for epoch in range(1, AT_ONCE + 4):
+        commit(sink, epoch)
+        sink.step()
+    assert len(list((tmp_path / ".state").rglob("*.arrow"))) == (0 if held_bytes else 3)
+    table["trouble"] = Unavailable("away")
+    clock.sleep(60)
+    for epoch in range(AT_ONCE + 4, AT_ONCE + 7):  # what comes while it is away does not fill the memory
+        sink.step()
+        commit(sink, epoch)
+    assert len(list((tmp_path / ".state").rglob("*.arrow"))) == (4 if held_bytes else 6)
+    again, _ = task(tmp_path, table)
+    again.recover(sink.staged(), AT_ONCE)
+    del table["trouble"]
+    again._retry_s = 0.0
+    assert again.step()
+    assert table["transactions"] == [2] * AT_ONCE + [12]
+    assert list((tmp_path / ".state").rglob("*.arrow")) == []
+
+
+def test_rows_that_wait_are_written_as_they_are_after_a_column_was_added(tmp_path: Path) -> None:
+    table: dict[str, Any] = {}
+    before, _ = task(tmp_path, table)
+    staged = [before.stage(1, [ROWS])]
+    wider = ROWS.schema.append(pa.field("unit", pa.string()))
+    after, _ = task(tmp_path, table, wider)
+    after.recover(staged, None)
+    assert (table["epoch"], table["transactions"]) == (1, [2])
+    after.commit(after.stage(2, [ROWS.append_column("unit", pa.array(["C", "K"]))]))
+    assert after.step()
+    assert table["transactions"] == [2, 2]
 
 
 @pytest.mark.parametrize("found", [None, 2, 9])

@@ -113,10 +113,13 @@ def test_each_split_in_its_order_and_then_the_end(tmp_path: Path) -> None:
     assert source.finished
 
 
-def test_what_is_read_is_decoded_ahead_by_the_same_thread(tmp_path: Path) -> None:
+def test_what_may_have_to_wait_is_decoded_by_the_thread_that_reads(tmp_path: Path) -> None:
     where: list[threading.Thread] = []
 
     class Told(Json):
+        def may_wait(self) -> bool:
+            return True
+
         def traced(self, state: Any, batch: Batch) -> Traced:
             where.append(threading.current_thread())
             return super().traced(state, batch)
@@ -141,6 +144,9 @@ def test_what_a_decoder_cannot_take_yet_is_kept(tmp_path: Path) -> None:
     away = [True]
 
     class Asking(Json):
+        def may_wait(self) -> bool:
+            return True
+
         def traced(self, state: Any, batch: Batch) -> Traced:
             if away and len(batch):
                 raise Unavailable("the registry is away")
@@ -162,6 +168,9 @@ def test_what_a_decoder_cannot_take_yet_is_kept(tmp_path: Path) -> None:
 
 def test_a_decoder_that_waits_keeps_neither_an_acknowledgement_nor_a_revoked_split_back(tmp_path: Path) -> None:
     class Away(Json):
+        def may_wait(self) -> bool:
+            return True
+
         def traced(self, state: Any, batch: Batch) -> Traced:
             if b"2" in batch.rows["payload"].to_pylist()[0]:
                 raise Unavailable("the registry is away", retry_after_s=600.0)

@@ -50,7 +50,7 @@ class Failing(SystemDisk):
 
 
 def run(world: World, disk: SystemDisk, **settings: Any) -> EmbeddedRunner:
-    runner = EmbeddedRunner(world.plan(**settings), Effects(FastClock(), disk))
+    runner = EmbeddedRunner(world.plan(**settings), Effects(FastClock(), disk, held_bytes=0))
     runner.run()
     return runner
 
@@ -99,7 +99,7 @@ def test_stopping_does_not_wait_for_the_disk(tmp_path: Path) -> None:
                 runner.stop()
             super().write(path, data)
 
-    runner = EmbeddedRunner(world.plan(), Effects(FastClock(), Stopping(10**9, errno.ENOSPC)))
+    runner = EmbeddedRunner(world.plan(), Effects(FastClock(), Stopping(10**9, errno.ENOSPC), held_bytes=0))
     runner.run()
     assert "full" in str(runner.counters.trouble)
 
@@ -137,7 +137,7 @@ def test_a_source_that_is_gone_is_told(tmp_path: Path) -> None:
 
 def test_corrupt_state_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
     world = World(tmp_path)
-    EmbeddedRunner(world.plan()).run()
+    EmbeddedRunner(world.plan(), Effects(held_bytes=0)).run()
     tables = {name: dict(table) for name, table in world.tables.items()}
     damaged = sorted((tmp_path / "state").glob("*.state"))
     for path in damaged:
@@ -145,6 +145,6 @@ def test_corrupt_state_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     with pytest.raises(CorruptState, match="does not match its checksum"):
-        EmbeddedRunner(world.plan()).run()
+        EmbeddedRunner(world.plan(), Effects(held_bytes=0)).run()
     assert world.tables == tables
     assert sorted((tmp_path / "state").glob("*.state")) == damaged

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tocsin.engine.keyed import KeyGroup, as_stream
+from tocsin.batch import ipc_stream
+from tocsin.engine.keyed import KeyGroup
 from tocsin.engine.recovery import Effects
 from tocsin.engine.remembered import NO_CHANGE, Change
 from tocsin.errors import SinkError
@@ -85,7 +86,7 @@ class Attempt:
         taken = group.act(element.data) if element.kind == ACT else group.take(element.data)
         for id, batches in taken.items():
             if batches:
-                self.sinks[id].take(as_stream(batches))
+                self.sinks[id].take(ipc_stream(batches))
 
     def barrier(self, number: int) -> Snapshot:
         for sink in self.sinks.values():

@@ -11,9 +11,9 @@ import pytest
 from fake_flink import Attempt, run
 
 from tocsin import Pipeline, read
+from tocsin.batch import ipc_stream
 from tocsin.engine import source_task
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.keyed import as_stream
 from tocsin.errors import ForeignCommit
 from tocsin.flink import reading
 from tocsin.pipeline.plan import Plan
@@ -79,4 +79,4 @@ def test_a_table_that_is_ahead_of_its_checkpoint_is_left_alone(data: Path, tmp_p
 
 
 def rows_of_table(table: str, folder: Path) -> bytes:
-    return as_stream(read(table, folder).to_batches())
+    return ipc_stream(read(table, folder).to_batches())

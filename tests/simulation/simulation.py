@@ -216,7 +216,14 @@ def _simulate(world: Plant, seed: int, tables: str) -> None:
         random.choice((500, 1_000, 3_000, 20_000)),
         random.choice((300, 3_000, 10**9)),
     )
-    effects = Effects(world, world.disk, lambda _: Store(world), False, random.choice((1, 600, 2_000)))
+    effects = Effects(
+        world,
+        world.disk,
+        lambda _: Store(world),
+        False,
+        random.choice((1, 600, 2_000)),
+        random.choice((0, 3_000, 2**20)),
+    )
     world.disk.make_folder(STATE)
     # Sources that end make a load whole; for the other kind these are taken as if they went on.
     with patched(Plan, is_bounded=lambda self: tables == "load"):
@@ -367,7 +374,8 @@ def _sinks_before_checkpoint() -> AbstractContextManager[None]:
     def commit_point(self: EmbeddedRunner, attempt: Attempt, checkpoint: Any, outbox: Any) -> None:
         for id, waiting in checkpoint.staged.items():
             if waiting:
-                attempt.sinks[id]._writer.publish(checkpoint.epoch, [one.token for one in waiting])
+                task = attempt.sinks[id]
+                task._writer.publish(checkpoint.epoch, [one.token for one in task._handed_over(waiting)])
         real(self, attempt, checkpoint, outbox)
 
     return patched(EmbeddedRunner, _commit_point=commit_point)

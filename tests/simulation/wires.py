@@ -128,7 +128,8 @@ def _simulate(world: Wires) -> None:
         random.choice((500, 1_000, 3_000, 20_000)),
         random.choice((300, 3_000, 10**9)),
     )
-    effects = Effects(world, world.disk, lambda _: Store(world), False, random.choice((1, 600, 2_000)))
+    segment_bytes, held_bytes = random.choice((1, 600, 2_000)), random.choice((0, 3_000, 2**20))
+    effects = Effects(world, world.disk, lambda _: Store(world), False, segment_bytes, held_bytes)
     world.disk.make_folder(simulation.STATE)
     while not (simulation.life(world, plan, effects) and _has_ended(world)):
         pass

@@ -152,6 +152,10 @@ class Decoder(RecordDecoder):
         """Returns whether what is remembered saves time only, so that records may be decoded before their turn."""
         return cls.dump is Decoder.dump
 
+    def may_wait(self) -> bool:
+        """Returns whether it asks another server, and raises `Unavailable` while that is away."""
+        return False
+
     def dump(self, state: Any) -> pa.Table:
         return NO_STATE
 

@@ -86,6 +86,9 @@ class Avro(Decoder):
         """The schemas that were asked for, by number: saves time, and changes nothing."""
         return {}
 
+    def may_wait(self) -> bool:
+        return self.registry is not None
+
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         _library()  # a missing library is told before data flows
         return super().output_schema(input)

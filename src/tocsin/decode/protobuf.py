@@ -90,6 +90,9 @@ class Protobuf(Decoder):
         """The schemas that were asked for, by number, and their classes: saves time, and changes nothing."""
         return {}
 
+    def may_wait(self) -> bool:
+        return self.registry is not None
+
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         require_library(compiles=self.registry is not None)  # what is missing is told before data flows
         if self.registry is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -21,9 +23,17 @@ from tocsin.contracts import Checkpoint, Message, Staged, StepState
 from tocsin.errors import AlreadyRunning, CorruptState, DurabilityError
 from tocsin.world import Disk, SystemDisk
 
+logger = logging.getLogger(__name__)
+
 REMEMBERED = 100_000
 """Delivered ids that are kept in each channel, so that a message can never be sent again under a known id."""
 PRUNE_EPOCHS = 100
+HELD = "held:"
+"""Begins the place of a state that the checkpoint itself holds."""
+_FOLD_BYTES = 4 << 20
+"""After about so much SQLite's log is folded into the database, beside the epoch loop, for it takes a while."""
+_TRANSACTION_BYTES = 16 << 10
+"""About what a transaction of few rows adds to SQLite's log: a handful of pages."""
 _FSYNC_FAILED = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 RESTORE = "restore a backup of the state folder and the tables from the same time, or move both away to start afresh"
 """The remedy for a damaged state: one of the two alone would not fit the other."""
@@ -35,7 +45,8 @@ create table if not exists outbox (
     epoch integer not null, delivered integer not null default 0, unique (channel, id)
 );
 create table if not exists staged (
-    sink text not null, epoch integer not null, token text not null, bytes integer not null, primary key (sink, epoch)
+    sink text not null, epoch integer not null, token text not null, bytes integer not null, rows blob,
+    primary key (sink, epoch)
 ) without rowid;
 create index if not exists undelivered on outbox (channel, number) where not delivered;
 """
@@ -54,12 +65,16 @@ class SqliteStore:
         self._lock = threading.Lock()
         path = self._path = folder / "checkpoints.db"
         self._failed: DurabilityError | None = None
+        self._unfolded, self._folding = 0, threading.Thread()
         try:
             _sync_what_is_there(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
+            self._db.execute("pragma wal_autocheckpoint = 0")
             self._db.executescript(_TABLES)
+            if "rows" not in [name for _, name, *_ in self._db.execute("pragma table_info(staged)")]:
+                self._db.execute("alter table staged add column rows blob")  # the version before had none
         except sqlite3.DatabaseError as error:
             _unlock(self._locks)
             if isinstance(error, sqlite3.OperationalError):
@@ -74,26 +89,27 @@ class SqliteStore:
         if last is None:
             return None
         staged: dict[str, list[Staged]] = {}
-        for sink, epoch, token, size in self._db.execute("select sink, epoch, token, bytes from staged order by epoch"):
+        query = "select sink, epoch, token, bytes, coalesce(rows, x'') from staged order by epoch"
+        for sink, epoch, token, size, rows in self._db.execute(query):
             if epoch > last.published.get(sink, -1):
-                staged.setdefault(sink, []).append(Staged(epoch, json.loads(token), size))
+                staged.setdefault(sink, []).append(Staged(epoch, json.loads(token), size, rows))
         return replace(last, staged=staged) if staged else last
 
     def commit(self, checkpoint: Checkpoint, outbox: Mapping[str, Sequence[Message]]) -> None:
         # What waits for a sink that is away may be thousands of epochs: only what is new is written.
         text = encoded(replace(checkpoint, staged={}))
         staged = [
-            (sink, one.epoch, json.dumps(one.token), one.bytes)
+            (sink, one.epoch, json.dumps(one.token), one.bytes, one.rows or None)
             for sink, waiting in checkpoint.staged.items()
             for one in waiting
             if one.epoch == checkpoint.epoch
         ]
         rows = [(c, m.id, m.body, checkpoint.epoch) for c, messages in outbox.items() for m in messages]
-        with self._transaction():
+        with self._transaction(len(text) + sum(len(one[-1] or b"") for one in staged)):
             digest = hashlib.sha256(text.encode()).hexdigest()
             self._db.execute("insert into epochs values (?, ?, ?)", (checkpoint.epoch, text, digest))
             self._db.executemany("insert or ignore into outbox (channel, id, body, epoch) values (?, ?, ?, ?)", rows)
-            self._db.executemany("insert into staged values (?, ?, ?, ?)", staged)
+            self._db.executemany("insert into staged (sink, epoch, token, bytes, rows) values (?, ?, ?, ?, ?)", staged)
             self._db.executemany("delete from staged where sink = ? and epoch <= ?", list(checkpoint.published.items()))
             self._db.execute("delete from epochs where epoch < ?", (checkpoint.epoch - 1,))
             if checkpoint.epoch % PRUNE_EPOCHS == 0:
@@ -112,7 +128,7 @@ class SqliteStore:
             )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, bytes: int = 0) -> Iterator[None]:
         """One that is durable at the end; after a failed fsync there is none any more, whichever thread asks."""
         with self._lock:
             if self._failed is not None:
@@ -123,15 +139,32 @@ class SqliteStore:
                     yield
             except sqlite3.OperationalError as error:
                 raise self._trouble(error) from error
+            self._unfolded += bytes + _TRANSACTION_BYTES
+            if self._unfolded >= _FOLD_BYTES and not self._folding.is_alive():
+                self._unfolded = 0
+                self._folding = threading.Thread(target=self._fold, name="fold", daemon=True)
+                self._folding.start()
+
+    def _fold(self) -> None:
+        """Write SQLite's log into the database, over a connection of its own: transactions go on meanwhile."""
+        try:
+            with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+                db.execute("pragma synchronous = full")
+                db.execute("pragma wal_checkpoint(passive)")
+        except sqlite3.OperationalError as error:
+            if not isinstance(self._trouble(error), DurabilityError):
+                logger.warning("the log of %s grows: %s; tried again soon", self._path, error)
 
     def _trouble(self, error: sqlite3.OperationalError) -> Exception:
         """Returns a failed fsync under its own name: SQLite calls it an I/O error, which could be tried again."""
-        if error.sqlite_errorcode not in _FSYNC_FAILED:
-            return error
-        self._failed = DurabilityError(f"fsync of {self._path} failed ({error}); check the disk, then start again")
-        return self._failed
+        if error.sqlite_errorcode in _FSYNC_FAILED:
+            self._failed = DurabilityError(f"fsync of {self._path} failed ({error}); check the disk, then start again")
+            return self._failed
+        return error
 
     def close(self) -> None:
+        if self._folding.is_alive():
+            self._folding.join()
         with self._lock:
             self._db.close()
             _unlock(self._locks)
@@ -208,7 +241,8 @@ def encoded(checkpoint: Checkpoint) -> str:
     """Returns the checkpoint as JSON."""
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}  # asdict copies: 0.5 ms
     values["staged"] = {
-        sink: [(one.epoch, one.token, one.bytes) for one in waiting] for sink, waiting in checkpoint.staged.items()
+        sink: [(one.epoch, one.token, one.bytes, _text(one.rows)) for one in waiting]
+        for sink, waiting in checkpoint.staged.items()
     }
     return json.dumps(values, separators=(",", ":"), sort_keys=True)
 
@@ -222,8 +256,15 @@ def decoded(text: str) -> Checkpoint:
         tokens, epoch = values.pop("tokens"), values["epoch"]
         values["published"] = values.pop("tables")
         values["staged"] = {sink: [(epoch, _merged(some), 0)] for sink, some in tokens.items() if some}
-    values["staged"] = {sink: [Staged(*one) for one in waiting] for sink, waiting in values["staged"].items()}
+    values["staged"] = {
+        sink: [Staged(epoch, token, size, base64.b64decode("".join(rows))) for epoch, token, size, *rows in waiting]
+        for sink, waiting in values["staged"].items()
+    }
     return Checkpoint(**values)
+
+
+def _text(data: bytes | memoryview) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def _merged(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -232,26 +273,34 @@ def _merged(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return token
 
 
-def write_states(disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table]) -> dict[str, StepState]:
-    """Make the states that have changed durable, in one file; returns where each one is."""
+def write_states(
+    disk: Disk, folder: Path, epoch: int, tables: Mapping[str, pa.Table], held_bytes: int = 0
+) -> dict[str, StepState]:
+    """Make the states that have changed durable, in one file; returns where each one is.
+
+    Where all of them together take no more than ``held_bytes``, the places hold the states themselves, and it is the
+    checkpoint that makes them durable.
+    """
     if not tables:
         return {}
     name = f"{epoch:012d}.state"
-    places: dict[str, StepState] = {}
-    sink = pa.BufferOutputStream()
-    for id, table in tables.items():
-        begin = sink.tell()
+    sink, ends = pa.BufferOutputStream(), [0]
+    for table in tables.values():
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        places[id] = StepState(f"{name}:{begin}:{sink.tell()}", "")
+        ends.append(sink.tell())
     data = memoryview(sink.getvalue())
-    for id, state in places.items():
-        _, begin, end = _parts(state.place)
-        places[id] = state._replace(sha256=hashlib.sha256(data[begin:end]).hexdigest())
-    disk.write(folder / name, data)
-    disk.sync(folder / name)
-    disk.sync_folder(folder)
-    return places
+    holds = len(data) <= held_bytes
+    if not holds:
+        disk.write(folder / name, data)
+        disk.sync(folder / name)
+        disk.sync_folder(folder)
+    states = {}
+    for id, begin, end in zip(tables, ends, ends[1:], strict=False):
+        one = data[begin:end]
+        place = HELD + _text(one) if holds else f"{name}:{begin}:{end}"
+        states[id] = StepState(place, hashlib.sha256(one).hexdigest())
+    return states
 
 
 def read_states(disk: Disk, folder: Path, places: Mapping[str, StepState]) -> dict[str, pa.Table]:
@@ -259,13 +308,16 @@ def read_states(disk: Disk, folder: Path, places: Mapping[str, StepState]) -> di
     files: dict[str, bytes] = {}
     tables = {}
     for id, state in places.items():
-        name, begin, end = _parts(state.place)
-        if name not in files:
-            try:
-                files[name] = disk.read(folder / name)
-            except FileNotFoundError as error:
-                raise CorruptState(f"{folder / name} with the state of '{id}' is gone; {RESTORE}") from error
-        data = files[name][begin:end]
+        if state.place.startswith(HELD):
+            name, data = "checkpoints.db", base64.b64decode(state.place.removeprefix(HELD))
+        else:
+            name, begin, end = _parts(state.place)
+            if name not in files:
+                try:
+                    files[name] = disk.read(folder / name)
+                except FileNotFoundError as error:
+                    raise CorruptState(f"{folder / name} with the state of '{id}' is gone; {RESTORE}") from error
+            data = files[name][begin:end]
         if hashlib.sha256(data).hexdigest() != state.sha256:
             raise CorruptState(
                 f"the state of '{id}' in {folder / name} does not match its checksum: it was changed, or the disk is "
@@ -276,7 +328,8 @@ def read_states(disk: Disk, folder: Path, places: Mapping[str, StepState]) -> di
 
 
 def state_files(places: Mapping[str, StepState]) -> set[str]:
-    return {_parts(state.place)[0] for state in places.values()}
+    """The files that a checkpoint's states are in."""
+    return {_parts(state.place)[0] for state in places.values() if not state.place.startswith(HELD)}
 
 
 def delete_states(disk: Disk, folder: Path, keep: Collection[str]) -> None:

@@ -15,7 +15,8 @@ from tocsin.decode._base import Decoder, Traced
 THREADS_MAX = 4
 """The steps take on one core what about so many decode."""
 BYTES_FEW = 256 * 1024
-"""A batch of fewer bytes is decoded sooner than it is handed to another thread."""
+"""A batch of fewer bytes is decoded sooner than it is handed to another thread, by the epoch loop: two threads that
+take turns for the interpreter's lock cost an alarm 30 ms at the 99th percentile."""
 
 
 class DecodePool:
@@ -43,14 +44,15 @@ class _Pending:
     batch: Batch
     offset: Offset
     at_work: Future[Traced | None] | None
-    """None: it is decoded by whoever takes it."""
+    """None: it is left to the epoch loop, unless the decoder may have to wait."""
 
 
 class DecodeAhead:
     """The batches of one split that were polled and not handed over yet.
 
-    A decoder's state saves time only (`Decoder.may_run_ahead`), so each thread has its own, and whoever takes a batch
-    has one more.
+    A decoder's state saves time only (`Decoder.may_run_ahead`), so each thread has its own. A small batch is handed on
+    as it came, and decoded by the epoch loop; but a decoder that asks another server (`Decoder.may_wait`) must not hold
+    the loop up, and whoever takes the batch decodes it, with a state of its own.
     """
 
     def __init__(self, pool: DecodePool) -> None:
@@ -82,7 +84,7 @@ class DecodeAhead:
             return None
         oldest = self._pending[0]
         if oldest.at_work is None:
-            traced = self._decoded(-1, oldest.batch)
+            traced = self._decoded(-1, oldest.batch) if self._decoder is not None and self._decoder.may_wait() else None
         elif oldest.at_work.done():
             at_work, oldest.at_work = oldest.at_work, None
             traced = at_work.result()

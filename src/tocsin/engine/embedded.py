@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, Message, Runner, Staged, StepState
-from tocsin.engine.checkpoint import delete_states, state_files, write_states
+from tocsin.engine.checkpoint import HELD, delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
 from tocsin.engine.graph import Feed
@@ -311,7 +311,8 @@ class EmbeddedRunner(Runner):
         changed = attempt.graph.changed_states()
         some = {id: table for id, table in changed.items() if table.num_rows}
         same = {id: state for id, state in attempt.last.states.items() if id not in changed}
-        written = write_states(self._effects.disk, self.plan.state_folder, epoch, some)
+        room = self._effects.held_bytes - sum(len(s.place) for s in same.values() if s.place.startswith(HELD))
+        written = write_states(self._effects.disk, self.plan.state_folder, epoch, some, room)
         for id, state in written.items():
             now = self._prints[step_name(id)]
             written[id] = state._replace(fingerprint=now.fingerprint, settings=now.settings)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import Batch, Ints
+from tocsin.batch import Batch, Ints, ipc_stream
 from tocsin.contracts import Channel, Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
@@ -110,16 +110,7 @@ def _with_own_keys(rows: pa.RecordBatch) -> pa.RecordBatch:
 def element(rows: pa.RecordBatch, passage: Passage) -> bytes:
     """Returns rows and their passage as bytes."""
     told = {name: getattr(passage, name) for name in Passage.__slots__}
-    return as_stream([rows.replace_schema_metadata({_HEAD: json.dumps(told).encode()})])
-
-
-def as_stream(batches: Sequence[pa.RecordBatch]) -> bytes:
-    """Returns batches of one schema, at least one, as an Arrow stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batches[0].schema) as stream:
-        for rows in batches:
-            stream.write_batch(rows)
-    return bytes(sink.getvalue())
+    return ipc_stream([rows.replace_schema_metadata({_HEAD: json.dumps(told).encode()})])
 
 
 class KeyGroup:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tocsin.batch import empty
+from tocsin.batch import empty, ipc_stream
 from tocsin.contracts import Checkpoint, Offset, StepState
 from tocsin.engine.fitting import fit, is_set_aside, step_name
 from tocsin.errors import StateMismatch
@@ -77,11 +77,7 @@ class Remembered:
 
     def put(self, id: str, state: pa.Table) -> None:
         """Remember the state of a step."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, state.schema) as stream:
-            for rows in state.to_batches() or [empty(state.schema)]:
-                stream.write_batch(rows)
-        self.states[id] = bytes(sink.getvalue())
+        self.states[id] = ipc_stream(state.to_batches() or [empty(state.schema)])
 
     def dump(self, watermarks: Mapping[str, int], offsets: Mapping[str, Offset] | None = None, **rest: Any) -> bytes:
         """Returns all of it as bytes."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
+from tocsin.batch import ipc_stream
 from tocsin.contracts import JoinedWriter, Sink, Staged, Token, Writer
 from tocsin.errors import (
     DurabilityError,
@@ -46,13 +48,14 @@ class SinkTask:
     that somebody else has changed, and a defect end the engine: `check` raises it in the epoch loop.
     """
 
-    def __init__(self, id: str, sink: Sink, schema: pa.Schema, world: World) -> None:
+    def __init__(self, id: str, sink: Sink, schema: pa.Schema, world: World, held_bytes: int = 0) -> None:
         self.id = id
-        self._sink, self._schema, self._world = sink, schema, world
+        self._sink, self._schema, self._world, self._held_bytes = sink, schema, world, held_bytes
         try:
             self._writer: Writer = self._opened()
         except SchemaError as error:
             raise SchemaError(f"'{id}': {error}") from error
+        self._staging = threading.Lock()
         self._news = threading.Condition()
         self._waiting: list[Staged] = []
         """Committed and not published, oldest first; changed under the lock only."""
@@ -87,7 +90,7 @@ class SinkTask:
         later epochs go there.
         """
         self._waiting, self._published, self._moved_at = list(staged), published, moved_at
-        tokens = [one.token for one in staged]
+        tokens = [one.token for one in staged if not one.rows]
         try:
             self._settle()
             while self._waiting and not self.is_whole:
@@ -102,9 +105,18 @@ class SinkTask:
         self._thread.start()
 
     def stage(self, epoch: int, rows: Sequence[pa.RecordBatch]) -> Staged:
-        """Make an epoch's rows durable; they are published only after `commit`."""
-        writer = self._writer  # the thread may put another one in its place, which finds what this one staged
-        return Staged(epoch, writer.stage(epoch, rows), sum(int(batch.nbytes) for batch in rows))
+        """Make an epoch's rows durable, or leave that to the checkpoint; they are published only after `commit`.
+
+        The checkpoint holds few rows: an alarm waits for one fsync then, and the sink gets the rows of many epochs at
+        once. Where the sink lags behind it is the sink that stages them, for the checkpoints are kept in memory.
+        """
+        size = sum(int(batch.nbytes) for batch in rows)
+        keeps_up = self._reason is None and len(self._waiting) < EPOCHS_MAX
+        if keeps_up and size <= self._held_bytes and len({batch.schema for batch in rows}) == 1:
+            return Staged(epoch, {}, size, ipc_stream(rows))
+        with self._staging:
+            writer = self._writer  # the thread may put another one in its place, which finds what this one staged
+            return Staged(epoch, writer.stage(epoch, rows), size)
 
     def commit(self, staged: Staged) -> None:
         """The epoch is committed: its rows are to be published."""
@@ -273,10 +285,34 @@ class SinkTask:
         some = self._waiting if self.is_whole else self._waiting[:EPOCHS_MAX]
         self._credits = max(self._credits - 1.0, 0.0)
         self._verified = False  # until it has come back, nobody knows what the table has
-        self._writer.publish(some[-1].epoch, [one.token for one in some])
+        self._writer.publish(some[-1].epoch, [one.token for one in self._handed_over(some)])
         self._verified = True
         self._since_housekeeping += len(some)
         self._reach(some[-1].epoch)
+
+    def _handed_over(self, some: Sequence[Staged]) -> Sequence[Staged]:
+        """Let the writer stage what the checkpoint holds; returns all that waits as it staged it."""
+        staged: list[Staged] = []
+        for schema, epochs in groupby(some, lambda one: pa.ipc.open_stream(one.rows).schema if one.rows else None):
+            run = list(epochs)
+            if schema is not None:
+                rows = [batch for one in run for batch in pa.ipc.open_stream(one.rows)]
+                token = self._staged_now(run[-1].epoch, schema, rows)
+                run = [Staged(run[-1].epoch, token, sum(one.bytes for one in run))]
+            staged += run
+        with self._news:
+            self._waiting[: len(some)] = staged  # it is not handed over again, however often publishing fails
+        return staged
+
+    def _staged_now(self, epoch: int, schema: pa.Schema, rows: Sequence[pa.RecordBatch]) -> Token:
+        with self._staging:
+            if schema.names == self._schema.names:
+                return self._writer.stage(epoch, rows)
+            before = self._sink.open(self._world, schema)  # the pipeline was changed since
+            try:
+                return before.stage(epoch, rows)
+            finally:
+                before.close()
 
     def _reach(self, epoch: int | None) -> None:
         with self._news:

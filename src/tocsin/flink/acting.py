@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+from tocsin.batch import ipc_stream
 from tocsin.contracts import Offset
 from tocsin.engine.actions import Actions
-from tocsin.engine.keyed import as_stream
 from tocsin.engine.recovery import ACTIONS_SPLIT
 from tocsin.engine.remembered import Remembered
 from tocsin.flink.elements import ACT, DONE, Element
@@ -46,7 +46,7 @@ class Acting:
         """Take what has come: elements for the groups, in order."""
         if (polled := self._reader.poll(ACTIONS_MAX, 0.0)) is not None:
             batch, self._offset = polled
-            data = as_stream([batch.rows])
+            data = ipc_stream([batch.rows])
             yield from (Element(group, ACT, self._number, data) for group in range(self._groups))
         elif self._done_in != self._run:
             self._done_in = self._run

@@ -17,7 +17,8 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
-from tocsin.engine.keyed import KeyGroup, as_stream
+from tocsin.batch import ipc_stream
+from tocsin.engine.keyed import KeyGroup
 from tocsin.engine.recovery import Effects
 from tocsin.engine.remembered import Change
 from tocsin.flink.acting import Acting
@@ -160,7 +161,7 @@ class Step(_Function):
         one = self.live[group]
         taken = one.act(bytes(data)) if kind == ACT else one.take(bytes(data))
         self.state.update(_Dumped(self.live[group].dump))
-        rows = (Element(self.sinks[id], ROWS, group, as_stream(batches)) for id, batches in taken.items() if batches)
+        rows = (Element(self.sinks[id], ROWS, group, ipc_stream(batches)) for id, batches in taken.items() if batches)
         yield from self.to("sinks", rows)
 
     def _hear(self, group: int, reader: int) -> Iterator[Element]:
