@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import downtime_plant
-from downtime_plant import FILE, eventually, receiver
+from downtime_plant import FILE, eventually, is_there, receiver
 from real_flink import MARKS, ended_well, started
 from test_systems_downtime import assert_others_read_the_same, assert_page_shows_who_may_what, difference, set_up
 
 from tocsin import read
-from tocsin.lake.read import tables
 
 pytestmark = MARKS
 __all__ = ["set_up"]
@@ -24,7 +23,7 @@ def test_the_whole_system_on_a_cluster(set_up: Callable[[str], Path], tmp_path: 
         wanted = downtime_plant.embedded(tmp_path / "embedded")
         with started(tmp_path / "flink") as machine:
             running = machine.run(FILE, folder)
-            eventually(lambda: "downtime" in tables(folder) and read("downtime", folder).num_rows > 0, "no events")
+            eventually(lambda: is_there("downtime", folder) and read("downtime", folder).num_rows > 0, "no events")
             machine.kill_taskmanager()
             machine.flink("up")
             eventually(lambda: downtime_plant.bags(folder) == wanted, "the tables are not those of the embedded run")
