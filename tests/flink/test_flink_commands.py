@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +97,24 @@ def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeyp
     monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
     monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
     with pytest.raises(ForeignCommit, match="stands at epoch"):
+        FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
+
+
+def test_a_step_that_has_changed_is_named_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = {"window": {"every": "5s", "compute": {"n": "count(v)"}}}
+    plan = pipeline(tmp_path, streams={"counted": {"steps": [window], "sinks": [{"delta": "counted"}]}}).plan()
+    (step,) = [step.id for step in plan.steps]
+    folder = plan.state_folder / "flink"
+    (folder / "checkpoints" / "a" / "chk-7").mkdir(parents=True)
+    (folder / "checkpoints" / "a" / "chk-7" / "_metadata").touch()
+    record = {"run": "one", "job": "a", "groups": 32, "prints": {step: ["another", "one"]}, "numbers": {}}
+    (folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
+    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
+    monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
+    with pytest.raises(StateMismatch, match=f"run with --forget {step}"):
         FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tocsin.cli.options import set_option, settings_of
 from tocsin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def status(folder: Path, port: int) -> None:
 
 @flink.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Override a setting of the file.")
+@set_option
 def deliver(file: Path, settings: tuple[str, ...]) -> None:
     """Deliver the messages of a pipeline's job, until Ctrl-C; `tocsin run --on flink` does so while it waits.
 
@@ -78,7 +79,7 @@ def deliver(file: Path, settings: tuple[str, ...]) -> None:
     from tocsin.flink.delivering import delivery
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    plan = delivery(load_with_plan(file, dict(one.split("=", 1) for one in settings))[1], follow=True)
+    plan = delivery(load_with_plan(file, settings_of(settings))[1], follow=True)
     if not plan.sinks:
         raise ConfigError(f"{file} has no channel, so there is nothing to deliver")
     EmbeddedRunner(plan).run()

@@ -38,7 +38,8 @@ GROUPS = 32
 """Groups that the keys of a new pipeline are parted into: the most tasks that its steps can have."""
 LOOK_S = 0.25
 """How often the job is looked at."""
-SUBMIT_S = 180.0
+SUBMIT_S = 600.0
+"""So long Flink may take for it: several Java and Python processes start, on a machine that may be busy."""
 _SUBMITTED = re.compile(r"JobID ([0-9a-f]{32})")
 _ERROR = re.compile(r"([\w$]+\.)*(errors\.\w+|\w+(Error|Exception))(: |$)")
 _RUNNING = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
@@ -204,9 +205,13 @@ class FlinkRunner(Runner):
                 command += ["--parallelism", str(self._parallelism)]
             program = Path(__file__).parent / "job.py"
             command += ["--jarfile", str(pack(place)), "-py", str(program), json.dumps(job)]
-            done = subprocess.run(
-                command, env=environment(place / "conf"), capture_output=True, text=True, timeout=SUBMIT_S, check=False
-            )
+            try:
+                done = subprocess.run(
+                    command, env=environment(place / "conf"), capture_output=True, text=True, timeout=SUBMIT_S,
+                    check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"the job was not submitted within {SUBMIT_S:g} s; try it again") from None
         if done.returncode or (submitted := _SUBMITTED.search(done.stdout)) is None:
             raise TocsinError(f"the job could not be submitted:\n{_reason(done.stdout + done.stderr)}")
         made = replace(record, job=submitted[1], ended=False)
