@@ -161,6 +161,7 @@ class Kafka:
                 "group.id": "look",
                 "isolation.level": isolation,
                 "enable.partition.eof": True,
+                "auto.offset.reset": "error",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 20,
                 "log_level": 0,
@@ -177,6 +178,8 @@ class Kafka:
                     read.append(message)
                 elif message.error().code() == KafkaError._PARTITION_EOF:
                     ended.add(message.partition())
+                else:
+                    raise AssertionError(f"{topic} cannot be read: {message.error()}")
         consumer.close()
         return sorted(read, key=lambda message: (message.partition(), message.offset()))
 

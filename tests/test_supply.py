@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
 
 from tocsin.serve.app import STATIC
 
@@ -71,8 +72,8 @@ def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
         assert wanted.specifier.contains(pins[name]), f"{wanted}, but {pins[name]} is locked"
 
 
-def run(what: str) -> str:
-    done = subprocess.run([sys.executable, SUPPLY, what], capture_output=True, text=True, timeout=60, check=False)
+def run(*what: str) -> str:
+    done = subprocess.run([sys.executable, SUPPLY, *what], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -80,6 +81,32 @@ def run(what: str) -> str:
 def test_what_dependencies_need_is_locked_too() -> None:
     fresh = {line.partition("==")[0] for line in run("constraints").splitlines() if not line.startswith("#")}
     assert fresh <= pinned().keys(), "run: python tools/supply.py constraints > constraints.txt"
+
+
+def test_every_locked_version_has_its_hashes() -> None:
+    text = (ROOT / "locked.txt").read_text()
+    locked = re.findall(
+        r"^([a-z0-9-]+)==([\w.]+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n?)+)", text, re.MULTILINE
+    )
+    assert {name: version for name, version, _ in locked} == pinned(), (
+        "CONTRIBUTING.md says how to write locked.txt anew"
+    )
+    assert text.count("--hash=") == sum(hashes.count("--hash=") for _, _, hashes in locked)
+
+
+def test_what_an_extra_needs_can_be_taken_with_hashes() -> None:
+    lines = [line for line in run("locked", "kafka").splitlines() if not line.startswith("    --hash=sha256:")]
+    names = {line.partition("==")[0] for line in lines}
+    assert declared("", "kafka").keys() <= names
+    assert "pytest" not in names
+    assert names <= pinned().keys()
+
+
+def test_newest_versions_are_tried_each_week() -> None:
+    job = YAML(typ="safe").load((ROOT / ".github" / "workflows" / "newest.yml").read_text())
+    assert job["on"]["schedule"]
+    (step,) = (step for step in job["jobs"]["newest"]["steps"] if step.get("run") == "./test")
+    assert step["env"]["TOCSIN_TEST_NEWEST"] == "1"
 
 
 def test_the_bill_of_materials_names_what_users_install() -> None:

@@ -1,6 +1,7 @@
 """What tocsin is delivered with: a lock of the versions it was tested with, a bill of materials, a report of licences.
 
     python tools/supply.py constraints > constraints.txt    # name==version of all that was installed, for pip -c
+    python tools/supply.py locked kafka > requirements.txt  # what tocsin[kafka] needs, with hashes
     python tools/supply.py sbom > tocsin.cdx.json           # CycloneDX 1.5, with a digest of what was installed
     python tools/supply.py licences                         # one line a library; fails on one that is not known
 
@@ -15,12 +16,15 @@ import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 NAME = "tocsin"
+LOCKED = Path(__file__).parent.parent / "locked.txt"
+"""All that is in `constraints.txt` with the hashes of its files, as `uv pip compile` writes it."""
 PERMISSIVE = re.compile(
     r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL|Mozilla|Zlib|Unlicense|0BSD|CC0)\b", re.IGNORECASE
 )
@@ -70,6 +74,13 @@ def constraints() -> Iterator[str]:
         yield f"{name}=={have.version}"
 
 
+def locked(extras: frozenset[str]) -> Iterator[str]:
+    """Lines for ``pip install --require-hashes -r``: what `NAME` with some extras needs, and the hashes it may have."""
+    pins = dict(re.findall(r"^([a-z0-9-]+)(==.*?)(?=^[a-z0-9-]+==|\Z)", LOCKED.read_text(), re.DOTALL | re.MULTILINE))
+    for name in needed(extras=extras):
+        yield name + pins[name].rstrip()
+
+
 def _component(name: str, have: Distribution) -> dict[str, Any]:
     """A library; the digest is of the hashes of all its files, as its RECORD has them."""
     hashes = sorted(f"{file} {file.hash.value}" for file in have.files or () if file.hash is not None)
@@ -101,8 +112,11 @@ def licences() -> Iterator[tuple[str, str, str]]:
         yield name, have.version, licence(have)
 
 
-def main(what: str) -> int:
+def main(what: str, extras: frozenset[str]) -> int:
     """Write one of the reports to stdout; 1 where a licence is none that is known to be fit."""
+    if what == "locked":
+        print(*locked(extras), sep="\n")
+        return 0
     if what == "constraints":
         print("# The versions that the tests were run with: pip install tocsin -c constraints.txt")
         print(*constraints(), sep="\n")
@@ -119,6 +133,7 @@ def main(what: str) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in ("constraints", "sbom", "licences"):
+    what, *rest = sys.argv[1:] or [""]
+    if what not in ("constraints", "locked", "sbom", "licences") or (rest and what != "locked"):
         raise SystemExit(__doc__)
-    raise SystemExit(main(sys.argv[1]))
+    raise SystemExit(main(what, frozenset(rest)))

@@ -25,6 +25,7 @@ from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.preview import preview
 from tocsin.errors import ConfigError, MissingExtra, SourceError, Unavailable
 from tocsin.kafka import group as kafka_group
+from tocsin.kafka import handover as kafka_handover
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import refusal, world
 from tocsin.world import World
@@ -314,7 +315,10 @@ def test_others_wait_for_a_checkpoint_however_long_it_takes(
         one.until(lambda: len(one.rows) == 100)
         connection: Any = one.connection
         with reading(source, world(tmp_path / "two")) as two:
-            until(lambda: any(part.revoked for part in connection._partitions.values()), "the other is to have one")
+            until(
+                lambda: any(part.revoked for part in connection._handover.partitions.values()),
+                "the other is to have one",
+            )
             begin_s = time.monotonic()
             two.until(lambda: time.monotonic() > begin_s + 2.0)
             assert not two.readers
@@ -369,11 +373,11 @@ def test_records_deleted_while_they_are_read(kafka: Kafka, expired: Any, monkeyp
     with reading(source) as got:
         got.until(lambda: len(got.rows) == 50)
         connection: Any = got.connection
-        monkeypatch.setattr(kafka_group, "ROWS_MAX", 0)  # as if nobody took anything
+        monkeypatch.setattr(kafka_handover, "ROWS_MAX", 0)  # as if nobody took anything
         until(lambda: connection._paused, "the client fetches no more")
         kafka.send(topic, numbered(*range(50, 200)))
         kafka.admin.delete_records([TopicPartition(topic, 0, 150)])[TopicPartition(topic, 0)].result(30)
-        monkeypatch.setattr(kafka_group, "ROWS_MAX", 200_000)
+        monkeypatch.setattr(kafka_handover, "ROWS_MAX", 200_000)
         if expired == "stop":
             with pytest.raises(SourceError, match="record 50 is no longer there, 150 is the oldest"):
                 got.until(lambda: False)
@@ -488,14 +492,14 @@ def test_a_topic_that_is_not_there_is_waited_for(kafka: Kafka, tmp_path: Path) -
 
 def test_nothing_is_fetched_without_end(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is not polled holds little, stays in its group, and goes on."""
-    monkeypatch.setattr(kafka_group, "ROWS_MAX", 5_000)
+    monkeypatch.setattr(kafka_handover, "ROWS_MAX", 5_000)
     topic = kafka.topic()
     kafka.send(topic, numbered(*range(60_000)))
     with reading(Source(brokers=kafka.address, topics=topic, group=topic)) as got:
         got.until(lambda: len(got.readers) == 1)
         connection: Any = got.connection
         until(lambda: connection._paused, "the client fetches no more")
-        (partition,) = connection._partitions.values()
+        (partition,) = connection._handover.partitions.values()
         assert 5_000 <= partition.waiting.rows <= 5_000 + kafka_group.CONSUME_MAX
         got.until(lambda: len(got.rows) == 60_000)
         assert got.numbers() == list(range(60_000))

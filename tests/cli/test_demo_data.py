@@ -3,8 +3,9 @@ and the sensor that hangs while it does."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -131,3 +132,32 @@ def test_a_plant_that_is_started_again_goes_on_from_where_it_stood(plans: tuple[
     ]
     assert rms[1] > 2 * rms[0]
     assert abs(rms[2] - rms[1]) < 0.2 * rms[1], "the bearing is as worn as it was"
+
+
+def test_the_bearing_rings_when_the_demo_is_started_a_second_time(plans: tuple[Plan, Plan]) -> None:
+    """The first life ends before the wear begins; a day later plant and pipeline go on from where they stood."""
+    demo, clock = plans[0], Standing()
+    steps = {step.id: step.operator for step in demo.steps}
+    operators = [steps[id] for id in ("signals.0.rekey", "judged.0.health", "alarms.0.alarm")]
+    states = [operator.initial() for operator in operators]
+    plant, offset, rung = plant_of(plans[1]), None, list[dict[str, Any]]()
+    for life_s in (20.0, 11 * 60.0):
+        reader = Plant(plant, offset, clock)
+        clock.sleep(life_s)
+        begun_us = clock.now_us() - round(life_s * 1e6)
+        table, offset = all_there_is(reader)
+        for part in table.combine_chunks().drop_columns(["state"]).to_batches(max_chunksize=20_000):
+            batches = [Batch(part, pc.max(part["time"]).cast(pa.int64()).as_py())]
+            for i, operator in enumerate(operators):
+                passed = list[Batch]()
+                for batch in batches:
+                    states[i], left = operator.step(states[i], batch)
+                    passed += left
+                batches = passed
+            rung += [row for batch in batches for row in batch.rows.to_pylist()]
+        clock.sleep(86_400.0)
+    own = [(row["event"], row["time"]) for row in rung if row["key"] == "motor/vibration.rms"]
+    assert [event for event, _ in own] == ["raised", "cleared"]
+    second = datetime.fromtimestamp(begun_us / 1e6, UTC)
+    assert timedelta(0) < own[0][1] - second < timedelta(seconds=20), "10 s into the second life the wear begins"
+    assert timedelta(minutes=10) < own[1][1] - second < timedelta(minutes=10, seconds=60)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
-from tocsin.kafka.group import ASK_S, CONSUME_MAX, METADATA_MS, ROWS_MAX
+from tocsin.kafka.group import ASK_S, CONSUME_MAX, METADATA_MS
+from tocsin.kafka.handover import ROWS_MAX
 from tocsin.kafka.partition import Begins, Partition, topic_ids
 from tocsin.kafka.records import by_partition, end_of
 from tocsin.kafka.settings import ClusterSettings

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from tocsin.batch import Batch
 from tocsin.contracts import Offset, Split
 from tocsin.errors import SourceError, Unavailable
+from tocsin.kafka.handover import POLL_S, GroupReader, Handover
 from tocsin.kafka.member import Member
 from tocsin.kafka.partition import Begins, Partition, topic_ids
-from tocsin.kafka.records import by_partition, end_of
+from tocsin.kafka.records import by_partition
 from tocsin.kafka.settings import ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_source
 from tocsin.world import World
@@ -27,14 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-POLL_S = 0.1
 ASK_S = 5.0
 """How long one question to the cluster may take; it is asked again."""
 AWAY_S = 15.0
 """A cluster that is away for less is waited for where we are: a broker that restarts takes so long."""
-GATHER_S, GATHER_ROWS = 0.03, 16_384
-"""Least time between two batches of a partition, unless so much waits: under load a batch is worth its cost, and the
-first after a pause does not wait."""
 FULL_S = 1.0
 """After so long without room the client is told to fetch no more, and then only kept in the group."""
 CONSUME_MAX = 1_000
@@ -42,8 +38,6 @@ CONSUME_MAX = 1_000
 CONSUME_BYTES = 16 * 2**20
 CONSUME_FEW, FILL_S = 100, 0.01
 """Where no fewer came than that, the next call waits so long for all that it asks for."""
-ROWS_MAX, BYTES_MAX = 200_000, 64 * 2**20
-"""So much waits for those who poll, in all partitions together."""
 MAX_POLL_MS = 300_000
 """So long the thread may go without a poll. The library does not count while partitions are given away: others wait for
 our checkpoint, however long it takes."""
@@ -91,10 +85,7 @@ class GroupConnection:
             "topic.metadata.refresh.interval.ms": METADATA_MS,
             "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
         }
-        self._changed = threading.Condition()
-        self._partitions: dict[str, Partition] = {}
-        self._trouble: BaseException | None = None
-        self._closing = False
+        self._handover = Handover(world.clock)
         self._joined = False
         self._down: tuple[float, str] | None = None
         """Since when no broker answers, and why."""
@@ -108,61 +99,14 @@ class GroupConnection:
     # the side of those who read
 
     def splits(self) -> Sequence[Split]:
-        with self._changed:
-            self._raise_trouble()
-            return [Split(name) for name, one in sorted(self._partitions.items()) if not one.revoked]
+        return self._handover.splits()
 
     def read(self, split: Split, offset: Offset | None) -> GroupReader:
-        with self._changed:
-            one = self._partitions[split.name]
-            one.read_from(self._begins.at(one, offset, new=self._member.started))
-            self._changed.notify_all()
-        return GroupReader(self, one)
+        return self._handover.read(split.name, lambda one: self._begins.at(one, offset, new=self._member.started))
 
     def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._handover.close()
         self._thread.join(ASK_S)
-
-    def take(self, one: Partition, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        """Return the next rows of a partition, and the position after them."""
-        until_s = self._clock.monotonic_s() + timeout_s
-        with self._changed:
-            while True:
-                self._raise_trouble(waiting=one.waiting.rows > 0)
-                now_s = self._clock.monotonic_s()
-                if one.waiting.rows >= GATHER_ROWS or (one.waiting.rows and now_s >= one.ready_s):
-                    break
-                if now_s >= until_s:
-                    return None
-                self._changed.wait(min(until_s, one.ready_s if one.waiting.rows else until_s) - now_s)
-            rows = one.waiting.take(rows_max)
-            one.next, one.ready_s = end_of(rows), now_s + GATHER_S
-            self._changed.notify_all()
-        return Batch(rows), {"next": one.next, "topic": one.topic_id}
-
-    def acknowledge(self, one: Partition, offset: Offset) -> None:
-        """Everything before is durable: the group is told soon."""
-        with self._changed:
-            one.durable = max(one.durable, int(offset["next"]))
-
-    def let_go(self, one: Partition) -> None:
-        """Nobody reads the partition any more."""
-        with self._changed:
-            one.open = False
-            self._changed.notify_all()
-
-    def _raise_trouble(self, *, waiting: bool = False) -> None:
-        """What may pass is told once all that was handed over is durable: until then nobody else may have it."""
-        trouble = self._trouble
-        if isinstance(trouble, Unavailable) and (waiting or not self._is_settled()):
-            return
-        if trouble is not None:
-            raise trouble
-
-    def _is_settled(self) -> bool:
-        return all(one.next is None or one.durable >= one.next for one in self._partitions.values())
 
     # the thread's side
 
@@ -175,17 +119,16 @@ class GroupConnection:
             consumer.subscribe(
                 list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
-            while not self._closing:
+            while not self._handover.closing:
                 self._note(consumer)
-                if self._trouble is None:
+                if self._handover.trouble is None:
                     self._serve(consumer)
                 else:
-                    with self._changed:
-                        self._changed.wait(POLL_S)
+                    self._handover.pause()
         except KafkaException as error:
-            self._fail(self._told(error.args[0]))
+            self._handover.fail(self._told(error.args[0]))
         except BaseException as error:
-            self._fail(error)
+            self._handover.fail(error)
         finally:
             if consumer is not None:
                 self._leave(consumer)
@@ -212,30 +155,17 @@ class GroupConnection:
         runs = list(by_partition(messages, self._clock.now_us(), one_topic=len(self._topics) == 1))
         size = sum(rows.nbytes for _, _, rows in runs)
         self._ask = max(1, min(CONSUME_MAX, CONSUME_BYTES * len(messages) // max(size, 1)))
-        with self._changed:
-            for topic, number, rows in runs:
-                one = self._partitions.get(f"{topic}-{number}")
-                if one is not None and not one.revoked:
-                    one.waiting.put(rows)
-            self._changed.notify_all()
+        self._handover.put(runs)
 
     def _wait_for_room(self, consumer: Consumer) -> None:
         """Hold up the fetching while too much waits; but for long nobody may be silent in a group."""
-        with self._changed:
-            if not self._paused:
-                self._changed.wait_for(lambda: self._closing or not self._is_full(1.0), FULL_S)
-            full, half_full = self._is_full(1.0), self._is_full(0.5)
-        if full and not self._paused:
+        has_room = self._handover.wait_for_room(0.0 if self._paused else FULL_S)
+        if not has_room and not self._paused:
             consumer.pause(consumer.assignment())
             self._paused = True
-        elif self._paused and not half_full:
+        elif self._paused and not self._handover.is_half_full():
             consumer.resume(consumer.assignment())
             self._paused = False
-
-    def _is_full(self, part: float) -> bool:
-        waiting = [one.waiting for one in self._partitions.values()]
-        too_many = sum(one.rows for one in waiting) >= part * ROWS_MAX
-        return too_many or sum(one.bytes for one in waiting) >= part * BYTES_MAX
 
     # partitions come and go
 
@@ -244,12 +174,7 @@ class GroupConnection:
 
         self._joined, self._down = True, None
         some = self._known(consumer, given) if given else []
-        with self._changed:
-            self._partitions |= {one.name: one for one in some}
-            self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._closing or self._trouble is not None or all(one.next is not None for one in some)
-            )
+        self._handover.give(some)
         begins = [TopicPartition(one.topic, one.number, one.next) for one in some if one.next is not None]
         if len(begins) == len(given):
             consumer.incremental_assign(begins)
@@ -279,35 +204,20 @@ class GroupConnection:
                 return question()
             except KafkaException as error:
                 name = name_of(error.args[0])
-                if self._closing or is_refusal(error.args[0]) or "TOPIC" in name or name in _EXPELLED:
+                if self._handover.closing or is_refusal(error.args[0]) or "TOPIC" in name or name in _EXPELLED:
                     raise
                 log.info("%s: %s; asking again", self._cluster.cluster, error.args[0].str())
-                with self._changed:
-                    self._changed.wait(POLL_S)
+                self._handover.pause()
 
     def _on_revoke(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Others get these partitions, once a checkpoint holds what came of them and the group knows how far it is."""
         names = [f"{at.topic}-{at.partition}" for at in given]
-        with self._changed:
-            some = [self._partitions[name] for name in names if name in self._partitions]
-            for one in some:
-                one.revoked = True
-                one.waiting.clear()
-            self._changed.notify_all()
-        while not self._are_let_go(some):
+        some = self._handover.revoke(names)
+        while not self._handover.are_let_go(some):
             self._note(consumer)  # should we die before the checkpoint, others go on from here
         self._note(consumer, wait=True)
-        with self._changed:
-            for name in names:
-                self._partitions.pop(name, None)
+        self._handover.forget(names)
         consumer.incremental_unassign(given)
-
-    def _are_let_go(self, some: Sequence[Partition]) -> bool:
-        """Wait a moment for it."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: self._closing or self._trouble is not None or not any(one.open for one in some), POLL_S
-            )
 
     def _on_lost(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Others have had these partitions for a while: what came since the last checkpoint is theirs."""
@@ -330,12 +240,8 @@ class GroupConnection:
         """Tell the group how far we are, for those who look on and those who take over."""
         from confluent_kafka import KafkaException, TopicPartition
 
-        with self._changed:
-            read = [one for one in self._partitions.values() if one.next is not None]
-            moved = [one for one in read if wait or one.durable != one.noted]  # what was told last may not be heard yet
-            offsets = [TopicPartition(one.topic, one.number, one.durable, one.topic_id) for one in moved]
-            for one in moved:
-                one.noted = one.durable
+        told = self._handover.to_tell(again=wait)  # what was told last may not be heard yet
+        offsets = [TopicPartition(one.topic, one.number, durable, one.topic_id) for one, durable in told]
         if not offsets:
             return
         try:
@@ -351,10 +257,7 @@ class GroupConnection:
         if error is None:
             return
         log.info("%s: the group was not told how far we are: %s", self._cluster.cluster, error.str())
-        with self._changed:
-            for at in offsets:
-                if (one := self._partitions.get(f"{at.topic}-{at.partition}")) is not None:
-                    one.noted = None
+        self._handover.was_not_told([f"{at.topic}-{at.partition}" for at in offsets])
 
     def _leave(self, consumer: Consumer) -> None:
         from confluent_kafka import KafkaException
@@ -370,12 +273,6 @@ class GroupConnection:
 
     # trouble
 
-    def _fail(self, trouble: BaseException) -> None:
-        with self._changed:
-            if self._trouble is None:
-                self._trouble = trouble
-            self._changed.notify_all()
-
     def _told(self, error: KafkaError) -> SourceError:
         if is_refusal(error):
             return refusal_of_source(self._cluster, error, str(self._member.path))
@@ -384,7 +281,7 @@ class GroupConnection:
     def _on_error(self, error: KafkaError) -> None:
         """The library reports what it cannot mend, and what it goes on trying."""
         if is_refusal(error):
-            self._fail(refusal_of_source(self._cluster, error, str(self._member.path)))
+            self._handover.fail(refusal_of_source(self._cluster, error, str(self._member.path)))
         elif name_of(error) == "_ALL_BROKERS_DOWN":
             if self._down is None:
                 self._down = self._clock.monotonic_s(), self._reason or error.str()
@@ -403,7 +300,7 @@ class GroupConnection:
         try:
             consumer.list_topics(timeout=1.0)
         except KafkaException:
-            self._fail(away(self._cluster, reason))
+            self._handover.fail(away(self._cluster, reason))
         else:
             self._down = None
 
@@ -414,10 +311,10 @@ class GroupConnection:
         assert error is not None
         name, topic = name_of(error), message.topic() or ", ".join(self._topics)
         if is_refusal(error):
-            self._fail(refusal_of_source(self._cluster, error, str(self._member.path)))
+            self._handover.fail(refusal_of_source(self._cluster, error, str(self._member.path)))
         elif name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
-            self._fail(self._no_topic(topic))
-        elif name == "_AUTO_OFFSET_RESET" and (one := self._partitions.get(f"{topic}-{message.partition()}")):
+            self._handover.fail(self._no_topic(topic))
+        elif name == "_AUTO_OFFSET_RESET" and (one := self._handover.partitions.get(f"{topic}-{message.partition()}")):
             at = TopicPartition(one.topic, one.number)
             one.edges = self._asked(lambda: consumer.get_watermark_offsets(at, ASK_S))
             last = one.waiting.end or one.next
@@ -428,26 +325,4 @@ class GroupConnection:
             log.warning("%s, %s: %s", self._cluster.cluster, topic, error.str())
 
 
-class GroupReader:
-    """One partition being read."""
-
-    def __init__(self, group: GroupConnection, partition: Partition) -> None:
-        self._group, self._partition = group, partition
-
-    def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
-        return self._group.take(self._partition, rows_max, timeout_s)
-
-    def acknowledge(self, offset: Offset) -> None:
-        self._group.acknowledge(self._partition, offset)
-
-    def counters(self) -> Mapping[str, int]:
-        return {"expired": self._partition.expired}
-
-    def progress(self) -> None:
-        return None
-
-    def close(self) -> None:
-        self._group.let_go(self._partition)
-
-
-__all__ = ["GroupConnection", "GroupReader"]
+__all__ = ["GroupConnection"]

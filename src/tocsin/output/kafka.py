@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
-from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
@@ -18,22 +14,21 @@ from pydantic import field_validator
 from tocsin.contracts import Sink
 from tocsin.ends import Spooled
 from tocsin.errors import SchemaError, SinkError, Unavailable
+from tocsin.kafka.position import ASK_S, STABLE_S, Position
 from tocsin.kafka.settings import TOPIC_NAME, ClusterSettings
 from tocsin.kafka.trouble import away, is_refusal, name_of, refusal_of_sink
 from tocsin.settings.topic_template import require_template, template_columns
-from tocsin.world import World, replace
+from tocsin.world import World
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Message, Producer
+    from confluent_kafka import KafkaError, Message, Producer
 
 log = logging.getLogger(__name__)
 
-ASK_S = 5.0
-"""How long one question to the cluster may take."""
-STABLE_S = 2.0
-"""How long the last transaction may take to come to its end."""
 COMMIT_S = 30.0
 """How long a transaction may take to be committed, all of its records sent."""
+COUNTED_S = 10.0
+"""How long its end may take to reach all partitions after that."""
 PATIENCE_S = 2 * COMMIT_S
 """After so long a transaction is given up, whatever the library says: it is opened anew."""
 
@@ -99,14 +94,6 @@ class Kafka(ClusterSettings, Sink):
         return KafkaWriter(self, world, schema)
 
 
-def _patterns(topic: str) -> Iterator[str]:
-    """A topic with columns in it, as a regular expression, in parts."""
-    for text, name, _, _ in Formatter().parse(topic):
-        yield re.escape(text)
-        if name is not None:
-            yield ".+"
-
-
 class Record(NamedTuple):
     """What is sent for one row."""
 
@@ -145,8 +132,8 @@ class KafkaWriter(Spooled):
     def __init__(self, settings: Kafka, world: World, schema: pa.Schema) -> None:
         super().__init__(world, schema)
         self._settings, self._name = settings, f"tocsin.{world.name}"
-        self._cluster = dict(settings.client(world.given))
-        self._note_path = world.scratch / "position.json"
+        self._cluster = dict(settings.client(world.given)) | {"error_cb": self._on_error}
+        self._position = Position(self._cluster, self._name, world, settings.topic)
         self._producer: Producer | None = None
         self._metadata: Any = None
         """Of the group, for transactions; asked for once, since without a coordinator the library waits without end."""
@@ -164,20 +151,21 @@ class KafkaWriter(Spooled):
 
         try:
             producer = self._ready()
-            if self._at is None and not self._note():
-                self._begin(rows)
-            self._keep(published=self._at, trying=epoch)
+            if self._at is None and not self._position.note():
+                self._position.begin(self._topics_of(rows))
+            self._position.keep(published=self._at, trying=epoch)
             if not _in_time(lambda: self._transact(producer, epoch, rows)):
                 self._producer = None  # left behind: the next one shuts it out, and its transaction ends then
-                self.__dict__.pop("_group", None)
+                self._position.leave_behind()
                 raise Unavailable(f"{self._settings.cluster} did not end a transaction within {PATIENCE_S:g} s")
         except KafkaException as error:
             told = self._undelivered or error.args[0]
             if not self._is_committing or self._undelivered is not None:
-                self._keep(published=self._at)  # it has not come to be: the library commits only what arrived whole
+                # It has not come to be: the library commits only what arrived whole.
+                self._position.keep(published=self._at)
             self._give_up()
             raise self._told(told) from error
-        self._keep(published=epoch)
+        self._position.keep(published=epoch)
         self._at = epoch
 
     def applied(self) -> int | None:
@@ -188,7 +176,7 @@ class KafkaWriter(Spooled):
         """
         if self._producer is not None:
             return self._at  # whoever else wrote under our name would have shut us out
-        known, note = self._known(), self._note()
+        known, note = self._known(), self._position.note()
         self._at = known or None
         if known is not None:
             return self._at
@@ -197,7 +185,7 @@ class KafkaWriter(Spooled):
             raise SinkError(
                 f"{self._settings.cluster} has forgotten how far '{self._name}' has come, and epoch {trying} was being "
                 f'written when it ended; look whether its rows are there, and write {{"published": {trying}}} into '
-                f'{self._note_path} if so, else {{"published": {before}}}'
+                f'{self._position.path} if so, else {{"published": {before}}}'
             )
         self._at = note.get("published")
         return self._at
@@ -209,8 +197,7 @@ class KafkaWriter(Spooled):
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
-        if (group := self.__dict__.pop("_group", None)) is not None:
-            group.close()
+        self._position.close()
 
     # one transaction
 
@@ -233,31 +220,40 @@ class KafkaWriter(Spooled):
             "delivery.report.only.error": True,
             "topic.metadata.propagation.max.ms": int(1e3 * ASK_S),
         }
-        producer = Producer(self._cluster | settings | {"error_cb": self._on_error})
+        producer = Producer(self._cluster | settings)
         try:
             producer.init_transactions(COMMIT_S)
-            self._metadata = self._group.consumer_group_metadata()
+            self._metadata = self._position.group.consumer_group_metadata()
         except KafkaException as error:
             raise self._told(error.args[0]) from error
         return producer
 
-    def _begin(self, rows: pa.Table) -> None:
-        """Let the cluster know of us before the first transaction: whom it does not know, it has forgotten then."""
-        from confluent_kafka import TopicPartition
-
-        topics = {self._settings.topic}
-        if self._settings.topic_columns():
-            topics = {topic for batch in rows.to_batches() for row in batch.to_pylist() if (topic := self._topic(row))}
-        if topics:
-            self._group.commit(offsets=[TopicPartition(topic, 0, 0) for topic in topics], asynchronous=False)
+    def _topics_of(self, rows: pa.Table) -> set[str]:
+        if not self._settings.topic_columns():
+            return {self._settings.topic}
+        return {topic for batch in rows.to_batches() for row in batch.to_pylist() if (topic := self._topic(row))}
 
     def _transact(self, producer: Producer, epoch: int, rows: pa.Table) -> None:
         self._is_committing = False
         producer.begin_transaction()
         topics = self._send(producer, rows)
-        self._position(producer, epoch, topics)
+        if not topics and not self._settings.topic_columns():
+            topics = [self._settings.topic]
+        self._send_epoch(producer, epoch, topics)
         self._is_committing = True
         producer.commit_transaction(COMMIT_S)
+        self._require_counted(epoch, topics)
+
+    def _require_counted(self, epoch: int, topics: list[str]) -> None:
+        """Look whether readers see the epoch: that it will come to be is what the cluster has promised, no more.
+
+        A broker answers before it has written the transaction's end into the partitions, and one that is killed then
+        may never do it (seen with Apache Kafka 4.4.0). Staged rows are needed until it has.
+        """
+        counted = self._position.of(topics, COUNTED_S)
+        if any(counted.get(topic) != epoch for topic in topics):
+            self._producer = None
+            raise Unavailable(f"{self._settings.cluster} has not kept a transaction that it had agreed to")
 
     def _send(self, producer: Producer, rows: pa.Table) -> list[str]:
         """Hand the rows to the client; returns the topics that they go to."""
@@ -309,12 +305,11 @@ class KafkaWriter(Spooled):
             topic if TOPIC_NAME.fullmatch(topic) and None not in named.values() and "" not in named.values() else None
         )
 
-    def _position(self, producer: Producer, epoch: int, topics: list[str]) -> None:
+    def _send_epoch(self, producer: Producer, epoch: int, topics: list[str]) -> None:
         """Put the epoch into the transaction, as an offset of every topic that it writes to."""
         from confluent_kafka import TopicPartition
 
-        fixed = [] if self._settings.topic_columns() else [self._settings.topic]
-        offsets = [TopicPartition(topic, 0, epoch, self._name) for topic in topics or fixed]
+        offsets = [TopicPartition(topic, 0, epoch, self._name) for topic in topics]
         if offsets:  # an epoch without rows may go nowhere
             producer.send_offsets_to_transaction(offsets, self._metadata, COMMIT_S)
 
@@ -337,68 +332,63 @@ class KafkaWriter(Spooled):
         """Return the last epoch that the cluster knows of, after all transactions of ours have ended."""
         from confluent_kafka import KafkaException
 
-        until_s, opened = self.world.clock.monotonic_s() + COMMIT_S, False
+        until_s = self.world.clock.monotonic_s() + COMMIT_S
+        remedies = [lambda: self._opened().purge(), self._abort_what_hangs]
         while True:
             try:
-                return self._asked()
+                return self._position.asked()
             except KafkaException as error:
                 name, late = name_of(error.args[0]), self.world.clock.monotonic_s() > until_s
                 if late or name not in (*_SOON, "_TIMED_OUT"):
                     raise self._told(error.args[0]) from error
-                if name == "_TIMED_OUT" and not opened and self._answers():
-                    opened = True  # no offset is told while a process before us has a transaction open: this ends it
-                    self._opened().purge()
-                elif name == "_TIMED_OUT":
-                    raise self._told(error.args[0]) from error
+                if name == "_TIMED_OUT":  # no offset is told while a transaction of ours is open
+                    if not remedies or not self._answers():
+                        raise self._told(error.args[0]) from error
+                    remedies.pop(0)()
             self.world.clock.sleep(0.1)
+
+    def _abort_what_hangs(self) -> None:
+        """End what the cluster takes for ended, although no partition knows of its end.
+
+        The end of another transaction of ours in the same partitions is an end for that, too. This one is aborted, with
+        an empty record in every partition, so that rows and epoch are gone together, and are sent again.
+        """
+        from confluent_kafka import KafkaException, TopicPartition
+
+        log.warning("%s: a transaction of '%s' has never ended; aborting it", self._settings.cluster, self._name)
+        producer = self._opened()
+
+        def abort() -> None:
+            there = self._position.group.list_topics(timeout=ASK_S).topics
+            topics = [topic for topic in self._position.topics() if topic in there]
+            producer.begin_transaction()
+            for topic in topics:
+                for number in there[topic].partitions:
+                    producer.produce(topic, b"", b"", number)
+            producer.send_offsets_to_transaction([TopicPartition(t, 0, 0) for t in topics], self._metadata, COMMIT_S)
+            producer.flush(COMMIT_S)
+            producer.abort_transaction(COMMIT_S)
+
+        try:
+            if not _in_time(abort):
+                raise Unavailable(f"{self._settings.cluster} did not end a transaction within {PATIENCE_S:g} s")
+        except KafkaException as error:
+            raise self._told(error.args[0]) from error
 
     def _answers(self) -> bool:
         from confluent_kafka import KafkaException
 
         try:
-            self._group.list_topics(self._settings.topic, timeout=STABLE_S)
+            self._position.group.list_topics(self._settings.topic, timeout=STABLE_S)
         except KafkaException:
             return False
         return True
-
-    def _asked(self) -> int | None:
-        from confluent_kafka import KafkaException, TopicPartition
-
-        topics = [self._settings.topic]
-        if self._settings.topic_columns():
-            pattern = re.compile("".join(_patterns(self._settings.topic)))
-            topics = [topic for topic in self._group.list_topics(timeout=ASK_S).topics if pattern.fullmatch(topic)]
-        positions = self._group.committed([TopicPartition(topic, 0) for topic in topics], STABLE_S) if topics else []
-        for at in positions:
-            if at.error is not None:
-                raise KafkaException(at.error)
-        return max((at.offset for at in positions if at.offset >= 0), default=None)
-
-    @cached_property
-    def _group(self) -> Consumer:
-        """The group whose offsets hold our epochs; it has no members. (The library's `AdminClient`, which could be
-        asked for all of its offsets, crashes where a broker has just started: librdkafka 2.16.0.)
-        """
-        from confluent_kafka import Consumer
-
-        own = {"group.id": self._name, "isolation.level": "read_committed", "enable.auto.commit": False}
-        return Consumer(self._cluster | own | {"error_cb": self._on_error})
-
-    def _note(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.world.disk.read(self._note_path)))
-        except FileNotFoundError:
-            return {}
-
-    def _keep(self, *, published: int | None, trying: int | None = None) -> None:
-        note = {"published": published, "trying": trying}
-        replace(self.world.disk, self._note_path, json.dumps(note).encode())
 
     # trouble
 
     def _told(self, error: KafkaError) -> SinkError:
         name = name_of(error)
-        self._group.poll(0)  # to be told why it does not answer
+        self._position.group.poll(0)  # to be told why it does not answer
         if is_refusal(error):
             return refusal_of_sink(self._settings, error, self._name)
         if self._refusal is not None:
