@@ -4,9 +4,10 @@
 
 Runs in Flink's environment (``pip install 'tocsin[flink]'``), over one file: embedded; on Flink without trouble, whose
 CPU time counts (JobManager, TaskManager, Python workers and the client, from the submission on; ``start_cpu_s`` is what
-1,000 rows cost); on Flink with processes killed by SIGKILL, each once another epoch has been published since the last;
-and on Flink stopped half way, and gone on at another parallelism, twice. Every table must have the rows of the embedded
-run, none lost, none doubled. Ends with one JSON line; what was not measured is not in it.
+1,000 rows cost); the same query in Flink SQL (``flink_sql.py``) on the same cluster, counted alike; on Flink with
+processes killed by SIGKILL, each once another epoch has been published since the last; and on Flink stopped half way,
+and gone on at another parallelism, twice. Every table must have the rows of the embedded run, none lost, none doubled.
+Ends with one JSON line; what was not measured is not in it.
 """
 
 from __future__ import annotations
@@ -162,6 +163,29 @@ class Bench:
         self.ended(running)
         return cpu.spent_s(), time.monotonic() - began_s
 
+    def sql(self, parallelism: int) -> float:
+        """CPU time of the same query in Flink SQL; it must find the same rows, but for some at the very limit."""
+        from tocsin.flink.distribution import environment, flink_home
+
+        self.cluster.up(1, self.slots)
+        pids = [one.pid for name in self.cluster.names() if (one := self.cluster.process(name)) is not None]
+        cpu, out = Cpu(pids), self.folder / "sql"
+        command = ["bash", str(flink_home() / "bin" / "flink"), "run", "-m", f"127.0.0.1:{self.port}"]
+        command += ["--parallelism", str(parallelism), "-py", str(Path(__file__).parent / "flink_sql.py")]
+        running = subprocess.Popen(
+            [*command, str(self.folder / "in.ndjson"), str(out)],
+            env=environment(self.cluster.folder / "conf"), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        cpu.add(running.pid)
+        self.ended(running)
+        spent_s = cpu.spent_s()
+        there = sum(one.read_bytes().count(b"\n") for one in out.rglob("*") if one.is_file())
+        wanted = bag(self.folder / "embedded").total()
+        print(f"flink sql: {spent_s:.1f} CPU-s, {there} rows of {wanted}", file=sys.stderr)
+        if abs(there - wanted) > 0.001 * wanted + 1:
+            raise SystemExit(f"Flink SQL gives {there} rows, not {wanted}")
+        return spent_s
+
     def killed(self, parallelism: int, victims: list[str]) -> tuple[int, float]:
         """Kill these, each once the table has grown since the last; returns how many were, and the time to go on."""
         folder = self.folder / "killed"
@@ -229,8 +253,10 @@ def main() -> None:
             cpu_s, wall_s = bench.flink("flink", given.parallelism)
             same = not bench.wrong("flink").total()
             print(f"flink: {cpu_s:.1f} CPU-s, {wall_s:.1f} s, same: {same}", file=sys.stderr)
+            sql_s = bench.sql(given.parallelism)
             result: dict[str, Any] = {
-                "rows": given.rows, "flink": round(given.rows / cpu_s), "embedded": round(given.rows / embedded_s),
+                "rows": given.rows, "flink": round(given.rows / cpu_s), "flink_sql": round(given.rows / sql_s),
+                "ratio": round(sql_s / cpu_s, 2), "embedded": round(given.rows / embedded_s),
                 "flink_wall": round(given.rows / wall_s), "start_cpu_s": round(start_s, 1), "same": same,
             }  # fmt: skip
             if given.kills + given.jobmanager_kills:

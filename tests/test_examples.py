@@ -22,6 +22,9 @@ def test_example_is_right(path: Path, request: pytest.FixtureRequest, monkeypatc
     if path.stem == "postgres":  # the server says which columns there are
         for name, value in request.getfixturevalue("postgres").variables().items():
             monkeypatch.setenv(name, value)
+    if path.stem == "downtime-flink":
+        monkeypatch.setenv("TOCSIN_KAFKA_PASSWORD", "any")
+        monkeypatch.setenv("TOCSIN_KAFKA_CA", str(request.getfixturevalue("certificates") / "ca.pem"))
     if path.stem == "influxdb":
         monkeypatch.setenv("TOCSIN_INFLUX_PASSWORD", "any")
     if path.stem == "maintenance_log":

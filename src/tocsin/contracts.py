@@ -305,6 +305,9 @@ class Sink(Component, ABC):
     NAMES_EPOCHS: ClassVar[bool] = False
     """Whether what it writes is named after the epoch that it was staged in. Rows of several epochs are then never
     staged together: after a crash they might be put together otherwise, and stand there under two names."""
+    FENCED: ClassVar[bool] = False
+    """Whether it bears that a writer was replaced by another one and lives on for a while, as on a cluster: its table
+    shuts one of the two out, or writing an epoch once more changes nothing that was promised."""
 
     def accepts(self, schema: pa.Schema) -> None:
         """Raises `SchemaError`, naming the column, if rows of this schema cannot be kept; asked before data flows."""

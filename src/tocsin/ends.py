@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -111,6 +112,8 @@ class Spooled(ABC):
 
     def __init__(self, world: World, schema: pa.Schema) -> None:
         self.world, self.schema = world, schema
+        self._own, self._count = uuid.uuid4().hex[:8], 0
+        """In the names of our files, so that a writer before us that lives on does not write over them."""
         world.disk.make_folder(world.scratch)
 
     @abstractmethod
@@ -130,7 +133,8 @@ class Spooled(ABC):
         with pa.ipc.new_stream(sink, self.schema) as stream:
             for batch in rows:
                 stream.write_batch(batch)
-        name = f"{epoch:012d}.arrow"
+        name = f"{epoch:012d}-{self._own}-{self._count:06d}.arrow"
+        self._count += 1
         path = self.world.scratch / name
         self.world.disk.write(path, memoryview(sink.getvalue()))
         self.world.disk.sync(path)

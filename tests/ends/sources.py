@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+import pyarrow as pa
 from hdfs_server import Hdfs
 from kafka_server import Kafka
 from kinesis_server import REGION
@@ -27,6 +28,7 @@ from servers import InfluxDb, ObjectStore, free_port
 
 from tocsin.acquire._registers import Register
 from tocsin.acquire._template import Template
+from tocsin.acquire.delta import Delta
 from tocsin.acquire.files import Files
 from tocsin.acquire.host import Host
 from tocsin.acquire.http import Http
@@ -42,7 +44,9 @@ from tocsin.acquire.simulate import Simulate
 from tocsin.acquire.sparkplug import Sparkplug
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
+from tocsin.output.delta import Delta as Table
 from tocsin.settings.tls import Tls
+from tocsin.testing import world
 
 _NUMBERS = counting(1)
 
@@ -117,6 +121,28 @@ class FilesHarness(WithoutPeer):
         with self._path.open("a") as file:
             file.writelines(f"{i}\n" for i in range(count))
         return True
+
+
+class DeltaHarness(WithoutPeer):
+    """A table in a folder, to which another engine adds rows."""
+
+    def __init__(self, follow: bool = False) -> None:
+        self._follow, self._epoch = follow, 0
+        self._writer = Table(path=tempfile.mkdtemp()).open(world(), pa.schema([("payload", pa.binary())]))
+
+    def source(self) -> Source:
+        return Delta(path=str(self._writer.log.folder), follow=self._follow, every=20_000)
+
+    def send(self, count: int) -> bool:
+        for begin in range(0, count, 9):
+            self._epoch += 1
+            payloads = [str(i).encode() for i in range(begin, min(begin + 9, count))]
+            rows = pa.record_batch({"payload": pa.array(payloads, pa.binary())})
+            self._writer.publish(self._epoch, [self._writer.stage(self._epoch, [rows])])
+        return True
+
+    def wrong(self) -> tuple[Source, str]:
+        return Delta(path="s3://bucket/table"), "not followed"
 
 
 class TemplateHarness(FilesHarness):
@@ -396,10 +422,12 @@ class RemoteFilesHarness(WithoutPeer):
 
 
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
-LOCAL: dict[str, Callable[[], FilesHarness | HttpHarness | OwnReadings]] = {
+LOCAL: dict[str, Callable[[], DeltaHarness | FilesHarness | HttpHarness | OwnReadings]] = {
     "template": TemplateHarness,
     "files": FilesHarness,
     "files-follow": lambda: FilesHarness(follow=True),
+    "delta": DeltaHarness,
+    "delta-follow": lambda: DeltaHarness(follow=True),
     "http": HttpHarness,
     "host": lambda: OwnReadings(Host(every="50ms", key="laptop")),
     "simulate": lambda: OwnReadings(Simulate.model_validate({**PLANT, "rate": 0, "duration": "20s"})),

@@ -1,15 +1,10 @@
-"""A real Flink cluster, out of pip's distribution: the tables of the embedded run, and the same after a kill.
-
-It needs Flink's environment, which is one of its own: TOCSIN_FLINK_PYTHON names its interpreter.
-"""
+"""A real Flink cluster: the tables of the embedded run, the same after a kill, and with a pipeline that has changed."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -18,17 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_flink import MARKS, STARTED_S, Machine, ended_well, started
 
 from tocsin import read
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.pipeline.yamlfile import load
 
-PYTHON = os.environ.get("TOCSIN_FLINK_PYTHON")
-pytestmark = [
-    pytest.mark.skipif(PYTHON is None, reason="TOCSIN_FLINK_PYTHON does not name a Python with tocsin[flink]"),
-    pytest.mark.timeout(900),
-]
-STARTED_S, ENDED_S = 180.0, 600.0
+pytestmark = MARKS
 FILE = """
 name: spread
 folder: nowhere
@@ -58,42 +49,10 @@ PACED = ("source.files.replay=50x", "source.files.time_column=t")
 TABLES = ("high", "alarms", "late_source", "quarantine")
 
 
-class Machine:
-    """The command line in Flink's environment, and a cluster that it has started."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-
-    def command(self, *arguments: str) -> list[str]:
-        assert PYTHON is not None
-        return [PYTHON, "-m", "tocsin.cli", *arguments]
-
-    def flink(self, what: str, *more: str) -> None:
-        place = ["--folder", str(self.folder / "cluster"), "--port", str(self.port)]
-        subprocess.run(self.command("flink", what, *place, *more), check=True, timeout=STARTED_S)
-
-    def run(self, file: Path, folder: Path, *settings: str, parallelism: int = 1) -> subprocess.Popen[str]:
-        self.flink("up")  # the end of a job may have taken the TaskManager with it, see docs/scale.md
-        given = [word for one in (f"folder={folder}", *settings) for word in ("--set", one)]
-        command = self.command("run", str(file), *given, "--on", "flink", "--parallelism", str(parallelism))
-        return subprocess.Popen([*command, "--jobmanager", f"127.0.0.1:{self.port}"], stderr=subprocess.PIPE, text=True)
-
-    def kill_taskmanager(self) -> None:
-        pid, _ = (self.folder / "cluster" / "pids" / "taskmanager-0").read_text().split()
-        os.kill(int(pid), signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    made = Machine(tmp_path_factory.mktemp("flink"))
-    made.flink("up")
-    try:
+    with started(tmp_path_factory.mktemp("flink")) as made:
         yield made
-    finally:
-        made.flink("down")
 
 
 def readings(path: Path, seconds: int, machines: int) -> None:
@@ -128,12 +87,6 @@ def assert_same(one: Path, other: Path) -> None:
         assert wanted, f"{table} has no rows: it proves nothing"
         assert not wanted - given, f"{table}: lost"
         assert not given - wanted, f"{table}: doubled, or wrong"
-
-
-def ended_well(running: subprocess.Popen[str]) -> str:
-    told = running.communicate(timeout=ENDED_S)[1]
-    assert running.returncode == 0, told
-    return told
 
 
 def published(epochs: int, folder: Path, running: subprocess.Popen[str]) -> None:
@@ -172,3 +125,19 @@ def test_it_goes_on_at_another_parallelism(machine: Machine, tmp_path: Path) -> 
         ended_well(running)
     ended_well(machine.run(file, tmp_path / "flink"))
     assert_same(tmp_path / "embedded", tmp_path / "flink")
+
+
+def test_it_goes_on_with_a_changed_pipeline(machine: Machine, tmp_path: Path) -> None:
+    """A rule more, with a table of its own, and another one's limit: the windows and alarms go on as they were."""
+    file = pipeline_file(tmp_path)
+    running = machine.run(file, tmp_path / "flink", *PACED)
+    published(3, tmp_path / "flink", running)
+    running.send_signal(signal.SIGINT)
+    ended_well(running)
+    before = as_bag("high", tmp_path / "flink").total()
+    text = file.read_text().replace("keep: abs(z) > 1.2", "keep: abs(z) >= 1.2")
+    file.write_text(text + "  all:\n    steps: [derive: {half: value / 2}, select: [half]]\n    sinks: [delta: all]\n")
+    ended_well(machine.run(file, tmp_path / "flink"))
+    assert_same(tmp_path / "embedded", tmp_path / "flink")
+    assert as_bag("high", tmp_path / "flink").total() > before > 0
+    assert as_bag("all", tmp_path / "flink").total() > 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_without_flink_the_extra_is_named(tmp_path: Path) -> None:
 
 def test_a_page_and_an_address_without_a_port_are_refused() -> None:
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--page"])
-    assert (done.exit_code, "not for --on flink" in done.output) == (2, True)
+    assert (done.exit_code, "tocsin serve" in done.output) == (2, True)
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--jobmanager", "here"])
     assert (done.exit_code, "localhost:8081" in done.output) == (2, True)
 
@@ -69,9 +70,14 @@ def test_a_process_that_has_another_number_now_is_not_ours(tmp_path: Path) -> No
 
 
 def test_sinks_and_sources_that_it_has_no_door_for_are_named(tmp_path: Path) -> None:
-    streams = {"hot": {"sinks": [{"files": {"path": "hot", "format": "csv"}}, {"delta": "s3://bucket/hot"}]}}
-    said = refusals(pipeline(tmp_path, streams=streams).plan())
-    assert [one.partition(":")[0] for one in said] == ["hot.0.files", "hot.1.delta"]
+    sinks = [
+        {"files": {"path": "hot", "format": "csv"}},
+        {"postgres": {"url": "postgresql://db/plant", "table": "hot", "load": "all"}},
+        *({"delta": "s3://bucket/hot"}, {"kafka": {"brokers": "broker:9092", "topic": "hot"}}, {"notify": "console"}),
+        {"postgres": {"url": "postgresql://db/plant", "table": "cold"}},
+    ]
+    said = refusals(pipeline(tmp_path, streams={"hot": {"sinks": sinks}}).plan())
+    assert [one.partition(":")[0] for one in said] == ["hot.0.files", "hot.1.postgres"]
 
 
 def test_what_ran_embedded_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +97,24 @@ def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeyp
     monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
     monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
     with pytest.raises(ForeignCommit, match="stands at epoch"):
+        FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
+
+
+def test_a_step_that_has_changed_is_named_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = {"window": {"every": "5s", "compute": {"n": "count(v)"}}}
+    plan = pipeline(tmp_path, streams={"counted": {"steps": [window], "sinks": [{"delta": "counted"}]}}).plan()
+    (step,) = [step.id for step in plan.steps]
+    folder = plan.state_folder / "flink"
+    (folder / "checkpoints" / "a" / "chk-7").mkdir(parents=True)
+    (folder / "checkpoints" / "a" / "chk-7" / "_metadata").touch()
+    record = {"run": "one", "job": "a", "groups": 32, "prints": {step: ["another", "one"]}, "numbers": {}}
+    (folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
+    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
+    monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
+    with pytest.raises(StateMismatch, match=f"run with --forget {step}"):
         FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
 
 

@@ -13,6 +13,7 @@ from kafka_server import Kafka
 from tocsin import Pipeline
 from tocsin.engine.keyed import KeyGroup, refusals
 from tocsin.engine.recovery import Effects
+from tocsin.engine.remembered import Remembered
 from tocsin.flink.elements import ROWS
 from tocsin.flink.reading import Reading
 from tocsin.pipeline.plan import Plan
@@ -46,7 +47,12 @@ class Job:
         (origin,) = plan.sources
         shares = enumerate(readings)
         world = Effects().world(plan, "ingest", origin.id)
-        self.readings = [Reading(share, origin, share, world, GROUPS, "one", state) for share, state in shares]
+        self.readings = []
+        for share, state in shares:
+            remembered = Remembered(plan)
+            if state is not None:
+                remembered.load(state)
+            self.readings.append(Reading(share, origin, share, world, GROUPS, "one", remembered))
         self.groups = [KeyGroup(plan, state) for state in groups]
         self.out: Counter[str] = Counter()
 

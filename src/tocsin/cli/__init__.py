@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -22,8 +22,9 @@ from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.mcp import mcp
 from tocsin.cli.models import models, train
-from tocsin.cli.options import folder_option, form_option
+from tocsin.cli.options import folder_option, form_option, set_option, settings_of
 from tocsin.cli.replay import replay
+from tocsin.cli.serve import page_address, page_options, serve_tables
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
@@ -86,23 +87,6 @@ def _file(command: Callable[P, R]) -> Callable[P, R]:
     return click.argument("file", type=click.Path(path_type=Path))(command)
 
 
-def _set(command: Callable[P, R]) -> Callable[P, R]:
-    return click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="A.B=VALUE",
-        help="Override a setting of the file, such as folder=/data.",
-    )(command)
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise ConfigError(f"--set {pair}: write it as place=value, such as --set checkpoint=5s")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
 @main.command()
 @click.option("--port", default=8321, show_default=True, help="Where the page is.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("tocsin-data"), show_default=True)
@@ -115,7 +99,7 @@ def demo(port: int, folder: Path) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@_set
+@set_option
 @folder_option
 def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
     """Say what will make trouble here: clock, disk, syncs, permissions, certificates, peers; and what to do about it.
@@ -125,23 +109,18 @@ def doctor(file: Path | None, settings: tuple[str, ...], folder: Path) -> None:
     from tocsin.cli.doctor import report
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    plan = load_with_plan(file, _settings(settings))[1] if file is not None else None
+    plan = load_with_plan(file, settings_of(settings))[1] if file is not None else None
     if not report(plan, folder if plan is None else plan.folder):
         raise SystemExit(1)
 
 
 @main.command()
 @_file
-@_set
+@set_option
 @click.option("--forget", multiple=True, metavar="STEP", help="Let a step start anew, or a source be read anew.")
 @click.option("--forget-changed", is_flag=True, help="Let all steps start anew whose state no longer fits.")
 @click.option("--page/--no-page", default=False, help="Serve the live page beside the pipeline.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
-@click.option("--port", default=8321, show_default=True)
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Needed where the page listens to other machines.")
-@click.option("--tls-key", type=click.Path(path_type=Path))
-@click.option("--token", help="Of an admin, where there is no account; better set as TOCSIN_RUN_TOKEN.")
-@click.option("--allowed-host", multiple=True, help="A further name by which browsers may ask for the page.")
+@page_options
 @click.option("--on", "runner", type=click.Choice(["flink"]), help="Run it on a cluster of Apache Flink, not here.")
 @click.option(
     "--jobmanager", default="localhost:8081", show_default=True, help="With --on flink: where the cluster is."
@@ -168,34 +147,44 @@ def run(
     What a step has learned is kept while its limits, rules and texts change. Where another change means that it must
     start anew, this stops and says which; everything else goes on in any case.
     """
+    from tocsin.engine.fitting import CHANGED
+
     if runner is not None:
-        if page or forget or forget_changed:
-            raise ConfigError("--page, --forget and --forget-changed are not for --on flink; leave them out")
-        run_on_flink(file, _settings(settings), jobmanager, parallelism)
+        if page:
+            raise ConfigError(f"--page is not for --on flink; serve it beside the job: tocsin serve {file}")
+        run_on_flink(file, settings_of(settings), jobmanager, parallelism, CHANGED if forget_changed else forget)
         return
     from tocsin.cli.launch import launch
-    from tocsin.engine.fitting import CHANGED
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    pipeline, plan = load_with_plan(file, _settings(settings))
+    pipeline, plan = load_with_plan(file, settings_of(settings))
     address = None
     if page:
-        from tocsin.serve.access import Address
-        from tocsin.serve.accounts import Accounts
-        from tocsin.serve.oidc import Provider
-
-        oidc = pipeline.page.oidc
-        address = Address(
-            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=allowed_host,
-            has_accounts=Accounts(plan.state_folder).are_there(),
-            provider=None if oidc is None else Provider(**oidc.model_dump()),
-        )  # fmt: skip
+        address = page_address(pipeline, plan.state_folder, host, port, tls_cert, tls_key, token, allowed_host)
     launch(plan, pipeline.page.streams, address, CHANGED if forget_changed else forget)
 
 
 @main.command()
+@_file
+@set_option
+@page_options
+def serve(
+    file: Path,
+    settings: tuple[str, ...],
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token: str | None,
+    allowed_host: tuple[str, ...],
+) -> None:
+    """Serve the live page of a pipeline that runs elsewhere, as on a cluster, over the tables that it writes."""
+    serve_tables(file, settings_of(settings), host, port, tls_cert, tls_key, token, allowed_host)
+
+
+@main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_set
+@set_option
 @click.option(
     "--on",
     "runner",
@@ -217,7 +206,7 @@ def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None
         from tocsin.engine.recovery import Effects, check_ends, check_tables
         from tocsin.pipeline.yamlfile import expanded, load_with_plan
 
-        _, plan = load_with_plan(file, _settings(settings))
+        _, plan = load_with_plan(file, settings_of(settings))
         check_ends(plan, Effects())
         check_tables(plan, Effects())
         if runner is not None:
@@ -292,7 +281,7 @@ def _columns(schema: pa.Schema) -> str:
 
 @main.command()
 @_file
-@_set
+@set_option
 @click.option("--rows", default=5, show_default=True, help="Rows to show after each step.")
 @click.option("--sample", default=1_000, show_default=True, help="Records to take from each source.")
 @click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for a live source.")
@@ -302,7 +291,7 @@ def preview(file: Path, settings: tuple[str, ...], rows: int, sample: int, wait:
     from tocsin.engine.preview import preview as preview_plan
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    _, plan = load_with_plan(file, _settings(settings))
+    _, plan = load_with_plan(file, settings_of(settings))
     for place, table in preview_plan(plan, sample, wait):
         show(table.slice(0, rows), f"{place}: {table.num_rows} rows")
 

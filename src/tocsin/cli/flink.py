@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tocsin.cli.options import set_option, settings_of
 from tocsin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +67,24 @@ def status(folder: Path, port: int) -> None:
         click.echo(f"{job['name']}: {job['state']}, job {job['jid']}")
 
 
+@flink.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@set_option
+def deliver(file: Path, settings: tuple[str, ...]) -> None:
+    """Deliver the messages of a pipeline's job, until Ctrl-C; `tocsin run --on flink` does so while it waits.
+
+    For a job that was submitted in another way: one process, anywhere where the pipeline's folder is seen.
+    """
+    from tocsin.engine.embedded import EmbeddedRunner
+    from tocsin.flink.delivering import delivery
+    from tocsin.pipeline.yamlfile import load_with_plan
+
+    plan = delivery(load_with_plan(file, settings_of(settings))[1], follow=True)
+    if not plan.sinks:
+        raise ConfigError(f"{file} has no channel, so there is nothing to deliver")
+    EmbeddedRunner(plan).run()
+
+
 def refuse(plan: Plan) -> None:
     """Raises `ConfigError` that names what in a plan cannot run there."""
     from tocsin.engine.keyed import refusals
@@ -74,7 +93,13 @@ def refuse(plan: Plan) -> None:
         raise ConfigError("\n".join(f"on flink: {one}" for one in said))
 
 
-def run_on_flink(file: Path, settings: Mapping[str, str], jobmanager: str, parallelism: int | None) -> None:
+def run_on_flink(
+    file: Path,
+    settings: Mapping[str, str],
+    jobmanager: str,
+    parallelism: int | None,
+    forget: Collection[str] | str = (),
+) -> None:
     """Run a pipeline on a cluster to the end of its sources, or until Ctrl-C."""
     from tocsin.engine.recovery import Effects, check_ends, check_tables
     from tocsin.flink.runner import FlinkRunner
@@ -87,4 +112,4 @@ def run_on_flink(file: Path, settings: Mapping[str, str], jobmanager: str, paral
     check_ends(plan, Effects())
     check_tables(plan, Effects())
     refuse(plan)
-    FlinkRunner(file, settings, plan, jobmanager, parallelism).run()
+    FlinkRunner(file, settings, plan, jobmanager, parallelism, forget).run()

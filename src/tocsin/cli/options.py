@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
+
+from tocsin.errors import ConfigError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,3 +27,19 @@ def form_option(command: Callable[P, R]) -> Callable[P, R]:
     return click.option(
         "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
     )(command)
+
+
+def set_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Returns a command whose pipeline may be told other settings than those of its file."""
+    return click.option(
+        "--set", "settings", multiple=True, metavar="A.B=VALUE",
+        help="Override a setting of the file, such as folder=/data.",
+    )(command)  # fmt: skip
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Returns what was given by ``--set``, by place."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--set {pair}: write it as place=value, such as --set checkpoint=5s")
+    return dict(pair.split("=", 1) for pair in pairs)

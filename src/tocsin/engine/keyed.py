@@ -11,22 +11,19 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import Batch, Ints, empty, ipc_stream
+from tocsin.batch import Batch, Ints, ipc_stream
 from tocsin.contracts import Channel, Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
-from tocsin.objects.store import is_remote
+from tocsin.engine.remembered import NO_CHANGE, Change, Remembered
 from tocsin.pipeline.plan import Plan, SinkNode
 
 SOURCES = ("files", "kafka", "simulate")
 """The sources that are read where keys are spread."""
-_LENGTH_BYTES = 8
-"""Of the number that says how long the head of a state is."""
 _HEAD = b"tocsin"
 
 
@@ -67,13 +64,16 @@ def refusals(plan: Plan) -> list[str]:
 
 def _refused(target: SinkNode) -> str | None:
     if isinstance(target.part, Channel):
+        return None
+    if not target.part.FENCED:
         return (
-            f"{target.id}: messages leave by the outbox of an embedded process; write to a table and let one read that"
+            f"{target.id}: {target.part.name()} has nothing that shuts out a worker whose machine was given up and "
+            "which lives on; write to delta there, and let an embedded process read the table"
         )
-    name, path = target.part.name(), str(getattr(target.part, "path", ""))
-    if name != "delta" or is_remote(path):
-        what = f"{name} at an address" if name == "delta" else name
-        return f"{target.id}: {what} is not written there yet; delta in a folder that all machines share is"
+    if (load := target.part.joins()) is not None:
+        return (
+            f"{target.id}: the tables of load '{load}' are written by one process; run it embedded, or leave out load"
+        )
     return None
 
 
@@ -113,33 +113,18 @@ def element(rows: pa.RecordBatch, passage: Passage) -> bytes:
     return ipc_stream([rows.replace_schema_metadata({_HEAD: json.dumps(told).encode()})])
 
 
-def packed(head: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
-    """Returns a head that is JSON, and parts by name, as bytes."""
-    sizes = {name: len(data) for name, data in parts.items()}
-    front = json.dumps({"head": head, "sizes": sizes}).encode()
-    return b"".join([len(front).to_bytes(_LENGTH_BYTES, "big"), front, *parts.values()])
-
-
-def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The reverse of `packed`."""
-    at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
-    front = json.loads(data[_LENGTH_BYTES:at])
-    parts = {}
-    for name, size in front["sizes"].items():
-        parts[name] = data[at : at + size]
-        at += size
-    return front["head"], parts
-
-
 class KeyGroup:
-    """All steps for the keys of one group."""
+    """All steps for the keys of one group.
 
-    def __init__(self, plan: Plan, state: bytes | None = None) -> None:
+    A state may be of the pipeline before it was changed: steps that are as they were go on with theirs.
+    """
+
+    def __init__(self, plan: Plan, state: bytes | None = None, change: Change = NO_CHANGE) -> None:
         self._chained = {origin.id: origin for origin in plan.sources}
         sources = tuple(replace(origin, chain=()) for origin in plan.sources)
         self._origins = {origin.id: origin for origin in sources}
         self._graph = Graph(replace(plan, sources=sources), Counters())
-        self._states: dict[str, bytes] = {}
+        self._remembered = Remembered(plan, change)
         if state is not None:
             self._load(state)
 
@@ -157,19 +142,26 @@ class KeyGroup:
             self._graph.fall_idle(chain)
         return self._graph.take()
 
+    def act(self, actions: bytes) -> Mapping[str, Sequence[pa.RecordBatch]]:
+        """Take what operators do, an Arrow stream of `ACTIONS_SCHEMA`; returns what reaches each sink."""
+        with pa.ipc.open_stream(actions) as stream:
+            for rows in stream:
+                self._graph.act(rows)
+        return self._graph.take()
+
     def dump(self) -> bytes:
         """Returns all that is remembered."""
         for id, table in self._graph.changed_states().items():
-            self._states[id] = ipc_stream(table.to_batches() or [empty(table.schema)])
-        return packed({"watermarks": self._graph.all_watermarks()}, self._states)
+            self._remembered.put(id, table)
+        return self._remembered.dump(self._graph.all_watermarks())
 
     def _load(self, state: bytes) -> None:
-        head, self._states = unpacked(state)
-        states = {id: pa.ipc.open_stream(data).read_all() for id, data in self._states.items()}
-        self._graph.restore(states, head["watermarks"])
-        for id in head["watermarks"]:
+        self._remembered.load(state)
+        watermarks = self._remembered.watermarks
+        self._graph.restore(self._remembered.tables(), watermarks)
+        for id in watermarks:
             origin, slash, name = id.partition("/")
-            if slash:
+            if slash and origin in self._origins:
                 self._add(origin, name)
 
     def _add(self, origin: str, split: str) -> None:

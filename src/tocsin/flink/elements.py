@@ -15,6 +15,8 @@ STAGE = 3
 """To a sink: a checkpoint's barrier follows, its number is given."""
 PUBLISH = 4
 """To a sink: this checkpoint is complete."""
+ACT = 5
+"""To a group: bytes are what operators do with alarms, as an Arrow stream."""
 
 
 class Element(NamedTuple):

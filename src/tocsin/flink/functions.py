@@ -18,18 +18,19 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from tocsin.batch import ipc_stream
-from tocsin.contracts import Sink
 from tocsin.engine.keyed import KeyGroup
 from tocsin.engine.recovery import Effects
-from tocsin.flink.elements import DONE, PUBLISH, ROWS, STAGE, Element
+from tocsin.engine.remembered import Change
+from tocsin.flink.acting import Acting
+from tocsin.flink.elements import ACT, DONE, PUBLISH, ROWS, STAGE, Element
 from tocsin.flink.keeping import Keeping
 from tocsin.flink.orphan import end_with_taskmanager
+from tocsin.flink.outbox import with_outboxes
+from tocsin.flink.places import marker, open_reader
 from tocsin.flink.reading import Reading
-from tocsin.pipeline.plan import Plan, SinkNode, SourceNode
+from tocsin.pipeline.plan import Plan
 from tocsin.pipeline.yamlfile import load_with_plan
 
-PAUSE_MS = 5
-"""Between two polls of a reader that has nothing."""
 ELEMENT = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE())])])
 
 
@@ -46,28 +47,28 @@ class Job:
     run: str
     """A name for this run; one that was interrupted goes on under the same name."""
     groups: int
+    numbers: dict[str, dict[str, int]]
+    """Of readers and sinks by their names, the same ones for ever, however the pipeline is changed."""
+    change: str
+    """The start that this is."""
+    forget: list[str]
+    """Steps that begin anew with it."""
     addresses: dict[str, list[int]]
     """The keys by which Flink brings elements to readers, groups and sinks, each by its number."""
 
     def plan(self) -> Plan:
         """Read the pipeline, where it was read when the job was submitted."""
         os.chdir(self.directory)
-        return load_with_plan(Path(self.file), self.settings)[1]
+        return with_outboxes(load_with_plan(Path(self.file), self.settings)[1])
 
+    def keys(self, kind: str) -> list[int]:
+        """Returns the keys of all readers or sinks that there are."""
+        return [self.addresses[kind][number] for number in self.numbers[kind].values()]
 
-def readers_of(plan: Plan) -> list[tuple[SourceNode, int]]:
-    """Returns the shares of all sources in their order: that of the readers' numbers."""
-    return [(origin, share) for origin in plan.sources for share in range(origin.source.SHARES)]
-
-
-def sinks_of(plan: Plan) -> list[SinkNode]:
-    """Returns the sinks of a plan in their order: that of their numbers."""
-    return [target for target in plan.sinks if isinstance(target.part, Sink)]
-
-
-def marker(plan: Plan, run: str, sink: str) -> Path:
-    """Returns the file that says that a table has all rows of a run."""
-    return plan.state_folder / "flink" / run / sink
+    def name_of(self, kind: str, key: int) -> str:
+        """Returns which reader or sink has this key."""
+        number = self.addresses[kind].index(key)
+        return next(name for name, one in self.numbers[kind].items() if one == number)
 
 
 class _Dumped:
@@ -89,7 +90,7 @@ class _Function(KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         end_with_taskmanager()
-        self.plan = self.job.plan()
+        self.plan, self.change = self.job.plan(), Change(self.job.change, tuple(self.job.forget))
         self.state = runtime_context.get_state(ValueStateDescriptor("state", Types.PICKLED_BYTE_ARRAY()))
 
     def close(self) -> None:
@@ -119,18 +120,17 @@ class Read(_Function):
         if timestamp != self.due.get(key):  # of an attempt before: the seed has set another one, or will
             return
         if key not in self.live:
-            self.live[key] = self._opened(self.job.addresses["readers"].index(key))
+            self.live[key] = self._opened(self.job.name_of("readers", key))
         reading = self.live[key]
         elements = list(reading.poll())
         self.state.update(_Dumped(reading.dump))
         if not reading.finished:
-            self._set(ctx, 0 if elements else PAUSE_MS)
+            self._set(ctx, 0 if elements else reading.PAUSE_MS)
         yield from self.to("groups", iter(elements))
 
-    def _opened(self, number: int) -> Reading:
-        origin, share = readers_of(self.plan)[number]
-        world = Effects().world(self.plan, "ingest", origin.id)
-        return Reading(number, origin, share, world, self.job.groups, self.job.run, self.state.value())
+    def _opened(self, name: str) -> Reading | Acting:
+        number, groups = self.job.numbers["readers"][name], self.job.groups
+        return open_reader(name, number, self.plan, groups, self.job.run, self.change, self.state.value())
 
     def _set(self, ctx: Any, pause_ms: int) -> None:
         timers = ctx.timer_service()
@@ -145,7 +145,7 @@ class Step(_Function):
     def open(self, runtime_context: RuntimeContext) -> None:
         super().open(runtime_context)
         self.heard = runtime_context.get_state(ValueStateDescriptor("heard", Types.STRING()))
-        self.sinks = {target.id: number for number, target in enumerate(sinks_of(self.plan))}
+        self.sinks = self.job.numbers["sinks"]
 
     def close(self) -> None:
         """A group holds nothing that is to be closed."""
@@ -157,8 +157,9 @@ class Step(_Function):
             yield from self.to("sinks", self._hear(group, number))
             return
         if group not in self.live:
-            self.live[group] = KeyGroup(self.plan, self.state.value())
-        taken = self.live[group].take(bytes(data))
+            self.live[group] = KeyGroup(self.plan, self.state.value(), self.change)
+        one = self.live[group]
+        taken = one.act(bytes(data)) if kind == ACT else one.take(bytes(data))
         self.state.update(_Dumped(self.live[group].dump))
         rows = (Element(self.sinks[id], ROWS, group, ipc_stream(batches)) for id, batches in taken.items() if batches)
         yield from self.to("sinks", rows)
@@ -168,7 +169,7 @@ class Step(_Function):
         run, heard = json.loads(self.heard.value() or '["", []]')
         heard = sorted({*heard, reader}) if run == self.job.run else [reader]
         self.heard.update(json.dumps([self.job.run, heard]))
-        if len(heard) == len(self.job.addresses["readers"]):
+        if set(heard) >= set(self.job.numbers["readers"].values()):
             yield from (Element(sink, DONE, group) for sink in self.sinks.values())
 
 
@@ -179,7 +180,7 @@ class Keep(_Function):
         kind, number, data = value
         key = ctx.get_current_key()
         if key not in self.live:
-            self.live[key] = self._opened(self.job.addresses["sinks"].index(key))
+            self.live[key] = self._opened(self.job.name_of("sinks", key))
         keeping: Keeping = self.live[key]
         if kind == ROWS:
             keeping.take(bytes(data))
@@ -192,8 +193,8 @@ class Keep(_Function):
         self.state.update(_Dumped(keeping.dump))
         return iter(())
 
-    def _opened(self, number: int) -> Keeping:
-        target = sinks_of(self.plan)[number]
+    def _opened(self, name: str) -> Keeping:
+        target = next(one for one in self.plan.sinks if one.id == name)
         world = Effects().world(self.plan, "staged", target.id)
-        place = marker(self.plan, self.job.run, target.id)
-        return Keeping(target, world, self.job.groups, place, self.state.value())
+        groups, place = range(self.job.groups), marker(self.plan, self.job.run, target.id)
+        return Keeping(target, world, groups, place, self.plan.lag_bytes, self.state.value())

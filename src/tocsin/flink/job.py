@@ -6,6 +6,7 @@ seeds -> Read (a reader of each source) -> Step (a group of keys each) -> epochs
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Any
 
@@ -14,27 +15,27 @@ from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecution
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
-from tocsin.flink.functions import ELEMENT, Job, Keep, Read, Step, readers_of, sinks_of
+from tocsin.flink.functions import ELEMENT, Job, Keep, Read, Step
 
 
 def addresses(count: int, groups: int) -> list[int]:
-    """Returns a key for each of so many tasks, such that they are spread evenly over Flink's key groups.
+    """Returns a key for each of so many numbers, such that they are spread evenly over Flink's key groups.
 
-    Flink finds a key's group by a hash: of consecutive numbers several would share a group, and others have none.
+    Flink finds a key's group by a hash: of consecutive numbers several would share a group, and others have none. The
+    key of a number does not depend on how many there are: what was remembered under it stays where it is.
     """
     jvm = get_gateway().jvm
     group_of = jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup
     row = jvm.org.apache.flink.types.Row
-    wanted = [number * groups // count for number in range(count)] if count <= groups else None
-    assert wanted is not None, f"{count} tasks, but only {groups} groups"
-    keys: dict[int, int] = {}
+    stride = next(one for one in range(round(0.618 * groups), groups + 2) if math.gcd(one, groups) == 1)
+    wanted = [number * stride % groups for number in range(count)]
+    keys: dict[int, list[int]] = {at: [] for at in wanted}
     key = 0
-    while len(keys) < count:
-        at = group_of(_row_of(row, key), groups)
-        if at in wanted and at not in keys:
-            keys[at] = key
+    while any(len(keys[at]) < wanted.count(at) for at in keys):
+        if (at := group_of(_row_of(row, key), groups)) in keys:
+            keys[at].append(key)
         key += 1
-    return [keys[at] for at in wanted]
+    return [keys[at][number // groups] for number, at in enumerate(wanted)]
 
 
 def _row_of(row: Any, key: int) -> Any:
@@ -58,7 +59,7 @@ def build(environment: StreamExecutionEnvironment, settings: dict[str, Any]) -> 
     """Put the job together."""
     job = Job(**settings, addresses={})
     plan = job.plan()
-    kinds = {"readers": len(readers_of(plan)), "groups": job.groups, "sinks": len(sinks_of(plan))}
+    kinds = {kind: max(numbers.values()) + 1 for kind, numbers in job.numbers.items()} | {"groups": job.groups}
     environment.set_max_parallelism(job.groups)
     job.addresses.update({kind: addresses(count, job.groups) for kind, count in kinds.items()})
     gateway, type = get_gateway(), ELEMENT.get_java_type_info()
@@ -75,10 +76,10 @@ def build(environment: StreamExecutionEnvironment, settings: dict[str, Any]) -> 
         return made._j_data_stream
 
     environment_ = environment._j_stream_execution_environment
-    seeds = environment_.addSource(java.Seeds(ints(job.addresses["readers"])), "seeds", type).uid("seeds")
+    seeds = environment_.addSource(java.Seeds(ints(job.keys("readers"))), "seeds", type).uid("seeds")
     read = through(seeds, Read(job), "read")
     stepped = through(read, Step(job), "step")
-    epochs = stepped.transform("epochs", type, java.Epochs(ints(job.addresses["sinks"])))
+    epochs = stepped.transform("epochs", type, java.Epochs(ints(job.keys("sinks"))))
     told = epochs.setParallelism(1).uid("epochs")
     through(told, Keep(job), "keep")
     environment.execute(plan.name)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tocsin.batch import END, OUT, START, empty, ipc_stream
+from tocsin.batch import END, OUT, START, empty
 from tocsin.contracts import Offset
 from tocsin.engine.chain import Chain, first_time
-from tocsin.engine.keyed import Passage, element, packed, spread, unpacked
+from tocsin.engine.keyed import Passage, element, spread
 from tocsin.engine.recovery import decoder_ahead
+from tocsin.engine.remembered import Remembered
 from tocsin.engine.source_task import Opened, Rows, SourceTask
 from tocsin.flink.elements import DONE, ROWS, Element
 from tocsin.pipeline.plan import SourceNode
@@ -42,9 +43,12 @@ class _Split:
 class Reading:
     """One source of a plan being read; its state is bytes, whole between any two polls."""
 
+    PAUSE_MS = 5
+    """Between two polls where there is nothing."""
+
     def __init__(
         self, number: int, origin: SourceNode, share: int, world: World, groups: int, run: str,
-        state: bytes | None = None,
+        remembered: Remembered,
     ) -> None:  # fmt: skip
         self._number, self._origin, self._groups, self._run = number, origin, groups, run
         shares = origin.source.SHARES
@@ -53,10 +57,11 @@ class Reading:
         self._unsaid = self._stand_ins[share : share + 1]
         self._clock = world.clock
         self._splits: dict[str, _Split] = {}
-        head, self._states = unpacked(state) if state is not None else ({}, {})
-        self._offsets: dict[str, Offset] = head.get("offsets", {})
-        self._watermarks: dict[str, int] = head.get("watermarks", {})
-        self._done_in: str | None = head.get("done_in")
+        self._remembered = remembered
+        begin = f"{origin.id}/"
+        self._offsets: dict[str, Offset] = {id.removeprefix(begin): one for id, one in remembered.offsets.items()}
+        self._watermarks: dict[str, int] = {id.removeprefix(begin): us for id, us in remembered.watermarks.items()}
+        self._done_in: str | None = remembered.rest.get("done_in")
         ended = [name for name, us in self._watermarks.items() if us == END]
         self._news = threading.Event()
         self._task = SourceTask(
@@ -107,10 +112,13 @@ class Reading:
             for node in split.chain.nodes:
                 if node.changed:
                     node.changed = False
-                    table = node.operator.dump(node.state)
-                    self._states[node.id] = ipc_stream(table.to_batches() or [empty(table.schema)])
-        head = {"offsets": self._offsets, "watermarks": self._watermarks, "done_in": self._done_in}
-        return packed(head, self._states)
+                    self._remembered.put(node.id, node.operator.dump(node.state))
+        begin = f"{self._origin.id}/"
+        return self._remembered.dump(
+            {f"{begin}{name}": us for name, us in self._watermarks.items()},
+            {f"{begin}{name}": offset for name, offset in self._offsets.items()},
+            done_in=self._done_in,
+        )
 
     def close(self) -> None:
         self._task.close(clean=False)
@@ -118,8 +126,8 @@ class Reading:
     def _open(self, name: str) -> None:
         chain = Chain(self._origin, name)
         for node in chain.nodes:
-            if node.id in self._states:
-                node.state = node.operator.load(pa.ipc.open_stream(self._states[node.id]).read_all())
+            if (state := self._remembered.get(node.id)) is not None:
+                node.state = node.operator.load(state)
         chain.watermark_us = self._watermarks.get(name, START)
         self._splits[name] = _Split(chain, self._offsets.get(name), self._clock.monotonic_s(), chain.watermark_us)
 

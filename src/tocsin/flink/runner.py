@@ -10,17 +10,24 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tocsin.contracts import Runner, Sink
+from tocsin.bases import Stateless
+from tocsin.contracts import Checkpoint, Runner, Sink, StepState
 from tocsin.engine.checkpoint import peek
+from tocsin.engine.fitting import fit
 from tocsin.engine.recovery import Effects
 from tocsin.engine.signals import stopped_by_signals
 from tocsin.errors import ConfigError, ForeignCommit, StateMismatch, TocsinError, Unavailable
+from tocsin.flink.delivering import Delivering
 from tocsin.flink.distribution import environment, flink_home, link_jars, pack
+from tocsin.flink.keeping import TROUBLE
+from tocsin.flink.outbox import with_outboxes
+from tocsin.flink.places import numbered, reader_names
 from tocsin.flink.rest import Rest
 from tocsin.pipeline.plan import Plan
 from tocsin.world import replace as write_whole
@@ -31,7 +38,8 @@ GROUPS = 32
 """Groups that the keys of a new pipeline are parted into: the most tasks that its steps can have."""
 LOOK_S = 0.25
 """How often the job is looked at."""
-SUBMIT_S = 180.0
+SUBMIT_S = 600.0
+"""So long Flink may take for it: several Java and Python processes start, on a machine that may be busy."""
 _SUBMITTED = re.compile(r"JobID ([0-9a-f]{32})")
 _ERROR = re.compile(r"([\w$]+\.)*(errors\.\w+|\w+(Error|Exception))(: |$)")
 _RUNNING = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
@@ -46,8 +54,14 @@ class Record:
     job: str
     """The job's id in the cluster that it was given to."""
     groups: int
-    prints: Mapping[str, str]
-    """What each state is known by again, by step."""
+    prints: Mapping[str, Sequence[str]]
+    """What each state is known by again (fingerprint, settings), by step."""
+    numbers: Mapping[str, Mapping[str, int]]
+    """Of all readers and sinks that there ever were, by kind and name."""
+    change: str = ""
+    """The start that was the last one."""
+    forget: Sequence[str] = ()
+    """Steps that it has let begin anew."""
     ended: bool = False
 
 
@@ -59,15 +73,24 @@ class FlinkRunner(Runner):
     """
 
     def __init__(
-        self, file: Path, settings: Mapping[str, str], plan: Plan, jobmanager: str, parallelism: int | None = None
+        self,
+        file: Path,
+        settings: Mapping[str, str],
+        plan: Plan,
+        jobmanager: str,
+        parallelism: int | None = None,
+        forget: Collection[str] | str = (),
     ) -> None:
-        self._plan, self._parallelism = plan, parallelism
+        self._plan, self._parallelism, self._forget = with_outboxes(plan), parallelism, forget
+        self._delivering = Delivering(plan)
         self._file, self._settings = file.absolute(), {**settings, "folder": str(plan.folder.absolute())}
         self._rest = Rest(jobmanager)
         self._folder = plan.state_folder.absolute() / "flink"
         self._disk = Effects().disk
         self._stopping = False
         self._troubled_ms = 0
+        self._lagging: dict[str, str] = {}
+        """By sink: why nothing is published, as was told last."""
 
     def run(self) -> None:
         flink_home()  # says what to install
@@ -75,11 +98,16 @@ class FlinkRunner(Runner):
         self._rest.overview()
         self._disk.make_folder(self._folder)
         with stopped_by_signals(self.stop):
-            record = self._begin()
-            while not self._stopping and not self._is_whole(record):
-                record = self._look(record)
-                time.sleep(LOOK_S)
-            self._end(record)
+            record, whole = self._begin(), False
+            self._delivering.start()
+            try:
+                while not self._stopping and not self._is_whole(record):
+                    record = self._look(record)
+                    self._tell_lags(record)
+                    time.sleep(LOOK_S)
+                whole = self._end(record)
+            finally:
+                self._delivering.stop(whole=whole)
 
     def stop(self) -> None:
         """End the job; the next start goes on from its last checkpoint."""
@@ -100,22 +128,49 @@ class FlinkRunner(Runner):
 
     def _begin(self) -> Record:
         """Go on with the job that is running; or submit one, from the last checkpoint if there is one."""
-        known, prints = self._read(), {id: one.fingerprint for id, one in self._plan.prints().items()}
+        known = self._read()
+        if known is not None and not known.ended and self._rest.state(known.job) in _RUNNING:
+            logger.warning("'%s' is running already, as job %s; waiting for it", self._plan.name, known.job)
+            if self._changed(known):
+                logger.warning("it runs as it was submitted; to run what the file says now, stop it first (Ctrl-C)")
+            return known
+        forget: Sequence[str] = ()
         if known is None or self.last_checkpoint() is None:
-            if known is None or self._rest.state(known.job) not in _RUNNING:
-                self._refuse_other_rows()
-        elif changed := sorted(id for id in known.prints.keys() & prints.keys() if known.prints[id] != prints[id]):
-            raise StateMismatch(
-                f"{', '.join(changed)}: what was learned does not fit the changed settings; undo the change, or give "
-                "the pipeline another folder"
-            )
-        if known is not None and not known.ended:
-            if self._rest.state(known.job) in _RUNNING:
-                logger.warning("'%s' is running already, as job %s; waiting for it", self._plan.name, known.job)
-                return known
-            return self._submit(replace(known, prints=prints))
-        groups = GROUPS if known is None else known.groups
-        return self._submit(Record(uuid.uuid4().hex[:12], "", groups, prints))
+            self._refuse_other_rows()
+        else:
+            forget = self._fitted(known)
+        if known is None:
+            known = Record("", "", GROUPS, {}, {}, ended=True)
+        numbers = {kind: numbered(names, known.numbers.get(kind, {})) for kind, names in self._names().items()}
+        # What is new must hear, too, that all is read: so it is asked again, as in a new run.
+        run = uuid.uuid4().hex[:12] if known.ended or self._changed(known) else known.run
+        change, prints = uuid.uuid4().hex[:12], self._prints()
+        return self._submit(replace(known, run=run, prints=prints, numbers=numbers, change=change, forget=forget))
+
+    def _fitted(self, known: Record) -> Sequence[str]:
+        """Returns what is to begin anew; `StateMismatch` where something would that nobody has named."""
+        # A step is `stream.0.name`; what stands at a source is `source.name`, and has a state for each split.
+        ids = [name if name.count(".") > 1 else name.replace(".", "/*/") for name in known.prints]
+        states = {id: StepState("", "", *one) for id, one in zip(ids, known.prints.values(), strict=True)}
+        fitted = fit(self._plan, Checkpoint(0, states=states), self._forget)
+        if (mismatch := fitted.mismatch(self._folder)) is not None:
+            raise StateMismatch(mismatch)
+        for sentence in fitted.sentences():
+            logger.warning("%s", sentence)
+        return sorted(fitted.forgotten)
+
+    def _prints(self) -> dict[str, list[str]]:
+        """Of all that may remember something, by step."""
+        stateless = {step.id for step in self._plan.steps if isinstance(step.operator, Stateless)}
+        return {name: list(one) for name, one in self._plan.prints().items() if name not in stateless}
+
+    def _names(self) -> dict[str, list[str]]:
+        return {"readers": reader_names(self._plan), "sinks": [target.id for target in self._plan.sinks]}
+
+    def _changed(self, known: Record) -> bool:
+        """Returns whether steps, sources or sinks are others than those of the last start."""
+        there = all(set(names) <= known.numbers.get(kind, {}).keys() for kind, names in self._names().items())
+        return not there or known.prints != self._prints()
 
     def _refuse_other_rows(self) -> None:
         """Where there is no checkpoint, no table may have rows of this pipeline: they would come twice."""
@@ -131,9 +186,11 @@ class FlinkRunner(Runner):
                 )
 
     def _submit(self, record: Record) -> Record:
+        present = {kind: {name: record.numbers[kind][name] for name in names} for kind, names in self._names().items()}
         job = {
             "file": str(self._file), "settings": self._settings, "directory": str(Path.cwd()),
-            "run": record.run, "groups": record.groups,
+            "run": record.run, "groups": record.groups, "numbers": present,
+            "change": record.change, "forget": list(record.forget),
         }  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="tocsin-flink-") as folder:
             place = Path(folder)
@@ -148,9 +205,13 @@ class FlinkRunner(Runner):
                 command += ["--parallelism", str(self._parallelism)]
             program = Path(__file__).parent / "job.py"
             command += ["--jarfile", str(pack(place)), "-py", str(program), json.dumps(job)]
-            done = subprocess.run(
-                command, env=environment(place / "conf"), capture_output=True, text=True, timeout=SUBMIT_S, check=False
-            )
+            try:
+                done = subprocess.run(
+                    command, env=environment(place / "conf"), capture_output=True, text=True, timeout=SUBMIT_S,
+                    check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"the job was not submitted within {SUBMIT_S:g} s; try it again") from None
         if done.returncode or (submitted := _SUBMITTED.search(done.stdout)) is None:
             raise TocsinError(f"the job could not be submitted:\n{_reason(done.stdout + done.stderr)}")
         made = replace(record, job=submitted[1], ended=False)
@@ -200,17 +261,30 @@ class FlinkRunner(Runner):
         logger.warning("the JobManager has forgotten the job; it goes on from its last checkpoint")
         return self._submit(record)
 
+    def _tell_lags(self, record: Record) -> None:
+        """Tell of sinks whose tables are away, or refuse."""
+        folder, lagging = self._folder / record.run, dict[str, str]()
+        for target in self._plan.sinks:
+            with suppress(FileNotFoundError):
+                lagging[target.id] = self._disk.read(folder / f"{target.id}{TROUBLE}").decode()
+        for id, reason in lagging.items():
+            if self._lagging.get(id) != reason:
+                logger.warning("%s: %s; its rows wait on disk, the others go on", id, reason)
+        self._lagging = lagging
+
     def _is_whole(self, record: Record) -> bool:
         """Returns whether every table has all rows of the run."""
         there = set(self._disk.names(self._folder / record.run))
         return all(target.id in there for target in self._plan.sinks)
 
-    def _end(self, record: Record) -> None:
+    def _end(self, record: Record) -> bool:
+        """End the job; returns whether it was at its end."""
         whole = self._is_whole(record)
         self._rest.cancel(record.job)
         while self._rest.state(record.job) in (*_RUNNING, "CANCELLING"):
             time.sleep(LOOK_S)
         self._write(replace(record, ended=whole))
+        return whole
 
     def _read(self) -> Record | None:
         path = self._folder / "run.json"

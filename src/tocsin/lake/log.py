@@ -79,10 +79,18 @@ class Log:
     """An open log: its snapshot in memory, and how to follow and extend it.
 
     ``writer`` names who writes (an application id). Without it the log is only read: a torn last entry is then
-    passed over, with it it is set aside and what is visible is made durable before it is trusted.
+    passed over, with it it is set aside and what is visible is made durable before it is trusted. With ``version`` the
+    snapshot is that of then.
     """
 
-    def __init__(self, folder: Path, disk: Disk, writer: str | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        disk: Disk,
+        writer: str | None = None,
+        clock: Clock | None = None,
+        version: int | None = None,
+    ) -> None:
         self.folder = folder
         self.path = folder / "_delta_log"
         self.disk = disk
@@ -91,7 +99,7 @@ class Log:
         self.checkpoint_version = -1
         self.prefix = f"_{hashlib.sha256((writer or '').encode()).hexdigest()[:16]}-"
         self._nonce = uuid.uuid4().hex
-        self._replay(repair=writer is not None)
+        self._replay(repair=writer is not None, until=version)
         self._check_protocol(writing=writer is not None)
 
     @property
@@ -207,6 +215,13 @@ class Log:
             f"tocsin repair {self.folder.name} --folder {self.folder.parent}"
         )
 
+    def actions(self, version: int) -> list[Action] | None:
+        """Returns the actions of one entry; None if there is none of this number, or not yet whole."""
+        try:
+            return parse(self.disk.read(self.entry(version)))
+        except FileNotFoundError:
+            return None
+
     def _read(self, version: int) -> list[Action] | None:
         try:
             data = self.disk.read(self.entry(version))
@@ -217,7 +232,7 @@ class Log:
             raise SinkError(f"{self.entry(version)} is not a log entry; restore it, or remove it if it is the last")
         return actions
 
-    def _replay(self, *, repair: bool) -> None:
+    def _replay(self, *, repair: bool, until: int | None) -> None:
         names = self.disk.names(self.path)
         entries = sorted(int(match[1]) for name in names if (match := ENTRY.fullmatch(name)))
         if repair:
@@ -226,10 +241,10 @@ class Log:
                     self.disk.unlink(self.path / name)
             entries = self._set_aside_torn(entries)
         for version, parts in _checkpoints(names):
-            if self._load_checkpoint(version, parts):
+            if (until is None or version <= until) and self._load_checkpoint(version, parts):
                 break
         for version in entries:
-            if version <= self.snapshot.version:
+            if version <= self.snapshot.version or (until is not None and version > until):
                 continue
             if version != self.snapshot.version + 1:
                 raise SinkError(

@@ -57,6 +57,7 @@ class Delta(Sink):
     """
 
     SHORTHAND: ClassVar[str | None] = "path"
+    FENCED: ClassVar[bool] = True
 
     path: str
     """Folder of the table; a relative one starts at the pipeline's data folder. Or its address: ``s3://bucket/table``,

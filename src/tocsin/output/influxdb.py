@@ -51,6 +51,7 @@ class Influxdb(ServerSettings, Sink):
     """
 
     PROMISE: ClassVar[str] = "each point once, by its series and time"
+    FENCED: ClassVar[bool] = True
 
     measurement: str
     """The name of the table."""

@@ -56,6 +56,7 @@ class Kafka(ClusterSettings, Sink):
     """
 
     PROMISE: ClassVar[str] = "exactly once, for readers of committed records"
+    FENCED: ClassVar[bool] = True
 
     topic: str
     """Where to write; ``{column}`` stands for the row's value."""

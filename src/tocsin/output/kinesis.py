@@ -60,6 +60,7 @@ class Kinesis(StreamSettings, Sink):
 
     NAMES_EPOCHS: ClassVar[bool] = True
     PROMISE: ClassVar[str] = "at least once; once for readers that drop a row_id they have seen"
+    FENCED: ClassVar[bool] = True
 
     key: str = "key"
     """The column whose text is the partition key: rows of one key stay in order; null and empty are ``-``."""

@@ -42,6 +42,7 @@ class Postgres(TableSink):
     {'server': ['db', 5432, 'plant'], 'table': ['plant', 'readings']}
     """
 
+    FENCED: ClassVar[bool] = True
     NAME_BYTES_MAX: ClassVar[int] = 63
 
     surrogates: Many[str] = ()

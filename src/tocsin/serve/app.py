@@ -34,6 +34,7 @@ from tocsin.serve import admin, api, overview, prometheus, sign_in, sql, words
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
 from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
+from tocsin.serve.following import LakeFollower, follow_tables
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.messages import NO_PLANT, Plant
@@ -187,12 +188,16 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
         writer.close()
 
 
-async def hear_engines(page: PageContext) -> None:
-    """First the past, then what the engine sends."""
+async def hear_engines(page: PageContext, *, follow: bool) -> None:
+    """First the past, then what the engine sends; or what the tables get, where it is elsewhere."""
     lake_folder = page.lake_folder
+    if lake_folder is not None and follow:
+        follower = await asyncio.to_thread(LakeFollower, lake_folder, page.streams)
     if lake_folder is not None and lake_folder.is_dir():
         for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, page.streams))):
             page.live.take(stream, rows, now_s=NEVER_S)
+    if lake_folder is not None and follow:
+        await follow_tables(page.live, follower)
     engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
     async with engines:
         await engines.serve_forever()
@@ -213,13 +218,15 @@ def serve(
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
     plant: Plant = NO_PLANT,
+    follow: bool = False,
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM (or until ``ended`` is set); blocks.
 
-    It hears the engine (`engine.feed.PageFeed`) on the socket ``page.sock`` in the state folder, and shows what the
-    lake folder's tables hold from before, of these ``streams`` if any are given, with the names of the ``plant``.
+    It hears the engine (`engine.feed.PageFeed`) on the socket ``page.sock`` in the state folder, or with ``follow``
+    looks at the tables as they grow. It shows what the lake folder's tables hold from before, of these ``streams`` if
+    any are given, with the names of the ``plant``.
     """
     address = address or Address()
     is_open = address.is_local and address.provider is None
@@ -232,7 +239,7 @@ def serve(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page))]
+        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page, follow=follow))]
         for task in tasks:
             task.add_done_callback(_report)
         yield

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tocsin.contracts import Sink, Token, Writer
-from tocsin.errors import TocsinError
+from tocsin.errors import SinkError, TocsinError
 from tocsin.testing import refusal, rows, world
 from tocsin.testing.simulated import Crash, PowerCut, SimulatedWorld
 from tocsin.world import World
@@ -106,6 +106,28 @@ def published_is_read_from_the_table(harness: SinkHarness) -> None:
             writer.publish(epoch, [writer.stage(epoch, [_rows(epoch)])])
             assert writer.published() == epoch
             assert _published(harness, place) == epoch
+
+
+def a_writer_that_was_replaced_does_no_harm(harness: SinkHarness) -> None:
+    """One that lives on after another was opened in its place, as on a cluster: its rows are there once, whichever of
+    the two is the first to publish them. The other one may raise, and asks the table then."""
+    if not harness.sink().FENCED:
+        return
+    place, wanted = world(), list[int]()
+    for epoch, order in ((1, (0, 1)), (2, (1, 0))):
+        with _opened(harness, place) as old, _opened(harness, place) as new:
+            old.published()
+            token = old.stage(epoch, [_rows(10 * epoch)])
+            new.published()
+            for number in order:
+                with suppress(SinkError):
+                    (old, new)[number].publish(epoch, [token])
+        with _opened(harness, place) as last:
+            if last.published() != epoch:
+                last.publish(epoch, [token])
+        wanted.append(10 * epoch)
+        assert _published(harness, place) == epoch
+        assert _values(harness, place) == _expected(*wanted), f"order {order}"
 
 
 def several_epochs_are_published_at_once(harness: SinkHarness) -> None:
@@ -332,6 +354,7 @@ SINK_CHECKS: Sequence[Callable[[SinkHarness], None]] = (
     publishing_twice_is_once,
     published_is_read_from_the_table,
     several_epochs_are_published_at_once,
+    a_writer_that_was_replaced_does_no_harm,
     discarding_keeps_what_it_is_told,
     an_epoch_without_rows_is_no_error,
     two_names_do_not_touch,
