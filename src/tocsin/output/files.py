@@ -105,6 +105,8 @@ class FilesWriter:
         self._settings, self._disk, self._folder = settings, world.disk, world.inside(settings.path)
         app_id, disk, folder = world.name, world.disk, self._folder
         self._columns = schema.names
+        self._staged = (-1, 0)
+        """The epoch that was staged last, and how often before."""
         self._suffix = suffix(settings.format, settings.compress)
         disk.make_folder(folder)
         self._position: dict[str, Any] = {
@@ -114,7 +116,6 @@ class FilesWriter:
             "length": 0,
             "columns": self._columns,
         }
-        self._staged = 0
         if _POSITION in disk.names(folder):
             self._position = json.loads(disk.read(folder / _POSITION))
             if self._position["app"] != app_id:
@@ -134,8 +135,10 @@ class FilesWriter:
         if not full:
             return {"name": None}
         data = encoded(full, self._settings.format, self._settings.compress)
-        name = f"{_STAGED}{epoch:012d}-{self._staged:06d}"
-        self._staged += 1
+        # The same name in each life. One that a crash has left may be a published file's other name by now.
+        self._staged = (epoch, self._staged[1] + 1 if self._staged[0] == epoch else 0)
+        name = f"{_STAGED}{epoch:012d}-{self._staged[1]:06d}"
+        self._disk.unlink(self._folder / name)
         self._disk.write(self._folder / name, data)
         self._disk.sync(self._folder / name)
         self._disk.sync_folder(self._folder)
