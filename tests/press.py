@@ -26,9 +26,13 @@ SOURCE = (
 
 
 def give(folder: Path, count: int) -> None:
-    """A further source with so many rows: what was read before is not read again."""
+    """A further source with so many rows: what was read before is not read again.
+
+    Each is of another machine with a long name: the state of two thousand is too large for the checkpoint to hold.
+    """
     number = len(list(folder.glob("*.ndjson"))) + 1
-    (folder / f"{number}.ndjson").write_text('{"machine": "a", "force": 1.5}\n' * count)
+    lines = (f'{{"machine": "{n:04d}{"a" * 100}", "force": 1.5}}\n' for n in range(count))
+    (folder / f"{number}.ndjson").write_text("".join(lines))
     sources = "\n".join(SOURCE.format(number=i + 1, folder=folder) for i in range(number))
     names = ", ".join(f"s{i + 1}" for i in range(number))
     (folder / "p.yaml").write_text(PRESS.format(folder=folder, sources=sources, names=names))

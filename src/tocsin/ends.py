@@ -179,6 +179,11 @@ class Spooled(ABC):
             raise CorruptState(f"{path}, which holds rows for '{self.world.name}', is gone or damaged") from error
 
 
+def staged_epoch(token: Token) -> int:
+    """Returns the epoch that `Spooled.stage` wrote these rows for."""
+    return int(str(token["file"]).partition("-")[0].partition(".")[0])
+
+
 class SpooledAndNoted(Spooled):
     """`Spooled` for a table that cannot keep an epoch: how far it reaches is noted here, on disk, after the rows.
 
@@ -210,4 +215,4 @@ class SpooledAndNoted(Spooled):
         disk.sync_folder(self.world.scratch)
 
 
-__all__ = ["OneSplit", "Spooled", "SpooledAndNoted"]
+__all__ = ["OneSplit", "Spooled", "SpooledAndNoted", "staged_epoch"]

@@ -66,7 +66,7 @@ def test_a_read_only_first_start(press: Path) -> None:
         tocsin("run", press / "p.yaml")
         assert rows(press / "lake") == 100
     finally:
-        subprocess.run(["umount", press / "lake"], check=True)
+        subprocess.run(["umount", "-l", press / "lake"], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv to be refused")

@@ -18,9 +18,9 @@ from tocsin.lake.read import read
 
 
 @pytest.fixture
-def press(tmp_path: Path) -> Path:
-    """A pipeline that has run once, with 100 rows; a backup of all of it; and 50 more to read."""
-    give(tmp_path, 100)
+def press(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A pipeline that has run once, with 100 rows or as many as are asked for; a backup of all; and 50 more to read."""
+    give(tmp_path, getattr(request, "param", 100))
     tocsin("run", tmp_path / "p.yaml")
     shutil.copytree(tmp_path / "lake", tmp_path / "backup")
     give(tmp_path, 50)
@@ -59,6 +59,7 @@ def lose_a_state(press: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.parametrize("press", [2_000], indirect=True)
 @pytest.mark.parametrize("harm", [damage_the_database, damage_a_checkpoint, damage_a_state, lose_a_state])
 def test_damaged_state(press: Path, harm: Callable[[Path], None]) -> None:
     harm(press)
@@ -69,12 +70,12 @@ def test_damaged_state(press: Path, harm: Callable[[Path], None]) -> None:
     shutil.rmtree(press / "lake")  # one remedy
     shutil.copytree(press / "backup", press / "lake")
     run(press)
-    assert rows(press / "lake") == 150
+    assert rows(press / "lake") == 2_050
     shutil.rmtree(press / "lake")  # the other
     shutil.copytree(before, press / "lake")
     (press / "lake").rename(press / "away")
     run(press)
-    assert rows(press / "lake") == 150
+    assert rows(press / "lake") == 2_050
 
 
 def test_tables_and_state_of_different_times(press: Path) -> None:

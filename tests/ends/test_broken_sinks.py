@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -14,7 +14,7 @@ from sinks import DeltaHarness, FilesHarness, LedgerHarness
 
 from tocsin.contracts import Sink, Token
 from tocsin.errors import TocsinError
-from tocsin.output._template import TemplateWriter
+from tocsin.output._template import Template, TemplateWriter
 from tocsin.output.delta import Delta
 from tocsin.testing import sink_checks
 from tocsin.testing.simulated import SimulatedDisk
@@ -120,6 +120,20 @@ class Secretive(Sink):
         raise NotImplementedError
 
 
+class Boastful(Template):
+    """Says that a writer in whose place another one was opened does no harm, and writes twice."""
+
+    FENCED: ClassVar[bool] = True
+
+    def open(self, world: World, schema: pa.Schema) -> TemplateWriter:
+        return Forgetful(self, world, schema)
+
+
+class BoastfulHarness(LedgerHarness):
+    def sink(self) -> Sink:
+        return Boastful(path="t.db")
+
+
 class SecretiveHarness(LedgerHarness):
     def sink(self) -> Sink:
         return Secretive(hidden=1)
@@ -137,6 +151,7 @@ BROKEN = [
     (sink_checks.discarding_keeps_what_it_is_told, _ledger(Tidy)),
     (sink_checks.an_epoch_without_rows_is_no_error, _ledger(Lazy)),
     (sink_checks.two_names_do_not_touch, _ledger(Nameless)),
+    (sink_checks.a_writer_that_was_replaced_does_no_harm, lambda: BoastfulHarness(Forgetful)),
     (sink_checks.a_column_more_is_taken, _ledger(Narrow)),
     (sink_checks.housekeeping_changes_no_rows, _ledger(Sweeping)),
     (sink_checks.rows_are_staged_while_others_are_published, _ledger(Shared)),

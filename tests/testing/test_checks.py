@@ -285,6 +285,15 @@ class HoldsALevel(Deviation):
             super().learn(state, s, x)
 
 
+class AnswersTogether(Total):
+    """Answers each row with how many others came with it, too."""
+
+    def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
+        answered = super().update(state, rows, slots)
+        at = answered.schema.get_field_index("total")
+        return answered.set_column(at, answered.schema.field(at), pc.add(answered.column(at), float(len(slots))))
+
+
 class SaysNotWhatItTells(Deviation):
     TELLS: ClassVar[Any] = None
 
@@ -303,6 +312,7 @@ MUTANTS: Mapping[Any, str] = {
     OneForAll: "keys_do_not_touch_each_other",
     ForgetsOnLoad: "dump_and_load_change_nothing",
     LoadsByPosition: "state_can_be_split_by_key",
+    AnswersTogether: "parting_by_key_changes_nothing",
     HoldsBackNothing: "watermark_is_true",
     SwallowsTheEnd: "watermark_is_true",
     SaysNothing: "watermark_is_true",

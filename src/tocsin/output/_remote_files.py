@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from tocsin.contracts import Token
-from tocsin.ends import Spooled
+from tocsin.ends import Spooled, staged_epoch
 from tocsin.errors import ForeignCommit
 from tocsin.objects.store import Store
 from tocsin.output._file_bytes import Compression, Format, compressed, encoded, header, suffix
@@ -53,7 +53,7 @@ class RemoteFilesWriter(Spooled):
             else:
                 self.world.disk.unlink(self.world.scratch / kept)
         if done is None or epoch > done:
-            self.apply(epoch, self.rows([one for one in tokens if done is None or _epoch_of(str(one["file"])) > done]))
+            self.apply(epoch, self.rows([one for one in tokens if done is None or staged_epoch(one) > done]))
         for token in tokens:
             self.world.disk.unlink(self.world.scratch / str(token["file"]))
 
