@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict, deque
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from timed_readings import write_readings
 
 from tocsin import Pipeline, read
 from tocsin.batch import START, empty
@@ -42,15 +42,8 @@ def pipeline(folder: Path, data: Path, **more: Any) -> Pipeline:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rng, path = random.Random(7), tmp_path / "in.ndjson"
-    lines = []
-    for second in range(300):
-        for machine in range(9):
-            at = max(0, second - (30 if rng.random() < 0.01 else 0))  # some are late
-            stamp = f"2026-01-01T00:{at // 60:02}:{at % 60:02}.{machine:03}Z"
-            lines.append(json.dumps({"m": f"m{machine}", "t": stamp, "value": rng.gauss(50, 5)}))
-    path.write_text("\n".join([*lines, '{"m": "m1", "t": "never", "value": 1.0}', ""]))
-    return path
+    last = '{"m": "m1", "t": "never", "value": 1.0}\n'
+    return write_readings(tmp_path / "in.ndjson", 300, 9, late_share=0.01, last=last)
 
 
 def spread_out(plan: Plan, rng: random.Random) -> dict[str, list[dict[str, Any]]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from fake_flink import Attempt, run
+from timed_readings import write_readings
 
 from tocsin import Pipeline, read
 from tocsin.batch import ipc_stream
@@ -33,14 +33,7 @@ def plan_of(folder: Path, data: Path) -> Plan:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rng, path = random.Random(7), tmp_path / "in.ndjson"
-    with path.open("w") as lines:
-        for second in range(400):
-            for machine in range(9):
-                at = max(0, second - (30 if rng.random() < 0.01 else 0))  # some are late
-                stamp = f"2026-01-01T00:{at // 60:02}:{at % 60:02}.{machine:03}Z"
-                lines.write(json.dumps({"m": f"m{machine}", "t": stamp, "value": rng.gauss(50, 5)}) + "\n")
-    return path
+    return write_readings(tmp_path / "in.ndjson", 400, 9, late_share=0.01)
 
 
 def bag(table: str, folder: Path) -> Counter[str]:

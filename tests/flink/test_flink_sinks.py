@@ -15,6 +15,7 @@ from fake_flink import Attempt, run
 from kafka_server import Kafka
 from postgres_server import TRUSTED, Postgres
 from servers import ObjectStore
+from timed_readings import write_readings
 
 from tocsin import Pipeline, read
 from tocsin.engine import source_task
@@ -49,13 +50,7 @@ def plan_of(folder: Path, data: Path, *sinks: Any, lag: str = "1GB") -> Plan:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(source_task, "ROWS_MAX", 40)
     monkeypatch.setattr(reading, "ROWS_AT_ONCE", 40)
-    rng, path = random.Random(7), tmp_path / "in.ndjson"
-    with path.open("w") as lines:
-        for second in range(SECONDS):
-            for machine in range(MACHINES):
-                stamp = f"2026-01-01T00:{second // 60:02}:{second % 60:02}.{machine:03}Z"
-                lines.write(json.dumps({"m": f"m{machine}", "t": stamp, "value": rng.gauss(50, 5)}) + "\n")
-    return path
+    return write_readings(tmp_path / "in.ndjson", SECONDS, MACHINES)
 
 
 def rows_of(rows: Sequence[dict[str, Any]]) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_flink import Attempt, run
+from timed_readings import write_readings
 
 from tocsin import Pipeline, read
 from tocsin.engine import source_task
@@ -44,13 +44,7 @@ def plan_of(folder: Path, data: Path, *, before: tuple[Any, ...] = (), every: st
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(source_task, "ROWS_MAX", 50)
     monkeypatch.setattr(reading, "ROWS_AT_ONCE", 50)
-    rng, path = random.Random(7), tmp_path / "in.ndjson"
-    with path.open("w") as lines:
-        for second in range(SECONDS):
-            for machine in range(MACHINES):
-                stamp = f"2026-01-01T00:{second // 60:02}:{second % 60:02}.{machine:03}Z"
-                lines.write(json.dumps({"m": f"m{machine}", "t": stamp, "value": rng.gauss(50, 5)}) + "\n")
-    return path
+    return write_readings(tmp_path / "in.ndjson", SECONDS, MACHINES)
 
 
 def bag(table: str, folder: Path) -> Counter[str]:

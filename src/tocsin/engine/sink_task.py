@@ -293,15 +293,15 @@ class SinkTask:
     def _handed_over(self, some: Sequence[Staged]) -> Sequence[Staged]:
         """Let the writer stage what the checkpoint holds; returns all that waits as it staged it."""
         staged: list[Staged] = []
-        for schema, epochs in groupby(some, lambda one: pa.ipc.open_stream(one.rows).schema if one.rows else None):
+        for schema, epochs in groupby(((one, *_held(one)) for one in some), lambda held: held[1]):
             run = list(epochs)
             if schema is None:
-                staged += run
+                staged += [one for one, *_ in run]
                 continue
-            for together in ([one] for one in run) if self._sink.NAMES_EPOCHS else (run,):
-                rows = [batch for one in together for batch in pa.ipc.open_stream(one.rows)]
-                token = self._staged_now(together[-1].epoch, schema, rows)
-                staged.append(Staged(together[-1].epoch, token, sum(one.bytes for one in together)))
+            for together in ([held] for held in run) if self._sink.NAMES_EPOCHS else (run,):
+                epoch = together[-1][0].epoch
+                token = self._staged_now(epoch, schema, [batch for _, _, rows in together for batch in rows])
+                staged.append(Staged(epoch, token, sum(one.bytes for one, *_ in together)))
         with self._news:
             self._waiting[: len(some)] = staged  # it is not handed over again, however often publishing fails
         return staged
@@ -362,3 +362,11 @@ class JoinedTask(SinkTask):
 def _sink(node: SinkNode) -> Sink:
     assert isinstance(node.part, Sink)
     return node.part
+
+
+def _held(one: Staged) -> tuple[pa.Schema | None, Sequence[pa.RecordBatch]]:
+    """Returns the rows that the checkpoint holds, with their schema; None where the sink has staged them itself."""
+    if not one.rows:
+        return None, ()
+    stream = pa.ipc.open_stream(one.rows)
+    return stream.schema, list(stream)

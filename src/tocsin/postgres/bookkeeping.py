@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,15 @@ class Bookkeeping:
         if rows and rows[0][4] not in ("r", "p", "f"):
             raise SinkError(f"{self.schema}.{table} is no table; name another in the setting table")
         return [(str(name), str(type), bool(is_enum), bool(needed)) for name, type, is_enum, needed, _ in rows]
+
+    def require(self, there: Sequence[tuple[str, str, bool, bool]], written: Collection[str]) -> None:
+        """Raise `SinkError` where the table needs a value in a column that is not written; ``there`` as `columns`."""
+        needed = [name for name, _, _, is_needed in there if is_needed and name not in written]
+        if needed:
+            raise SinkError(
+                f"{self.schema}.{self.table} needs a value in column '{needed[0]}', which does not come; give the "
+                "column a default, or add it in a step"
+            )
 
     def _exists(self, connection: Connection, name: str) -> bool:
         return self.columns(connection, name) != []

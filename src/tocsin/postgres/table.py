@@ -185,13 +185,7 @@ class Table:
                 continue
             change = sql.SQL("add column {} {}").format(sql.Identifier(column.kept_as), type_sql(column.table_type))
             self._alter(connection, change, added(column.kept_as))
-        written = {column.kept_as for column in self._columns}
-        needed = [name for name, _, _, is_needed in there if is_needed and name not in written]
-        if needed:
-            raise SinkError(
-                f"{self.name} needs a value in column '{needed[0]}', which does not come; give the column a default, "
-                "or add it in a step"
-            )
+        self._books.require(there, {column.kept_as for column in self._columns})
 
     def _reconcile(self, connection: Connection, column: TableColumn, type: str, is_enum: bool) -> None:
         """Make a column wider where it was made by us, leave it where its rows fit, refuse it where it is another."""

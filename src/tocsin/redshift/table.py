@@ -170,13 +170,7 @@ class RedshiftTable:
                     f"{self.name} has column '{column.kept_as}' as {known[column.kept_as]}, what comes is "
                     f"{column.type}; cast it in a step, change the table's column, or set another table"
                 )
-        written = {column.kept_as for column in self._columns}
-        needed = [name for name, _, _, is_needed in there if is_needed and name not in written]
-        if needed:
-            raise SinkError(
-                f"{self.name} needs a value in column '{needed[0]}', which does not come; give the column a default, "
-                "or add it in a step"
-            )
+        self._books.require(there, {column.kept_as for column in self._columns})
 
     def _nulls(self, rows: pa.Table) -> dict[int, str]:
         """Return the places of rows with a null where the table takes none, or where rows are told apart by it."""
