@@ -13,6 +13,7 @@ import pytest
 from tocsin.batch import OUT, Batch
 from tocsin.engine.counters import Counters
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Feed
 from tocsin.engine.wire import Counted, Noticed, Rejected, StreamColumns, decode_counted, encode_counted, streams_of
 from tocsin.pipeline.model import Pipeline
 
@@ -95,7 +96,7 @@ def test_what_a_runner_tells_of_its_ends_is_what_the_page_is_told(tmp_path: Path
     settings = {"machines": {"pump": "pump"}, "start": datetime(2026, 1, 1, tzinfo=UTC), "duration": "2s"}
     told: list[Counted] = []
 
-    class Onlooker:
+    class Onlooker(Feed):
         def offer(self, stream: str, batch: Batch) -> None: ...
 
         def counters(self, snapshot: Mapping[str, object]) -> None:
