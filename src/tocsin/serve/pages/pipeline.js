@@ -67,7 +67,7 @@ export class PipelineBox {
         button.type = "button";
         button.dataset.kind = part.kind;
         button.append(node("span", "what", part.stream ? `${part.kind} · ${part.stream}` : part.kind), node("b", "", part.kind === "source" ? `${part.id}: ${part.name}` : part.stream ? part.name : part.id),
-          node("span", "figures"), node("span", "aside"), node("span", "sign"), node("span", "said"));
+          node("span", "rates"), node("span", "aside"), node("span", "sign"), node("span", "said"));
         const from = [...new Set(part.inputs.map((one) => `${one.part}${one.port === "out" ? "" : ` (${worded(one.port)})`}`))];
         if (from.length) button.append(node("span", "unseen", `, from ${from.join(", ")}`));
         button.addEventListener("click", () => this.choose(part.id));
@@ -150,7 +150,7 @@ export class PipelineBox {
     const part = this.parts.get(this.chosen);
     if (!part) return;
     write(get("part-title"), called(part).replace(/^./, (letter) => letter.toUpperCase()));
-    write(get("part-said"), [figuresOf(part).join(" · "), asideOf(part).join(" · "), part.rung ? `rang ${show(part.rung)} times` : "", part.said].filter(Boolean).join(". "));
+    write(get("part-said"), [ratesOf(part).join(" · "), asideOf(part).join(" · "), part.rung ? `rang ${show(part.rung)} times` : "", part.said].filter(Boolean).join(". "));
     get("part-said").dataset.state = part.state;
   }
 
@@ -199,21 +199,21 @@ function component({ name, what, settings }) {
   const own = settings.filter((one) => !one.is_default);
   const rest = settings.filter((one) => one.is_default);
   const docs = node("details");
-  docs.append(node("summary", "", `What ${name} does, and its other settings`), node("p", "docs", what), ...listed(rest));
+  docs.append(node("summary", "", `What ${name} does, and its other settings`), node("p", "docs", plain(what)), ...listed(rest));
   return [node("h3", "", name), ...(own.length ? listed(own) : [node("p", "none", "All settings are as they are by default.")]), docs];
 }
 
 function listed(settings) {
   if (!settings.length) return [];
   const list = node("dl");
-  for (const { name, value, what } of settings) list.append(node("dt", "", `${name}: ${value || "–"}`), node("dd", "", what));
+  for (const { name, value, what } of settings) list.append(node("dt", "", `${name}: ${value || "–"}`), node("dd", "", plain(what)));
   return [list];
 }
 
 function paintPart(button, part) {
   button.dataset.state = part.state;
-  const [, , figures, aside, sign, said] = button.children;
-  write(figures, figuresOf(part).join(" · "));
+  const [, , rates, aside, sign, said] = button.children;
+  write(rates, ratesOf(part).join(" · "));
   write(aside, asideOf(part).join(" · "));
   write(sign, SIGNS[part.state]);
   write(said, part.said);
@@ -221,7 +221,7 @@ function paintPart(button, part) {
 
 const count = (value) => value.toLocaleString(LANGUAGE);
 
-const figuresOf = (part) => [
+const ratesOf = (part) => [
   ...(part.rows_per_s === null ? [] : [`${show(part.rows_per_s)} rows/s`, `${count(part.rows)} rows`]),
   ...(part.lag_s === null ? [] : [`lag ${part.lag_s < 1 ? `${Math.round(1000 * part.lag_s)} ms` : `${show(part.lag_s)} s`}`]),
 ];
@@ -229,5 +229,7 @@ const figuresOf = (part) => [
 const asideOf = (part) => [...(part.rejected ? [`${count(part.rejected)} rejected`] : []), ...(part.late ? [`${count(part.late)} late`] : [])];
 
 const called = (part) => `${part.kind} ${part.stream ? `${part.name} of ${part.stream}` : part.id}`;
+
+const plain = (docs) => docs.replaceAll("``", "`");
 
 function write(element, text) { if (element.textContent !== text) element.textContent = text; }
