@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from tocsin.engine.wire import Counted, LastRows, Noticed, Outgoing, PartCounted, Rejected, SinkLag, SourceSilence
+from tocsin.output.delta import Delta
 from tocsin.pipeline.yamlfile import load_with_plan
-from tocsin.serve.graph_messages import Inlet, Outline, PartOutline
+from tocsin.serve.access import AccessKeys
+from tocsin.serve.api import PageContext
+from tocsin.serve.app import build
+from tocsin.serve.graph_messages import ComponentOutline, Inlet, Outline, PartOutline, Setting
+from tocsin.serve.hub import Hub
+from tocsin.serve.live import Live
 from tocsin.serve.outline import details, outline
 from tocsin.serve.parts import LOOKED_S, ODD_S, LookedAt, Parts
+from tocsin.testing import rows
+from tocsin.world import SystemClock, SystemDisk, World
 
 OUTLINE = Outline(
     [
@@ -110,9 +123,9 @@ def test_what_a_part_counts_comes_from_all_its_splits() -> None:
     events = (Noticed("plant", "connects", 1), Noticed("plant/a", "connects", 2), Noticed("planted", "connects", 9))
     aside = (Rejected("plant", "a", 1), Rejected("plant", "b", 5, "why"), Rejected("hot.0.keep", "c", 3))
     parts.count(running(1, events=events, rejected=aside), 0.0)
-    rows = parts.rows(OUTLINE.parts[0], [], "")
-    assert rows.noticed == {"connects": 3}
-    assert [(one.reason, one.rows, one.detail) for one in rows.set_aside] == [("b", 5, "why"), ("a", 1, "")]
+    told = parts.rows(OUTLINE.parts[0], [], "")
+    assert told.noticed == {"connects": 3}
+    assert [(one.reason, one.rows, one.detail) for one in told.set_aside] == [("b", 5, "why"), ("a", 1, "")]
 
 
 def test_engines_are_told_what_is_looked_at_for_as_long_as_it_is() -> None:
@@ -182,7 +195,30 @@ def test_an_outline_says_how_a_plan_hangs_together_and_no_secret(tmp_path: Path)
 
 @pytest.mark.parametrize("where", [("/nowhere/x.py", "Gone"), (__file__, "NoSuchClass")])
 def test_a_component_whose_source_is_not_there_has_settings_without_sentences(where: tuple[str, str]) -> None:
-    from tocsin.serve.graph_messages import ComponentOutline, Setting
-
     told = details(ComponentOutline("gone", "", [Setting("a", "1", False)], [where]))
     assert [(one.name, one.value, one.what) for one in told.settings] == [("a", "1", "")]
+
+
+def test_beside_an_engine_elsewhere_tables_have_rows_and_the_rest_says_that_it_is_not_known(tmp_path: Path) -> None:
+    columns = {"key": ["a"] * 30, "time": [datetime.fromtimestamp(i, UTC) for i in range(30)], "t": range(30)}
+    batch = rows(columns)
+    place = World(SystemClock(), SystemDisk(), tmp_path, tmp_path / ".state", "plant/hot")
+    writer = Delta(path="hot").open(place, batch.schema)
+    writer.publish(1, [writer.stage(1, [batch])])
+    writer.close()
+    page = PageContext("plant", tmp_path, Live(), Hub(), AccessKeys(None), lake_folder=tmp_path, outline=OUTLINE)
+    page = replace(page, follows=True)
+    app = build(page, hosts=("127.0.0.1",))
+
+    async def got(path: str) -> dict[str, Any]:
+        transport = httpx.ASGITransport(app, client=("127.0.0.1", 50_000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.get(path)).json()
+
+    told = asyncio.run(got("/api/pipeline"))
+    assert "runs elsewhere" in told["note"]
+    assert {part["state"] for part in told["parts"]} == {"unknown"}
+    table = asyncio.run(got("/api/pipeline/rows?id=hot.0.delta"))
+    assert [row[2] for row in table["ports"][0]["rows"]] == list(range(29, 9, -1))
+    elsewhere = asyncio.run(got("/api/pipeline/rows?id=plant"))
+    assert (elsewhere["ports"], "tocsin run" in elsewhere["note"]) == ([], True)

@@ -4,6 +4,8 @@ The engine only puts references to batches into a bounded list. A thread of its 
 sends them to the page's process; it may wait for a slow page, the engine never does: what is not taken in time is
 dropped, oldest first.
 
+The page says one thing: at which parts somebody looks closely. Their last rows are kept as long (`engine.last_rows`).
+
 What is sent, and what the page may rely on, stands in `engine.wire`.
 """
 

@@ -197,9 +197,13 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} note
  *
  * @typedef {Object} PartDetails
+ * @property {string} id
+ * @property {"source"|"step"|"sink"|"channel"} kind
+ * @property {string} stream
  * @property {{name: string, what: string, settings: {name: string, value: string, is_default: boolean, what: string}[]}[]} components
  *
  * @typedef {Object} PartRows
+ * @property {string} id
  * @property {{reason: string, rows: number, detail: string}[]} set_aside
  * @property {Object<string, number>} noticed
  * @property {{part: string, port: string, columns: {name: string, kind: string}[], rows: any[][]}[]} ports
