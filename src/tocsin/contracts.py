@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -193,6 +193,14 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """May be called twice, and before anything was read."""
+
+
+@runtime_checkable
+class Reconnecting(Protocol):
+    """A reader that connects again by itself, within `poll`, and raises nothing meanwhile."""
+
+    def away(self) -> str | None:
+        """Returns why there is no connection right now, in words for people; None if there is one."""
 
 
 class Connection(Protocol):

@@ -19,6 +19,7 @@ from tocsin.contracts import Offset, Source, Split
 from tocsin.decode._base import Traced
 from tocsin.decode.json import Json
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import Effects
 from tocsin.engine.source_task import Finished, Opened, Revoked, Rows, SourceTask
 from tocsin.errors import SourceError, Unavailable
@@ -317,7 +318,7 @@ def test_a_source_that_never_answers_takes_nothing_from_the_others(tmp_path: Pat
     plan = replace(plan, sources=(plan.sources[0], blocked))
     runner = EmbeddedRunner(plan)
 
-    class Look:
+    class Look(Feed):
         rows = 0
 
         def offer(self, stream: str, batch: Batch) -> None:

@@ -6,7 +6,7 @@ It does no I/O, and no row depends on a clock, so a redo after a crash gives the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import pyarrow as pa
@@ -29,7 +29,13 @@ RING = "ring"
 class Feed(Protocol):
     """Who looks on (the page); it must never block."""
 
+    @property
+    def looked_at(self) -> Collection[str]:
+        """The sources and steps whose last rows somebody wants to see."""
+        return ()
+
     def offer(self, stream: str, batch: Batch) -> None: ...
+    def look(self, part: str, batch: Batch) -> None: ...
     def counters(self, snapshot: Mapping[str, object]) -> None: ...
 
 
@@ -281,6 +287,8 @@ class Graph:
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
             if self.feed is not None:
+                if id in self.feed.looked_at:
+                    self.feed.look(id, batch)
                 for stream in self._streams[port]:
                     self.feed.offer(stream, batch)
 

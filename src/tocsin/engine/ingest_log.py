@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END, Batch
-from tocsin.contracts import Offset, Reader
+from tocsin.contracts import Offset, Reader, Reconnecting
 from tocsin.errors import CorruptState, DurabilityError
 from tocsin.world import Clock, Disk
 
@@ -273,6 +273,9 @@ class LoggedReader:
 
     def counters(self) -> Mapping[str, int]:
         return self._inner.counters() if self._inner is not None else {}
+
+    def away(self) -> str | None:
+        return self._inner.away() if isinstance(self._inner, Reconnecting) else None
 
     def progress(self) -> tuple[int, int] | None:
         return self._inner.progress() if self._inner is not None else None

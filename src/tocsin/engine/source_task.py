@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tocsin.batch import END, REST, START, Batch
-from tocsin.contracts import Connection, Offset, Reader, Source, Split
+from tocsin.contracts import Connection, Offset, Reader, Reconnecting, Source, Split
 from tocsin.decode._base import Decoder, Traced
 from tocsin.engine.decode_ahead import DecodeAhead, DecodePool, wait_for_any
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
@@ -202,7 +202,9 @@ class SourceTask:
 
     def snapshot(self) -> dict[str, Any]:
         """Returns why nothing comes right now (null where it is not the source's doing), as JSON."""
-        return {"reason": self._reason, "splits": len(self._open)}
+        readers = [one.reader for one in tuple(self._open.values())]
+        reasons = (reader.away() for reader in readers if isinstance(reader, Reconnecting))
+        return {"reason": self._reason or next(filter(None, reasons), None), "splits": len(readers)}
 
     def close(self, *, clean: bool) -> None:
         """Stop; after a clean end what is durable is acknowledged first."""

@@ -25,6 +25,7 @@ from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.serve.access import COOKIE, SESSION_S, AccessKeys, Caller, address_of, refused, slowed
 from tocsin.serve.built import built
+from tocsin.serve.graph_messages import Outline
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import HOLES_S, TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
@@ -63,6 +64,10 @@ class PageContext:
     """What is shown of them; all if none is given."""
     plant: Plant = NO_PLANT
     """What people call machines and signals, and where machines stand."""
+    outline: Outline = field(default_factory=Outline)
+    """The parts of the pipeline."""
+    follows: bool = False
+    """Whether the tables are followed, because the engine is elsewhere."""
     scores: ScoreCells = field(default_factory=ScoreCells)
     """What has been read of the tables for the heat map."""
     sign_ins: SignIns | None = None

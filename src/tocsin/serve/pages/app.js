@@ -5,6 +5,7 @@ import { AlarmList } from "/alarms.js";
 import { Charts, LANGUAGE, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
+import { PipelineBox } from "/pipeline.js";
 import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
@@ -33,6 +34,7 @@ const vibration = new Vibration({
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 const access = new Access(ask, begin);
+const pipeline = new PipelineBox((path, schema) => quietly(ask(path, schema)), () => (get("stale").hidden ? "" : get("stale").textContent));
 new QueryBox(access);
 new AdminBox(() => ask("/api/access", "AccessReport"));
 let chosen = null;
@@ -192,19 +194,27 @@ function heard(figures) {
   freshen();
 }
 
-// Sinks that lag behind and sources that are silent, each in a sentence.
+// Sinks that lag behind and sources that are silent, each in a sentence that leads to it in the pipeline.
 function ends(figures) {
   const sentences = [
-    ...Object.entries(figures.sources).map(([id, one]) => `Source ${id} has ${one.silent_s === null ? "given nothing yet" : `been silent for ${show(Math.round(one.silent_s))} s`}${one.reason ? `: ${one.reason}` : ""}.`),
-    ...Object.entries(figures.sinks).map(([id, one]) => `Sink ${id} is ${one.lag_epochs} ${one.lag_epochs === 1 ? "epoch" : "epochs"} behind${one.reason ? `: ${one.reason}` : ""}.`),
+    ...Object.entries(figures.sources).map(([id, one]) => [id, `Source ${id} has ${one.silent_s === null ? "given nothing yet" : `been silent for ${show(Math.round(one.silent_s))} s`}${one.reason ? `: ${one.reason}` : ""}.`]),
+    ...Object.entries(figures.sinks).map(([id, one]) => [id, `Sink ${id} is ${one.lag_epochs} ${one.lag_epochs === 1 ? "epoch" : "epochs"} behind${one.reason ? `: ${one.reason}` : ""}.`]),
   ];
   const list = get("ends");
   list.hidden = !sentences.length;
-  sentences.forEach((sentence, i) => {
-    const item = list.children[i] ?? list.appendChild(node("li"));
-    if (item.textContent !== sentence) item.textContent = sentence;
+  sentences.forEach(([id, sentence], i) => {
+    const button = (list.children[i] ?? list.appendChild(node("li"))).firstChild ?? list.children[i].appendChild(leading());
+    button.dataset.part = id;
+    if (button.textContent !== sentence) button.textContent = sentence;
   });
   while (list.children.length > sentences.length) list.lastChild.remove();
+}
+
+function leading() {
+  const button = node("button");
+  button.type = "button";
+  button.addEventListener("click", () => pipeline.open(button.dataset.part));
+  return button;
 }
 
 // --- how fresh what is shown is --------------------------------------------------------------------------------------

@@ -177,6 +177,38 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} head
  * @property {string} fault  empty if the chain holds
  *
+ * @typedef {Object} PartState
+ * @property {string} id
+ * @property {"source"|"step"|"sink"|"channel"} kind
+ * @property {string} name  of its component
+ * @property {string} stream
+ * @property {{part: string, port: string}[]} inputs
+ * @property {"well"|"odd"|"bad"|"ended"|"unknown"} state
+ * @property {string} said  why
+ * @property {number|null} rows
+ * @property {number|null} rows_per_s
+ * @property {number|null} lag_s
+ * @property {number} late
+ * @property {number} rejected
+ * @property {number} rung
+ *
+ * @typedef {Object} PipelineState
+ * @property {PartState[]} parts  each behind those that it reads from
+ * @property {string} note
+ *
+ * @typedef {Object} PartDetails
+ * @property {string} id
+ * @property {"source"|"step"|"sink"|"channel"} kind
+ * @property {string} stream
+ * @property {{name: string, what: string, settings: {name: string, value: string, is_default: boolean, what: string}[]}[]} components
+ *
+ * @typedef {Object} PartRows
+ * @property {string} id
+ * @property {{reason: string, rows: number, detail: string}[]} set_aside
+ * @property {Object<string, number>} noticed
+ * @property {{part: string, port: string, columns: {name: string, kind: string}[], rows: any[][]}[]} ports
+ * @property {string} note
+ *
  * @typedef {Object} QueryAnswer
  * @property {Object<string, number>} rests_on
  * @property {{name: string, kind: "number"|"time"|"text"}[]} columns
