@@ -24,7 +24,7 @@ def alarm_row(second: float, key: str, event: str = "raised", **more: Any) -> di
         "severity": "major", "state": state, "previous": "", "mode": "", "event": event, "ring": event == "raised",
         "level": "high", "signal": "value", "value": 1.0, "expected": None, "limit": None, "unit": "", "score": None,
         "started": at, "message": key, "advice": "", "by": "",
-        "reason": "", "evidence": "{}", "number": 1, **more,
+        "reason": "", "assignee": "", "evidence": "{}", "number": 1, **more,
     }  # fmt: skip
 
 

@@ -18,9 +18,11 @@ from servers import free_port
 from written_actions import ActionLog
 
 from tocsin.cli import main
+from tocsin.engine.audit import Actor
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start
-from tocsin.serve.evidence import IN_CSV, alarms_as_csv
+from tocsin.serve.desk import act, list_alarms
+from tocsin.serve.evidence import IN_CSV, alarms_as_csv, evidence
 
 pytestmark = pytest.mark.timeout(120)
 WAIT_MS = 20_000
@@ -156,6 +158,21 @@ def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Runni
     assert told["alarm"]["key"] == "press-2"
     unknown = httpx.get(f"{page.url}/api/alarms/none/evidence")
     assert (unknown.status_code, "yet" in unknown.json()["error"]) == (404, True)
+
+
+def test_the_evidence_has_the_last_maintenance_and_who_said_it(lake: Path, tmp_path: Path) -> None:
+    (row,) = (row for row in list_alarms(lake, everything=True).to_pylist() if row["key"] == "press-1")
+    assert evidence(lake, tmp_path, row["id"])["maintenance"] == [], "nobody has done anything yet"
+    ann = Actor("ann", "operator", "page")
+    for name, why in (("health:press-1", "oil"), ("hot:press-1/bearing", "bearing"), ("hot:press-2", "belt")):
+        act(tmp_path, name, "maintained", "ann", why, actor=ann)
+    act(tmp_path, "hot:press-1", "relearn", "ann", actor=ann)
+    told = evidence(lake, tmp_path, row["id"])["maintenance"]
+    assert [(one["alarm"], one["by"], one["reason"], one["audit"]) for one in told] == [
+        ("hot:press-1/bearing", "ann", "bearing", 2), ("health:press-1", "ann", "oil", 1),
+    ]  # fmt: skip
+    (tmp_path / "actions.db").write_bytes(b"no database at all" * 100)
+    assert evidence(lake, tmp_path, row["id"])["maintenance"] is None
 
 
 def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> None:

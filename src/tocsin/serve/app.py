@@ -84,6 +84,7 @@ ROUTES = (
     Entry("GET", "/api/alarms.csv", api.alarms_csv, VIEWER),
     Entry("GET", "/api/alarms/{id:path}/evidence", api.evidence, VIEWER),
     Entry("POST", "/api/alarms/{id:path}/{action}", api.act, OPERATOR, changes=True),
+    Entry("GET", "/api/people", api.people, OPERATOR),
     Entry("POST", "/api/sql", sql.sql, ENGINEER, changes=True),
     Entry("GET", "/api/counters", api.counters, VIEWER),
     Entry("GET", "/events", api.events, VIEWER),

@@ -1,5 +1,5 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
-import { Access } from "/access.js";
+import { Access, reaches } from "/access.js";
 import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, LANGUAGE, node, show, when } from "/chart.js";
@@ -66,6 +66,7 @@ async function begin() {
     const session = await ask("/api/session", "SessionInfo");
     access.take(session);
     alarms.role = session.role;
+    namePeople();
     title = session.title;
     get("title").textContent = title;
     await reload();
@@ -74,6 +75,12 @@ async function begin() {
     link("lost", "page unreachable");
     setTimeout(begin, RETRY_MS);
   }
+}
+
+// Whom one may choose to give an alarm to.
+async function namePeople() {
+  const told = reaches(access.role, "operator") ? await quietly(ask("/api/people", "People")) : null;
+  get("people").replaceChildren(...(told?.names ?? []).map((name) => { const one = node("option"); one.value = name; return one; }));
 }
 
 async function reload() {
