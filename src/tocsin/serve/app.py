@@ -116,6 +116,7 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
+    "/filters.js": ("tocsin.serve", "pages/filters.js", "text/javascript; charset=utf-8"),
     "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
     "/vibration.js": ("tocsin.serve", "pages/vibration.js", "text/javascript; charset=utf-8"),
     "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),

@@ -77,13 +77,14 @@ export class AlarmList {
     return name === "e" || Boolean(button);
   }
 
-  // Paints those that are wanted and have the text in them; returns how many alarms there are of which kind.
-  paint(wanted, text, standsThere) {
+  // Paints those that fit the filter and stand where is looked; returns how many alarms there are of which kind.
+  /** @param {import("/filters.js").AlarmFilter} filter */
+  paint(filter, standsThere) {
     const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const fits = (alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
-    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
+    const fits = filter.fits((alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message, alarm.assignee, alarm.comment].join(" "));
+    const shown = all.filter((alarm) => fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
     const keep = new Set(shown.map((alarm) => alarm.id));

@@ -6,21 +6,24 @@ import { placeOf, stateOf, worded } from "/wire.js";
 const HOUR_S = 3600;
 
 export class Story {
-  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit.
-  constructor(dialog, goTo, called) {
+  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit; `closed` hears that it is closed.
+  constructor(dialog, goTo, called, closed) {
     Object.assign(this, { dialog, goTo, called });
+    dialog.addEventListener("close", closed);
     this.title = dialog.querySelector("h2");
     this.body = dialog.querySelector(".body");
     dialog.querySelector(".show").addEventListener("click", () => { dialog.close(); this.goTo(this.alarm); });
     dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   }
 
+  isOpen(id) { return this.dialog.open && this.alarm.id === id; }
+
   /**
-   * @param {import("/wire.js").ShownAlarm} alarm
+   * @param {import("/wire.js").ShownAlarm|undefined} known  if it is among those that the page has
    * @param {import("/wire.js").Evidence} told
    */
-  show(alarm, told) {
-    this.alarm = alarm;
+  show(known, told) {
+    const alarm = this.alarm = known ?? { ...told.alarm, machine: told.alarm.key, signal: told.onset?.signal ?? "", unit: "", started: null };
     const began = alarm.started ?? told.history[0].time;
     this.title.textContent = placeOf(alarm);
     this.body.replaceChildren(
