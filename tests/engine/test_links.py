@@ -14,11 +14,11 @@ import pytest
 
 from tocsin.domain.alarms import CASE_OPENED, FLOOD_BEGINS
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.telling import with_links
 from tocsin.errors import ConfigError
 from tocsin.notify.alarm import Alarm
 from tocsin.notify.cases import Cases
 from tocsin.output._cloudevents import alertmanager
-from tocsin.pipeline.links import with_links
 from tocsin.pipeline.yamlfile import load_with_plan
 from tocsin.testing import feed, rows
 
