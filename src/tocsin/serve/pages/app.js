@@ -314,7 +314,7 @@ async function goTo(alarm) {
   const owner = tiles.ownerOf(alarm.machine);
   if (!owner) { toast(`${alarm.machine} is not among the machines shown here.`); return; }
   const moment = Date.parse(alarm.started ?? alarm.time);
-  if (owner === chosen) picked = true; else await choose(owner, true);
+  if (owner === chosen && !loading) picked = true; else await choose(owner, true);
   if (!alarm.signal) return;
   const [from, to] = range.ends ?? [charts.oldest(alarm.signal), Date.now()];
   if (moment < from || moment > to) { // the tables go further back
