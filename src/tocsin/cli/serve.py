@@ -48,7 +48,7 @@ def page_address(
     return Address(
         host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=tuple(allowed_host),
         has_accounts=Accounts(state_folder).are_there(),
-        provider=None if oidc is None else Provider(**oidc.model_dump()),
+        provider=None if oidc is None else Provider(**oidc.model_dump(), url=pipeline.page.url),
     )  # fmt: skip
 
 

@@ -29,7 +29,17 @@ from tocsin.serve.graph_messages import Outline
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import HOLES_S, TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
-from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
+from tocsin.serve.messages import (
+    NO_PLANT,
+    Alarms,
+    Evidence,
+    Figures,
+    MachineHistory,
+    Machines,
+    People,
+    Plant,
+    SessionInfo,
+)
 from tocsin.serve.oidc import SignIns
 from tocsin.serve.scores import ScoreCells
 from tocsin.serve.series import POINTS_MAX
@@ -85,6 +95,8 @@ class Act(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     for_s: float | None = None
     """How long to shelve."""
+    assignee: str = ""
+    """To whom the alarm is given; to who asks, if nobody is named."""
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
@@ -274,7 +286,7 @@ async def evidence(request: Request) -> Response:
     if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
     try:
-        told = await asyncio.to_thread(evidence.evidence, lake, request.path_params["id"])
+        told = await asyncio.to_thread(evidence.evidence, lake, page.state_folder, request.path_params["id"])
     except UnknownName:
         return refused(404, "the tables do not have this alarm yet; they are written a few seconds after it rings")
     return answer(msgspec.convert(told, Evidence))
@@ -294,7 +306,7 @@ async def act(request: Request) -> Response:
     known = page.live.alarms.known(alarm)
     if known is None and not (action.detector and ":" in alarm):
         return refused(404, f"there is no alarm '{alarm}'; /api/alarms lists them")
-    if known is not None and action.labels:
+    if known is not None and action.remarks:
         alarm = f"{known.rule}:{known.machine}#{known.id}"
     elif known is not None and action.detector:
         alarm = f"{known.rule}:{known.machine}"
@@ -307,13 +319,21 @@ async def act(request: Request) -> Response:
             return refused(422, f"{action.name} needs for_s, at most {_SHELVE_S_MAX} seconds")
         until = datetime.now(UTC) + timedelta(seconds=body.for_s)
     by, reason = actor.name, body.reason.strip()[:_TEXT_MAX]
+    assignee = body.assignee or by
     try:
-        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until, actor)
+        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until, actor, assignee)
     except ConfigError as error:
         return refused(422, str(error))
     except (OSError, sqlite3.Error) as error:
         return refused(503, f"the action could not be written down: {error}")
     return answer({"id": alarm, "action": action.name, "by": by}, 202)
+
+
+async def people(request: Request) -> Response:
+    """Returns to whom an alarm can be given."""
+    from tocsin.serve import desk
+
+    return answer(People(await asyncio.to_thread(desk.people, page_of(request).state_folder)))
 
 
 async def counters(request: Request) -> Response:

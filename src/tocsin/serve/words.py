@@ -24,6 +24,7 @@ RECEIVED = (
     messages.Changes,
     messages.NewPoints,
     messages.Evidence,
+    messages.People,
     messages.Lanes,
     messages.Spectra,
     messages.KeyFigures,

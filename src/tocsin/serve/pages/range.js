@@ -1,14 +1,21 @@
 // Which time is shown: live, the last hour to month, or from one moment to another. It stands in the address bar, with the
-// machine, so that a link shows what its sender sees.
+// machine, the alarm whose story is open and the filters of alarms, so that a link shows what its sender sees.
+import { PLACE } from "/access.js";
 
 const MINUTE_MS = 60_000;
 const LAST = [["live", 0], ["hour", 3.6e6], ["day", 86.4e6], ["week", 7 * 86.4e6], ["month", 30 * 86.4e6]];
 const get = (id) => document.getElementById(id);
 
 export class Range {
-  /** @param {() => void} changed  called when a person has chosen another time */
-  constructor(changed) {
-    this.changed = changed;
+  /**
+   * @param {() => void} changed  called when a person has chosen another time
+   * @param {import("/filters.js").AlarmFilter} filter  of the alarms
+   */
+  constructor(changed, filter) {
+    Object.assign(this, { changed, filter });
+    this.alarm = ""; // whose story is open
+    if (!location.hash && sessionStorage.getItem(PLACE)) history.replaceState(null, "", sessionStorage.getItem(PLACE));
+    sessionStorage.removeItem(PLACE);
     this.last = 0; // how far back from now; 0 is live, null from `from` to `to`
     this.from = this.to = 0;
     this.machine = null;
@@ -79,6 +86,8 @@ export class Range {
     const said = new URLSearchParams();
     if (this.machine !== null) said.set("machine", this.machine);
     if (this.area) said.set("area", this.area);
+    if (this.alarm) said.set("alarm", this.alarm);
+    for (const [name, value] of this.filter.said) said.set(name, value);
     if (this.last) said.set("last", LAST.find(([, last]) => last === this.last)[0]);
     if (this.last === null) for (const end of ["from", "to"]) said.set(end, new Date(this[end]).toISOString());
     history.replaceState(null, "", said.size ? `#${said}` : location.pathname);
@@ -87,14 +96,17 @@ export class Range {
   // Takes over what the address bar says; returns whether it says something new.
   read() {
     const said = new URLSearchParams(location.hash.slice(1));
-    const before = JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
+    const shown = () => JSON.stringify([this.machine, this.area, this.alarm, this.last, this.from, this.to, this.filter.said]);
+    const before = shown();
     const [from, to] = [Date.parse(said.get("from")), Date.parse(said.get("to"))];
     this.machine = said.get("machine");
     this.area = said.get("area") ?? "";
+    this.alarm = said.get("alarm") ?? "";
+    this.filter.read(said);
     this.last = LAST.find(([name]) => name === said.get("last"))?.[1] ?? 0;
     if (from < to) Object.assign(this, { last: null, from, to });
     this.paint();
-    return before !== JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
+    return before !== shown();
   }
 }
 

@@ -74,9 +74,11 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} why
  * @property {string} since
  * @property {number|null} depth
+ * @property {string} assignee  whose it is, if it was given to a person
  * @property {string} by
  * @property {string} reason
  * @property {string} label
+ * @property {string} comment  the last one, behind the name of who wrote it
  *
  * @typedef {Object} Figures
  * @property {"live"|"stalled"|"gone"} engine
@@ -144,6 +146,10 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} message
  * @property {string} by
  * @property {string} reason
+ * @property {string|null} [assignee]
+ *
+ * @typedef {Object} People
+ * @property {string[]} names  to whom an alarm can be given; none where any name will do
  *
  * @typedef {Object} EarlierCase
  * @property {string} id
@@ -152,6 +158,14 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} state
  * @property {string} message
  * @property {string[]} said
+ * @property {string[]} comments
+ *
+ * @typedef {Object} Maintenance
+ * @property {string} time
+ * @property {string} alarm
+ * @property {string} by
+ * @property {string} reason
+ * @property {number} audit  the number of its row in the audit
  *
  * @typedef {Object} Evidence
  * @property {Object<string, number>} rests_on
@@ -159,6 +173,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} history
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
+ * @property {Maintenance[]|null} maintenance  null where the audit cannot be read
  * @property {Onset?} [onset]
  *
  * @typedef {Object} Onset
