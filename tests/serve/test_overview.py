@@ -123,6 +123,55 @@ def test_only_tiles_in_sight_are_there_the_worst_first_and_the_keyboard_reaches_
     view.fill("#filter", "")
 
 
+ORDERED = """() => {
+  const places = [...document.querySelectorAll('#tiles .tile')].map((tile) => Number(tile.ariaPosInSet));
+  return places.every((place, i) => !i || place > places[i - 1]);
+}"""
+"""Whether the elements stand in the order of their tiles, as they do once they have been painted anew."""
+
+
+def test_a_tile_keeps_the_focus_when_the_list_is_painted_anew_between_two_keys(view: Any) -> None:
+    focused = "() => document.activeElement.dataset.name"
+    view.wait_for_function("() => document.querySelectorAll('.tile').length > 5", timeout=WAIT_MS)
+    view.locator(".tile").first.focus()
+    for key, wanted in (
+        ("End", "machine-299"), ("ArrowUp", "machine-298"), ("PageUp", None), ("PageUp", None),
+        ("Home", f"machine-{SICK}"), ("ArrowDown", "machine-000"),
+    ):  # fmt: skip
+        view.keyboard.press(key)
+        reached = view.evaluate(focused)
+        assert wanted in (None, reached), key
+        view.wait_for_function(ORDERED, timeout=WAIT_MS)
+        assert view.evaluate(focused) == reached, key
+
+
+def test_the_focus_goes_to_another_tile_only_where_its_own_has_left(view: Any) -> None:
+    # The list by itself, painted when the test says so.
+    walk = """async (names) => {
+      const { Tiles } = await import("/tiles.js");
+      const host = document.body.appendChild(document.createElement("div"));
+      Object.assign(host.style, { position: "fixed", inset: "0", overflow: "auto" });
+      const tiles = new Tiles(host, { choose() {}, moved() {} });
+      const calm = { status: "running", severity: "", active: false, silent: false, state: "" };
+      const fill = () => names.forEach((name, id) => tiles.update({ id, name, ...calm }));
+      const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const walked = [];
+      const note = () => walked.push(document.activeElement.dataset.name ?? "nothing");
+      fill();
+      tiles.paint("all", "", "");
+      host.querySelector(".tile").focus();
+      press("End"); tiles.paint("all", "", ""); note();
+      tiles.clear(); fill(); press("ArrowLeft"); note(); // loaded anew, and not painted yet
+      tiles.paint("all", "", ""); note();
+      tiles.paint("all", "machine-00", ""); note();
+      press("ArrowRight"); note();
+      host.remove();
+      return walked;
+    }"""
+    walked = view.evaluate(walk, NAMES)
+    assert walked == ["machine-299", "machine-298", "machine-298", "machine-000", "machine-001"]
+
+
 def test_all_signals_of_the_chosen_machine_are_shown_with_their_past_and_move(view: Any, plant: Any) -> None:
     asked = {"machine": "machine-150"}
     series = httpx.get(f"{plant[0].url}/api/series", params=asked).json()["series"]

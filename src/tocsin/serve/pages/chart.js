@@ -38,6 +38,19 @@ export function node(name, className, text) {
   return made;
 }
 
+// Puts elements into this order within their host. The one that has the focus is not taken out, for it would lose it: the others
+// go around it.
+export function arrange(host, elements) {
+  const held = host.contains(document.activeElement) ? document.activeElement : null;
+  let next = host.firstChild;
+  for (const element of elements) {
+    if (element !== next && element.contains(held)) {
+      while (next !== element) { const before = next; next = next.nextSibling; host.append(before); }
+    }
+    if (element === next) next = next.nextSibling; else host.insertBefore(element, next);
+  }
+}
+
 // Points in columns, oldest first, one for each time.
 class Buffer {
   constructor() { this.columns = noPoints(); }
@@ -181,8 +194,7 @@ export class Charts {
     const rank = (card) => (card.series.some((one) => one.points.anomalous) ? 0 : card.series.some((one) => one.points.banded) ? 1 : 2);
     const sorted = [...this.cards].map(([signal, card]) => [signal, card, rank(card)])
       .sort((a, b) => a[2] - b[2] || a[0].localeCompare(b[0], "en", { numeric: true }));
-    if (sorted.every(([, card], i) => this.host.children[i] === card.root)) return;
-    for (const [, card] of sorted) this.host.append(card.root);
+    arrange(this.host, sorted.map(([, card]) => card.root));
   }
 
   // Nothing is drawn for a moment, while something else on the page moves.
