@@ -66,6 +66,7 @@ class Compiler:
             workers=pipeline.workers,
             machines=machines,
             signals=pipeline.assets.signals,
+            zone=pipeline.zone,
         )
 
     def _origin(self, name: str, input: Input) -> None:

@@ -120,6 +120,7 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),
     "/story.js": ("tocsin.serve", "pages/story.js", "text/javascript; charset=utf-8"),
     "/onset.js": ("tocsin.serve", "pages/onset.js", "text/javascript; charset=utf-8"),
+    "/clock.js": ("tocsin.serve", "pages/clock.js", "text/javascript; charset=utf-8"),
     "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
     "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),

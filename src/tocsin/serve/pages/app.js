@@ -2,6 +2,7 @@
 import { Access } from "/access.js";
 import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
+import { clock } from "/clock.js";
 import { Charts, LANGUAGE, node, show, when } from "/chart.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
@@ -65,6 +66,8 @@ async function begin() {
   try {
     const session = await ask("/api/session", "SessionInfo");
     access.take(session);
+    clock.take(session.zone);
+    range.paint();
     alarms.role = session.role;
     title = session.title;
     get("title").textContent = title;

@@ -1,7 +1,10 @@
 // The charts of one machine: one card per signal, drawn by Plotly, each at most twice a second and only while visible.
 // No text from a device reaches Plotly; names are set as text in the card's own header.
 
+import { LANGUAGE, clock, when } from "/clock.js";
 import { SCHEMAS, SEVERITIES } from "/words.js";
+
+export { LANGUAGE, when };
 
 const POINTS_MAX = 600;
 const DRAW_MS = 500;
@@ -11,10 +14,13 @@ const COLUMNS = Object.keys(SCHEMAS.Points.properties);
 const noPoints = () => Object.fromEntries(COLUMNS.map((name) => [name, []]));
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
+const EDGE_PX = 60;
+const TICK_PX = 64; // what the text of a tick needs
 const COARSE = matchMedia("(pointer: coarse)");
 
-// The browser's language, in which numbers and dates are written; hours always from 0 to 23, as plants have them.
-export const LANGUAGE = navigator.language;
+// How numbers are written at axes: the signs before decimals and between thousands.
+const signs = Object.fromEntries(new Intl.NumberFormat(LANGUAGE).formatToParts(1234567.8).map(({ type, value }) => [type, value]));
+export const SEPARATORS = `${signs.decimal}${signs.group ?? " "}`;
 
 export function show(value) {
   if (value === null || value === undefined) return "–";
@@ -22,13 +28,6 @@ export function show(value) {
   if (size >= 1e6) return value.toLocaleString(LANGUAGE, { notation: "compact", maximumSignificantDigits: 4 });
   if (size !== 0 && size < 1e-3) return value.toExponential(2);
   return value.toLocaleString(LANGUAGE, { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
-}
-
-// A moment as people say it: the time, with the date if it is not today.
-export function when(moment) {
-  const at = new Date(moment);
-  const time = at.toLocaleTimeString(LANGUAGE, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString(LANGUAGE, { day: "numeric", month: "short", year: "numeric" })} ${time}`;
 }
 
 export function node(name, className, text) {
@@ -180,10 +179,11 @@ export class Charts {
     const score = node("span", "score");
     const now = node("span", "now");
     const plot = node("div", "plot");
+    const at = node("span", "at");
     header.append(title, stream, moment, score, now);
-    root.append(header, plot);
+    root.append(header, plot, at);
     this.host.append(root);
-    const card = { root, signal, stream, moment, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0, zooms: false };
+    const card = { root, signal, stream, moment, score, now, plot, at, series: [], dirty: true, visible: false, drawn: 0, revision: 0, hears: false };
     this.cards.set(signal, card);
     this.observer.observe(root);
     return card;
@@ -223,7 +223,7 @@ export class Charts {
     const main = this.main(card);
     if (!main || !main.points.length) return;
     const columns = withGaps(main.points.columns);
-    const times = columns.time; // Plotly shows milliseconds in the browser's own time zone
+    const times = columns.time;
     const marks = this.marks(card, main);
     const last = main.points.length - 1;
     const score = main.points.columns.score[last];
@@ -237,7 +237,7 @@ export class Charts {
     const traces = [
       { ...curve, ...bandOf(times, columns.lower, columns.upper), line: { width: 0 }, fill: "toself", fillcolor: c.band },
       { ...curve, y: columns.expected, line: { color: c.expected, width: 1, dash: "dot" } },
-      { ...curve, y: columns.value, line: { color: c.value, width: 1.6 }, hoverinfo: undefined, hovertemplate: "%{y:.5~g}<extra></extra>" },
+      { ...curve, y: columns.value, line: { color: c.value, width: 1.6 }, hoverinfo: "y", hovertemplate: "%{y:.5~g}<extra></extra>" },
       { type: "scatter", mode: "markers", x: marks.times, y: marks.values, hoverinfo: "skip",
         marker: { color: c.mark, size: 8, symbol: "diamond", line: { color: c.panel, width: 1 } } },
       { ...curve, ...bandOf(times, columns.least, columns.most), line: { width: 0 }, fill: "toself", fillcolor: c.value, opacity: 0.3 },
@@ -246,6 +246,7 @@ export class Charts {
     const [oldest, newest] = this.ends ?? this.newestPart(times, asked);
     const line = asked !== null && asked >= oldest && asked <= newest;
     if (asked !== null) card.moment.textContent = `alarm since ${when(asked)}${line ? "" : ", outside of what is shown here"}`;
+    const ticks = clock.ticks(oldest, newest, Math.max(2, Math.floor(card.plot.clientWidth / TICK_PX)));
     const axis = { gridcolor: c.grid, zeroline: false, linecolor: c.grid, tickcolor: c.grid, tickfont: { color: c.muted, size: 10 }, fixedrange: true };
     Plotly.react(card.plot, traces, {
       datarevision: ++card.revision,
@@ -255,15 +256,16 @@ export class Charts {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       showlegend: false,
+      separators: SEPARATORS,
       hovermode: "x",
       dragmode: COARSE.matches ? false : "zoom", // a finger on a chart scrolls the page
       hoverlabel: { bgcolor: c.panel, bordercolor: c.grid, font: { color: c.text, size: 11 } },
-      xaxis: { ...axis, type: "date", fixedrange: false, range: [oldest, newest], nticks: 6, tickformatstops: [
-        { dtickrange: [null, 59999], value: "%H:%M:%S" }, { dtickrange: [60000, 86399999], value: "%H:%M" }, { dtickrange: [86400000, null], value: "%d %b" }] },
+      // Numbers, not dates: Plotly knows the browser's zone only, and no hour that comes twice.
+      xaxis: { ...axis, fixedrange: false, range: [oldest, newest], tickmode: "array", tickvals: ticks.moments, ticktext: ticks.texts, tickangle: 0 },
       yaxis: { ...axis, nticks: 5, ...rangeOf(columns, marks.values) },
       shapes: line ? [{ type: "line", x0: asked, x1: asked, yref: "paper", y0: 0, y1: 1, line: { color: c.mark, width: 1.5, dash: "dash" } }] : [],
     }, { displayModeBar: false, responsive: false, showTips: false, doubleClick: false });
-    this.hearZoom(card);
+    this.hear(card);
   }
 
   // The newest readings: as many as are kept, or ten minutes where they come faster than once a second.
@@ -273,14 +275,19 @@ export class Charts {
     return [asked === null ? usual : Math.min(usual, Math.max(times[0], asked - MINUTE_MS)), newest];
   }
 
-  // Zooming into one chart zooms into all; Plotly tells moments by the wall clock.
-  hearZoom(card) {
-    if (card.zooms) return;
-    card.zooms = true;
+  // Zooming into one chart zooms into all. Which moment a pointer is at stands under the curve.
+  hear(card) {
+    if (card.hears) return;
+    card.hears = true;
     card.plot.on("plotly_relayout", (changed) => {
-      const [from, to] = [0, 1].map((i) => Date.parse(String(changed[`xaxis.range[${i}]`]).replace(" ", "T")));
+      const [from, to] = [0, 1].map((i) => Number(changed[`xaxis.range[${i}]`]));
       if (from < to) this.zoomed(from, to);
     });
+    card.plot.on("plotly_hover", ({ points: [{ x, bbox }] }) => {
+      card.at.textContent = when(x);
+      card.at.style.left = `${Math.min(Math.max((bbox.x0 + bbox.x1) / 2, EDGE_PX), card.plot.clientWidth - EDGE_PX)}px`;
+    });
+    card.plot.on("plotly_unhover", () => { card.at.textContent = ""; });
   }
 
   // Readings whose score says anomaly, in the stream that is drawn and in those filtered from it.

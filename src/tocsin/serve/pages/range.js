@@ -1,5 +1,6 @@
 // Which time is shown: live, the last hour to month, or from one moment to another. It stands in the address bar, with the
 // machine, so that a link shows what its sender sees.
+import { clock } from "/clock.js";
 
 const MINUTE_MS = 60_000;
 const LAST = [["live", 0], ["hour", 3.6e6], ["day", 86.4e6], ["week", 7 * 86.4e6], ["month", 30 * 86.4e6]];
@@ -25,7 +26,7 @@ export class Range {
     get("earlier").addEventListener("click", () => this.move(-1));
     get("later").addEventListener("click", () => this.move(1));
     for (const id of ["from", "to"]) get(id).addEventListener("change", () => {
-      const [from, to] = [Date.parse(get("from").value), Date.parse(get("to").value)];
+      const [from, to] = ["from", "to"].map((end) => clock.read(get(end).value));
       if (from < to) this.choose({ from, to });
     });
     window.addEventListener("hashchange", () => { if (this.read()) this.changed(); });
@@ -70,8 +71,9 @@ export class Range {
   paint() {
     for (const [chip, last] of this.buttons) chip.setAttribute("aria-pressed", String(last === this.last));
     const [from, to] = this.ends ?? [0, 0];
-    get("from").value = from ? local(from) : "";
-    get("to").value = to ? local(to) : "";
+    get("from").value = from ? clock.written(from) : "";
+    get("to").value = to ? clock.written(to) : "";
+    get("zone").textContent = clock.zone;
   }
 
   // The address bar: machine, and last=hour, or from and to as ISO 8601.
@@ -96,10 +98,4 @@ export class Range {
     this.paint();
     return before !== JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
   }
-}
-
-// A moment as an input of date and time takes it: the wall clock of the browser.
-function local(moment) {
-  const at = new Date(moment);
-  return new Date(at.getTime() - at.getTimezoneOffset() * MINUTE_MS).toISOString().slice(0, 16);
 }
