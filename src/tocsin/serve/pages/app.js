@@ -2,14 +2,16 @@
 import { Access } from "/access.js";
 import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
-import { clock } from "/clock.js";
 import { Charts, LANGUAGE, node, show, when } from "/chart.js";
+import { clock } from "/clock.js";
+import { Compare } from "/compare.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
 import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
+import { Together } from "/together.js";
 import { Vibration } from "/vibration.js";
 import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
@@ -19,9 +21,13 @@ const RETRY_MS = 2000;
 const LOOK_MS = 1000;
 const NARROW = matchMedia("(max-width: 760px)"); // as style.css has it
 const get = (id) => document.getElementById(id);
-const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
-const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
+const charts = new Charts(get("charts"), new Together(get("together")), (from, to) => range.choose({ from, to }), (signal, wanted) => compare.pick(signal, wanted));
 const tiles = new Tiles(get("tiles"), { choose: lookAt, moved: lookSoon });
+const compare = new Compare({
+  load: (asked) => quietly(ask(`/api/series?${asked}`, "MachineHistory")), machines: () => tiles.byName.keys(), called: (name) => tiles.called(name),
+  changed: () => { picked = true; range.show(chosen); }, show: (curves) => charts.compare(curves), join: (signals) => charts.join(signals), toast,
+});
+const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, compare);
 const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""]);
 const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
@@ -271,6 +277,7 @@ async function choose(name, byPerson) {
     if (mine !== asked) return;
     charts.load(name, loaded.series, ends);
     for (const one of arrived) charts.add(one, one.points);
+    compare.take(name, ends, () => charts.span);
     get("note").hidden = !loaded.note;
     get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;

@@ -7,9 +7,12 @@ const LAST = [["live", 0], ["hour", 3.6e6], ["day", 86.4e6], ["week", 7 * 86.4e6
 const get = (id) => document.getElementById(id);
 
 export class Range {
-  /** @param {() => void} changed  called when a person has chosen another time */
-  constructor(changed) {
-    this.changed = changed;
+  /**
+   * @param {() => void} changed  called when a person has chosen another time
+   * @param {import("/compare.js").Compare} compare  what is compared, which stands in the address bar, too
+   */
+  constructor(changed, compare) {
+    Object.assign(this, { changed, compare });
     this.last = 0; // how far back from now; 0 is live, null from `from` to `to`
     this.from = this.to = 0;
     this.machine = null;
@@ -83,19 +86,23 @@ export class Range {
     if (this.area) said.set("area", this.area);
     if (this.last) said.set("last", LAST.find(([, last]) => last === this.last)[0]);
     if (this.last === null) for (const end of ["from", "to"]) said.set(end, new Date(this[end]).toISOString());
+    this.compare.write(said);
     history.replaceState(null, "", said.size ? `#${said}` : location.pathname);
   }
 
   // Takes over what the address bar says; returns whether it says something new.
   read() {
     const said = new URLSearchParams(location.hash.slice(1));
-    const before = JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
+    const before = this.said;
     const [from, to] = [Date.parse(said.get("from")), Date.parse(said.get("to"))];
     this.machine = said.get("machine");
     this.area = said.get("area") ?? "";
     this.last = LAST.find(([name]) => name === said.get("last"))?.[1] ?? 0;
     if (from < to) Object.assign(this, { last: null, from, to });
+    this.compare.read(said);
     this.paint();
-    return before !== JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
+    return before !== this.said;
   }
+
+  get said() { return JSON.stringify([this.machine, this.area, this.last, this.from, this.to, this.compare.state]); }
 }
