@@ -245,6 +245,52 @@ def serious(view: Any, part: str) -> list[str]:
     return [f"{one['id']}: {one['help']}" for one in wrong if one["impact"] in ("serious", "critical")]
 
 
+def test_on_a_phone_the_sick_machine_is_found_dealt_with_and_shown_to_others(view: Any, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    log = ActionLog(tmp_path, 0)
+    view.set_viewport_size({"width": 390, "height": 844})
+
+    # Which machine needs somebody, and what has happened; the story fits, and can be read in light and dark.
+    assert view.locator(".tile").first.locator(".name").inner_text() == "=press"
+    view.locator(".tile").first.click()
+    view.wait_for_function("() => document.getElementById('chosen').textContent === '=press'", timeout=WAIT_MS)
+    top = "document.getElementById('chosen').getBoundingClientRect().top"
+    view.wait_for_function(f"() => {top} >= 0 && {top} < innerHeight", timeout=WAIT_MS)
+    for _ in ("light", "dark"):
+        view.click(".alarm:has-text('=press') .evidence")
+        view.wait_for_selector("#story[open] svg", timeout=WAIT_MS)
+        box = view.locator("#story").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        wrong = axe.Axe().run(view, context="#story").response["violations"]
+        assert [(one["id"], [node["html"][:120] for node in one["nodes"]][:3]) for one in wrong] == []
+        view.click("#story .close")
+        view.click("#theme")
+
+    # Somebody takes care, says why, and keeps it silent for the shift.
+    view.fill("#reason", "cooler is being cleaned")
+    view.click(".alarm:has-text('=press') .ack")
+    view.wait_for_selector(".alarm:has-text('=press') .ack:has-text('…')", timeout=WAIT_MS)
+    done: list[dict[str, Any]] = []
+    wait_for(lambda: done.extend(rows.to_pylist() if (rows := log.poll()) is not None else ()) or len(done) == 1)
+    assert [(one["action"], one["reason"]) for one in done] == [("acknowledge", "cooler is being cleaned")]
+    log.close()
+
+    # A week back, and the link to it for somebody else.
+    view.click("#ranges button:text-is('week')")
+    view.click("#earlier")
+    view.click("#earlier")
+    view.click("#week")
+    view.wait_for_function("() => location.hash.includes('earlier=week')", timeout=WAIT_MS)
+    assert view.evaluate("() => document.scrollingElement.scrollWidth") == 390, "nothing sticks out"
+    shown, link = [view.input_value(f"#{end}") for end in ("from", "to")], view.url
+    view.goto("about:blank")
+    view.goto(link)
+    view.wait_for_function("() => document.getElementById('chosen').textContent === '=press'", timeout=WAIT_MS)
+    assert [view.input_value(f"#{end}") for end in ("from", "to")] == shown
+    assert view.locator("#week").get_attribute("aria-pressed") == "true"
+
+
 def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Running) -> None:
     answered = httpx.get(f"{page.url}/api/alarms.csv")
     rows = list(csv.DictReader(io.StringIO(answered.text)))
@@ -278,15 +324,19 @@ def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("language", "number", "moment"),
-    [("de-DE", "21,5", "4. Mai 2026 06:00:00"), ("en-US", "21.5", "May 4, 2026 06:00:00")],
+    ("language", "number", "moment", "tick"),
+    [("de-DE", "21,5", "4. Mai 2026 06:00:00", "5. Mai"), ("en-US", "21.5", "May 4, 2026 06:00:00", "May 5")],
 )
 def test_numbers_and_dates_are_written_in_the_browsers_language(
-    browser: Any, page: Running, language: str, number: str, moment: str
+    browser: Any, page: Running, language: str, number: str, moment: str, tick: str
 ) -> None:
     context = browser.new_context(locale=language, timezone_id="UTC")
     view = context.new_page()
     view.goto(page.url)
-    written = "async () => { const chart = await import('/chart.js'); return [chart.show(21.5), chart.when(%d)]; }"
-    assert view.evaluate(written % (BEGIN.timestamp() * 1000)) == [number, moment]
+    written = """async (at) => {
+      const { show } = await import("/chart.js");
+      const { clock, when } = await import("/clock.js");
+      return [show(21.5), when(at), clock.ticks(at, at + 3 * 86400000, 3).texts[0]];
+    }"""
+    assert view.evaluate(written, BEGIN.timestamp() * 1000) == [number, moment, tick]
     context.close()

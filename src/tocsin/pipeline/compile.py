@@ -68,6 +68,7 @@ class Compiler:
             machines=machines,
             signals=pipeline.assets.signals,
             page_url=pipeline.page.url,
+            zone=pipeline.zone,
         )
 
     def _origin(self, name: str, input: Input) -> None:

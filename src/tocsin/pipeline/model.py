@@ -36,6 +36,16 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 
 
+def _zone(value: str) -> str:
+    try:
+        return ZoneInfo(value).key if value else ""
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone '{value}'; write it as Europe/Berlin") from error
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+
+
 class Input(Settings):
     """A source, and how what it gives becomes rows with key and time."""
 
@@ -87,20 +97,12 @@ class ScheduledJob(Settings):
     do: Literal["load", "reload", "compact", "vacuum", "retain"]
     """``load`` runs the pipeline to the end of its sources; ``reload`` too, but reads all that they hold anew;
     ``compact`` merges small files, ``vacuum`` gives space back, ``retain`` deletes rows beyond their retention."""
-    zone: str = "UTC"
+    zone: Annotated[Zone, Field(min_length=1)] = "UTC"
     """The time zone of ``cron``, as ``Europe/Berlin``."""
     retries: int = Field(3, ge=0, le=100)
     """How often it is tried again after it has failed."""
     retry_after: Duration = Field(60_000_000, ge=0)
     """Time before the first try again; it doubles after each."""
-
-    @field_validator("zone")
-    @classmethod
-    def _zone_is_known(cls, zone: str) -> str:
-        try:
-            return ZoneInfo(zone).key
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"there is no time zone '{zone}'; write it as Europe/Berlin") from error
 
     @field_validator("cron")
     @classmethod
@@ -216,6 +218,8 @@ class Pipeline(Settings):
     """What the live page shows."""
     assets: Assets = Assets()
     """Where machines stand, and what people call them and their signals."""
+    zone: Zone = ""
+    """The time zone of the plant, as ``Europe/Berlin``: whose clocks the page shows; else those of the browser."""
     jobs: Mapping[Name, ScheduledJob] = {}
     """What is done to schedules of their own, by name: loads, and housekeeping."""
 

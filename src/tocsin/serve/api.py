@@ -139,9 +139,9 @@ def caller_of(request: Request) -> Caller:
 
 async def session(request: Request) -> Response:
     page, caller = page_of(request), caller_of(request)
-    actor = caller.actor
+    actor, needed = caller.actor, page.keys.are_needed
     return answer(
-        SessionInfo(caller.csrf or "", page.title, tocsin.__version__, actor.name, actor.role, page.keys.are_needed)
+        SessionInfo(caller.csrf or "", page.title, tocsin.__version__, actor.name, actor.role, needed, page.plant.zone)
     )
 
 

@@ -87,6 +87,8 @@ class Plant(msgspec.Struct, frozen=True):
     """By the name that the rows have."""
     signals: dict[str, SignalLabel] = {}
     """By the name that series have."""
+    zone: str = ""
+    """Whose clocks the page shows; empty: the browser's."""
 
 
 NO_PLANT = Plant()
@@ -531,3 +533,5 @@ class SessionInfo(msgspec.Struct):
     role: str
     signed_in: bool
     """Whether one has to sign in, and so can sign out."""
+    zone: str
+    """The plant's time zone, as ``Europe/Berlin``; empty where nobody has said it."""

@@ -1,6 +1,7 @@
 // The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
 import { reaches } from "/access.js";
-import { LANGUAGE, node, show, when } from "/chart.js";
+import { node, show, when } from "/chart.js";
+import { clock } from "/clock.js";
 import { placeOf, rank, severityOf, shapeOf, stateOf, worded } from "/wire.js";
 import { ACTIONS } from "/words.js";
 
@@ -168,7 +169,7 @@ export class AlarmList {
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
     row.time.textContent = when(began);
-    row.time.title = new Date(began).toLocaleString(LANGUAGE, { hourCycle: "h23" });
+    row.time.title = clock.whole.format(new Date(began));
     row.message.textContent = this.textOf(alarm);
     row.facts.textContent = factsOf(alarm).join(" · ");
     row.comment.hidden = !alarm.comment;

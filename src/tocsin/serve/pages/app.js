@@ -3,6 +3,8 @@ import { Access, reaches } from "/access.js";
 import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, LANGUAGE, node, show, when } from "/chart.js";
+import { clock } from "/clock.js";
+import { Compare } from "/compare.js";
 import { AlarmFilter, Views } from "/filters.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
@@ -11,6 +13,7 @@ import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
+import { Together } from "/together.js";
 import { Vibration } from "/vibration.js";
 import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
@@ -23,9 +26,13 @@ const NARROW = matchMedia("(max-width: 760px)"); // as style.css has it
 const get = (id) => document.getElementById(id);
 let filtered = false;
 const filter = new AlarmFilter({ filtered: () => { filtered = true; }, write: () => range.write() });
-const range = new Range(() => { lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter);
-const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
+const charts = new Charts(get("charts"), new Together(get("together")), (from, to) => range.choose({ from, to }), (signal, wanted) => compare.pick(signal, wanted));
 const tiles = new Tiles(get("tiles"), { choose: lookAt, moved: lookSoon });
+const compare = new Compare({
+  load: (asked) => quietly(ask(`/api/series?${asked}`, "MachineHistory")), machines: () => tiles.byName.keys(), called: (name) => tiles.called(name),
+  changed: () => { picked = true; range.show(chosen); }, show: (curves) => charts.compare(curves), join: (signals) => charts.join(signals), toast,
+});
+const range = new Range(() => { lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
 const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], () => { range.alarm = ""; range.write(); });
 const views = new Views({
   taken: () => new URLSearchParams([...(range.area ? [["area", range.area]] : []), ...filter.said]), say: toast,
@@ -74,6 +81,8 @@ async function begin() {
   try {
     const session = await ask("/api/session", "SessionInfo");
     access.take(session);
+    clock.take(session.zone);
+    range.paint();
     alarms.role = session.role;
     filter.me = session.name;
     views.of(session.name);
@@ -295,6 +304,7 @@ async function choose(name, byPerson) {
     if (mine !== asked) return;
     charts.load(name, loaded.series, ends);
     for (const one of arrived) charts.add(one, one.points);
+    compare.take(name, ends, () => charts.span);
     get("note").hidden = !loaded.note;
     get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;

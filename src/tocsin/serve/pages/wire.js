@@ -9,6 +9,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} name
  * @property {string} role
  * @property {boolean} signed_in
+ * @property {string} zone  the plant's; empty: the browser's
  *
  * @typedef {Object} Points  columns, oldest first; time in milliseconds since 1970
  * @property {number[]} time
