@@ -7,7 +7,7 @@ import re
 import threading
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tocsin.batch import END, REST, START, Batch
@@ -114,7 +114,9 @@ class SourceTask:
         """Whether the splits have been listed since the start; what was opened is to be taken already."""
         self._done = False
         self._share = share
-        self._source, self._world, self._segment_bytes = source, world, segment_bytes
+        self._source, self._segment_bytes = source, segment_bytes
+        self._journals: dict[str, IngestLog] = {}
+        self._world = replace(world, journal=self._journals.__getitem__)
         self._decoder = decoder
         self._pool = DecodePool(decoder, threads=False)
         self._offsets = dict(offsets)
@@ -367,7 +369,8 @@ class SourceTask:
         if self._source.REPLAYABLE:
             return connection.read(split, offset)
         folder = re.sub(r"[^A-Za-z0-9]", lambda match: f"_{ord(match[0]):x}_", split.name)
-        log = IngestLog(self._world.scratch / folder, self._world.disk, self._segment_bytes)
+        log = IngestLog(self._world.scratch / folder, self._world.disk, self._segment_bytes, self._source.retains())
+        self._journals[split.name] = log  # before the split is read: its reader looks there
         return LoggedReader(
             log, lambda inner: connection.read(split, inner), split.name, offset, self._world.clock
         )  # fmt: skip
