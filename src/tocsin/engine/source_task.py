@@ -14,6 +14,7 @@ from tocsin.batch import END, REST, START, Batch
 from tocsin.contracts import Connection, Offset, Reader, Source, Split
 from tocsin.decode._base import Decoder, Traced
 from tocsin.engine.decode_ahead import DecodeAhead, DecodePool, wait_for_any
+from tocsin.engine.held_time import HeldTime
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.errors import Unavailable
 from tocsin.world import World
@@ -132,6 +133,8 @@ class SourceTask:
         self._counted: Counter[str] = Counter()
         """Of readers that are closed."""
         self._failure: BaseException | None = None
+        self._held = HeldTime()
+        """In which no split could be polled, since what had been read before was not taken yet."""
         self._lock = threading.Lock()
         """Around what both sides touch: events, acknowledgements, releases."""
         self._events: deque[Event] = deque()
@@ -203,8 +206,12 @@ class SourceTask:
         return sum(done for done, _ in told), sum(total for _, total in told)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns why nothing comes right now (null where it is not the source's doing), as JSON."""
-        return {"reason": self._reason, "splits": len(self._open)}
+        """Returns why nothing comes right now (null where it is not the source's doing), as JSON.
+
+        ``backpressure`` is the share of the last seconds in which it was not read: what came before was not taken.
+        """
+        share = self._held.share(self._world.clock.monotonic_s())
+        return {"reason": self._reason, "splits": len(self._open), "backpressure": round(share, 3)}
 
     def close(self, *, clean: bool) -> None:
         """Stop; after a clean end what is durable is acknowledged first."""
@@ -262,8 +269,11 @@ class SourceTask:
         if left_s > 0:
             self._stopping.wait(min(left_s, 1.0))
         elif not any(self._may_be_polled(one) for one in self._open.values()):
+            if self._open.keys() - self._ended:
+                self._held.begin(self._world.clock.monotonic_s())
             if not wait_for_any(self._decoding(), POLL_S):
                 self._taken.wait(POLL_S)
+            self._held.end(self._world.clock.monotonic_s())
         elif wait_for_any(self._decoding(), IDLE_WAIT_S):
             return
         elif len(self._open) > 1:
