@@ -202,6 +202,20 @@ def test_a_group_goes_on_from_what_was_committed(proxy: Proxy) -> None:
     assert proxy.consumer("other", "committed").values() == [0, 1, 2, 3]
 
 
+def test_a_commit_that_the_disk_does_not_take_is_not_one(proxy: Proxy) -> None:
+    proxy.post("full", 0)
+    consumer = proxy.consumer("full", "full", **{"auto.commit.enable": False})
+    assert consumer.values() == [0]
+    in_the_way = world(proxy.folder).scratch / "groups.part"
+    in_the_way.mkdir()
+    answer = consumer.client.post(f"{consumer.uri}/offsets")
+    assert (answer.status_code, "groups.part" in answer.json()["message"]) == (503, True), answer.text
+    assert consumer.committed("full") == {}
+    in_the_way.rmdir()
+    consumer.commit()
+    assert consumer.committed("full") != {}
+
+
 def test_what_was_fetched_is_committed_when_the_consumer_comes_back(proxy: Proxy) -> None:
     proxy.post("automatic", 0, 1, 2)
     first = proxy.consumer("automatic", "automatic")

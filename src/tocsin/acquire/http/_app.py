@@ -20,7 +20,7 @@ from tocsin.acquire.http import _bodies, _metrics
 from tocsin.acquire.http._bodies import Content, Malformed
 from tocsin.acquire.http._consumers import KAFKA, Consumers
 from tocsin.acquire.http._inbox import Inbox, Post, RequestOutcome
-from tocsin.errors import MissingExtra
+from tocsin.errors import DurabilityError, MissingExtra
 
 if TYPE_CHECKING:
     from tocsin.acquire.http import Http
@@ -175,6 +175,13 @@ class App:
                 return _failed(request, malformed.status, str(malformed), code=malformed.code)
             except MissingExtra as missing:
                 return _failed(request, 501, str(missing))
+            except (
+                OSError,
+                DurabilityError,
+            ) as error:  # what a consumer has committed cannot be written, or the log read
+                return _failed(
+                    request, 503, f"the disk does not take it: {error}", {"retry-after": str(_RETRY_AFTER_S)}
+                )
             except ClientDisconnect:
                 return Response(status_code=400)
 
