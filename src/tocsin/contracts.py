@@ -244,6 +244,10 @@ class Source(Component, ABC):
     def check(self, world: World) -> None:
         """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a file not there."""
 
+    def retains(self) -> int:
+        """Returns how many bytes of the ingest log stay for `World.journal` once no checkpoint needs them any more."""
+        return 0
+
     def sampled(self) -> Source:
         """Returns the same source for a mere look, which leaves no trace at the other end and disturbs nobody."""
         return self

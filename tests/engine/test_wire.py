@@ -24,6 +24,7 @@ from tocsin.engine.wire import (
     encode_counted,
     streams_of,
 )
+from tocsin.estimate.model import EXAMPLE
 from tocsin.pipeline.model import Pipeline
 
 COLUMNS = {"machine": "text", "ts": "timestamp", "t_in": "float", "t_out": "float", "state": "category"}
@@ -135,3 +136,28 @@ def test_what_a_runner_tells_of_its_ends_is_what_the_page_is_told(tmp_path: Path
     assert kept == told[-1].parts["source"].rows > 0
     assert {part for part, _ in looked_at} == {"hot.0.keep"}, "of what nobody looks at nothing is handed on"
     assert sum(rows for _, rows in looked_at) == kept
+
+
+def test_how_long_trained_models_took_is_told_by_the_step_that_asked(tmp_path: Path) -> None:
+    lines = [f'{{"machine": "m", "ts": "2026-01-01T00:{i:02}:00Z", "value": {20 + i % 3}}}' for i in range(12)]
+    (tmp_path / "tide.ndjson").write_text("\n".join(lines))
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": tmp_path / "data", "source": {"files": {"path": str(tmp_path / "tide.ndjson")}},
+            "decode": {"json": {"columns": {"machine": "text", "ts": "timestamp", "value": "float"}}},
+            "key": "machine", "time": {"column": "ts"},
+            "streams": {
+                "said": {
+                    "steps": [{"model": {"model": "tide", "store": EXAMPLE}}],
+                    "sinks": [{"delta": "said"}],
+                }
+            },
+        }
+    )  # fmt: skip
+    runner = EmbeddedRunner(pipeline.plan())
+    runner.run()
+    counted = decode_counted(encode_counted(runner.snapshot()))
+    (told,) = counted.inferences.items()
+    assert told[0] == "said.0.model"
+    assert told[1].count >= 1
+    assert told[1].seconds > 0

@@ -121,7 +121,8 @@ class EmbeddedRunner(Runner):
         sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in attempt.sources.items()}
         sinks = {id: task.snapshot() for id, task in attempt.sinks.items()}
         channels = {relay.id: relay.snapshot() for relay in attempt.relays}
-        return {**counted, "sources": sources, "sinks": sinks, "channels": channels}
+        inferences = attempt.graph.inferences()
+        return {**counted, "sources": sources, "sinks": sinks, "channels": channels, "inferences": inferences}
 
     def progress(self) -> tuple[int, int] | None:
         """Returns how much of all sources has been read, and how much there is (bytes); None where one cannot tell."""

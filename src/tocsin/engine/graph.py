@@ -310,6 +310,11 @@ class Graph:
 
     # state
 
+    def inferences(self) -> dict[str, dict[str, float]]:
+        """Returns, by step, how often it has asked trained models and how long they took, as JSON."""
+        asking = [task.node for task in self.step_tasks if task.node.inferences]
+        return {node.id: {"count": node.inferences, "seconds": round(node.inference_s, 6)} for node in asking}
+
     def _nodes(self) -> list[Node]:
         return [node for chain in self.chains.values() for node in chain.nodes] + [j.node for j in self.step_tasks]
 

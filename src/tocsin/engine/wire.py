@@ -138,6 +138,17 @@ class SourceSilence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many of its splits are open."""
     reason: str | None = None
     """Why nothing comes right now, in words for people; null if it is not the source's doing."""
+    backpressure: float | None = None
+    """In which share of the last seconds it was not read, since what it had given before was not taken yet (0 to 1)."""
+
+
+class Inferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What trained models have cost a step since the engine started, or went back to its last checkpoint."""
+
+    count: int
+    """Calls of a model, each for many rows."""
+    seconds: float
+    """All of them together."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,6 +195,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """By id."""
     channels: dict[str, Outgoing] = {}
     """By id."""
+    inferences: dict[str, Inferences] = {}
+    """By step that has asked a trained model."""
 
 
 Cell = float | int | str | bool | None

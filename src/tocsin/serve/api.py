@@ -359,6 +359,7 @@ def _exposition(page: PageContext) -> Iterator[str]:
         ("sink_lag_epochs", "node", {id: sink.lag_epochs for id, sink in counted.sinks.items()}),
         ("sink_lag_bytes", "node", {id: sink.lag_bytes for id, sink in counted.sinks.items()}),
         ("source_silent_seconds", "source", {id: source.silent_s for id, source in counted.sources.items()}),
+        ("backpressure_ratio", "source", {id: source.backpressure for id, source in counted.sources.items()}),
     ):
         yield from _head(name)
         for key, value in values.items():
@@ -382,6 +383,11 @@ def _exposition(page: PageContext) -> Iterator[str]:
     ):
         yield from _head(name)
         yield f"tocsin_{name}{{{pipeline}}} {value:.15g}"
+    yield from _head("model_inference_seconds", "summary")
+    for id, asked in counted.inferences.items():
+        labels = f'{{{pipeline},node="{_escaped(id)}"}}'
+        yield f"tocsin_model_inference_seconds_sum{labels} {asked.seconds:.15g}"
+        yield f"tocsin_model_inference_seconds_count{labels} {asked.count}"
     yield from _head("alarms_active")
     for severity, count in page.live.alarms.active_by_severity().items():
         yield f'tocsin_alarms_active{{{pipeline},severity="{_escaped(severity)}"}} {count}'
@@ -389,10 +395,10 @@ def _exposition(page: PageContext) -> Iterator[str]:
     yield f'tocsin_build_info{{version="{tocsin.__version__}",revision="{built().commit}"}} 1'
 
 
-def _head(name: str) -> Iterator[str]:
+def _head(name: str, kind: str = "") -> Iterator[str]:
     """Returns the two lines that say what a metric is."""
     yield f"# HELP tocsin_{name} {METRICS[name]}"
-    yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
+    yield f"# TYPE tocsin_{name} {kind or ('counter' if name.endswith('_total') else 'gauge')}"
 
 
 METRICS = {
@@ -405,6 +411,8 @@ METRICS = {
     "sink_lag_epochs": "Epochs that wait for a sink.",
     "sink_lag_bytes": "Bytes that wait for a sink.",
     "source_silent_seconds": "Time since a source gave a row.",
+    "backpressure_ratio": "Share of the last 10 s in which a source was held up by what comes after it.",
+    "model_inference_seconds": "How long trained models took, by call.",
     "checkpoints_total": "Epochs that were committed.",
     "checkpoint_duration_seconds": "How long the last epoch took.",
     "waiting_bytes": "Bytes of rows that wait for the next epoch.",
