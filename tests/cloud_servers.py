@@ -156,11 +156,7 @@ class Google:
             self._process = None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        cloud, lock, client = (
-            self,
-            threading.Lock(),
-            httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=30),
-        )
+        cloud, client, lock = self, self._client, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
