@@ -34,6 +34,8 @@ class CutNetwork:
         self._at_answer: str | None = None
         self.cut = 0
         """So many connections a trouble has met."""
+        self.refused = 0
+        """So many connections could not be made."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def trouble(self, kind: str) -> None:
@@ -82,6 +84,7 @@ class CutNetwork:
                     raise ConnectionRefusedError
                 server = socket.create_connection(self._server, 5)
             except OSError:
+                self.refused += 1
                 _make_reset(client)
                 client.close()
                 continue
