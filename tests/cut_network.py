@@ -32,6 +32,7 @@ class CutNetwork:
         self._reset: set[socket.socket] = set()
         self._refused_until_s = self._held_until_s = 0.0
         self._at_answer: str | None = None
+        self._at_request: tuple[bytes, str] | None = None
         self.cut = 0
         """So many connections a trouble has met."""
         self.refused = 0
@@ -56,9 +57,15 @@ class CutNetwork:
                 _make_reset(client)
                 _make_reset(server)
 
-    def trouble_at_answer(self, kind: str) -> None:
-        """Let a trouble come when the server answers next: what was asked for has been done, and nobody hears of it."""
-        self._at_answer = kind
+    def trouble_at_answer(self, kind: str, asked: bytes = b"") -> None:
+        """Let a trouble come when the server answers next: what was asked for has been done, and nobody hears of it.
+
+        With ``asked``, when it answers next after a request that holds these bytes.
+        """
+        if asked:
+            self._at_request = asked, kind
+        else:
+            self._at_answer = kind
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -107,6 +114,8 @@ class CutNetwork:
     def _pump(self, source: socket.socket, target: socket.socket, *, answers: bool) -> None:
         try:
             while data := source.recv(65536):
+                if not answers and (wanted := self._at_request) is not None and wanted[0] in data:
+                    self._at_request, self._at_answer = None, wanted[1]
                 if answers and (kind := self._at_answer) is not None:
                     self._at_answer = None
                     self.trouble(kind)

@@ -109,7 +109,7 @@ def test_versions_of_a_schema_in_apicurio_and_a_registry_that_goes_away(
             until(lambda: between.refused > 0, lambda: "the registry was not asked")
         until(lambda: len(rows("rows")) == 4, lambda: (rows("rows"), rows("quarantine")))
         assert [row["reason"] for row in rows("quarantine")] == ["avro_schema"]
-        assert sorted((row["n"], row["m"], row["heat"]) for row in rows("rows")) == [
+        assert sorted((row["n"], row["key"], row["heat"]) for row in rows("rows")) == [
             (0, "pump", None),
             (1, "press", 81.5),
             (2, "press", None),
