@@ -200,7 +200,8 @@ def _together(
     told: Callable[[float, float], bool],
 ) -> list[Learnt]:  # fmt: skip
     """Teach a group; ``told`` is called after each epoch with the share that is done, and says whether to go on."""
-    inputs, changes = (_stacked([one[i] for one in lessons], room.periods) for i in range(2))
+    inputs = _stacked([one.inputs for one in lessons], room.periods)
+    changes = _stacked([one.changes for one in lessons], room.periods)
     batches = max(_batches(one, recipe) for one in lessons)
     longest = max(len(one.validate) for one in lessons)
     chunks = -(-longest // recipe.batch)
