@@ -45,14 +45,15 @@ def command(folder: Path, line: str) -> None:
 COMMANDS = remedies(
     command,
     ("cli", "make it first", "backtest HERE/job.yaml HERE/data.csv -o HERE/none/report.html", "backtest HERE/job.yaml HERE/data.csv -o HERE/report.html"),
-    ("cli/access", "say what to change: --role ROLE, --password, or both", "access change me --folder HERE", "access change me --role admin --folder HERE", "access change me --password --folder HERE", "access change me --role viewer --password --folder HERE"),
+    ("cli/access", "say what to change: --role ROLE, --password, or both", "access change me --folder HERE", "access change me --role admin --folder HERE", "access change me --role viewer --password --folder HERE"),
     ("cli/access", "say which with --folder", "access list --folder HERE/none/none", "access list --folder HERE"),
 )
 
 
 def imported(folder: Path, how: str) -> None:
-    command(folder, "import iot-events HERE/heater.json --folder HERE/out")
-    if how == "moved":
+    if how == "again":
+        command(folder, "import iot-events HERE/heater.json --folder HERE/out")
+    elif how == "moved":
         (folder / "out").rename(folder / "away")
     command(folder, f"import iot-events HERE/heater.json --folder HERE/{'new' if how == 'elsewhere' else 'out'}")
 

@@ -55,7 +55,7 @@ TOKEN = secrets.token_hex(24)  # as openssl rand -hex 24
 SERVED = [
     *remedies(
         accounts,
-        ("serve/accounts", "remove it first, or choose another name", [("me", PASSWORD)] * 2, [("me", PASSWORD), ("me", ""), ("me", PASSWORD)], [("you", PASSWORD)]),
+        ("serve/accounts", "remove it first, or choose another name", [("me", PASSWORD)] * 2, [("me", ""), ("me", PASSWORD)], [("you", PASSWORD)]),
         ("serve/accounts", "several words make a good one", [("a", "short")], [("a", PASSWORD)]),
     ),
     *remedies(
@@ -75,8 +75,16 @@ SERVED = [
 ]
 
 
-def in_time(folder: Path, timeout_s: float) -> None:
-    query("select count(*) from range(20000) a, range(20000) b where a.range * b.range = 7", folder, timeout_s=timeout_s)
+def in_time(folder: Path, asked: tuple[str, float]) -> None:
+    query(asked[0], folder, timeout_s=asked[1])
+
+
+def in_memory(folder: Path, asked: tuple[int, str]) -> None:
+    query(f"select len(list(range)) from range({asked[0]})", folder, memory=asked[1])  # noqa: S608
+
+
+ENDLESS = "with recursive n(i) as (select 1 union all select i from n) select count(*) from n"
+LESS = ENDLESS.replace("from n)", "+ 1 from n where i < 3)")
 
 
 def keyed(folder: Path, content: bytes | None) -> None:
@@ -107,7 +115,8 @@ KEPT = [
     *remedies(device, ("mqtt/authority", "use letters, digits, '.', '_' and '-'", "a/b", "a.b_c-1")),
     *remedies(replaced, ("lake/whole", "move it away, or take another folder:", "taken", "other", "moved")),
     *remedies(lambda _, which: parse(JOBS, which), ("detect/job/_definition", "say which one: {}", None, "a", "b")),
-    *remedies(in_time, ("lake/read", "or in Python allow more by timeout_s", 0.01, 60.0)),
+    *remedies(in_time, ("lake/read", "ask for less, or in Python allow more by timeout_s", (ENDLESS, 0.3), (LESS, 60.0))),
+    *remedies(in_memory, ("lake/read", "ask for less, or in Python allow more by memory", (5_000_000, "20MB"), (5_000, "20MB"), (5_000_000, "1GB"))),
 ]
 
 
