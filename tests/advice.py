@@ -23,15 +23,80 @@ from tocsin.pipeline.yamlfile import load_with_plan
 from tocsin.testing import rows, world
 
 SOURCE = Path(__file__).parent.parent / "src" / "tocsin"
-VERBS = """
-    add ask bring call cast check chmod choose compare correct declare delete deploy drop end fetch fill find get give
-    install judge keep leave let look lower make mend mount move name openssl pip promote put raise read reinstall
-    remove rename restore roll run say see select send serve set sign start stop take tocsin train try turn undo
-    uninstall unset use wait write
-""".split()
+VERBS = [
+    "add",
+    "ask",
+    "bring",
+    "call",
+    "cast",
+    "check",
+    "chmod",
+    "choose",
+    "compare",
+    "correct",
+    "declare",
+    "delete",
+    "deploy",
+    "drop",
+    "end",
+    "fetch",
+    "fill",
+    "find",
+    "get",
+    "give",
+    "install",
+    "judge",
+    "keep",
+    "leave",
+    "let",
+    "look",
+    "lower",
+    "make",
+    "mend",
+    "mount",
+    "move",
+    "name",
+    "openssl",
+    "pip",
+    "promote",
+    "put",
+    "raise",
+    "read",
+    "reinstall",
+    "remove",
+    "rename",
+    "restore",
+    "roll",
+    "run",
+    "say",
+    "see",
+    "select",
+    "send",
+    "serve",
+    "set",
+    "sign",
+    "start",
+    "stop",
+    "take",
+    "tocsin",
+    "train",
+    "try",
+    "turn",
+    "undo",
+    "uninstall",
+    "unset",
+    "use",
+    "wait",
+    "write",
+]
 ADVISES = re.compile(rf"(?:^|[;:.)] |, so |, or )(?:{'|'.join(VERBS)})\b")
-NO_ADVICE = re.compile("(?:select|insert into|delete from|set session|set constraints|select) |add column ")
-"""How SQL begins."""
+NO_ADVICE = re.compile(
+    r"(?:select|insert into|delete from|drop table|add column|set session|set constraints) "  # SQL
+    r"|\s*set timezone|# Who may do|Readings, verdicts and alarms"  # statements, a file, what is told to an assistant
+    r"|tocsin (?:mcp|edge|watch)?:? |tocsin(?: plant CA|: \{)"  # the title of a line
+    r"|end must not|name and password|and step must"
+)
+"""What looks like advice and is none."""
 NO_MESSAGES = ("testing/", "infer/writing", "cli/html", "kernels")
 """Modules whose texts are no messages to a user of a pipeline: written files, and checks for authors of parts."""
 
@@ -45,7 +110,6 @@ class Advice:
     text: str
     """The literal, with ``{}`` for what is filled in."""
     line: int
-
 
     def has(self, phrase: str) -> bool:
         return phrase in self.text

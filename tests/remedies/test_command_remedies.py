@@ -1,5 +1,7 @@
 """What the messages of commands advise is done here, and the command works."""
 
+# ruff: noqa: E501 (what stands in a pipeline file, and what a message says, stays in one line)
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,6 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +45,19 @@ def command(folder: Path, line: str) -> None:
 
 COMMANDS = remedies(
     command,
-    ("cli", "make it first", "backtest HERE/job.yaml HERE/data.csv -o HERE/none/report.html", "backtest HERE/job.yaml HERE/data.csv -o HERE/report.html"),
-    ("cli/access", "say what to change: --role ROLE, --password, or both", "access change me --folder HERE", "access change me --role admin --folder HERE", "access change me --role viewer --password --folder HERE"),
+    (
+        "cli",
+        "make it first",
+        "backtest HERE/job.yaml HERE/data.csv -o HERE/none/report.html",
+        "backtest HERE/job.yaml HERE/data.csv -o HERE/report.html",
+    ),
+    (
+        "cli/access",
+        "say what to change: --role ROLE, --password, or both",
+        "access change me --folder HERE",
+        "access change me --role admin --folder HERE",
+        "access change me --role viewer --password --folder HERE",
+    ),
     ("cli/access", "say which with --folder", "access list --folder HERE/none/none", "access list --folder HERE"),
 )
 
@@ -78,9 +90,28 @@ DATA = [
     *remedies(imported, ("cli", "move it away, or write elsewhere with --folder", "again", "moved", "elsewhere")),
     *remedies(
         read,
-        ("cli/data_file", "write a line with the columns' names", ("1,2\n3,4\n", Writing()), ("time,value\n1,2\n3,4\n", Writing())),
-        ("cli/data_file", "write one as utf-8, cp1252, utf-16 or shift_jis", (LATIN, Writing(encoding="ebcdic!")), ("a\nb\n", Writing(encoding="utf-8")), (LATIN, Writing(encoding="cp1252")), ("a\nb\n".encode("utf-16"), Writing(encoding="utf-16")), (JAPANESE, Writing(encoding="shift_jis"))),
-        ("cli/data_file", "say how it is written, as --encoding cp1252 (or shift_jis ...)", (LATIN, Writing()), (LATIN, Writing(encoding="cp1252")), (JAPANESE, Writing(encoding="shift_jis"))),
+        (
+            "cli/data_file",
+            "write a line with the columns' names",
+            ("1,2\n3,4\n", Writing()),
+            ("time,value\n1,2\n3,4\n", Writing()),
+        ),
+        (
+            "cli/data_file",
+            "write one as utf-8, cp1252, utf-16 or shift_jis",
+            (LATIN, Writing(encoding="ebcdic!")),
+            ("a\nb\n", Writing(encoding="utf-8")),
+            (LATIN, Writing(encoding="cp1252")),
+            ("a\nb\n".encode("utf-16"), Writing(encoding="utf-16")),
+            (JAPANESE, Writing(encoding="shift_jis")),
+        ),
+        (
+            "cli/data_file",
+            "say how it is written, as --encoding cp1252 (or shift_jis ...)",
+            (LATIN, Writing()),
+            (LATIN, Writing(encoding="cp1252")),
+            (JAPANESE, Writing(encoding="shift_jis")),
+        ),
     ),
     *remedies(timed, ("cli/data_file", "say with --time which column has the time; there are [{}]", None, "moment")),
 ]
@@ -126,24 +157,69 @@ def saved(folder: Path, name: str) -> None:
 
 
 def scheduled(folder: Path, changes: str) -> None:
-    tree = yaml("{name: p, source: {files: in.csv}, decode: {csv: {columns: {key: text, value: float}}}, streams: {s: {sinks: [delta: t]}}}")
+    tree = yaml(
+        "{name: p, source: {files: in.csv}, decode: {csv: {columns: {key: text, value: float}}}, streams: {s: {sinks: [delta: t]}}}"
+    )
     (folder / "p.yaml").write_text(json.dumps({**tree, **yaml(changes)}))
     Schedule(folder / "p.yaml", [])
 
 
 NIGHTLY = "jobs: {nightly: {cron: 30 2 * * *, do: load}}"
 GIVEN = [
-    *remedies(settings, ("cli/options", "write it as place=value, such as --set checkpoint=5s", "checkpoint", "checkpoint=5s")),
-    *remedies(replayed, ("cli/replay", "write it as 2026-01-31 or 2026-01-31T06:00:00Z", "noon", "2026-01-31", "2026-01-31T06:00:00Z")),
-    *remedies(judged, ("cli/backtest", "write it as 2026-01-31 or 2026-01-31T06:00:00Z", "noon", "2026-01-31", "2026-01-31T06:00:00Z")),
+    *remedies(
+        settings, ("cli/options", "write it as place=value, such as --set checkpoint=5s", "checkpoint", "checkpoint=5s")
+    ),
+    *remedies(
+        replayed,
+        ("cli/replay", "write it as 2026-01-31 or 2026-01-31T06:00:00Z", "noon", "2026-01-31", "2026-01-31T06:00:00Z"),
+    ),
+    *remedies(
+        judged,
+        (
+            "cli/backtest",
+            "write it as 2026-01-31 or 2026-01-31T06:00:00Z",
+            "noon",
+            "2026-01-31",
+            "2026-01-31T06:00:00Z",
+        ),
+    ),
     *remedies(
         named,
-        ("cli/sources", "write broker and topic, as kafka://broker:9092/plant.telemetry", "kafka://broker", "kafka://broker:9092/plant.telemetry"),
-        ("cli/sources", "write broker and topics, as mqtt://broker:1883/plant/#", "mqtt://", "mqtt://broker:1883/plant/#"),
-        ("cli/sources", "write database and table, as postgresql://host/plant/public.readings?cursor=id", "postgresql://host", "postgresql://host/plant/public.readings?cursor=id"),
-        ("cli/sources", "write the file and a table of it, as sqlite://plant.db/readings", "sqlite://readings", "sqlite://HERE/plant.db/readings"),
+        (
+            "cli/sources",
+            "write broker and topic, as kafka://broker:9092/plant.telemetry",
+            "kafka://broker",
+            "kafka://broker:9092/plant.telemetry",
+        ),
+        (
+            "cli/sources",
+            "write broker and topics, as mqtt://broker:1883/plant/#",
+            "mqtt://",
+            "mqtt://broker:1883/plant/#",
+        ),
+        (
+            "cli/sources",
+            "write database and table, as postgresql://host/plant/public.readings?cursor=id",
+            "postgresql://host",
+            "postgresql://host/plant/public.readings?cursor=id",
+        ),
+        (
+            "cli/sources",
+            "write the file and a table of it, as sqlite://plant.db/readings",
+            "sqlite://readings",
+            "sqlite://HERE/plant.db/readings",
+        ),
     ),
-    *remedies(together, ("cli/sources", "name one, or a pattern for several files in quotes: 'readings/*.csv'", ["a.csv", "c.ndjson"], ["a.csv"], ["*.csv"])),
+    *remedies(
+        together,
+        (
+            "cli/sources",
+            "name one, or a pattern for several files in quotes: 'readings/*.csv'",
+            ["a.csv", "c.ndjson"],
+            ["a.csv"],
+            ["*.csv"],
+        ),
+    ),
     *remedies(
         saved,
         ("cli/watch", "move it away, or save under another name", "p.yaml", "moved", "q.yaml"),
@@ -153,7 +229,12 @@ GIVEN = [
         scheduled,
         ("cli/schedule", "add some, as jobs: {nightly: {cron: 30 2 * * *, do: load}}", "{}", NIGHTLY),
         ("cli/schedule", "remove follow", f"{{source: {{files: {{path: in.csv, follow: true}}}}, {NIGHTLY}}}", NIGHTLY),
-        ("cli/schedule", "give it upsert", NIGHTLY.replace("do: load", "do: reload"), f"{{{NIGHTLY.replace('do: load', 'do: reload')}, streams: {{s: {{sinks: [postgres: {{url: 'postgresql://h/d', table: t, upsert: key}}]}}}}}}"),
+        (
+            "cli/schedule",
+            "give it upsert",
+            NIGHTLY.replace("do: load", "do: reload"),
+            f"{{{NIGHTLY.replace('do: load', 'do: reload')}, streams: {{s: {{sinks: [postgres: {{url: 'postgresql://h/d', table: t, upsert: key}}]}}}}}}",
+        ),
     ),
 ]
 

@@ -1,5 +1,7 @@
 """What the messages of accounts, the audit, backups, the page's questions and the edge advise is done here, and works."""
 
+# ruff: noqa: E501 (what stands in a pipeline file, and what a message says, stays in one line)
+
 from __future__ import annotations
 
 import secrets
@@ -26,7 +28,7 @@ from tocsin.serve.accounts import Accounts
 from tocsin.serve.desk import act
 from tocsin.world import SystemClock, SystemDisk
 
-PASSWORD = "several words make a good one"  # noqa: S105
+PASSWORD = "several words make a good one"
 NOW = datetime.now(UTC)
 
 
@@ -55,22 +57,61 @@ TOKEN = secrets.token_hex(24)  # as openssl rand -hex 24
 SERVED = [
     *remedies(
         accounts,
-        ("serve/accounts", "remove it first, or choose another name", [("me", PASSWORD)] * 2, [("me", ""), ("me", PASSWORD)], [("you", PASSWORD)]),
+        (
+            "serve/accounts",
+            "remove it first, or choose another name",
+            [("me", PASSWORD)] * 2,
+            [("me", ""), ("me", PASSWORD)],
+            [("you", PASSWORD)],
+        ),
         ("serve/accounts", "several words make a good one", [("a", "short")], [("a", PASSWORD)]),
     ),
     *remedies(
         address,
-        ("serve/access", "give it a certificate (--tls-cert, --tls-key) and an account (tocsin access add NAME --role admin) or a token (--token), or let it listen on 127.0.0.1", {"host": "0.0.0.0"}, {"host": "0.0.0.0", **TLS, "has_accounts": True}, {"host": "0.0.0.0", **TLS, "token": TOKEN}, {"host": "127.0.0.1"}),  # noqa: S104
+        (
+            "serve/access",
+            "give it a certificate (--tls-cert, --tls-key) and an account (tocsin access add NAME --role admin) or a token (--token), or let it listen on 127.0.0.1",
+            {"host": "0.0.0.0"},
+            {"host": "0.0.0.0", **TLS, "has_accounts": True},
+            {"host": "0.0.0.0", **TLS, "token": TOKEN},
+            {"host": "127.0.0.1"},
+        ),
         ("serve/access", "make one with: openssl rand -hex 24", {"token": "short"}, {"token": TOKEN}),
     ),
     *remedies(
         acted,
-        ("serve/desk", "say which alarm: its id, or rule:key", {"alarm": " "}, {"alarm": "hot:pump"}, {"alarm": "3f2a"}),
+        (
+            "serve/desk",
+            "say which alarm: its id, or rule:key",
+            {"alarm": " "},
+            {"alarm": "hot:pump"},
+            {"alarm": "3f2a"},
+        ),
         ("serve/desk", "say who does it: every action is audited", {"by": ""}, {"by": "me"}),
-        ("serve/desk", "name the rule and the key, such as health:pump", {"alarm": "3f2a", "action": "relearn"}, {"alarm": "health:pump", "action": "relearn"}),
-        ("serve/desk", "name it rule:key#id, such as hot:pump#3f2a", {"action": "label_true"}, {"action": "label_true", "alarm": "hot:pump#3f2a"}),
-        ("serve/desk", "give a later time", {"action": "shelve", "until": NOW - timedelta(days=1)}, {"action": "shelve", "until": NOW + timedelta(days=1)}),
-        ("serve/desk", "say until when to {}", {"alarm": "health:pump", "action": "ignore"}, {"alarm": "health:pump", "action": "ignore", "until": NOW + timedelta(days=1)}),
+        (
+            "serve/desk",
+            "name the rule and the key, such as health:pump",
+            {"alarm": "3f2a", "action": "relearn"},
+            {"alarm": "health:pump", "action": "relearn"},
+        ),
+        (
+            "serve/desk",
+            "name it rule:key#id, such as hot:pump#3f2a",
+            {"action": "label_true"},
+            {"action": "label_true", "alarm": "hot:pump#3f2a"},
+        ),
+        (
+            "serve/desk",
+            "give a later time",
+            {"action": "shelve", "until": NOW - timedelta(days=1)},
+            {"action": "shelve", "until": NOW + timedelta(days=1)},
+        ),
+        (
+            "serve/desk",
+            "say until when to {}",
+            {"alarm": "health:pump", "action": "ignore"},
+            {"alarm": "health:pump", "action": "ignore", "until": NOW + timedelta(days=1)},
+        ),
     ),
 ]
 
@@ -80,7 +121,7 @@ def in_time(folder: Path, asked: tuple[str, float]) -> None:
 
 
 def in_memory(folder: Path, asked: tuple[int, str]) -> None:
-    query(f"select len(list(range)) from range({asked[0]})", folder, memory=asked[1])  # noqa: S608
+    query(f"select len(list(range)) from range({asked[0]})", folder, memory=asked[1])
 
 
 ENDLESS = "with recursive n(i) as (select 1 union all select i from n) select count(*) from n"
@@ -111,12 +152,27 @@ def replaced(folder: Path, place: str) -> None:
 JOB = {"analysis_config": {"bucket_span": "15m", "detectors": [{"function": "count"}]}, "data_description": {}}
 JOBS = {"jobs": [{"job_id": "a", **JOB}, {"job_id": "b", **JOB}]}
 KEPT = [
-    *remedies(keyed, ("edge/bundle", "make one: openssl rand 32 > {}", None, secrets.token_bytes(32)), ("edge/bundle", "openssl rand 32 > {}", b"short", secrets.token_bytes(32))),
+    *remedies(
+        keyed,
+        ("edge/bundle", "make one: openssl rand 32 > {}", None, secrets.token_bytes(32)),
+        ("edge/bundle", "openssl rand 32 > {}", b"short", secrets.token_bytes(32)),
+    ),
     *remedies(device, ("mqtt/authority", "use letters, digits, '.', '_' and '-'", "a/b", "a.b_c-1")),
     *remedies(replaced, ("lake/whole", "move it away, or take another folder:", "taken", "other", "moved")),
     *remedies(lambda _, which: parse(JOBS, which), ("detect/job/_definition", "say which one: {}", None, "a", "b")),
-    *remedies(in_time, ("lake/read", "ask for less, or in Python allow more by timeout_s", (ENDLESS, 0.3), (LESS, 60.0))),
-    *remedies(in_memory, ("lake/read", "ask for less, or in Python allow more by memory", (5_000_000, "20MB"), (5_000, "20MB"), (5_000_000, "1GB"))),
+    *remedies(
+        in_time, ("lake/read", "ask for less, or in Python allow more by timeout_s", (ENDLESS, 0.3), (LESS, 60.0))
+    ),
+    *remedies(
+        in_memory,
+        (
+            "lake/read",
+            "ask for less, or in Python allow more by memory",
+            (5_000_000, "20MB"),
+            (5_000, "20MB"),
+            (5_000_000, "1GB"),
+        ),
+    ),
 ]
 
 

@@ -1,5 +1,7 @@
 """What the messages of steps advise is done here, and the pipeline is right then."""
 
+# ruff: noqa: E501 (what stands in a pipeline file, and what a message says, stays in one line)
+
 from __future__ import annotations
 
 from advice import Remedy, followed, plan, remedies, steps
@@ -14,7 +16,12 @@ STEPS = remedies(
         "derive: {score: '1.0'}, select: [key, time, value, {old: score}], zscore",
     ),
     ("condition/derive", "name at least one column", "derive: {columns: {}}", "derive: {columns: {twice: value * 2}}"),
-    ("condition/dedupe", "name others with by", "window: {every: 1m, collect: [value]}, dedupe", "window: {every: 1m, collect: [value]}, dedupe: {by: [key, time]}"),
+    (
+        "condition/dedupe",
+        "name others with by",
+        "window: {every: 1m, collect: [value]}, dedupe",
+        "window: {every: 1m, collect: [value]}, dedupe: {by: [key, time]}",
+    ),
     (
         "condition/pivot",
         "call it otherwise: {column: signal}",
@@ -60,7 +67,13 @@ STEPS = remedies(
         "derive: {gone: 'null'}",
         "derive: {gone: cast(null as double)}",
     ),
-    ("estimate/downtime", "give either state or of, not both", "downtime: {state: other, of: value}", "downtime: {state: other}", "downtime: {of: value, running_above: 1}"),
+    (
+        "estimate/downtime",
+        "give either state or of, not both",
+        "downtime: {state: other, of: value}",
+        "downtime: {state: other}",
+        "downtime: {of: value, running_above: 1}",
+    ),
     (
         "estimate/downtime",
         "give state, of (with running_above) or heartbeat",
@@ -99,7 +112,13 @@ STEPS = remedies(
 
 KEYS_AND_TIMES = remedies(
     plan,
-    ("condition/rekey", "name either the column that says which machine a row is of, or constant: NAME for all", "key: {of: machine, constant: press}", "key: {of: machine}", "key: {constant: press}"),
+    (
+        "condition/rekey",
+        "name either the column that says which machine a row is of, or constant: NAME for all",
+        "key: {of: machine, constant: press}",
+        "key: {of: machine}",
+        "key: {constant: press}",
+    ),
     ("condition/rekey", "write columns in braces: {site}/{machine}", "key: '{site'", "key: '{site}/{machine}'"),
     (
         "condition/event_time",
@@ -107,7 +126,12 @@ KEYS_AND_TIMES = remedies(
         "time: {offset: good}",
         "time: {column: at, offset: good}",
     ),
-    ("condition/event_time", "write it as Europe/Berlin", "time: {column: at, zone: Mars/Base}", "time: {column: at, zone: Europe/Berlin}"),
+    (
+        "condition/event_time",
+        "write it as Europe/Berlin",
+        "time: {column: at, zone: Mars/Base}",
+        "time: {column: at, zone: Europe/Berlin}",
+    ),
     (
         "condition/event_time",
         "name the mark otherwise",
