@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from tocsin.batch import END, RAW, Batch, as_times, tick
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import Follower, OneSplit
 from tocsin.errors import ConfigError, SourceError, Unavailable
 from tocsin.settings import Many
@@ -222,7 +222,7 @@ class _Rows(Follower[_Page | _End]):
                     self.stopping.wait(self._source.every / 1e6)
 
 
-class SqliteReader:
+class SqliteReader(Reader):
     """The table being read. An offset is the cursor's values in the last row given, and how many were given."""
 
     def __init__(self, source: Sqlite, world: World, offset: Offset | None) -> None:
@@ -259,15 +259,6 @@ class SqliteReader:
             as_times(np.full(count, self._clock.now_us())),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=RAW)
-
-    def acknowledge(self, offset: Offset) -> None:
-        """Rows stay where they are."""
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._rows.close()

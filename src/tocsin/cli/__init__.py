@@ -28,7 +28,6 @@ from tocsin.cli.replay import replay
 from tocsin.cli.serve import page_address, page_options, serve_tables
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
-from tocsin.serve.built import built
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,8 +57,17 @@ class _Commands(click.Group):
             ctx.exit(1)
 
 
+def _version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Tell the version, and the commit that it was built from."""
+    if asked:
+        from tocsin.serve.built import built
+
+        click.echo(f"tocsin, version {__version__} ({built()})")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
-@click.version_option(__version__, prog_name="tocsin", message=f"%(prog)s, version %(version)s ({built()})")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which it is.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: an object each line.")
 def main(log_level: Level, log_format: Format) -> None:

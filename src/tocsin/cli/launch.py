@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tocsin.batch import LATE
 from tocsin.cli import set_aside
@@ -18,7 +18,9 @@ from tocsin.engine.trouble import disk_trouble
 from tocsin.engine.wire import streams_of
 from tocsin.errors import TocsinError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan, Port, SinkNode
-from tocsin.serve.access import Address
+
+if TYPE_CHECKING:
+    from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5
 
