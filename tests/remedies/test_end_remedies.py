@@ -1,7 +1,5 @@
 """What the messages of sources and sinks advise is done here, and the pipeline is right then."""
 
-
-
 from __future__ import annotations
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """What the messages of decoders, and those on the pipeline as a whole, advise is done here, and it is right then."""
 
-
-
 from __future__ import annotations
 
 from typing import Any
