@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ streams:
     sinks: [delta: anomalies]
 """
 TABLE = "anomalies"
-STUCK_S = 300.0
+STUCK_S = 600.0
+LIFE_S = 8.0
+"""Of readings, for a job between two kills: until its first epoch is published."""
 
 
 def tocsin(*arguments: str) -> list[str]:
@@ -111,7 +113,7 @@ class Bench:
 
         from tocsin.flink.cluster import Cluster
 
-        self.folder, self.rows = folder, rows
+        self.folder, self.rows, self.machines = folder, rows, machines
         self.file = folder / "j1.yaml"
         with (folder / "in.ndjson").open("wb") as out:
             for chunk in chunks(rows, machines, 1.0, 1):
@@ -133,20 +135,17 @@ class Bench:
         finally:
             self.cluster.down()
 
-    def start(self, name: str, parallelism: int) -> subprocess.Popen[bytes]:
+    def paced(self, seconds: float) -> list[str]:
+        """Settings by which the readings come over so many seconds, so that there is time to disturb the job."""
+        speed = max(self.rows / self.machines / seconds, 1.0)
+        return ["--set", f"source.files.replay={speed:.1f}x", "--set", "source.files.time_column=ts"]
+
+    def start(self, name: str, parallelism: int, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         self.cluster.up(1, self.slots)  # the end of a job may have taken the TaskManager with it
         data = self.folder / ("few.ndjson" if name == "few" else "in.ndjson")
-        more = [
-            "--set",
-            f"source.files.path={data}",
-            "--on",
-            "flink",
-            "--jobmanager",
-            f"127.0.0.1:{self.port}",
-            "--parallelism",
-            str(parallelism),
-        ]
-        return subprocess.Popen(tocsin("run", str(self.file), "--set", f"folder={self.folder / name}", *more))
+        given = ["--set", f"source.files.path={data}", "--set", f"folder={self.folder / name}", *more]
+        where = ["--on", "flink", "--jobmanager", f"127.0.0.1:{self.port}", "--parallelism", str(parallelism)]
+        return subprocess.Popen(tocsin("run", str(self.file), *given, *where))
 
     def embedded(self) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -189,7 +188,7 @@ class Bench:
     def killed(self, parallelism: int, victims: list[str]) -> tuple[int, float]:
         """Kill these, each once the table has grown since the last; returns how many were, and the time to go on."""
         folder = self.folder / "killed"
-        running, kills, waits = self.start("killed", parallelism), 0, []
+        running, kills, waits = self.start("killed", parallelism, self.paced(LIFE_S * (len(victims) + 1))), 0, []
         for victim in victims:
             grown, began_s = published(folder) + 1, time.monotonic()
             while running.poll() is None and published(folder) < grown:
@@ -208,11 +207,11 @@ class Bench:
         return kills, sum(waits) / max(len(waits), 1)
 
     def rescaled(self) -> bool:
-        """Stop half way, and go on at another parallelism; twice."""
+        """Stop at parallelism 2, go on at 4, stop, and go on at 2 to the end."""
         folder = self.folder / "rescaled"
-        for parallelism in (1, 3):
+        for parallelism in (2, 4):
             grown = published(folder) + 3
-            running = self.start("rescaled", parallelism)
+            running = self.start("rescaled", parallelism, self.paced(4 * LIFE_S))
             while published(folder) < grown:
                 if running.poll() is not None:
                     print("it ended before it could be stopped; give it more rows", file=sys.stderr)
