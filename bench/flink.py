@@ -50,6 +50,8 @@ streams:
     sinks: [delta: anomalies]
 """
 TABLE = "anomalies"
+PARTS = {"few": 1_000, "fifth": None}
+"""Beginnings of the file, by name: to tell what each reading costs from what a start costs."""
 STUCK_S = 600.0
 LIFE_S = 8.0
 """Of readings, for a job between two kills: until its first epoch is published."""
@@ -118,8 +120,9 @@ class Bench:
         with (folder / "in.ndjson").open("wb") as out:
             for chunk in chunks(rows, machines, 1.0, 1):
                 out.write(chunk)
-        with (folder / "in.ndjson").open("rb") as lines, (folder / "few.ndjson").open("wb") as few:
-            few.writelines(itertools.islice(lines, 1_000))
+        for name, count in PARTS.items():
+            with (folder / "in.ndjson").open("rb") as lines, (folder / f"{name}.ndjson").open("wb") as part:
+                part.writelines(itertools.islice(lines, count or rows // 5))
         self.file.write_text(FILE.replace("DATA", str(folder / "in.ndjson")))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -129,8 +132,8 @@ class Bench:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        self.cluster.up(1, self.slots)
         try:
+            self.cluster.up(1, self.slots)
             yield
         finally:
             self.cluster.down()
@@ -142,10 +145,12 @@ class Bench:
 
     def start(self, name: str, parallelism: int, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         self.cluster.up(1, self.slots)  # the end of a job may have taken the TaskManager with it
-        data = self.folder / ("few.ndjson" if name == "few" else "in.ndjson")
-        given = ["--set", f"source.files.path={data}", "--set", f"folder={self.folder / name}", *more]
+        given = ["--set", f"source.files.path={self.data(name)}", "--set", f"folder={self.folder / name}", *more]
         where = ["--on", "flink", "--jobmanager", f"127.0.0.1:{self.port}", "--parallelism", str(parallelism)]
         return subprocess.Popen(tocsin("run", str(self.file), *given, *where))
+
+    def data(self, name: str) -> Path:
+        return self.folder / f"{name if name in PARTS else 'in'}.ndjson"
 
     def embedded(self) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -155,35 +160,50 @@ class Bench:
 
     def flink(self, name: str, parallelism: int) -> tuple[float, float]:
         """CPU and wall time of a run without trouble."""
-        pids = [one.pid for name in self.cluster.names() if (one := self.cluster.process(name)) is not None]
+        pids = [one.pid for one in map(self.cluster.process, self.cluster.names()) if one is not None]
         cpu, began_s = Cpu(pids), time.monotonic()
         running = self.start(name, parallelism)
         cpu.add(running.pid)
         self.ended(running)
         return cpu.spent_s(), time.monotonic() - began_s
 
-    def sql(self, parallelism: int) -> float:
+    def sql(self, name: str, parallelism: int) -> float:
         """CPU time of the same query in Flink SQL; it must find the same rows, but for some at the very limit."""
         from tocsin.flink.distribution import environment, flink_home
 
         self.cluster.up(1, self.slots)
-        pids = [one.pid for name in self.cluster.names() if (one := self.cluster.process(name)) is not None]
-        cpu, out = Cpu(pids), self.folder / "sql"
+        pids = [one.pid for one in map(self.cluster.process, self.cluster.names()) if one is not None]
+        cpu, out = Cpu(pids), self.folder / f"sql-{name}"
         command = ["bash", str(flink_home() / "bin" / "flink"), "run", "-m", f"127.0.0.1:{self.port}"]
         command += ["--parallelism", str(parallelism), "-py", str(Path(__file__).parent / "flink_sql.py")]
         running = subprocess.Popen(
-            [*command, str(self.folder / "in.ndjson"), str(out)],
+            [*command, str(self.data(name)), str(out)],
             env=environment(self.cluster.folder / "conf"), stdout=subprocess.DEVNULL,
         )  # fmt: skip
         cpu.add(running.pid)
         self.ended(running)
         spent_s = cpu.spent_s()
         there = sum(one.read_bytes().count(b"\n") for one in out.rglob("*") if one.is_file())
-        wanted = bag(self.folder / "embedded").total()
-        print(f"flink sql: {spent_s:.1f} CPU-s, {there} rows of {wanted}", file=sys.stderr)
+        wanted = bag(self.folder / name).total()
+        print(f"flink sql, {name}: {spent_s:.1f} CPU-s, {there} rows of {wanted}", file=sys.stderr)
         if abs(there - wanted) > 0.001 * wanted + 1:
             raise SystemExit(f"Flink SQL gives {there} rows, not {wanted}")
         return spent_s
+
+    def pace(self, parallelism: int) -> dict[str, Any]:
+        """Readings a CPU-second, all counted and without the start, here and in Flink SQL."""
+        start_s, _ = self.flink("few", parallelism)
+        part_s, _ = self.flink("fifth", parallelism)
+        cpu_s, wall_s = self.flink("flink", parallelism)
+        same, more = not self.wrong("flink").total(), self.rows - self.rows // 5
+        print(f"flink: {start_s:.1f}, {part_s:.1f}, {cpu_s:.1f} CPU-s, {wall_s:.1f} s, same: {same}", file=sys.stderr)
+        sql_part_s, sql_s = self.sql("fifth", parallelism), self.sql("flink", parallelism)
+        return {
+            "flink": round(self.rows / cpu_s), "flink_sql": round(self.rows / sql_s), "ratio": round(sql_s / cpu_s, 2),
+            "flink_more": round(more / (cpu_s - part_s)), "flink_sql_more": round(more / (sql_s - sql_part_s)),
+            "ratio_more": round((sql_s - sql_part_s) / (cpu_s - part_s), 2),
+            "flink_wall": round(self.rows / wall_s), "start_cpu_s": round(start_s, 1), "same": same,
+        }  # fmt: skip
 
     def killed(self, parallelism: int, victims: list[str]) -> tuple[int, float]:
         """Kill these, each once the table has grown since the last; returns how many were, and the time to go on."""
@@ -248,16 +268,9 @@ def main() -> None:
         embedded_s = bench.embedded()
         print(f"embedded: {embedded_s:.1f} CPU-s", file=sys.stderr)
         with bench.running():
-            start_s, _ = bench.flink("few", given.parallelism)
-            cpu_s, wall_s = bench.flink("flink", given.parallelism)
-            same = not bench.wrong("flink").total()
-            print(f"flink: {cpu_s:.1f} CPU-s, {wall_s:.1f} s, same: {same}", file=sys.stderr)
-            sql_s = bench.sql(given.parallelism)
-            result: dict[str, Any] = {
-                "rows": given.rows, "flink": round(given.rows / cpu_s), "flink_sql": round(given.rows / sql_s),
-                "ratio": round(sql_s / cpu_s, 2), "embedded": round(given.rows / embedded_s),
-                "flink_wall": round(given.rows / wall_s), "start_cpu_s": round(start_s, 1), "same": same,
-            }  # fmt: skip
+            result: dict[str, Any] = {"rows": given.rows, "embedded": round(given.rows / embedded_s)}
+            result |= bench.pace(given.parallelism)
+            print(json.dumps(result), file=sys.stderr)
             if given.kills + given.jobmanager_kills:
                 every = max(given.kills // (given.jobmanager_kills + 1), 1)
                 victims = ["taskmanager-0"] * given.kills

@@ -25,7 +25,7 @@ from tocsin.world import World
 
 ROWS_AT_ONCE = 1_048_576
 """Of one poll: each group's part of it should be worth the cost of an element, about 5 ms with its ways."""
-BYTES_AT_ONCE = 64 << 20
+BYTES_AT_ONCE = 32 << 20
 """Of one poll, where rows are wide: what is on its way between two tasks is held in memory."""
 AT_ONCE_S = 1.0
 """So long a poll goes on while more comes; barriers wait for it."""
