@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import Batch, Ints, ipc_stream
+from tocsin.batch import Batch, ipc_stream
 from tocsin.contracts import Channel, Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
@@ -78,17 +78,6 @@ def _refused(target: SinkNode) -> str | None:
     return None
 
 
-def group_of(rows: pa.RecordBatch, groups: int) -> Ints:
-    """Returns the number of the group of each row's key, shape (rows,): the same in every process."""
-    keys = rows.column("key")
-    return _groups_of(keys.dictionary, groups)[keys.indices.to_numpy(zero_copy_only=False)]
-
-
-def _groups_of(texts: pa.Array, groups: int) -> Ints:
-    numbers = [zlib.crc32(text.encode()) % groups for text in texts.to_pylist()]
-    return np.array(numbers or [0], np.int64)
-
-
 def spread(rows: pa.RecordBatch, groups: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each group, all groups in turn: one without rows is to hear the time.
 
@@ -99,7 +88,7 @@ def spread(rows: pa.RecordBatch, groups: int) -> Iterator[tuple[int, pa.RecordBa
         return
     at = rows.schema.get_field_index("key")
     codes, texts = rows.column(at).indices.to_numpy(zero_copy_only=False), rows.column(at).dictionary
-    of_code = _groups_of(texts, groups)
+    of_code = np.array([zlib.crc32(text.encode()) % groups for text in texts.to_pylist()], np.int64)
     there = np.bincount(codes, minlength=len(of_code)) > 0
     own = [np.flatnonzero(there & (of_code == group)) for group in range(groups)]
     own_code = np.zeros(len(of_code), np.int32)

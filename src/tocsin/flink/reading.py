@@ -28,9 +28,9 @@ ROWS_AT_ONCE = 1_048_576
 BYTES_AT_ONCE = 32 << 20
 """Of one poll, where rows are wide: what is on its way between two tasks is held in memory."""
 AT_ONCE_S = 1.0
-"""So long a poll goes on while more comes; barriers wait for it."""
+"""So long a poll goes on at the most while more comes; barriers wait for it."""
 FIRST_S = 0.02
-"""So long a poll waits for something to come."""
+"""So long a poll waits for something to come, and for the next of what comes bit by bit."""
 ROWS_MANY = 8_192
 """After a batch of so many there is more to come: the reader is behind, and a larger poll helps it to catch up."""
 MORE_S = 0.25
@@ -49,19 +49,21 @@ class _Split:
 class Reading:
     """One source of a plan being read; its state is bytes, whole between any two polls."""
 
-    PAUSE_MS = 5
-    """Between two polls where there is nothing."""
-
     def __init__(
         self, number: int, origin: SourceNode, share: int, world: World, groups: int, run: str,
-        remembered: Remembered,
+        remembered: Remembered, gather_s: float,
     ) -> None:  # fmt: skip
+        """``gather_s``: so long rows may wait for others, where more come for ever."""
         self._number, self._origin, self._groups, self._run = number, origin, groups, run
         shares = origin.source.SHARES
         self._stand_ins = [f"share {one}" for one in range(shares)] if shares > 1 else []
         """For splits of other shares that are not known yet, so that none is overtaken: idle once its share is."""
         self._unsaid = self._stand_ins[share : share + 1]
         self._clock = world.clock
+        self._is_live = not origin.source.bounded()
+        self._gather_s = gather_s if self._is_live else AT_ONCE_S
+        self.behind = False
+        """Whether the last poll has ended though more was there, so that the next one is due at once."""
         self._splits: dict[str, _Split] = {}
         self._remembered = remembered
         begin = f"{origin.id}/"
@@ -96,7 +98,8 @@ class Reading:
     def _gathered(self) -> list[tuple[list[pa.RecordBatch], Passage]]:
         """What has come, through the chains: one entry for each run of batches of one split and port."""
         waiting: list[tuple[list[pa.RecordBatch], Passage]] = []
-        until_s, rows, size, wait_s = self._clock.monotonic_s() + AT_ONCE_S, 0, 0, FIRST_S
+        until_s, rows, size, wait_s = self._clock.monotonic_s() + self._gather_s, 0, 0, FIRST_S
+        self.behind = True
         while rows < ROWS_AT_ONCE and size < BYTES_AT_ONCE and not self._task.finished:
             self._news.clear()
             event = self._task.take()
@@ -105,8 +108,9 @@ class Reading:
             elif isinstance(event, Rows):
                 rows += len(event.batch)
                 size += self._take(event, waiting)
-                wait_s = MORE_S if len(event.batch) >= ROWS_MANY else 0.0
+                wait_s = FIRST_S if self._is_live and len(event.batch) < ROWS_MANY else MORE_S
             elif event is None and not self._news.wait(wait_s):
+                self.behind = False
                 break
             if self._clock.monotonic_s() >= until_s:
                 break

@@ -37,7 +37,9 @@ logger = logging.getLogger(__name__)
 GROUPS = 32
 """Groups that the keys of a new pipeline are parted into: the most tasks that its steps can have."""
 LOOK_S = 0.25
-"""How often the job is looked at."""
+"""How often it is looked whether all is read."""
+ASK_S = 1.0
+"""How often the JobManager is asked for the job: both sides take some 10 ms for it."""
 BUNDLE_MS = 50
 """So long an element may wait for others, with which it goes to a Python worker and its state comes back from there."""
 SUBMIT_S = 600.0
@@ -103,8 +105,11 @@ class FlinkRunner(Runner):
             record, whole = self._begin(), False
             self._delivering.start()
             try:
+                ask_s = 0.0
                 while not self._stopping and not self._is_whole(record):
-                    record = self._look(record)
+                    if time.monotonic() >= ask_s:
+                        record = self._look(record)
+                        ask_s = time.monotonic() + ASK_S
                     self._tell_lags(record)
                     time.sleep(LOOK_S)
                 whole = self._end(record)
@@ -229,7 +234,7 @@ class FlinkRunner(Runner):
             "rest.address": host, "rest.port": port, "env.java.opts.all": shipped[1], "env.java.opts.client": BRIEF,
             "python.executable": sys.executable, "python.client.executable": sys.executable,
             "python.execution-mode": "process", "python.fn-execution.bundle.size": groups,
-            "python.fn-execution.bundle.time": BUNDLE_MS,
+            "python.fn-execution.bundle.time": BUNDLE_MS, "python.metric.enabled": False, "pipeline.object-reuse": True,
             "execution.checkpointing.interval": f"{self._plan.checkpoint_us // 1_000} ms",
             "execution.checkpointing.mode": "EXACTLY_ONCE",
             "execution.checkpointing.dir": (self._folder / "checkpoints").as_uri(),
