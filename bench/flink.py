@@ -73,7 +73,8 @@ def rows_of(folder: Path) -> pa.Table:
 
 
 def published(folder: Path) -> int:
-    return len(list((folder / TABLE / "_delta_log").glob("*.json")))
+    """Epochs that can be seen: the first entry of the table's log makes the table."""
+    return max(len(list((folder / TABLE / "_delta_log").glob("*.json"))) - 1, 0)
 
 
 class Cpu:
