@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,9 @@ from tocsin.pipeline.yamlfile import load
 
 TIMEOUT_S = 120
 POLL_S = 0.3
+
+Started = Callable[[Path, str, Mapping[str, Any]], tuple[int, str]]
+"""Runs a pipeline file in a folder, as far as is expected: the exit code, and what was printed."""
 
 
 def cases(folder: Path, expectations: Path | None) -> Iterator[tuple[str, Path, str, Mapping[str, Any]]]:
@@ -62,14 +65,16 @@ def cases(folder: Path, expectations: Path | None) -> Iterator[tuple[str, Path, 
                     yield f"{inputs.name}/{file}", inputs, file, wanted
 
 
-def run(inputs: Path, file: str, expected: Mapping[str, Any]) -> str:
-    """What is wrong with a case; nothing if all is right."""
+def run(inputs: Path, file: str, expected: Mapping[str, Any], started: Started | None = None) -> str:
+    """What is wrong with a case, started in a process of its own or as told; nothing if all is right."""
     with tempfile.TemporaryDirectory() as place:
         home = Path(place) / "case"
         shutil.copytree(inputs, home, copy_function=shutil.copyfile)
         for path in [home, *home.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
-        return next(filter(None, (step(home, one.get("file", file), one) for one in steps_of(expected))), "")
+        return next(
+            filter(None, (step(home, one.get("file", file), one, started or process) for one in steps_of(expected))), ""
+        )
 
 
 def steps_of(expected: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -77,7 +82,7 @@ def steps_of(expected: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [expected, *expected.get("then", [])]
 
 
-def step(home: Path, file: str, expected: Mapping[str, Any]) -> str:
+def step(home: Path, file: str, expected: Mapping[str, Any], started: Started) -> str:
     """What is wrong with one run."""
     for path, text in expected.get("files", {}).items():
         (home / path).write_text(text, encoding="utf-8")
@@ -95,7 +100,7 @@ def step(home: Path, file: str, expected: Mapping[str, Any]) -> str:
     return differences(home, file, expected)
 
 
-def started(home: Path, file: str, expected: Mapping[str, Any]) -> tuple[int, str]:
+def process(home: Path, file: str, expected: Mapping[str, Any]) -> tuple[int, str]:
     """Run a pipeline to its end, or until its tables are right; returns its exit code and what it has printed."""
     command = [sys.executable, "-c", "from tocsin.cli import main; main()", "run", file]
     with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from tocsin.cli import main
 from tocsin.lake.read import read
 
 PRESS = """
@@ -39,7 +42,14 @@ def give(folder: Path, count: int) -> None:
 
 
 def tocsin(*words: object, code: int = 0) -> str:
-    """What is said by a process that may not override permissions, even where the tests run as root."""
+    """What is said of trouble, and of what was done, by the command in this process: a start costs seconds."""
+    done = CliRunner().invoke(main, list(map(str, words)))
+    assert done.exit_code == code, done.output
+    return done.stderr
+
+
+def unprivileged(*words: object, code: int = 0) -> str:
+    """The same of a process that may not override permissions, even where the tests run as root."""
     may_less = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     command = [*may_less, sys.executable, "-m", "tocsin.cli", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -39,12 +39,16 @@ def test_run_stays_the_function(tmp_path: Path) -> None:
     data = tmp_path / "in.ndjson"
     data.write_text('{"m": "a", "v": 1}\n')
     code = f"""
+import sys
 import tocsin
+import tocsin.cli.launch
 for name in ("one", "two"):
     tocsin.run(tocsin.Pipeline(
         name=name, source={{"files": {str(data)!r}}}, decode={{"json": {{"columns": {{"m": "text", "v": "float"}}}}}},
         key="m", folder={str(tmp_path)!r} + "/" + name, streams={{"r": {{"sinks": [{{"delta": "r"}}]}}}},
     ))
     assert tocsin.read("r", {str(tmp_path)!r} + "/" + name).num_rows == 1
+unused = {{"starlette", "duckdb", "httpx", "plotly", "apprise", "sqlglot", "deltalake"}}
+assert not unused & set(sys.modules), unused & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

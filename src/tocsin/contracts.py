@@ -158,7 +158,10 @@ class Split:
 
 
 class Reader(Protocol):
-    """One split being read. Only one thread at a time calls it."""
+    """One split being read. Only one thread at a time calls it.
+
+    A reader that derives from it need say only what it has: nobody to tell, nothing to count, no end in sight are here.
+    """
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         """Returns at most about ``rows_max`` rows and the position after them; None if there is nothing yet.
@@ -178,14 +181,18 @@ class Reader(Protocol):
 
     def acknowledge(self, offset: Offset) -> None:
         """Everything before ``offset`` is durable here: tell whoever sent it. Called only when it has moved."""
+        return
 
     def counters(self) -> Mapping[str, int]:
         """Returns what the reader counts, by name (connects, duplicates ...)."""
+        return {}
 
     def progress(self) -> tuple[int, int] | None:
         """Returns how much has been read and how much there is, in bytes; None where it cannot tell."""
+        return None
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """May be called twice, and before anything was read."""
 
 
 class Connection(Protocol):

@@ -8,6 +8,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import press
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
@@ -195,3 +196,12 @@ def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert printed.count(":x:") == 2
     assert ":smile: [b]x[/b]" in printed
+
+
+def test_settings_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    press.give(tmp_path, 3)
+    monkeypatch.setenv("TOCSIN_SET", f"folder={tmp_path / 'elsewhere'} memory=2MiB")
+    press.tocsin("run", tmp_path / "p.yaml")
+    assert press.rows(tmp_path / "elsewhere") == 3
+    monkeypatch.setenv("TOCSIN_SET", "foldr=there")
+    assert "foldr: there is no such setting here" in press.tocsin("check", tmp_path / "p.yaml", code=2)

@@ -61,7 +61,7 @@ def through(plan: Plan, plant: Simulate, *ids: str) -> pa.Table:
 def test_a_worn_bearing_is_red_until_it_is_repaired_and_nothing_else_for_long(plans: tuple[Plan, Plan]) -> None:
     demo, plan = plans
     plant = plant_of(plan).model_copy(update={"rate": 0.0, "start": START, "duration": 45 * 60_000_000})
-    judged = through(demo, plant, "signals.0.rekey", "judged.0.health")
+    judged = through(demo, plant, "series.0.rekey", "judged.0.health")
     key, red = judged["key"].cast(pa.string()), pc.greater_equal(pc.fill_null(judged["score"], 0.0), 75)
     for signal in ("rms", "kurtosis", "bpfo"):
         own = judged.filter(pc.equal(key, f"motor/vibration.{signal}"))
@@ -83,7 +83,7 @@ def test_a_worn_bearing_is_red_until_it_is_repaired_and_nothing_else_for_long(pl
 def test_the_alarm_of_the_bearing_clears_with_its_repair(plans: tuple[Plan, Plan]) -> None:
     demo, plan = plans
     plant = plant_of(plan).model_copy(update={"rate": 0.0, "start": START, "duration": 20 * 60_000_000})
-    alarms = through(demo, plant, "signals.0.rekey", "judged.0.health", "alarms.0.alarm").to_pylist()
+    alarms = through(demo, plant, "series.0.rekey", "judged.0.health", "alarms.0.alarm").to_pylist()
     own = [(row["event"], row["time"] - START) for row in alarms if row["key"] == "motor/vibration.rms"]
     assert [event for event, _ in own] == ["raised", "cleared"]
     assert own[0][1] < WORN + timedelta(seconds=10)
@@ -138,7 +138,7 @@ def test_the_bearing_rings_when_the_demo_is_started_a_second_time(plans: tuple[P
     """The first life ends before the wear begins; a day later plant and pipeline go on from where they stood."""
     demo, clock = plans[0], Standing()
     steps = {step.id: step.operator for step in demo.steps}
-    operators = [steps[id] for id in ("signals.0.rekey", "judged.0.health", "alarms.0.alarm")]
+    operators = [steps[id] for id in ("series.0.rekey", "judged.0.health", "alarms.0.alarm")]
     states = [operator.initial() for operator in operators]
     plant, offset, rung = plant_of(plans[1]), None, list[dict[str, Any]]()
     for life_s in (20.0, 11 * 60.0):

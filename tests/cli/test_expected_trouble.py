@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from press import give, rows, tocsin
+from press import give, rows, tocsin, unprivileged
 
 from tocsin.cli import main
 from tocsin.engine.checkpoint import SqliteStore
@@ -32,7 +32,7 @@ def press(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_that_may_not_be_written_to(press: Path, where: str) -> None:
     (press / where).mkdir(parents=True)
     os.chmod(press / where, 0o555)
-    said = tocsin("run", press / "p.yaml", code=1)
+    said = unprivileged("run", press / "p.yaml", code=1)
     assert len(said.splitlines()) == 1
     assert "Permission denied" in said
     tocsin("run", press / "p.yaml", "--set", f"folder={press}/elsewhere")  # one remedy
@@ -72,7 +72,7 @@ def test_a_read_only_first_start(press: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv to be refused")
 def test_a_file_that_may_not_be_read(press: Path) -> None:
     os.chmod(press / "1.ndjson", 0)
-    said = tocsin("run", press / "p.yaml", code=1)
+    said = unprivileged("run", press / "p.yaml", code=1)
     assert "1.ndjson cannot be read: Permission denied; let who runs this read it" in said
     os.chmod(press / "1.ndjson", 0o400)
     tocsin("run", press / "p.yaml")
@@ -100,7 +100,7 @@ def test_a_deleted_data_file_is_named_and_the_table_goes_on_without_it(press: Pa
     data = newest.read_bytes()
     newest.unlink()
     give(press, 100)
-    said = tocsin("run", press / "p.yaml")  # what comes is kept all the same
+    said = unprivileged("run", press / "p.yaml")  # what comes is kept all the same
     lacking = f"has lost data files that its log lists, with 50 rows: {newest}; bring them back from a backup"
     assert lacking in said
     query = ("query", "select count(*) as n from readings", "--folder", press / "lake")

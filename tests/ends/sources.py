@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import tempfile
 import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from datetime import timedelta
 from itertools import count as counting
 from pathlib import Path
@@ -42,6 +43,7 @@ from tocsin.acquire.opcua import Opcua
 from tocsin.acquire.postgres import Postgres
 from tocsin.acquire.simulate import Simulate
 from tocsin.acquire.sparkplug import Sparkplug
+from tocsin.acquire.sqlite import Sqlite
 from tocsin.contracts import Source
 from tocsin.mqtt.client import Client
 from tocsin.output.delta import Delta as Table
@@ -279,6 +281,27 @@ class MongoHarness(WithServer):
         return self._at(self._server.port, tls={"ca": "nowhere.pem"}), "nowhere.pem"
 
 
+class SqliteHarness(WithoutPeer):
+    """A file that another program writes."""
+
+    def __init__(self, follow: bool = False) -> None:
+        self._path, self._follow = Path(tempfile.mkdtemp()) / "plant.db", follow
+        with closing(sqlite3.connect(self._path)) as database:
+            database.execute("pragma journal_mode = wal")
+            database.execute("create table t (n int, id integer primary key autoincrement)")
+
+    def source(self) -> Sqlite:
+        return Sqlite(path=self._path, table="t", follow=self._follow, every="20ms")
+
+    def send(self, count: int) -> bool:
+        with closing(sqlite3.connect(self._path)) as database, database:
+            database.executemany("insert into t (n) values (?)", [(n,) for n in range(count)])
+        return True
+
+    def wrong(self) -> tuple[Sqlite, str]:
+        return Sqlite(path=Path("nowhere.db"), table="t"), "nowhere.db"
+
+
 class HttpHarness(WithoutPeer):
     """Our own server, and a program that posts to it; its answer comes once the runner has acknowledged."""
 
@@ -422,10 +445,12 @@ class RemoteFilesHarness(WithoutPeer):
 
 
 PLANT = {"start": "2026-01-01T00:00:00Z", "stops_per_day": 0}
-LOCAL: dict[str, Callable[[], DeltaHarness | FilesHarness | HttpHarness | OwnReadings]] = {
+LOCAL: dict[str, Callable[[], DeltaHarness | FilesHarness | HttpHarness | OwnReadings | SqliteHarness]] = {
     "template": TemplateHarness,
     "files": FilesHarness,
     "files-follow": lambda: FilesHarness(follow=True),
+    "sqlite": SqliteHarness,
+    "sqlite-follow": lambda: SqliteHarness(follow=True),
     "delta": DeltaHarness,
     "delta-follow": lambda: DeltaHarness(follow=True),
     "http": HttpHarness,

@@ -42,6 +42,8 @@ PIPELINE: dict[str, Any] = {
     },
 }
 ODD = (None, True, -1, 1.5, float("nan"), "", "{", [None], ["x", 1], {}, {1: {"y": None}}, [[]])
+EVERY = 5
+"""One in so many mistakes is tried: each setting meets a few, and each kind of mistake many settings (14 kinds)."""
 SMALL = {"name": "plant", **{key: PIPELINE[key] for key in ("source", "decode", "key")}}
 
 
@@ -87,7 +89,7 @@ def _tell(path: Path, tree: Any) -> str:
 
 def test_the_file_itself(tmp_path: Path) -> None:
     assert _tell(tmp_path / "p.yaml", PIPELINE) == ""
-    told = [_tell(tmp_path / "p.yaml", wrong) for wrong in _mistaken(PIPELINE)]
+    told = [_tell(tmp_path / "p.yaml", wrong) for wrong in islice(_mistaken(PIPELINE), 0, None, EVERY)]
     assert sum(map(bool, told)) > len(told) / 2
 
 
@@ -109,7 +111,7 @@ def test_each_setting_of_each_part(tmp_path: Path, place: tuple[Any, ...], part:
     every = {field.alias or name: "x" for name, field in part.model_fields.items()}
     for first, settings in enumerate((dict(part.EXAMPLES[0]), every)):
         holder[place[-1]] = {part.name(): _plain(settings)}
-        for wrong in islice(_mistaken(tree, place), first, None, 2):  # both have the same mistakes; one or the other
+        for wrong in islice(_mistaken(tree, place), 2 * first, None, EVERY):
             _tell(tmp_path / "p.yaml", wrong)
 
 

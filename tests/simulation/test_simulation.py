@@ -19,7 +19,12 @@ def quiet() -> Iterator[None]:
     log.setLevel(before)
 
 
-BEGINS = {"table not asked after an unknown outcome": 1100, "outbox outside of the transaction": 400}
+BEGINS = {
+    "table not asked after an unknown outcome": 1100,
+    "outbox outside of the transaction": 400,
+    "tail not fsynced on recovery": 900,
+    "Delta: tail not fsynced on recovery": 300,
+}
 """Where the search for a rare mistake begins: the schedules before miss it, and take minutes."""
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from tocsin.acquire._redelivery import RedeliveryWindow
 from tocsin.acquire._session import SavedSession, derived
 from tocsin.batch import RAW, Batch, Ints, as_times
-from tocsin.contracts import Offset
+from tocsin.contracts import Offset, Reader
 from tocsin.errors import SourceError
 from tocsin.mqtt import packets
 from tocsin.mqtt.client import BACKOFF_S, NotConnected
@@ -51,7 +51,7 @@ class Subscription(BrokerSettings):
     """How long the broker keeps our session while we are away (MQTT 5; in 3.1.1 it decides itself); 0: not at all."""
 
 
-class MqttReader:
+class MqttReader(Reader):
     """The open session. Connects at the first poll, and again whenever the connection is lost."""
 
     def __init__(
@@ -149,9 +149,6 @@ class MqttReader:
             "duplicates": self.duplicates,
             "retained_dropped": self.retained_dropped,
         }
-
-    def progress(self) -> None:
-        return None
 
     def _new_connection(self) -> None:
         self._connection = self.client.connects

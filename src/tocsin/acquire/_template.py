@@ -9,7 +9,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from tocsin.batch import END, RAW, Batch, as_times, empty
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError, Unavailable
 from tocsin.world import World
@@ -43,7 +43,7 @@ class Template(Source):
         return OneSplit(lambda offset: TemplateReader(world.given / self.path, int(offset or 0), world))
 
 
-class TemplateReader:
+class TemplateReader(Reader):
     """The open file. Clock, disk and folders come from the world, never from the system."""
 
     def __init__(self, path: Path, after: int, world: World) -> None:
@@ -66,14 +66,14 @@ class TemplateReader:
         return Batch(pa.RecordBatch.from_arrays([*columns, arrived], schema=RAW)), self._at
 
     def acknowledge(self, offset: Offset) -> None:
-        """Required: all before the offset is durable here; a broker would be told now."""
+        """If a sender waits for it: all before the offset is durable here; a broker would be told now."""
 
     def counters(self) -> Mapping[str, int]:
-        """Required: what it counts, by name."""
+        """If it counts anything: by name."""
         return {}
 
     def progress(self) -> tuple[int, int] | None:
-        """Required: bytes read and bytes in all; None where it cannot tell."""
+        """If it can tell: bytes read and bytes in all."""
         return None
 
     def close(self) -> None:

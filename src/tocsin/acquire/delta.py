@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.batch import KEY, REST, TIME, TIME_TYPE, Batch, empty, tick
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import Follower, OneSplit
 from tocsin.errors import ConfigError
 from tocsin.lake.following import Place, TableFollower, columns_of
@@ -143,7 +142,7 @@ class _Files(Follower[_Piece | _End]):
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
 
-class DeltaReader:
+class DeltaReader(Reader):
     """The table being read. An offset is the file that comes next, and how many of its rows have been given."""
 
     def __init__(self, source: Delta, world: World, offset: Offset | None) -> None:
@@ -170,15 +169,6 @@ class DeltaReader:
         if self._given >= piece.rows.num_rows:
             self._piece, self._given, self._offset = None, 0, {**piece.after._asdict(), "row": 0}
         return Batch(rows), self._offset
-
-    def acknowledge(self, offset: Offset) -> None:
-        """Rows stay where they are."""
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._files.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from tocsin.batch import KEY, TIME, TIME_TYPE, Batch
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.settings.quantities import Duration
 from tocsin.world import Clock, World
@@ -48,7 +48,7 @@ class Host(Source):
         return OneSplit(lambda offset: HostReader(self.every, self.key or socket.gethostname(), world.clock))
 
 
-class HostReader:
+class HostReader(Reader):
     """Measures when it is due; what was missed while nobody polled is not made up for."""
 
     def __init__(self, every_us: int, key: str, clock: Clock) -> None:
@@ -81,15 +81,6 @@ class HostReader:
             schema=SCHEMA,
         )
         return Batch(rows, time_us), {"time_us": time_us}
-
-    def acknowledge(self, offset: Offset) -> None:
-        """Nothing waits for it."""
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import httpx
@@ -11,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from tocsin.batch import RAW_WITH_METADATA, REST, Batch, as_times, tick
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.influxdb.following import HistoryEnd, Measurement, MeasurementFollower, PointPage
 from tocsin.influxdb.settings import ServerSettings
@@ -78,7 +77,7 @@ class Influxdb(ServerSettings, Source):
         return OneSplit(lambda offset: InfluxdbReader(self, world, offset))
 
 
-class InfluxdbReader:
+class InfluxdbReader(Reader):
     """The measurement being read. An offset is the time of the last point that was given, and how many were."""
 
     def __init__(self, source: Influxdb, world: World, offset: Offset | None) -> None:
@@ -108,15 +107,6 @@ class InfluxdbReader:
         self._begin, self._after_ns = end, times[end - 1]
         self._count += end - begin
         return Batch(rows), self._offset()
-
-    def acknowledge(self, offset: Offset) -> None:
-        """Points stay where they are."""
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._follower.close()

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from tocsin.acquire._registers import Register, RegisterBlock, Value, blocks
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import MissingExtra, Unavailable
 from tocsin.settings.quantities import Duration
@@ -93,7 +93,7 @@ class Modbus(Source):
         return OneSplit(lambda offset: ModbusReader(self, world.clock))
 
 
-class ModbusReader:
+class ModbusReader(Reader):
     """Asks in a thread of its own: a device that is silent must not hold up whoever polls."""
 
     def __init__(self, source: Modbus, clock: Clock) -> None:
@@ -123,14 +123,8 @@ class ModbusReader:
         time_us = int(rows.column("time")[-1].value)
         return Batch(rows, time_us), {"time_us": time_us}
 
-    def acknowledge(self, offset: Offset) -> None:
-        """Nothing waits for it."""
-
     def counters(self) -> Mapping[str, int]:
         return dict(self._counted)
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._closed.set()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from tocsin.batch import RAW_WITH_METADATA, REST, Batch, as_times, tick
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError
 from tocsin.mongodb.settings import ServerSettings
@@ -95,7 +95,7 @@ class Mongodb(ServerSettings, Source):
         return OneSplit(lambda offset: MongodbReader(self, world, offset))
 
 
-class MongodbReader:
+class MongodbReader(Reader):
     """The collections being read. An offset says how far each has been, and up to which point in time all are."""
 
     def __init__(self, source: Mongodb, world: World, offset: Offset | None) -> None:
@@ -124,14 +124,8 @@ class MongodbReader:
                 return Batch(self._given(event)), self._place.offset()
         return None
 
-    def acknowledge(self, offset: Offset) -> None:
-        """Documents stay where they are."""
-
     def counters(self) -> Mapping[str, int]:
         return {"undated": self._follower.undated, "deleted": self._follower.deleted}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._follower.close()

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field, SecretStr, field_validator
 
 from tocsin.batch import KEY, KEY_TYPE, TIME_TYPE, Batch, as_keys, as_times
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError, MissingExtra, Unavailable
 from tocsin.settings import Settings
@@ -130,7 +130,7 @@ class Opcua(Source):
         return OneSplit(lambda offset: OpcuaReader(self, world, offset))
 
 
-class OpcuaReader:
+class OpcuaReader(Reader):
     """A subscription in a thread of its own, which ends when the connection does."""
 
     def __init__(self, source: Opcua, world: World, offset: Offset | None) -> None:
@@ -148,14 +148,8 @@ class OpcuaReader:
         self._count += len(rows)
         return Batch(rows), {"count": self._count}
 
-    def acknowledge(self, offset: Offset) -> None:
-        """Nothing waits for it."""
-
     def counters(self) -> Mapping[str, int]:
         return dict(self._changes.counted)
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         if self._thread.is_alive():

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from tocsin.batch import END, Batch, tick
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import ConfigError, SourceError
 from tocsin.postgres.following import Cursor, End, Position, RowPage, TableFollower
@@ -120,7 +120,7 @@ class Postgres(ServerSettings, Source):
         return sql.Identifier(schema, name) if dot else sql.Identifier("public", schema)
 
 
-class PostgresReader:
+class PostgresReader(Reader):
     """The table or query being read. An offset is the cursor's values in the last row that was given."""
 
     def __init__(self, source: Postgres, world: World, offset: Offset | None) -> None:
@@ -149,14 +149,8 @@ class PostgresReader:
             self._page = None
         return Batch(rows), {"after": self._position}
 
-    def acknowledge(self, offset: Offset) -> None:
-        """Rows stay where they are."""
-
     def counters(self) -> Mapping[str, int]:
         return {"overtaken": self._follower.overtaken}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._follower.close()

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
 from tocsin.acquire._plant import CHUNK, SCARA_TAGS, SIGNALS, STATES, SimulatedMachine
 from tocsin.batch import END, KEY, TIME, Batch, Floats, Ints, as_times
-from tocsin.contracts import Offset, Source
+from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import UnknownName
 from tocsin.settings import Settings
@@ -142,7 +142,7 @@ class Simulate(Source):
         return OneSplit(lambda offset: Plant(self, offset, world.clock))
 
 
-class Plant:
+class Plant(Reader):
     """The open plant. Its offset: how many ticks have been read, when the first one was, and how long it has stood."""
 
     def __init__(self, settings: Simulate, offset: Offset | None, clock: Clock) -> None:
@@ -182,15 +182,6 @@ class Plant:
         self.tick += count
         ended = last is not None and self.tick >= last
         return Batch(rows, END if ended else self._time_us(self.tick)), self._offset()
-
-    def acknowledge(self, offset: Offset) -> None:
-        """Nothing waits for it."""
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -31,6 +32,7 @@ from tocsin.errors import ConfigError, TocsinError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tocsin.pipeline.model import Pipeline
     from tocsin.pipeline.plan import Plan
 
 P = ParamSpec("P")
@@ -55,8 +57,17 @@ class _Commands(click.Group):
             ctx.exit(1)
 
 
+def _version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Tell the version, and the commit that it was built from."""
+    if asked:
+        from tocsin.serve.built import built
+
+        click.echo(f"tocsin, version {__version__} ({built()})")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TOCSIN"})
-@click.version_option(__version__, prog_name="tocsin")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which it is.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: an object each line.")
 def main(log_level: Level, log_format: Format) -> None:
@@ -145,7 +156,8 @@ def run(
     """Run a pipeline to the end of its sources, or until Ctrl-C; started again it goes on exactly where it was.
 
     What a step has learned is kept while its limits, rules and texts change. Where another change means that it must
-    start anew, this stops and says which; everything else goes on in any case.
+    start anew, this stops and says which; everything else goes on in any case. On SIGHUP it goes on with the file as it
+    is then; a file that is wrong changes nothing.
     """
     from tocsin.engine.fitting import CHANGED
 
@@ -155,13 +167,20 @@ def run(
         run_on_flink(file, settings_of(settings), jobmanager, parallelism, CHANGED if forget_changed else forget)
         return
     from tocsin.cli.launch import launch
+    from tocsin.cli.reload import Reload
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    pipeline, plan = load_with_plan(file, settings_of(settings))
-    address = None
-    if page:
-        address = page_address(pipeline, plan.state_folder, host, port, tls_cert, tls_key, token, allowed_host)
-    launch(plan, pipeline.page.streams, address, CHANGED if forget_changed else forget)
+    reload = Reload(partial(load_with_plan, file, settings_of(settings)))
+    taken: tuple[Pipeline, Plan] | None = load_with_plan(file, settings_of(settings))
+    anew = CHANGED if forget_changed else forget
+    with reload.on_signal():
+        while taken is not None:
+            pipeline, plan = taken
+            address = None
+            if page:
+                address = page_address(pipeline, plan.state_folder, host, port, tls_cert, tls_key, token, allowed_host)
+            launch(plan, pipeline.page.streams, address, anew, reload)
+            taken, anew = reload.taken(), ()
 
 
 @main.command()

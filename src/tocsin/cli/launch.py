@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from tocsin.batch import LATE
 from tocsin.cli import set_aside
+from tocsin.cli.reload import Reload
 from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.feed import SOCKET, PageFeed
@@ -17,42 +18,42 @@ from tocsin.engine.trouble import disk_trouble
 from tocsin.engine.wire import streams_of
 from tocsin.errors import TocsinError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan, Port, SinkNode
-from tocsin.serve.access import Address
+
+if TYPE_CHECKING:
+    from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5
 
 
 def launch(
-    plan: Plan, streams: Collection[str] = (), address: Address | None = None, forget: Collection[str] | str = ()
+    plan: Plan,
+    streams: Collection[str] = (),
+    address: Address | None = None,
+    forget: Collection[str] | str = (),
+    reload: Reload | None = None,
 ) -> Mapping[str, Any]:
     """Run a plan to the end of its sources or until a signal; returns what has been counted.
 
     ``streams`` are those that the page shows (all if none is named); there is a page if it has an address.
-    ``forget`` names steps that start anew, see `engine.fitting`.
+    ``forget`` names steps that start anew, see `engine.fitting`. ``reload`` stops it for a changed file.
     """
     try:
         plan.state_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_trouble(error, plan.state_folder) from error
-    if address is None:
-        runner = EmbeddedRunner(plan, forget=forget)
-        with _told_at_the_end(runner), _progress(runner), set_aside.told(plan, runner.counters):
-            runner.run()
-        _tell_late(plan, runner)
-        if _bounded(plan):
-            set_aside.refuse_nothing(plan, runner.counters)
-        return runner.snapshot()
-    feed = PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)
-    try:
+    with ExitStack() as stack:
+        feed = None
+        if address is not None:
+            feed = stack.enter_context(closing(PageFeed(plan.state_folder / SOCKET, streams=set(streams) or None)))
         runner = EmbeddedRunner(plan, feed=feed, forget=forget)
-        with _told_at_the_end(runner), _page(plan, streams, address, runner), set_aside.told(plan, runner.counters):
+        beside = _progress(runner) if address is None else _page(plan, streams, address, runner)
+        reloaded = nullcontext() if reload is None else reload.of(runner)
+        with _told_at_the_end(runner), beside, set_aside.told(plan, runner.counters), reloaded:
             runner.run()
         _tell_late(plan, runner)
         if _bounded(plan):
             set_aside.refuse_nothing(plan, runner.counters)
         return runner.snapshot()
-    finally:
-        feed.close()
 
 
 def _tell_late(plan: Plan, runner: EmbeddedRunner) -> None:

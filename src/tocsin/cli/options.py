@@ -32,7 +32,7 @@ def form_option(command: Callable[P, R]) -> Callable[P, R]:
 def set_option(command: Callable[P, R]) -> Callable[P, R]:
     """Returns a command whose pipeline may be told other settings than those of its file."""
     return click.option(
-        "--set", "settings", multiple=True, metavar="A.B=VALUE",
+        "--set", "settings", multiple=True, metavar="A.B=VALUE", envvar="TOCSIN_SET", show_envvar=True,
         help="Override a setting of the file, such as folder=/data.",
     )(command)  # fmt: skip
 

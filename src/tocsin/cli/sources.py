@@ -36,7 +36,8 @@ CONNECT_S = 3.0
 PASSWORD = "TOCSIN_SOURCE_PASSWORD"  # noqa: S105 (the name of a variable)
 """A password in an address goes into this variable, so that no file holds it."""
 _KNOWN = (
-    "mqtt://broker/plant/#, kafka://broker/topic, postgresql://host/database/table, host, a file, pattern or folder"
+    "mqtt://broker/plant/#, kafka://broker/topic, postgresql://host/database/table, sqlite://plant.db/table, host, "
+    "a file, pattern or folder"
 )
 
 
@@ -88,6 +89,8 @@ class Named:
                 return {"kafka": {"brokers": f"{where.hostname}:{where.port or 9092}", "topics": topic}}
             case "postgres" | "postgresql":
                 return {"postgres": self._postgres()}
+            case "sqlite":
+                return {"sqlite": self._sqlite()}
         raise ConfigError(f"{self.address}: there is no source for {self.scheme}://; write {_KNOWN}")
 
     def _mqtt(self) -> dict[str, Any]:
@@ -129,6 +132,14 @@ class Named:
         settings: dict[str, Any] = {"url": f"postgresql://{where.hostname}{port}/{steps[0]}", "table": steps[1]}
         settings["cursor"] = asked["cursor"][0].split(",") if "cursor" in asked else "id"
         return settings | self._credentials(where.username, where.password) | {"follow": True}
+
+    def _sqlite(self) -> dict[str, Any]:
+        where, _, more = self.address.partition("://")[2].partition("?")
+        path, _, table = where.rpartition("/")
+        if not Path(path).is_file():
+            raise ConfigError(f"{self.address}: write the file and a table of it, as sqlite://plant.db/readings")
+        cursor = parse_qs(more).get("cursor", [""])[0]
+        return {"path": path, "table": table} | ({"cursor": cursor.split(",")} if cursor else {}) | {"follow": True}
 
     # --------------------------------------------------------------------------------------------------------- files
 
@@ -175,6 +186,8 @@ class Named:
         if "mqtt" in settings:
             # What the broker has kept counts in a look, though not in the run: slow devices retain what they said last.
             settings["mqtt"] |= {"retained": True, "qos": 0}
+        if "sqlite" in settings:
+            settings["sqlite"]["follow"] = False  # what is there is enough to look at
         batches = [b for b in read_some(_built(settings), MESSAGES_MAX, listen_s, CONNECT_S) if b.port == OUT]
         pieces = [
             Piece(topic or "", payload)
@@ -244,6 +257,8 @@ def _beginning(path: Path) -> bytes:
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
             head: bytes = file.read(HEAD_BYTES)
+            if head.startswith(b"SQLite format 3\0"):
+                raise SourceError(f"{path} is a database of SQLite; name a table in it: sqlite://{path}/TABLE")
             more = file.read(1)
             if more and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"<", b"{\n", b"{\r\n")):
                 return bytes(head + more + file.read(WHOLE_BYTES))

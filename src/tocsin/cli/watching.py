@@ -35,8 +35,8 @@ def watch(
 ) -> None:
     """Watch a source without a file: conclude its format, time, machines and signals, say why, and run.
 
-    SOURCE is mqtt://broker/plant/#, kafka://broker/topic, postgresql://host/database/table, host, a file, a pattern or
-    a folder. Over files it ends by itself, and says what it saw.
+    SOURCE is mqtt://broker/plant/#, kafka://broker/topic, postgresql://host/database/table, sqlite://plant.db/table,
+    host, a file, a pattern or a folder. Over files it ends by itself, and says what it saw.
     """
     from tocsin.cli.launch import launch
     from tocsin.cli.sources import named_by

@@ -34,6 +34,7 @@ class Counters:
         self.epoch_ms_max = 0.0
         self.waiting_bytes = 0
         self.recoveries = 0
+        self.config_taken = True
         self.trouble: str | None = None
         """Why nothing flows right now: the disk is full, a sink refuses ..."""
 
@@ -73,5 +74,6 @@ class Counters:
             "epoch_ms_max": round(self.epoch_ms_max, 3),
             "waiting_bytes": self.waiting_bytes,
             "recoveries": self.recoveries,
+            "config_taken": self.config_taken,
             "trouble": self.trouble,
         }

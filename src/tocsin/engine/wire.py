@@ -158,6 +158,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     waiting_bytes: int = 0
     """What waits for the next checkpoint."""
     recoveries: int = 0
+    config_taken: bool = True
+    """False once the pipeline's file was to be read again, and was wrong."""
     trouble: str | None = None
     """Why nothing flows right now; null if all is well."""
     sinks: dict[str, SinkLag] = {}

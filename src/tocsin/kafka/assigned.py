@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tocsin.batch import Batch
-from tocsin.contracts import Offset, Split
+from tocsin.contracts import Offset, Reader, Split
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kafka.group import ASK_S, CONSUME_MAX, METADATA_MS
 from tocsin.kafka.handover import ROWS_MAX
@@ -137,7 +137,7 @@ class AssignedConnection:
         return away(self._cluster, error.str())
 
 
-class AssignedReader:
+class AssignedReader(Reader):
     """One partition being read."""
 
     def __init__(self, connection: AssignedConnection, partition: Partition) -> None:
@@ -151,9 +151,6 @@ class AssignedReader:
 
     def counters(self) -> Mapping[str, int]:
         return {"expired": self._partition.expired}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._connection.let_go(self._partition)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from tocsin.batch import Batch
-from tocsin.contracts import Offset, Split
+from tocsin.contracts import Offset, Reader, Split
 from tocsin.errors import Unavailable
 from tocsin.kafka.partition import Partition
 from tocsin.kafka.records import end_of
@@ -187,7 +187,7 @@ class Handover:
             self._changed.wait(POLL_S)
 
 
-class GroupReader:
+class GroupReader(Reader):
     """One partition being read."""
 
     def __init__(self, handover: Handover, partition: Partition) -> None:
@@ -201,9 +201,6 @@ class GroupReader:
 
     def counters(self) -> Mapping[str, int]:
         return {"expired": self._partition.expired}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         self._handover.let_go(self._partition)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tocsin.batch import END, START, Batch
-from tocsin.contracts import Offset
+from tocsin.contracts import Offset, Reader
 from tocsin.errors import SourceError, Unavailable
 from tocsin.kinesis.records import arrived_us, to_rows
 from tocsin.kinesis.trouble import Kind, Trouble, trouble
@@ -40,7 +40,7 @@ class Fetched(NamedTuple):
     """The shards that come after this one, which has ended; None while it has not."""
 
 
-class ShardReader:
+class ShardReader(Reader):
     """A `contracts.Reader` of one shard. The position in it is the sequence number of the last record."""
 
     def __init__(self, connection: StreamConnection, shard: str, offset: Offset | None) -> None:
@@ -100,9 +100,6 @@ class ShardReader:
 
     def counters(self) -> dict[str, int]:
         return dict(self._counted)
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         with self._changed:

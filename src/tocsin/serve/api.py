@@ -24,6 +24,7 @@ from tocsin.engine.audit import Actor
 from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.serve.access import COOKIE, SESSION_S, AccessKeys, Caller, address_of, refused, slowed
+from tocsin.serve.built import built
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import HOLES_S, TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
@@ -351,6 +352,7 @@ def _exposition(page: PageContext) -> Iterator[str]:
         ("checkpoint_duration_seconds", counted.epoch_ms / 1000),
         ("waiting_bytes", counted.waiting_bytes),
         ("recoveries_total", counted.recoveries),
+        ("config_last_reload_successful", int(counted.config_taken)),
         ("engine_connected", int(page.live.engines > 0)),
     ):
         yield from _head(name)
@@ -359,7 +361,7 @@ def _exposition(page: PageContext) -> Iterator[str]:
     for severity, count in page.live.alarms.active_by_severity().items():
         yield f'tocsin_alarms_active{{{pipeline},severity="{_escaped(severity)}"}} {count}'
     yield from _head("build_info")
-    yield f'tocsin_build_info{{version="{tocsin.__version__}"}} 1'
+    yield f'tocsin_build_info{{version="{tocsin.__version__}",revision="{built().commit}"}} 1'
 
 
 def _head(name: str) -> Iterator[str]:
@@ -382,6 +384,7 @@ METRICS = {
     "checkpoint_duration_seconds": "How long the last epoch took.",
     "waiting_bytes": "Bytes of rows that wait for the next epoch.",
     "recoveries_total": "Times the engine went back to its last checkpoint.",
+    "config_last_reload_successful": "Whether the engine has taken the pipeline's file when it was told to last.",
     "engine_connected": "Whether the engine is there.",
     "alarms_active": "Alarms that are active, by severity.",
     "build_info": "The version that serves this.",

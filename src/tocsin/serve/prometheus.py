@@ -22,6 +22,7 @@ import tocsin
 from tocsin.batch import Ints
 from tocsin.errors import TocsinError
 from tocsin.serve.api import page_of
+from tocsin.serve.built import built
 from tocsin.serve.promql.data import TooMuch, label_sets, metrics
 from tocsin.serve.promql.evaluate import BadQuery, Question, could_be, evaluate, matcher, selected
 from tocsin.serve.promql.series import Labels, Line
@@ -131,7 +132,11 @@ async def build(request: Request) -> Response:
     """Which version of the API is spoken here; Grafana asks for it."""
     return await _answered(
         request,
-        lambda folder, asked, matches: {"version": "3.0.0", "application": "tocsin", "revision": tocsin.__version__},
+        lambda folder, asked, matches: {
+            "version": "3.0.0",
+            "application": "tocsin",
+            "revision": built().commit or tocsin.__version__,
+        },
     )
 
 
