@@ -102,7 +102,7 @@ def test_another_engine_under_our_name_is_noticed(sink: Delta) -> None:
 def test_a_commit_whose_answer_is_lost_is_known_for_our_own(object_store: ObjectStore, trouble: str) -> None:
     name, batch = f"lost-{trouble}", rows({"value": [1.0]})
     with closing(CutNetwork(object_store.port)) as between:
-        storage = {**object_store.options, "aws_endpoint_url": f"http://127.0.0.1:{between.port}"}
+        storage = {**object_store.options, "aws_endpoint_url": f"http://127.0.0.1:{between.port}", "timeout": "2s"}
         delta = Delta.model_validate({"path": f"s3://plant/{name}", "storage": storage})
         with closing(delta.open(world(), batch.schema)) as writer:
             writer.publish(1, [writer.stage(1, [batch])])
