@@ -3,19 +3,22 @@
     python bench/guarantees.py [PART ...] --records 20000
 
 A part is a source or a sink with its other side, started here: `files` (a growing file to files), `delta` (a growing
-file to a Delta table), `objects` (a growing file to a real S3 server, and from there to a Delta table; the server is
-killed in turn), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a table of a real PostgreSQL to another
-one, the server stopped in turn as an operator and as a crash does it), `redshift` (the same to the stand-in for
-Redshift, by files in a real S3 server, which is killed in turn), `mongodb` (two collections of the stand-in for
-MongoDB to two tables of a real PostgreSQL, written together), `kafka` (a topic of a real Apache Kafka to another one,
-in `guarantees_kafka.py`), `http` (posts with an `Idempotency-Key` to a Delta table, repeated until they are answered),
-`kinesis` (a stream of the stand-in for Kinesis to another one; shards are split and merged meanwhile), `influxdb` (a
-measurement of a real InfluxDB to another one; both in `guarantees_streams.py`), `opcua`, `modbus` and `sparkplug` (in
-`guarantees_fieldbuses.py`) to Delta tables. With `mqtt` and all from `postgres` on a proxy stands between tocsin and
-the other side, which refuses, drops, delays or half-closes once in each life of the engine. Ends with one JSON line,
-with the promise of each part in the words of its classes; the exit status says whether each part kept it. OPC UA and
-Modbus promise only what has been read: what the ingest log held when the engine was killed. A life is counted from when
-the engine reads, but for each fourth. What `http` never answered is no loss, but a fault all the same: `unanswered`.
+file to a Delta table), `objects` (a growing file to a real S3 server, and from there to a Delta table in it; the server
+is killed in turn), `hdfs` (the same with a real HDFS, files by WebHDFS and the table by Hadoop's own protocol; both
+nodes are killed in turn; all four in `guarantees_files.py`), `mqtt` (a real Mosquitto to a Delta table), `postgres` (a
+table of a real PostgreSQL to another one, the server stopped in turn as an operator and as a crash does it), `redshift`
+(the same to the stand-in for Redshift, by files in a real S3 server, which is killed in turn), `mongodb` (two
+collections of the stand-in for MongoDB to two tables of a real PostgreSQL, written together), `kafka` (a topic of a
+real Apache Kafka to another one, in `guarantees_kafka.py`), `http` (posts with an `Idempotency-Key` to a Delta table,
+repeated until they are answered), `kinesis` (a stream of the stand-in for Kinesis to another one; shards are split and
+merged meanwhile), `influxdb` (a measurement of a real InfluxDB to another one; both in `guarantees_streams.py`),
+`opcua`, `modbus` and `sparkplug` (in `guarantees_fieldbuses.py`) to Delta tables. But for `files` and `delta` a proxy
+stands between tocsin and the other side, which refuses, drops, delays or half-closes once in each life of the engine,
+when the other side answers next.
+Ends with one JSON line, with the promise of each part in the words of its classes; the exit status says whether each
+part kept it. OPC UA and Modbus promise only what has been read: what the ingest log held when the engine was killed. A
+life is counted from when the engine reads, but for each fourth. What `http` never answered is no loss, but a fault all
+the same: `unanswered`.
 """
 
 from __future__ import annotations
@@ -42,98 +45,22 @@ from cut_network import TROUBLES, CutNetwork
 from engine_process import end, engine, ready_engine
 from guarantees_databases import MongoCollections, PostgresTables, RedshiftTables
 from guarantees_fieldbuses import ModbusRegisters, OpcuaNodes, SparkplugNode
+from guarantees_files import Delta, Files, HdfsFolders, Objects
 from guarantees_kafka import KafkaTopics
 from guarantees_part import DECODED, Part, in_delta, line
 from guarantees_streams import InfluxdbPoints, KinesisStreams
-from servers import CACHE, Mosquitto, ObjectStore, free_port
+from servers import Mosquitto, free_port
 
 from tocsin.pipeline.model import Pipeline
 from tocsin.testing import read_from
 
 BURST = 50
 """So many records are sent at once."""
-LIFE_S = 1.5
-"""How long the engine lives on average before it is killed, from when it reads its sources."""
 EARLY = 4
 """One life in so many is counted from its very beginning, so that it may end in the middle of a recovery."""
 ONCE = "exactly once"
-STILL_S = 30.0
+STILL_S = 90.0
 """Once so long nothing more has come, nothing more is waited for."""
-
-
-class Files(Part):
-    """A file that grows, to files."""
-
-    sink: Mapping[str, Any] = {"files": "out"}
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._path = folder / "in.ndjson"
-        self._path.touch()
-
-    def pipeline(self) -> Mapping[str, Any]:
-        source = {"files": {"path": str(self._path), "follow": True}}
-        return {"source": source, **DECODED, "streams": {"readings": {"sinks": [self.sink]}}}
-
-    def send(self, numbers: Sequence[int]) -> None:
-        with self._path.open("ab") as file:
-            file.write(b"".join(line(n) + b"\n" for n in numbers))
-
-    def received(self) -> Counter[int]:
-        parts = (self.folder / "lake" / "out").glob("part-*.ndjson")
-        return Counter(json.loads(line)["n"] for part in parts for line in part.read_bytes().splitlines())
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-
-class Delta(Files):
-    """A file that grows, to a Delta table, which delta-rs reads."""
-
-    sink: Mapping[str, Any] = {"delta": "out"}
-
-    def received(self) -> Counter[int]:
-        return in_delta(self.folder / "lake" / "out")
-
-
-class Objects(Files):
-    """A file that grows, to objects in an S3 server, and from these to a Delta table."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        place = folder / "objects"
-        place.mkdir()
-        program = shutil.which("versitygw", path=f"{CACHE}/versitygw-1.8.0{os.pathsep}{os.environ.get('PATH', '')}")
-        if program is None:
-            raise SystemExit("versitygw is missing; ./test builds it where Go is installed")
-        self._server = ObjectStore(place, program).start()
-
-    def pipeline(self) -> Mapping[str, Any]:
-        # With a format nothing is asked of the server here: the library's threads would not outlive the fork.
-        objects = {"path": "s3://plant/records", "format": "ndjson", "storage": self._server.options}
-        lines = {"files": {"path": str(self._path), "follow": True}}
-        read = {"files": {**objects, "follow": True, "every": "200ms"}}
-        columns = {"json": {"columns": {"key": "text", "n": "int"}}}
-        return {
-            "sources": {
-                "lines": {"source": lines, **DECODED},
-                "objects": {"source": read, "decode": columns, "key": "key"},
-            },
-            "streams": {
-                "sent": {"from": "lines", "sinks": [{"files": objects}]},
-                "kept": {"from": "objects", "sinks": [{"delta": "out"}]},
-            },
-        }
-
-    def restart(self) -> None:
-        self._server.stop(signal.SIGKILL)
-        self._server.start()
-
-    def received(self) -> Counter[int]:
-        return in_delta(self.folder / "lake" / "out")
-
-    def close(self) -> None:
-        self._server.stop()
 
 
 class Mqtt(Part):
@@ -231,6 +158,7 @@ PARTS: Mapping[str, Callable[[Path], Part]] = {
     "files": Files,
     "delta": Delta,
     "objects": Objects,
+    "hdfs": HdfsFolders,
     "postgres": PostgresTables,
     "redshift": RedshiftTables,
     "mongodb": MongoCollections,
@@ -263,7 +191,7 @@ def live(
             if restarts and i == len(bursts) // 2:
                 part.restart()
             if part.network is not None and i == cut[0] % len(bursts):
-                part.network.trouble(cut[1])
+                part.network.trouble_at_answer(cut[1])
             part.send(burst)
             time.sleep(max(0.0, until_s - time.monotonic()) / (len(bursts) - i))
     finally:
@@ -302,7 +230,7 @@ def tried(name: str, folder: Path, records: int, kills: int, seed: int) -> dict[
             numbers = range(records * i // kills, records * (i + 1) // kills)
             cut = (draw.randrange(records), TROUBLES[i % len(TROUBLES)])
             early = i % EARLY == EARLY - 1
-            live(part, pipeline, numbers, draw.expovariate(1 / LIFE_S), early=early, restarts=i % 2 == 1, cut=cut)
+            live(part, pipeline, numbers, draw.expovariate(1 / part.life_s), early=early, restarts=i % 2 == 1, cut=cut)
             restarts += i % 2
             print(f"\r{name}: {i + 1} kills", end="", file=sys.stderr)
         promised = part.promised(records)

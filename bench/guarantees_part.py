@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cut_network import CutNetwork
+from cut_network import CutNetwork, CutNetworks
 
 DECODED = {"decode": {"json": {"columns": {"machine": "text", "n": "int"}}}, "key": "machine"}
 
@@ -18,8 +18,10 @@ DECODED = {"decode": {"json": {"columns": {"machine": "text", "n": "int"}}}, "ke
 class Part(Protocol):
     """An end to be tried, and its other side. What tells a row from all others is its number, unless a part says so."""
 
-    network: CutNetwork | None = None
+    network: CutNetwork | CutNetworks | None = None
     """What stands between tocsin and the server, if the part can be cut off."""
+    life_s: float = 1.5
+    """How long the engine lives on average before it is killed, from when it reads its sources."""
 
     @abstractmethod
     def pipeline(self) -> Mapping[str, Any]:

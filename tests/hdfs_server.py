@@ -14,7 +14,7 @@ import httpx
 from servers import Needs, free_port, maven_jars
 
 POM = Path(__file__).parent / "hdfs_pom.xml"
-START_S = 90
+START_S = 240
 USER = "tocsin"
 _NODES = {"namenode": "NameNode", "datanode": "DataNode"}
 
@@ -34,6 +34,11 @@ class Hdfs:
     port: int = field(default_factory=free_port)
     """Of the web interface."""
     rpc_port: int = field(default_factory=free_port)
+    data_host: str = "127.0.0.1"
+    """Where the data node listens; clients are told 127.0.0.1 whatever it is."""
+    data_ports: Mapping[str, int] = field(
+        default_factory=lambda: {name: free_port() for name in ("address", "http.address", "ipc.address")}
+    )
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -107,7 +112,7 @@ class Hdfs:
         return self._client.request(method, url, params=more)
 
     def _configure(self) -> None:
-        own = {name: f"127.0.0.1:{free_port()}" for name in ("address", "http.address", "ipc.address")}
+        own = {name: f"{self.data_host}:{port}" for name, port in self.data_ports.items()}
         core = {"fs.defaultFS": self.table_url, "hadoop.tmp.dir": f"{self.folder}/tmp"}
         files = {
             "dfs.namenode.name.dir": f"file://{self.folder}/name",

@@ -95,3 +95,13 @@ def test_a_half_closed_connection_ends_on_one_side(network: CutNetwork) -> None:
         network.trouble("half-close")
         assert client.recv(100) == b""
         client.sendall(b"it still takes")
+
+
+def test_a_trouble_that_waits_takes_the_answer_to_what_was_done(network: CutNetwork) -> None:
+    with closing(connected(network)) as client:
+        network.trouble_at_answer("drop")
+        client.sendall(b"done")
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+    assert network.cut == 1
+    connected(network).close()

@@ -7,76 +7,25 @@ import json
 import shutil
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow as pa
 import pytest
+from listening_source import PATIENCE_S, Listening, listening
 from pydantic import ValidationError
 from servers import free_port
 
 from tocsin.acquire.http import Http, _inbox
-from tocsin.batch import HEADER, OUT, RAW, RAW_WITH_METADATA, Batch, to_batch
-from tocsin.contracts import Offset, Reader
+from tocsin.batch import HEADER, OUT, RAW, Batch, to_batch
 from tocsin.decode.influx import Influx
 from tocsin.decode.prometheus import Prometheus
 from tocsin.errors import ConfigError, Unavailable
 from tocsin.testing import world
-
-PATIENCE_S = 10.0
-
-
-class Listening:
-    """An open source; whatever comes is taken and acknowledged at once, unless it is told to wait."""
-
-    def __init__(self, offset: Offset | None = None, **settings: Any) -> None:
-        self.source = Http(port=free_port(), **settings)
-        connection = self.source.open(world())
-        self.reader: Reader = connection.read(connection.splits()[0], offset)
-        self.url = f"http://127.0.0.1:{self.source.port}"
-        self.rows: list[dict[str, Any]] = []
-        self.offset: Offset = None
-        self.acknowledges = True
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            polled = self.reader.poll(1_000, 0.05)
-            if polled is None:
-                continue
-            batch, self.offset = polled
-            assert batch.schema.equals(RAW_WITH_METADATA)
-            self.rows += batch.rows.to_pylist()
-            if self.acknowledges:
-                self.reader.acknowledge(self.offset)
-
-    def post(self, path: str, content: Any = b"", **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, content=content, timeout=PATIENCE_S, **more)
-
-    def payloads(self) -> list[bytes]:
-        return [row["payload"] for row in self.rows]
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(PATIENCE_S)
-        self.reader.close()
-
-
-@contextmanager
-def listening(offset: Offset | None = None, **settings: Any) -> Iterator[Listening]:
-    server = Listening(offset, **settings)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture

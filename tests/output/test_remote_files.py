@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -19,33 +19,24 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
+from crashing_writers import EPOCHS, EXPECTED, Stepping, batch, crashed_at_every_step
 from hdfs_server import Hdfs
 from servers import ObjectStore, free_port
 from sinks import rows_of
 
 import tocsin
-from tocsin.contracts import Token
 from tocsin.errors import ConfigError, ForeignCommit, MissingExtra, SinkError, TocsinError, Unavailable
 from tocsin.lake.remote import RemoteTable
 from tocsin.objects.store import Listed, Store, open_store
 from tocsin.output._remote_delta import RemoteDeltaWriter
 from tocsin.output._remote_files import RemoteFilesWriter
 from tocsin.output.files import Files
-from tocsin.testing import rows, world
-from tocsin.testing.simulated import Crash, PowerCut, SimulatedWorld
+from tocsin.testing import world
+from tocsin.testing.simulated import SimulatedWorld
 from tocsin.world import World
 
 _NUMBERS = count()
-EPOCHS = (1, 2)
-
-
-def batch(epoch: int) -> pa.RecordBatch:
-    return rows({"key": ["pump"] * 3, "value": [float(10 * epoch + i) for i in range(3)]})
-
-
-EXPECTED = Counter(float(10 * epoch + i) for epoch in EPOCHS for i in range(3))
 
 
 def sink(store: ObjectStore, folder: str, **more: Any) -> Files:
@@ -55,62 +46,6 @@ def sink(store: ObjectStore, folder: str, **more: Any) -> Files:
 def values(store: ObjectStore, folder: str) -> Counter[float]:
     files = {name: data for name, data in store.objects(folder).items() if not name.startswith("_")}
     return Counter(row["value"] for name, data in files.items() for row in rows_of(name, data))
-
-
-class Stepping:
-    """A store, or a table, before and behind each of whose calls the process may be killed."""
-
-    def __init__(self, inner: Any, simulated: SimulatedWorld) -> None:
-        self._inner, self._simulated = inner, simulated
-
-    def __getattr__(self, name: str) -> Any:
-        method: Callable[..., Any] = getattr(self._inner, name)
-
-        def stepped(*arguments: Any) -> Any:
-            self._simulated.io(f"before {name}")
-            answer = method(*arguments)
-            answer = iter(list(answer)) if isinstance(answer, Iterator) else answer
-            self._simulated.io(f"behind {name}")
-            return answer
-
-        return stepped
-
-
-def live(writer: Any, committed: dict[int, Token], *, gathers: bool = False) -> None:
-    """One life of an engine: finish what was committed, then the epochs that are not; or all of it at once."""
-    done = writer.published() or 0
-    writer.discard(list(committed.values()))
-    if gathers:
-        committed |= {epoch: writer.stage(epoch, [batch(epoch)]) for epoch in EPOCHS if epoch not in committed}
-    waiting = {epoch: token for epoch, token in committed.items() if epoch > done}
-    if waiting:
-        writer.publish(max(waiting), list(waiting.values()))
-    for epoch in EPOCHS:
-        if epoch not in committed:
-            committed[epoch] = writer.stage(epoch, [batch(epoch)])
-            writer.publish(epoch, [committed[epoch]])
-
-
-def crashed_at_every_step(opened: Callable[[World, SimulatedWorld, str], Any], *, cuts_power: bool) -> Iterator[str]:
-    """Yields the table of each life that was killed at one more step, and then went on."""
-    for step in range(1, 1_000):
-        simulated, table = SimulatedWorld(seed=step, faults=0), f"crash{next(_NUMBERS)}"
-        place = simulated.part(Path("/data"), "test/part")
-        simulated.disk.make_folder(Path("/data"))
-        simulated.crash_at, simulated.cuts_power = step, cuts_power
-        committed: dict[int, Token] = {}
-        try:
-            live(opened(place, simulated, table), committed)
-        except PowerCut:
-            simulated.disk.power_cut()
-        except Crash:
-            pass
-        else:
-            assert step > 20, "hardly any step was tried"
-            return
-        simulated.boot()
-        live(opened(place, simulated, table), committed, gathers=not cuts_power)
-        yield table
 
 
 @pytest.mark.parametrize("cuts_power", [False, True])

@@ -6,6 +6,7 @@ The Delta Lake protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,10 @@ from tocsin.objects.store import WEB_PORT, plain, told
 
 _PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "3", "retry_timeout": "20s"}
 """A server that is away is asked again by whoever waits for it, not in here."""
+_MARK = "tocsin.commit"
+"""What tells in a commit whose it is."""
+_LOOKED_AT = 100
+"""So many of the newest commits are looked through for one's own; others write a few meanwhile, at most."""
 
 
 class RemoteTable:
@@ -66,12 +71,21 @@ class RemoteTable:
                 )
             elif (there := table.metadata().partition_columns) != list(partition_by):
                 raise SinkError(f"{self.address} is partitioned by {there}, not by {list(partition_by)}")
+            mark = uuid.uuid4().hex
             written = self._deltalake.CommitProperties(
-                app_transactions=[self._deltalake.Transaction(name, version)], max_commit_retries=20
+                custom_metadata={_MARK: mark},
+                app_transactions=[self._deltalake.Transaction(name, version)],
+                max_commit_retries=20,
             )
-            self._deltalake.write_deltalake(
-                table, _named(rows, fields), mode="append", schema_mode="merge", commit_properties=written
-            )
+            try:
+                self._deltalake.write_deltalake(
+                    table, _named(rows, fields), mode="append", schema_mode="merge", commit_properties=written
+                )
+            except self._deltalake.exceptions.CommitFailedError:
+                # The library makes a put again whose answer was lost, and then meets its own commit.
+                table = self._fresh()
+                if table is None or all(one.get(_MARK) != mark for one in table.history(_LOOKED_AT)):
+                    raise
             self._opened = table
 
     def housekeep(self, file_bytes: int, retention_us: int) -> None:
