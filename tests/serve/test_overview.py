@@ -120,6 +120,7 @@ def test_only_tiles_in_sight_are_there_the_worst_first_and_the_keyboard_reaches_
     view.wait_for_function("() => document.querySelectorAll('.tile').length === 1", timeout=WAIT_MS)
     view.click(".tile")
     view.wait_for_function("() => document.getElementById('chosen').textContent === 'machine-150'", timeout=WAIT_MS)
+    assert view.evaluate(focused) == "machine-150 1", "a click gives the focus, too"
     view.fill("#filter", "")
 
 

@@ -446,9 +446,9 @@ def _log_tail_not_synced() -> AbstractContextManager[None]:
 
     real = IngestLog.__init__
 
-    def init(self: Any, folder: Path, disk: Any, segment_bytes: int) -> None:
+    def init(self: Any, *given: Any) -> None:
         with patched(SimulatedDisk, sync=lambda *_: None, sync_folder=lambda *_: None):
-            real(self, folder, disk, segment_bytes)
+            real(self, *given)
 
     return patched(IngestLog, __init__=init)
 

@@ -273,6 +273,7 @@ function put(element, name, value, set) {
 function make(room) {
   const root = node("div", "tile");
   root.setAttribute("role", "option");
+  root.tabIndex = -1; // written down: without it a click gives no focus, and arrow keys nothing to start from
   const top = node("span", "top");
   const label = node("span", "name");
   const pill = node("span", "pill");

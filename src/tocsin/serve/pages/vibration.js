@@ -1,6 +1,7 @@
 // Spectrum and waterfall of the chosen machine, where its waveforms are kept as spectra: frequency across in both, time
 // downwards in the waterfall, colour by amplitude. Lines stand where a damaged part of the bearing would be seen.
 import { SEPARATORS, node, show, when } from "/chart.js";
+import { clock } from "/clock.js";
 
 const REFRESH_MS = 15000;
 const REST_MS = 150; // between two moments that are asked for while somebody goes through them
@@ -180,7 +181,7 @@ export class Vibration {
     pen.textAlign = "right";
     for (const [share, base] of [[0, "top"], [0.5, "middle"], [1, "bottom"]]) {
       pen.textBaseline = base;
-      pen.fillText(clock(begin_ms + share * cells * cell_ms, cells * cell_ms), LEFT - 4, share * HEIGHT);
+      pen.fillText(written(begin_ms + share * cells * cell_ms, cells * cell_ms), LEFT - 4, share * HEIGHT);
     }
     pen.strokeStyle = c.text;
     pen.lineWidth = 1.5;
@@ -209,10 +210,8 @@ export class Vibration {
   }
 }
 
-function clock(moment, span) {
-  const at = new Date(moment);
-  return span > 2 * 86.4e6 ? at.toLocaleDateString("en-GB", { day: "numeric", month: "short" }) : at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
-}
+// A moment beside the waterfall: the day, where it reaches over more than two.
+const written = (moment, span) => (span > 2 * 86.4e6 ? clock.dayOfYear : clock.minute).format(new Date(moment));
 
 // Spectra by time as a picture: a pixel for each line of each cell.
 function imageOf({ cells, lines, levels }) {
