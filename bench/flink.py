@@ -24,12 +24,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parent))
 FILE = """
@@ -50,22 +51,30 @@ streams:
     sinks: [delta: anomalies]
 """
 TABLE = "anomalies"
-STUCK_S = 300.0
+PARTS = {"few": 1_000, "fifth": None}
+"""Beginnings of the file, by name: to tell what each reading costs from what a start costs."""
+STUCK_S = 600.0
+LIFE_S = 8.0
+"""Of readings, for a job between two kills: until its first epoch is published."""
 
 
 def tocsin(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tocsin.cli", *arguments]
 
 
-def bag(folder: Path) -> Counter[tuple[Any, ...]]:
+def rows_of(folder: Path) -> pa.Table:
+    """Rows in an order of their own, whatever order they were written in."""
     from tocsin import read
 
-    rows = read(TABLE, folder)
-    return Counter(zip(*(rows.column(name).to_pylist() for name in ("key", "time", "value", "z")), strict=True))
+    columns = ("key", "time", "value", "z")
+    table = read(TABLE, folder).select(columns)
+    table = table.set_column(0, "key", table.column("key").cast(pa.string()))
+    return table.sort_by([(name, "ascending") for name in columns]).combine_chunks()
 
 
 def published(folder: Path) -> int:
-    return len(list((folder / TABLE / "_delta_log").glob("*.json")))
+    """Epochs that can be seen: the first entry of the table's log makes the table."""
+    return max(len(list((folder / TABLE / "_delta_log").glob("*.json"))) - 1, 0)
 
 
 class Cpu:
@@ -111,13 +120,14 @@ class Bench:
 
         from tocsin.flink.cluster import Cluster
 
-        self.folder, self.rows = folder, rows
+        self.folder, self.rows, self.machines = folder, rows, machines
         self.file = folder / "j1.yaml"
         with (folder / "in.ndjson").open("wb") as out:
             for chunk in chunks(rows, machines, 1.0, 1):
                 out.write(chunk)
-        with (folder / "in.ndjson").open("rb") as lines, (folder / "few.ndjson").open("wb") as few:
-            few.writelines(itertools.islice(lines, 1_000))
+        for name, count in PARTS.items():
+            with (folder / "in.ndjson").open("rb") as lines, (folder / f"{name}.ndjson").open("wb") as part:
+                part.writelines(itertools.islice(lines, count or rows // 5))
         self.file.write_text(FILE.replace("DATA", str(folder / "in.ndjson")))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -127,26 +137,25 @@ class Bench:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        self.cluster.up(1, self.slots)
         try:
+            self.cluster.up(1, self.slots)
             yield
         finally:
             self.cluster.down()
 
-    def start(self, name: str, parallelism: int) -> subprocess.Popen[bytes]:
+    def paced(self, seconds: float) -> list[str]:
+        """Settings by which the readings come over so many seconds, so that there is time to disturb the job."""
+        speed = max(self.rows / self.machines / seconds, 1.0)
+        return ["--set", f"source.files.replay={speed:.1f}x", "--set", "source.files.time_column=ts"]
+
+    def start(self, name: str, parallelism: int, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         self.cluster.up(1, self.slots)  # the end of a job may have taken the TaskManager with it
-        data = self.folder / ("few.ndjson" if name == "few" else "in.ndjson")
-        more = [
-            "--set",
-            f"source.files.path={data}",
-            "--on",
-            "flink",
-            "--jobmanager",
-            f"127.0.0.1:{self.port}",
-            "--parallelism",
-            str(parallelism),
-        ]
-        return subprocess.Popen(tocsin("run", str(self.file), "--set", f"folder={self.folder / name}", *more))
+        given = ["--set", f"source.files.path={self.data(name)}", "--set", f"folder={self.folder / name}", *more]
+        where = ["--on", "flink", "--jobmanager", f"127.0.0.1:{self.port}", "--parallelism", str(parallelism)]
+        return subprocess.Popen(tocsin("run", str(self.file), *given, *where))
+
+    def data(self, name: str) -> Path:
+        return self.folder / f"{name if name in PARTS else 'in'}.ndjson"
 
     def embedded(self) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -156,40 +165,55 @@ class Bench:
 
     def flink(self, name: str, parallelism: int) -> tuple[float, float]:
         """CPU and wall time of a run without trouble."""
-        pids = [one.pid for name in self.cluster.names() if (one := self.cluster.process(name)) is not None]
+        pids = [one.pid for one in map(self.cluster.process, self.cluster.names()) if one is not None]
         cpu, began_s = Cpu(pids), time.monotonic()
         running = self.start(name, parallelism)
         cpu.add(running.pid)
         self.ended(running)
         return cpu.spent_s(), time.monotonic() - began_s
 
-    def sql(self, parallelism: int) -> float:
+    def sql(self, name: str, parallelism: int) -> float:
         """CPU time of the same query in Flink SQL; it must find the same rows, but for some at the very limit."""
         from tocsin.flink.distribution import environment, flink_home
 
         self.cluster.up(1, self.slots)
-        pids = [one.pid for name in self.cluster.names() if (one := self.cluster.process(name)) is not None]
-        cpu, out = Cpu(pids), self.folder / "sql"
+        pids = [one.pid for one in map(self.cluster.process, self.cluster.names()) if one is not None]
+        cpu, out = Cpu(pids), self.folder / f"sql-{name}"
         command = ["bash", str(flink_home() / "bin" / "flink"), "run", "-m", f"127.0.0.1:{self.port}"]
         command += ["--parallelism", str(parallelism), "-py", str(Path(__file__).parent / "flink_sql.py")]
         running = subprocess.Popen(
-            [*command, str(self.folder / "in.ndjson"), str(out)],
+            [*command, str(self.data(name)), str(out)],
             env=environment(self.cluster.folder / "conf"), stdout=subprocess.DEVNULL,
         )  # fmt: skip
         cpu.add(running.pid)
         self.ended(running)
         spent_s = cpu.spent_s()
         there = sum(one.read_bytes().count(b"\n") for one in out.rglob("*") if one.is_file())
-        wanted = bag(self.folder / "embedded").total()
-        print(f"flink sql: {spent_s:.1f} CPU-s, {there} rows of {wanted}", file=sys.stderr)
+        wanted = rows_of(self.folder / name).num_rows
+        print(f"flink sql, {name}: {spent_s:.1f} CPU-s, {there} rows of {wanted}", file=sys.stderr)
         if abs(there - wanted) > 0.001 * wanted + 1:
             raise SystemExit(f"Flink SQL gives {there} rows, not {wanted}")
         return spent_s
 
+    def pace(self, parallelism: int) -> dict[str, Any]:
+        """Readings a CPU-second, all counted and without the start, here and in Flink SQL."""
+        start_s, _ = self.flink("few", parallelism)
+        part_s, _ = self.flink("fifth", parallelism)
+        cpu_s, wall_s = self.flink("flink", parallelism)
+        same, more = not self.wrong("flink").total(), self.rows - self.rows // 5
+        print(f"flink: {start_s:.1f}, {part_s:.1f}, {cpu_s:.1f} CPU-s, {wall_s:.1f} s, same: {same}", file=sys.stderr)
+        sql_part_s, sql_s = self.sql("fifth", parallelism), self.sql("flink", parallelism)
+        return {
+            "flink": round(self.rows / cpu_s), "flink_sql": round(self.rows / sql_s), "ratio": round(sql_s / cpu_s, 2),
+            "flink_more": round(more / (cpu_s - part_s)), "flink_sql_more": round(more / (sql_s - sql_part_s)),
+            "ratio_more": round((sql_s - sql_part_s) / (cpu_s - part_s), 2),
+            "flink_wall": round(self.rows / wall_s), "start_cpu_s": round(start_s, 1), "same": same,
+        }  # fmt: skip
+
     def killed(self, parallelism: int, victims: list[str]) -> tuple[int, float]:
         """Kill these, each once the table has grown since the last; returns how many were, and the time to go on."""
         folder = self.folder / "killed"
-        running, kills, waits = self.start("killed", parallelism), 0, []
+        running, kills, waits = self.start("killed", parallelism, self.paced(LIFE_S * (len(victims) + 1))), 0, []
         for victim in victims:
             grown, began_s = published(folder) + 1, time.monotonic()
             while running.poll() is None and published(folder) < grown:
@@ -208,11 +232,11 @@ class Bench:
         return kills, sum(waits) / max(len(waits), 1)
 
     def rescaled(self) -> bool:
-        """Stop half way, and go on at another parallelism; twice."""
+        """Stop at parallelism 2, go on at 4, stop, and go on at 2 to the end."""
         folder = self.folder / "rescaled"
-        for parallelism in (1, 3):
+        for parallelism in (2, 4):
             grown = published(folder) + 3
-            running = self.start("rescaled", parallelism)
+            running = self.start("rescaled", parallelism, self.paced(4 * LIFE_S))
             while published(folder) < grown:
                 if running.poll() is not None:
                     print("it ended before it could be stopped; give it more rows", file=sys.stderr)
@@ -228,9 +252,12 @@ class Bench:
             raise SystemExit(f"a run failed; see {self.folder}")
 
     def wrong(self, name: str) -> Counter[str]:
-        wanted, given = bag(self.folder / "embedded"), bag(self.folder / name)
-        assert wanted
-        return Counter(lost=(wanted - given).total(), doubled=(given - wanted).total())
+        wanted, given = rows_of(self.folder / "embedded"), rows_of(self.folder / name)
+        assert wanted.num_rows
+        if wanted.equals(given):
+            return Counter(lost=0, doubled=0)
+        all, here = (Counter(zip(*one.to_pydict().values(), strict=True)) for one in (wanted, given))
+        return Counter(lost=(all - here).total(), doubled=(here - all).total())
 
 
 def main() -> None:
@@ -249,16 +276,9 @@ def main() -> None:
         embedded_s = bench.embedded()
         print(f"embedded: {embedded_s:.1f} CPU-s", file=sys.stderr)
         with bench.running():
-            start_s, _ = bench.flink("few", given.parallelism)
-            cpu_s, wall_s = bench.flink("flink", given.parallelism)
-            same = not bench.wrong("flink").total()
-            print(f"flink: {cpu_s:.1f} CPU-s, {wall_s:.1f} s, same: {same}", file=sys.stderr)
-            sql_s = bench.sql(given.parallelism)
-            result: dict[str, Any] = {
-                "rows": given.rows, "flink": round(given.rows / cpu_s), "flink_sql": round(given.rows / sql_s),
-                "ratio": round(sql_s / cpu_s, 2), "embedded": round(given.rows / embedded_s),
-                "flink_wall": round(given.rows / wall_s), "start_cpu_s": round(start_s, 1), "same": same,
-            }  # fmt: skip
+            result: dict[str, Any] = {"rows": given.rows, "embedded": round(given.rows / embedded_s)}
+            result |= bench.pace(given.parallelism)
+            print(json.dumps(result), file=sys.stderr)
             if given.kills + given.jobmanager_kills:
                 every = max(given.kills // (given.jobmanager_kills + 1), 1)
                 victims = ["taskmanager-0"] * given.kills

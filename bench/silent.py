@@ -30,6 +30,7 @@ import pyarrow as pa
 from tocsin.contracts import Sink
 from tocsin.ends import Spooled
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Feed
 from tocsin.errors import Unavailable
 from tocsin.lake.read import read
 from tocsin.pipeline.model import Pipeline
@@ -100,7 +101,7 @@ def silent_broker() -> tuple[socket.socket, int]:
     return listener, int(listener.getsockname()[1])
 
 
-class Counting:
+class Counting(Feed):
     """Looks on, and counts the plant's batches."""
 
     def __init__(self) -> None:

@@ -30,6 +30,7 @@ from tocsin.batch import QUARANTINED_BYTES, Batch
 from tocsin.decode._base import raw
 from tocsin.engine.checkpoint import SqliteStore
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Feed
 from tocsin.errors import AlreadyRunning, ConfigError, CorruptState, StateMismatch
 from tocsin.mqtt.broker import Broker, BrokerConfiguration
 from tocsin.mqtt.client import Client
@@ -67,7 +68,7 @@ def test_what_proves_a_number_exists(number: int) -> None:
 # Runs
 
 
-class Until:
+class Until(Feed):
     """Looks on, and stops the runner once something has come about."""
 
     def __init__(self, true: Callable[[Mapping[str, Any]], bool]) -> None:

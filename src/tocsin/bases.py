@@ -30,7 +30,7 @@ def added(schema: pa.Schema, fields: Sequence[pa.Field], part: str) -> pa.Schema
     """A schema with further columns; refuses to overwrite one."""
     for new in fields:
         if new.name in schema.names:
-            raise SchemaError(f"{part} adds a column '{new.name}', but there is one already; rename it with derive")
+            raise SchemaError(f"{part} adds a column '{new.name}', but there is one already; rename it with select")
         schema = schema.append(new)
     return schema
 

@@ -88,9 +88,10 @@ ACTIONS_SCHEMA = pa.schema(
         pa.field("by", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("until", TIME_TYPE),
+        pa.field("assignee", pa.string(), nullable=False),
     ]
 )
-"""What operators do with alarms: when, to which alarm (its id), what, who, why, and until when (shelving)."""
+"""What operators do with alarms: when, to which alarm (its id), what, who, why, until when (shelving), and for whom."""
 
 _WORDS: Mapping[str, Sequence[Callable[[pa.DataType], bool]]] = {
     "text": (pt.is_string, pt.is_large_string),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -195,6 +195,14 @@ class Reader(Protocol):
         """May be called twice, and before anything was read."""
 
 
+@runtime_checkable
+class Reconnecting(Protocol):
+    """A reader that connects again by itself, within `poll`, and raises nothing meanwhile."""
+
+    def away(self) -> str | None:
+        """Returns why there is no connection right now, in words for people; None if there is one."""
+
+
 class Connection(Protocol):
     """An open source: one client, listener or folder for all its splits. Only one thread at a time calls it."""
 
@@ -235,6 +243,10 @@ class Source(Component, ABC):
 
     def check(self, world: World) -> None:
         """Raises `ConfigError` for what cannot work when it is opened: a missing certificate, a file not there."""
+
+    def retains(self) -> int:
+        """Returns how many bytes of the ingest log stay for `World.journal` once no checkpoint needs them any more."""
+        return 0
 
     def sampled(self) -> Source:
         """Returns the same source for a mere look, which leaves no trace at the other end and disturbs nobody."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -157,6 +157,22 @@ class SystemDisk:
             raise DurabilityError(f"fsync of {path} failed ({error}); check the disk, then start again") from error
 
 
+class Journal(Protocol):
+    """What came of a split that cannot be read twice, as the runner has logged it; any thread may look.
+
+    It is a row of segments, each a row of frames; the oldest segments go once `contracts.Source.retains` is exceeded.
+    """
+
+    def segments(self) -> Sequence[int]:
+        """Returns the names of the segments that there are, oldest first."""
+
+    def frames(self, segment: int, at: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yields the rows of each frame from byte ``at`` on, with the byte that the next one begins at.
+
+        What is not durable yet may be among them, at the end. Nothing is yielded of a segment that has gone.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What every source, sink and channel is opened with; it touches the world through nothing else."""
@@ -175,6 +191,8 @@ class World:
     """For a source whose rows say when they happened: tells the time of rows before they are handed over."""
     idle_us: int = 10_000_000
     """For a source: how long a part of it may be silent before it no longer holds the watermark back."""
+    journal: Callable[[str], Journal] | None = None
+    """For a source that cannot be read twice: what came of a split, by its name, once the split is read."""
 
     def inside(self, path: str) -> Path:
         """Returns where a path that is written to lies; a relative one must not leave the data folder."""

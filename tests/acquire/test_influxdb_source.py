@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from servers import InfluxDb, free_port
 
 import tocsin
 from tocsin.acquire.influxdb import Influxdb as Source
 from tocsin.batch import REST
+from tocsin.cli import main
+from tocsin.cli.import_influxdb import columns_of
 from tocsin.contracts import Offset, Reader
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.errors import SourceError, Unavailable
+from tocsin.errors import ConfigError, SourceError, Unavailable
 from tocsin.influxdb import following
 from tocsin.pipeline.yamlfile import load_with_plan
 from tocsin.testing import read_from
@@ -190,6 +194,82 @@ def test_history_into_the_lake(influxdb: InfluxDb, tmp_path: Path, monkeypatch: 
     EmbeddedRunner(load_with_plan(EXAMPLE)[1]).run()
     kept = sorted(tocsin.read("readings", tmp_path)["celsius"].to_pylist())
     assert kept == [float(n) for n in range(count + 10)]
+
+
+def imported(plant: Plant, folder: Path, *more: str) -> Result:
+    """What `tocsin import influxdb` says."""
+    named = [plant.server.url, plant.measurement, "--database", "plant", "--user", "tocsin", "--folder", str(folder)]
+    environment = {"TOCSIN_INFLUX_PASSWORD": InfluxDb.PASSWORD}
+    return CliRunner().invoke(main, ["import", "influxdb", *named, *more], env=environment)
+
+
+def test_history_by_one_command_that_ends_and_goes_on_when_it_is_called_again(plant: Plant, tmp_path: Path) -> None:
+    points = [f',machine=m{n % 2},hall=north n={n}i,celsius={n / 2},on=true,state="a b" {AT_NS + n}' for n in range(40)]
+    plant.write(*points[:30])
+    assert imported(plant, tmp_path).exit_code == 0
+    assert imported(plant, tmp_path).exit_code == 0
+    plant.write(*points[30:], f",machine=m0,hall=north n=40i,bar.max=1.5 {AT_NS + 40}")  # a new field, with a dot
+    assert imported(plant, tmp_path).exit_code == 0
+    kept = tocsin.read(plant.measurement, tmp_path).sort_by("n").to_pylist()
+    assert [row["n"] for row in kept] == list(range(41))
+    first = {name: kept[0][name] for name in ("key", "machine", "hall", "celsius", "on", "state", "bar_max")}
+    assert first == {
+        "key": "north/m0", "machine": "m0", "hall": "north", "celsius": 0.0, "on": True, "state": "a b", "bar_max": None
+    }  # fmt: skip
+    assert kept[0]["time"].timestamp() == AT_NS / 1e9
+    assert kept[40]["bar_max"] == 1.5
+
+
+def test_another_measurement_into_the_same_table_has_a_position_of_its_own(plant: Plant, tmp_path: Path) -> None:
+    older = Plant(plant.server, f"{plant.measurement} of before")
+    plant.write(f",machine=a n=1i {AT_NS}")
+    escaped = older.measurement.replace(" ", "\\ ")
+    older.server.write([f"{escaped} n=2.5 {AT_NS - 1}", f"{escaped} m=1 {AT_NS}"])
+    assert imported(plant, tmp_path, "--table", "Oven", "--key", "machine").exit_code == 0
+    failed = imported(older, tmp_path, "--table", "oven")
+    assert (failed.exit_code, "'n'" in failed.stderr) == (2, True), failed.stderr  # the table has whole numbers there
+    assert imported(older, tmp_path, "--table", "other").exit_code == 0
+    assert tocsin.read("oven", tmp_path).select(["key", "n"]).to_pylist() == [{"key": "a", "n": 1}]
+    assert tocsin.read("other", tmp_path)["key"].to_pylist() == [older.measurement] * 2
+
+
+@pytest.mark.parametrize(
+    ("measurement", "more", "code", "said"),
+    [
+        ("nowhere", (), 2, "database 'plant' has no measurement 'nowhere'"),
+        (None, ("--key", "press"), 2, "--key press is no tag of .* there are machine"),
+        (None, ("--user", "nobody"), 1, "401.*check user and password"),
+        (None, ("--database", ""), 2, "database: String should have at least 1 character"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_in_a_sentence(
+    plant: Plant, tmp_path: Path, measurement: str | None, more: tuple[str, ...], code: int, said: str
+) -> None:
+    plant.write(f",machine=a n=1i {AT_NS}")
+    failed = imported(Plant(plant.server, measurement or plant.measurement), tmp_path, *more)
+    assert failed.exit_code == code, failed.stderr
+    assert re.search(said, failed.stderr), failed.stderr
+    assert InfluxDb.PASSWORD not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([("v", "integer"), ("v", "float")], {"v": "float"}),
+        ([("v", "float"), ("v", "integer"), ("w", "unsigned")], {"v": "float", "w": "int"}),
+        ([("v", "float"), ("v", "string")], "'v' is float at one time and text at another"),
+        ([("machine", "float")], "'machine' is a tag and a field"),
+        ([("a.b", "float"), ("c d", "float")], {"a_b": "float", "c_d": "float"}),
+        ([("a.b", "float"), ("A_b", "float")], "'a.b' and 'A_b' would both be column 'A_b'"),
+    ],
+)
+def test_the_type_of_a_field_that_has_changed(fields: list[tuple[str, str]], expected: Any) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            columns_of(["machine"], fields)
+        return
+    columns = columns_of(["machine"], fields)
+    assert {name: column["type"] for name, column in columns.items()} == {"machine": "category", **expected}
 
 
 def test_a_server_that_is_not_there_is_waited_for() -> None:

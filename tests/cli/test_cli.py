@@ -69,14 +69,16 @@ def test_an_action_reaches_the_log(folder: Path, command: str, action: str) -> N
     known = operator_action(action)
     assert known is not None
     until = ["--until", "2999-01-31T18:00Z"] if known.detector and known.timed else []
-    tocsin("alarms", *command.split(), id, "--folder", folder, "--by", "ann", "--reason", "known", *until)
+    words = {"": ["--reason", "known"], "person": ["bob", "--reason", "known"], "text": ["known"]}[known.asks]
+    tocsin("alarms", *command.split(), id, *words, "--folder", folder, "--by", "ann", *until)
     (done,) = actions(folder)
     assert {name: done[name] for name in ("action", "by", "reason")} == {
         "action": action, "by": "ann", "reason": "known",
     }  # fmt: skip
     place = f"hot:{listed(folder)[0]['key']}"
-    assert done["alarm"] == (f"{place}#{id}" if known.labels else place if known.detector else id)
+    assert done["alarm"] == (f"{place}#{id}" if known.remarks else place if known.detector else id)
     assert (done["until"] is not None) == bool(until)
+    assert done["assignee"] == ("bob" if known.asks == "person" else "")
 
 
 def test_shelving_for_and_until(folder: Path) -> None:
@@ -108,6 +110,8 @@ def test_who_does_it_is_the_login_name(folder: Path, monkeypatch: pytest.MonkeyP
         (["unshelve", "cold:pump", "--by", "ann"], "there is no alarm 'cold:pump'"),
         (["ack", "hot:pump", "--by", "ann", "--table", "none"], "there is no alarm 'hot:pump'"),
         (["ack", "hot:pump", "--by", " "], "say who"),
+        (["comment", "hot:pump", " "], "a comment needs words"),
+        (["assign", "hot:pump", " "], "say whom the alarm is for"),
         (["shelve", "hot:pump", "--by", "ann", "--for", "soon"], "write it as 20s"),
         (["shelve", "hot:pump", "--by", "ann", "--until", "soon"], "write it as 2026"),
         (["shelve", "hot:pump", "--by", "ann", "--until", "2001-01-01T00:00Z"], "is over"),

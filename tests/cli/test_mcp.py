@@ -160,16 +160,19 @@ def test_what_does_not_go_is_one_sentence(plant: Path) -> None:
 def test_earlier_cases_say_how_they_ended() -> None:
     def row(id: str, minute: int, event: str, state: str) -> dict[str, Any]:
         at = BEGIN + timedelta(minutes=minute)
-        return {"id": id, "started": BEGIN, "time": at, "event": event, "state": state, "message": f"{id} {event}"}
+        said = {"message": f"{id} {event}", "by": "ann", "reason": "new bearing"}
+        return {"id": id, "started": BEGIN, "time": at, "event": event, "state": state, **said}
 
     told = _cases([
         row("a", 0, "raised", "ACTIVE_UNACK"), row("a", 5, "cleared", "NORMAL"),
-        row("a", 9, "labelled_false", "NORMAL"), row("b", 20, "raised", "ACTIVE_UNACK"),
+        row("a", 9, "labelled_false", "NORMAL"), row("a", 10, "commented", "NORMAL"),
+        row("b", 20, "raised", "ACTIVE_UNACK"),
     ])  # fmt: skip
     assert [(case["id"], case["state"], case["said"]) for case in told] == [
         ("b", "ACTIVE_UNACK", []), ("a", "NORMAL", ["false"])
     ]  # fmt: skip
-    assert told[1]["until"] == BEGIN + timedelta(minutes=9)
+    assert told[1]["until"] == BEGIN + timedelta(minutes=5), "what is said later does not make it longer"
+    assert told[1]["comments"] == ["ann: new bearing"]
 
 
 @pytest.fixture

@@ -289,8 +289,9 @@ def test_several_signals_name_the_one_that_stands_out() -> None:
 
 def actions(action: str, at_s: float, until_s: float | None = None, alarm: str = "health:machine") -> Batch:
     until = None if until_s is None else BEGIN + timedelta(seconds=until_s)
-    row = {"time": BEGIN + timedelta(seconds=at_s), "alarm": alarm, "action": action, "by": "anna", "reason": ""}
-    return Batch(pa.RecordBatch.from_pylist([{**row, "until": until}], schema=ACTIONS_SCHEMA), port=ACTIONS)
+    at = BEGIN + timedelta(seconds=at_s)
+    row = {"time": at, "alarm": alarm, "action": action, "by": "anna", "reason": "", "until": until, "assignee": ""}
+    return Batch(pa.RecordBatch.from_pylist([row], schema=ACTIONS_SCHEMA), port=ACTIONS)
 
 
 def with_action(values: Floats, after: int, batch: Batch) -> list[dict[str, Any]]:

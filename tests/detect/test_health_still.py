@@ -193,7 +193,7 @@ def test_machines_that_are_read_one_after_the_other_are_not_silent() -> None:
 
 def test_a_person_can_say_that_the_pace_is_new() -> None:
     detector, given = heard([*range(1000), *range(1500, 100_000, 500)])
-    action = {"alarm": "health:machine", "action": "relearn", "by": "anna", "reason": "", "until": None}
+    action = {"alarm": "health:machine", "action": "relearn", "by": "anna", "reason": "", "until": None, "assignee": ""}
     asked = pa.RecordBatch.from_pylist([{**action, "time": BEGIN + timedelta(seconds=1050)}], schema=ACTIONS_SCHEMA)
     for says_so, silences in ((False, 1), (True, 0)):
         state, _ = detector.step(detector.initial(), Batch(given.slice(0, 1000)))

@@ -46,6 +46,7 @@ def test_every_action_is_known_to_command_line_page_and_docs(action: OperatorAct
         command = command.commands[word]
     assert (command.help or "").startswith(action.sentence)
     assert ("until" in {option.name for option in command.params}) == action.timed
+    assert (action.asks in {option.name for option in command.params}) == bool(action.asks)
     assert (action in words()["ACTIONS"]) == bool(action.label)
     assert f"| `{action.name}` | `{action.command}` | {action.sentence} |" in DOCS, "write it into docs/page.md"
     assert operator_action(action.name) == operator_action(action.command) == action
@@ -106,8 +107,9 @@ def test_a_button_is_offered_only_where_the_alarm_takes_the_action(action: Opera
     point, events = Point(state=state), []
     if action.ends:
         setattr(point, action.ends, True)  # shelved, suppressed or out_of_service
+    point.assignee = "bob" if action.assigned else ""
     until = 200 if action.timed else None
-    point.act(100, action.name, "ann", "", until, Policy(), lambda _, event: events.append(event))
+    point.act(100, action.name, "ann", "seen", until, "bob", Policy(), lambda _, event: events.append(event))
     assert [event.name for event in events] != ["refused"]
 
 

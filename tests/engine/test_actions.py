@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,6 +82,21 @@ def test_log(tmp_path: Path) -> None:
     again = read_from(Actions(state_folder=tmp_path), 1)
     assert again.poll(10, 0.0) == (Batch(rows.slice(1)), 2)
     again.close()
+
+
+def test_a_log_from_before_alarms_were_given_to_people_goes_on(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "actions.db")) as db, db:
+        db.execute(
+            "create table actions (number integer primary key autoincrement, time_us integer not null, "
+            "alarm text not null, action text not null, by text not null, reason text not null, until_us integer)"
+        )
+        db.execute("insert into actions values (1, 5, 'pump/hot', 'acknowledge', 'anna', 'seen', null)")
+    append_action(tmp_path, 6, "pump/hot", "assign", "anna", "", assignee="bob")
+    log = read_from(Actions(state_folder=tmp_path))
+    polled = log.poll(10, 0.0)
+    log.close()
+    assert polled is not None
+    assert polled[0].rows["assignee"].to_pylist() == ["", "bob"]
 
 
 def test_each_action_passes_once(tmp_path: Path) -> None:

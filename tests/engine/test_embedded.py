@@ -9,6 +9,7 @@ import pytest
 from world import LINES, World
 
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Feed
 from tocsin.errors import AlreadyRunning, ForeignCommit
 
 
@@ -55,7 +56,7 @@ def test_a_run_that_ended_has_nothing_more_to_do(tmp_path: Path) -> None:
     assert world.tables == before
 
 
-class StopAfter:
+class StopAfter(Feed):
     """A feed that stops the runner after some rows."""
 
     def __init__(self, rows: int) -> None:

@@ -15,6 +15,7 @@ from tocsin.contracts import Checkpoint, StepState
 from tocsin.engine.checkpoint import peek
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.fitting import CHANGED, fit
+from tocsin.engine.graph import Feed
 from tocsin.errors import SchemaError, StateMismatch, UnknownName
 from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.yamlfile import load_with_plan
@@ -25,7 +26,7 @@ ZSCORE = {"zscore": {"of": "v", "learn": 10}}
 HOT = {"alarm": {"rule": "hot", "of": "v", "high": 23}}
 
 
-class StopAfter:
+class StopAfter(Feed):
     """A feed that stops the runner once so many rows have come; at once where there are none to come."""
 
     def __init__(self, rows: int) -> None:

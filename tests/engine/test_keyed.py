@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from timed_readings import write_readings
@@ -119,6 +121,21 @@ def test_a_group_without_rows_hears_the_time(data: Path, tmp_path: Path) -> None
     one = KeyGroup(plan)
     assert one.take(element(told[0][1], Passage("source", "a", ("a",), 5, "out"))) == {}
     assert b'"source/a": 5' in one.dump()
+
+
+def test_each_group_has_its_rows_in_their_order_and_no_key_of_another() -> None:
+    rng, names = random.Random(3), [f"m{number}" for number in range(40)]
+    codes = [rng.randrange(30) for _ in range(500)]  # ten keys of the dictionary do not come
+    keys = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names))
+    came = pa.RecordBatch.from_arrays([keys, pa.array(range(500))], names=["key", "n"])
+    seen: list[str] = []
+    for group, rows in spread(came, 64):  # more groups than keys: some have no rows
+        own = rows.column("key").dictionary.to_pylist()
+        seen += own
+        wanted = [row for row in came.to_pylist() if zlib.crc32(row["key"].encode()) % 64 == group]
+        assert rows.to_pylist() == wanted
+        assert set(own) == {row["key"] for row in wanted}
+    assert sorted(seen) == sorted({names[code] for code in codes})
 
 
 def test_check_on_flink_refuses_by_name() -> None:

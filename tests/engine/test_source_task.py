@@ -19,6 +19,7 @@ from tocsin.contracts import Offset, Source, Split
 from tocsin.decode._base import Traced
 from tocsin.decode.json import Json
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.graph import Feed
 from tocsin.engine.recovery import Effects
 from tocsin.engine.source_task import Finished, Opened, Revoked, Rows, SourceTask
 from tocsin.errors import SourceError, Unavailable
@@ -138,6 +139,22 @@ def test_what_may_have_to_wait_is_decoded_by_the_thread_that_reads(tmp_path: Pat
     source.close(clean=True)
     assert decoded == [1, "json_syntax", 3]
     assert threading.main_thread() not in where
+
+
+def test_a_source_whose_rows_nobody_takes_is_held_up(tmp_path: Path) -> None:
+    source = task(state({"a": [b"%d" % i for i in range(20)]}), tmp_path)
+    assert source.snapshot()["backpressure"] == 0.0
+    source.start(threading.Event())
+    until_s = time.monotonic() + 30
+    while source.snapshot()["backpressure"] < 0.5:
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    while not source.finished:
+        source.take()
+    ended = source._held._ended_s
+    source.close(clean=True)
+    assert source._held._since_s is None
+    assert source._held._ended_s == ended  # a source that has ended is not held up by anybody
 
 
 def test_what_a_decoder_cannot_take_yet_is_kept(tmp_path: Path) -> None:
@@ -317,7 +334,7 @@ def test_a_source_that_never_answers_takes_nothing_from_the_others(tmp_path: Pat
     plan = replace(plan, sources=(plan.sources[0], blocked))
     runner = EmbeddedRunner(plan)
 
-    class Look:
+    class Look(Feed):
         rows = 0
 
         def offer(self, stream: str, batch: Batch) -> None:

@@ -24,7 +24,7 @@ from tocsin.detect.ewma import Ewma
 from tocsin.detect.health import Health
 from tocsin.engine import shards, waves
 from tocsin.engine.counters import Counters
-from tocsin.engine.graph import Graph
+from tocsin.engine.graph import Feed, Graph
 from tocsin.engine.shards import why_whole
 from tocsin.errors import SinkError
 from tocsin.pipeline.plan import Plan, SinkNode, Step
@@ -79,7 +79,7 @@ def readings(count: int = 700) -> list[bytes]:
     return lines
 
 
-class Looker:
+class Looker(Feed):
     """Writes down what the page would be shown."""
 
     def __init__(self) -> None:

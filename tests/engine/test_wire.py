@@ -13,7 +13,18 @@ import pytest
 from tocsin.batch import OUT, Batch
 from tocsin.engine.counters import Counters
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.wire import Counted, Noticed, Rejected, StreamColumns, decode_counted, encode_counted, streams_of
+from tocsin.engine.graph import Feed
+from tocsin.engine.wire import (
+    Counted,
+    Noticed,
+    PartCounted,
+    Rejected,
+    StreamColumns,
+    decode_counted,
+    encode_counted,
+    streams_of,
+)
+from tocsin.estimate.model import EXAMPLE
 from tocsin.pipeline.model import Pipeline
 
 COLUMNS = {"machine": "text", "ts": "timestamp", "t_in": "float", "t_out": "float", "state": "category"}
@@ -88,6 +99,7 @@ def test_what_the_engine_counts_is_what_the_page_is_told() -> None:
     assert told.rejected == (Rejected("plant", "json_syntax", 1),)
     assert told.events == (Noticed("mqtt", "reconnects", 2),)
     assert told.trouble == "the disk is full"
+    assert told.parts == {"plant": PartCounted(0, 4e-6)}
     assert set(snapshot) <= set(Counted.__struct_fields__)
 
 
@@ -95,8 +107,15 @@ def test_what_a_runner_tells_of_its_ends_is_what_the_page_is_told(tmp_path: Path
     settings = {"machines": {"pump": "pump"}, "start": datetime(2026, 1, 1, tzinfo=UTC), "duration": "2s"}
     told: list[Counted] = []
 
-    class Onlooker:
+    looked_at: list[tuple[str, int]] = []
+
+    class Onlooker(Feed):
+        looked_at = frozenset({"hot.0.keep"})
+
         def offer(self, stream: str, batch: Batch) -> None: ...
+
+        def look(self, part: str, batch: Batch) -> None:
+            looked_at.append((part, len(batch)))
 
         def counters(self, snapshot: Mapping[str, object]) -> None:
             told.append(msgspec.convert(snapshot, Counted))
@@ -104,9 +123,41 @@ def test_what_a_runner_tells_of_its_ends_is_what_the_page_is_told(tmp_path: Path
     pipeline = Pipeline.model_validate(
         {
             "name": "plant", "folder": tmp_path, "source": {"simulate": settings},
-            "streams": {"readings": {"sinks": [{"delta": "readings"}]}},
+            "streams": {
+                "readings": {"sinks": [{"delta": "readings"}]},
+                "hot": {"steps": [{"keep": "time is not null"}]},
+            },
         }
     )  # fmt: skip
     EmbeddedRunner(pipeline.plan(), feed=Onlooker()).run()
     assert set(told[-1].sources) == {"source"}
     assert "readings.0.delta" in told[-1].sinks
+    kept = told[-1].parts["hot.0.keep"].rows
+    assert kept == told[-1].parts["source"].rows > 0
+    assert {part for part, _ in looked_at} == {"hot.0.keep"}, "of what nobody looks at nothing is handed on"
+    assert sum(rows for _, rows in looked_at) == kept
+
+
+def test_how_long_trained_models_took_is_told_by_the_step_that_asked(tmp_path: Path) -> None:
+    lines = [f'{{"machine": "m", "ts": "2026-01-01T00:{i:02}:00Z", "value": {20 + i % 3}}}' for i in range(12)]
+    (tmp_path / "tide.ndjson").write_text("\n".join(lines))
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": tmp_path / "data", "source": {"files": {"path": str(tmp_path / "tide.ndjson")}},
+            "decode": {"json": {"columns": {"machine": "text", "ts": "timestamp", "value": "float"}}},
+            "key": "machine", "time": {"column": "ts"},
+            "streams": {
+                "said": {
+                    "steps": [{"model": {"model": "tide", "store": EXAMPLE}}],
+                    "sinks": [{"delta": "said"}],
+                }
+            },
+        }
+    )  # fmt: skip
+    runner = EmbeddedRunner(pipeline.plan())
+    runner.run()
+    counted = decode_counted(encode_counted(runner.snapshot()))
+    (told,) = counted.inferences.items()
+    assert told[0] == "said.0.model"
+    assert told[1].count >= 1
+    assert told[1].seconds > 0

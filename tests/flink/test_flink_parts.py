@@ -6,16 +6,19 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from fake_flink import Attempt, run
+from fake_flink import RUN, Attempt, run
 from timed_readings import write_readings
 
 from tocsin import Pipeline, read
 from tocsin.batch import ipc_stream
 from tocsin.engine import source_task
 from tocsin.engine.embedded import EmbeddedRunner
+from tocsin.engine.remembered import NO_CHANGE
 from tocsin.errors import ForeignCommit
 from tocsin.flink import reading
+from tocsin.flink.places import open_reader, reader_names
 from tocsin.pipeline.plan import Plan
 
 
@@ -73,3 +76,20 @@ def test_a_table_that_is_ahead_of_its_checkpoint_is_left_alone(data: Path, tmp_p
 
 def rows_of_table(table: str, folder: Path) -> bytes:
     return ipc_stream(read(table, folder).to_batches())
+
+
+def test_a_poll_gathers_while_more_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An element has its fixed cost in Flink and in every step: a reader that is behind fills it."""
+    data = write_readings(tmp_path / "in.ndjson", 60, 50)
+    monkeypatch.setattr(source_task, "ROWS_MAX", 500)
+    monkeypatch.setattr(reading, "ROWS_MANY", 500)
+    for constant in ("MORE_S", "AT_ONCE_S"):
+        monkeypatch.setattr(reading, constant, 60.0)
+    plan = plan_of(tmp_path / "flink", data)
+    one = open_reader(reader_names(plan)[0], 0, plan, 1, RUN, NO_CHANGE, None)
+    rows = []
+    while not one.finished:
+        polled = [pa.ipc.open_stream(element.data).read_all().num_rows for element in one.poll() if element.data]
+        rows += [sum(polled)] if sum(polled) else []
+    one.close()
+    assert rows == [3_000]

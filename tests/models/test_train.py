@@ -71,21 +71,25 @@ def test_the_gradient_is_that_of_differences(cell: str) -> None:
         assert slope[name][at] == pytest.approx((sums[1] - sums[0]) / 0.02, rel=0.02, abs=0.01)
 
 
-def lesson(seed: int) -> object:
+def lesson(seed: int, windows: int = 100) -> object:
     random = np.random.default_rng(seed)
     value = np.sin(np.arange(150) / 5 + seed) + 0.1 * random.normal(size=150)
     changes = np.append(np.diff(value), 0).astype(np.float32)
     ends = np.arange(7, 149)
-    return fit.Lesson(value[:, None].astype(np.float32), changes, ends[:100], ends[100:])
+    return fit.Lesson(value[:, None].astype(np.float32), changes, ends[:windows], ends[100:])
 
 
-def test_together_each_learns_what_it_learns_alone() -> None:
+def test_together_each_learns_what_it_learns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of two, side by side, the last one filled up, against groups of one."""
     recipe = fit.Recipe(cell="lstm", units=4, epochs=6, patience=2, batch=20, learning_rate=0.05)
-    lessons = [lesson(seed) for seed in range(3)]
-    together = fit.teach(lessons, 8, recipe)
+    lessons = [lesson(0, windows=65), lesson(1), lesson(2, windows=60)]
+    told: list[float] = []
+    monkeypatch.setattr(fit, "TOGETHER_BYTES", 2 * 4 * 20 * 4 * 4)
+    together = fit.teach(lessons, 8, recipe, told=lambda share, loss: told.append(share))
     assert len({one.loss for one in together}) == 3
-    for own, one in zip(together, lessons, strict=True):
-        (alone,) = fit.teach([one], 8, recipe)
+    assert told == sorted(told)
+    monkeypatch.setattr(fit, "TOGETHER_BYTES", 1)
+    for own, alone in zip(together, fit.teach(lessons, 8, recipe), strict=True):
         assert own.loss == pytest.approx(alone.loss, rel=1e-4)
         for name, values in alone.weights.items():
             np.testing.assert_allclose(own.weights[name], values, atol=1e-4)

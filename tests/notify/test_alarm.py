@@ -65,7 +65,9 @@ class Plant:
     def wait(self, second: float) -> list[dict[str, Any]]:
         return self._step(tick(rows({"value": [1.0]}).schema, BEGIN_US + int(second * 1e6)))
 
-    def act(self, second: float, action: str, alarm: str | None = None, until: float | None = None) -> list[Any]:
+    def act(
+        self, second: float, action: str, alarm: str | None = None, until: float | None = None, assignee: str = ""
+    ) -> list[Any]:
         batch = pa.RecordBatch.from_pylist(
             [
                 {
@@ -75,6 +77,7 @@ class Plant:
                     "by": "ann",
                     "reason": "known",
                     "until": None if until is None else BEGIN + timedelta(seconds=until),
+                    "assignee": assignee,
                 }
             ],
             schema=ACTIONS_SCHEMA,
@@ -88,6 +91,37 @@ def seen(new: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
 
 def second(row: dict[str, Any]) -> float:
     return float((row["time"] - BEGIN).total_seconds())
+
+
+def test_an_alarm_is_given_to_a_person_until_it_rings_anew() -> None:
+    plant = Plant()
+    plant.read(1, 81.0)
+    assert seen(plant.act(2, "assign", assignee="bob"), "event", "state", "by", "assignee", "ring") == [
+        ("assigned", "ACTIVE_UNACK", "ann", "bob", False)
+    ]
+    assert seen(plant.act(3, "unassign"), "event", "assignee") == [("unassigned", "")]
+    (refused,) = plant.act(4, "unassign")
+    assert (refused["event"], "nobody has it" in refused["reason"]) == ("refused", True)
+    plant.act(5, "assign", assignee="eve")
+    assert seen(plant.act(6, "acknowledge"), "event", "assignee") == [("acknowledged", "eve")]
+    assert seen(plant.read(7, 20.0), "event", "assignee") == [("cleared", "eve")]
+    assert seen(plant.act(8, "assign", assignee="bob"), "event", "assignee") == [("refused", "eve")], "it is over"
+    assert seen(plant.read(9, 81.0), "event", "assignee") == [("raised", "")]
+
+
+def test_a_comment_changes_nothing_and_may_be_about_an_earlier_occurrence() -> None:
+    plant = Plant()
+    (first,) = plant.read(1, 81.0)
+    names = ("event", "id", "state", "by", "reason", "ring")
+    place = f"hot:pump#{first['id']}"
+    said = ("commented", first["id"], "ACTIVE_UNACK", "ann", "known", False)
+    assert seen(plant.act(2, "comment", place), *names) == [said]
+    plant.act(3, "acknowledge")
+    plant.read(4, 20.0)
+    (again,) = plant.read(5, 81.0)
+    assert again["id"] != first["id"]
+    assert seen(plant.act(6, "comment", place), *names) == [(*said[:2], "CLEARED_ACK", *said[3:])]
+    assert plant.read(7, 82.0) == [], "the new one is as it was"
 
 
 def test_raised_acknowledged_cleared() -> None:

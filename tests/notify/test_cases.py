@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tocsin.batch import to_batch
+from tocsin.batch import Batch, tick, to_batch
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.notify.alarm import Alarm
 from tocsin.notify.cases import Cases
@@ -24,7 +24,7 @@ def alarm_row(second: float, key: str, event: str = "raised", **more: Any) -> di
         "severity": "major", "state": state, "previous": "", "mode": "", "event": event, "ring": event == "raised",
         "level": "high", "signal": "value", "value": 1.0, "expected": None, "limit": None, "unit": "", "score": None,
         "started": at, "message": key, "advice": "", "by": "",
-        "reason": "", "evidence": "{}", "number": 1, **more,
+        "reason": "", "assignee": "", "evidence": "{}", "number": 1, **more,
     }  # fmt: skip
 
 
@@ -41,6 +41,17 @@ def test_the_first_out_is_first_in_event_time_not_in_arrival() -> None:
     assert [r["key"] for r in found if r["first_out"]] == ["hall/press/pump"]
     assert {r["asset"] for r in found} == {"hall/press"}
     assert len({r["case"] for r in found}) == 1
+
+
+def test_rows_that_waited_when_alarms_were_nobodys_yet_go_on() -> None:
+    cases = Cases()
+    state, _ = cases.step(cases.initial(), Batch(to_batch([alarm_row(1, "pump")], ALARM_SCHEMA), BEGIN_US))
+    saved = cases.dump(state)
+    before = [text.replace(', "assignee": ""', "") for text in saved["case"].to_pylist()]
+    assert before != saved["case"].to_pylist()
+    kept = saved.set_column(saved.schema.get_field_index("case"), "case", pa.array(before))
+    _, out = cases.step(cases.load(kept), tick(ALARM_SCHEMA, BEGIN_US + 2_000_000))
+    assert [row["assignee"] for row in out[0].rows.to_pylist() if row["event"] == "raised"] == [""]
 
 
 def test_a_case_rings_once_and_again_only_if_it_gets_worse() -> None:

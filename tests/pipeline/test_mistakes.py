@@ -131,6 +131,7 @@ def _plain(value: Any) -> Any:
         ("time", {"column": "ts", "zone": "Mars/Phobos"}, "time.zone: there is no time zone 'Mars/Phobos'"),
         ("time", {"column": "ts", "lateness": "soon"}, "time.lateness: 'soon' is not a duration"),
         ("time", {"column": "nope"}, "time: event_time needs column 'nope'"),
+        ("zone", "Europe/Berln", "zone: there is no time zone 'Europe/Berln'; write it as Europe/Berlin"),
         ("key", 5, "key.of: "),
         ("key", {"off": "m"}, "key.off: there is no such setting; did you mean 'of'?"),
         ("key", "{m}/{line}", "key: rekey needs column 'line'"),

@@ -13,7 +13,7 @@ from written_actions import ActionLog
 from tocsin.batch import ACTIONS_SCHEMA
 from tocsin.domain.alarms import OPERATOR_ACTIONS
 from tocsin.domain.roles import ROLES
-from tocsin.engine.wire import Counted, Noticed, Rejected, SinkLag, SourceSilence
+from tocsin.engine.wire import Counted, Inferences, Noticed, Rejected, SinkLag, SourceSilence
 from tocsin.errors import ConfigError
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Guard
 from tocsin.serve.api import PageContext
@@ -306,7 +306,11 @@ def test_metrics_are_prometheus_text(client: Client, page: PageContext) -> None:
             events=(Noticed("a/0", "session_lost", 1),),
             lag_s={"r": None},
             sinks={"lake": SinkLag(12, reason="the disk is full")},
-            sources={"plant": SourceSilence(61.5, reason="no answer")},
+            sources={
+                "plant": SourceSilence(61.5, reason="no answer", backpressure=0.25),
+                "elsewhere": SourceSilence(1),
+            },
+            inferences={"r.0.model": Inferences(3, 0.0125)},
         )
     )
     text = client.get("/metrics").text
@@ -315,6 +319,12 @@ def test_metrics_are_prometheus_text(client: Client, page: PageContext) -> None:
     assert 'tocsin_events_total{pipeline="test",node="a/0",event="session_lost"} 1\n' in text
     assert 'tocsin_sink_lag_epochs{pipeline="test",node="lake"} 12\n' in text
     assert 'tocsin_source_silent_seconds{pipeline="test",source="plant"} 61.5\n' in text
+    assert [line for line in text.splitlines() if line.startswith("tocsin_backpressure_ratio")] == [
+        'tocsin_backpressure_ratio{pipeline="test",source="plant"} 0.25'
+    ]
+    assert "# TYPE tocsin_model_inference_seconds summary\n" in text
+    assert 'tocsin_model_inference_seconds_sum{pipeline="test",node="r.0.model"} 0.0125\n' in text
+    assert 'tocsin_model_inference_seconds_count{pipeline="test",node="r.0.model"} 3\n' in text
     assert 'tocsin_alarms_active{pipeline="test",severity="major"} 1\n' in text
     assert all(line.startswith(("#", "tocsin_")) for line in text.splitlines())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,10 +18,16 @@ from plant import wait_for
 from servers import free_port
 from written_actions import ActionLog
 
+from tocsin.batch import ACTIONS, Batch
 from tocsin.cli import main
+from tocsin.engine.audit import Actor
+from tocsin.engine.feed import SOCKET, PageFeed
+from tocsin.notify.alarm import Alarm
 from tocsin.serve.access import Address
 from tocsin.serve.app import Running, start
-from tocsin.serve.evidence import IN_CSV, alarms_as_csv
+from tocsin.serve.desk import act, list_alarms
+from tocsin.serve.evidence import IN_CSV, alarms_as_csv, evidence
+from tocsin.testing import rows
 
 pytestmark = pytest.mark.timeout(120)
 WAIT_MS = 20_000
@@ -35,7 +42,11 @@ key: machine
 time: ts
 streams:
   readings: {{sinks: [delta: readings]}}
-  alarms: {{from: readings, steps: [alarm: {{rule: hot, of: celsius, high: 80}}], sinks: [delta: alarms]}}
+  alarms:
+    from: readings
+    steps: [alarm: {{rule: hot, of: celsius, high: 80}}]
+    sinks: [delta: alarms, notify: {{to: console, text: "{{event}} {{key}} {{link}}"}}]
+page: {{url: "https://plant.example"}}
 """
 
 
@@ -56,6 +67,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "plant.yaml").write_text(FILE.format(folder=folder / "data", readings=folder / "in.ndjson"))
     done = CliRunner().invoke(main, ["run", str(folder / "plant.yaml")])
     assert done.exit_code == 0, done.output
+    (folder / "told.txt").write_text(done.output)
     return folder / "data"
 
 
@@ -89,11 +101,12 @@ def test_an_alarm_tells_what_happened_and_what_else_rang(view: Any) -> None:
     assert around.locator("figcaption").inner_text() == said
     assert around.locator("svg").get_attribute("aria-label") == said
     assert around.locator("svg .line").get_attribute("points").count(" ") == 119, "a reading a minute, for two hours"
-    happened, beside, before = (one.inner_text() for one in view.locator("#story h3 + *").all())
+    happened, beside, maintained, before = (one.inner_text() for one in view.locator("#story h3 + *").all())
     assert "07:40:00" in happened
     assert "07:43:00" in happened, "it has cleared three minutes later"
     assert "press-2" in beside
     assert "=press" not in beside, "that one rang hours later"
+    assert maintained == "none is written down"
     assert before == "nothing"
     assert "alarms (version" in view.locator("#story .rests").inner_text()
     view.click("#story .show")
@@ -145,6 +158,139 @@ def test_an_alarm_is_shelved_for_a_time_and_with_a_reason(view: Any, tmp_path: P
     log.close()
 
 
+def link_in_message(lake: Path, machine: str) -> str:
+    """The link in the message that the run has sent when a machine's alarm was raised."""
+    told = (lake.parent / "told.txt").read_text()
+    (link,) = re.findall(rf"raised {re.escape(machine)} https://plant\.example(/#alarm=\w+)", told)
+    return str(link)
+
+
+def test_a_message_leads_to_the_story_and_the_alarm_is_found_given_and_commented(
+    view: Any, page: Running, lake: Path, tmp_path: Path
+) -> None:
+    link = page.url + link_in_message(lake, "press-2")
+    view.goto("about:blank")
+    view.goto(link)
+    view.wait_for_selector("#story[open]", timeout=WAIT_MS)
+    assert view.locator("#story h2").inner_text() == "press-2 · celsius"
+    assert "none is written down" in view.locator("#story .body").inner_text()
+    assert serious(view, "#story") == []
+    view.keyboard.press("Escape")
+    view.wait_for_function("() => !location.hash.includes('alarm=')", timeout=WAIT_MS)
+
+    count = "(n) => document.querySelectorAll('.alarm').length === n"
+    view.click("#narrow summary")
+    view.click("#severity-chips button:has-text('critical')")
+    view.wait_for_function(count, arg=0, timeout=WAIT_MS)
+    assert view.locator("#quiet-title").inner_text() == "Nothing fits", "not all quiet"
+    view.click("#clear-filters")
+    view.wait_for_function(count, arg=3, timeout=WAIT_MS)
+    view.click("#severity-chips button:has-text('major')")
+    view.select_option("#alarm-state", "active")
+    view.wait_for_function(count, arg=1, timeout=WAIT_MS)  # the others are over, and not acknowledged
+    view.fill("#view-name", "night shift")
+    view.click("#save-view")
+    shown = view.evaluate("() => location.hash")
+    assert "severity=major&state=active" in shown
+    assert serious(view, ".alarms") == []
+    view.click("#clear-filters")
+    view.wait_for_function(count, arg=3, timeout=WAIT_MS)
+    view.reload()
+    view.wait_for_function(count, arg=3, timeout=WAIT_MS)
+    view.click("#narrow summary")
+    view.select_option("#views", "night shift")
+    view.wait_for_function(count, arg=1, timeout=WAIT_MS)
+    assert view.evaluate("() => location.hash") == shown
+
+    log, feed = ActionLog(tmp_path, 0), PageFeed(tmp_path / SOCKET, every_s=0.05)
+    wait_for(lambda: feed.listening)
+    alarm = Alarm(rule="hot", of="celsius", high=80)
+    began = BEGIN + timedelta(minutes=HOT["=press"][0])
+    state, _ = alarm.step(alarm.initial(), Batch(rows({"key": ["=press"], "time": [began], "celsius": [90.0]})))
+
+    def applied(*names: str) -> list[Any]:
+        """What the engine does: applies the next action, and shows its row; returns what it says."""
+        nonlocal state
+        taken: list[Any] = []
+        wait_for(lambda: taken.append(log.poll()) or taken[-1] is not None)
+        state, passed = alarm.step(state, Batch(taken[-1], port=ACTIONS))
+        feed.offer("alarms", passed[0])
+        (action,) = taken[-1].to_pylist()
+        return [action[name] for name in names]
+
+    view.fill("#person", "bob")
+    view.click(".alarm .assign:has-text('Assign to bob')", timeout=WAIT_MS)
+    assert applied("action", "assignee", "by") == ["assign", "bob", "local"]
+    view.wait_for_selector(".alarm .facts:has-text('given to bob · assigned by local')", timeout=WAIT_MS)
+    view.click(".alarm .comment")
+    assert view.evaluate("() => document.activeElement.id") == "reason", "a comment needs words"
+    view.fill("#reason", "bearing ordered")
+    view.click(".alarm .comment")
+    assert applied("action", "reason") == ["comment", "bearing ordered"]
+    view.wait_for_selector(".alarm .said:has-text('Comment by local: bearing ordered')", timeout=WAIT_MS)
+    view.locator(".alarm .where").focus()
+    view.keyboard.press("s")
+    assert applied("action") == ["shelve"]
+    told = view.locator("#alarm-keys").inner_text()
+    for words in ("j and k go", "a acknowledges", "s shelves", "e shows"):
+        assert words in told
+    feed.close()
+    log.close()
+
+
+def serious(view: Any, part: str) -> list[str]:
+    """What axe finds in a part of the page that keeps people out."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    wrong = axe.Axe().run(view, context=part).response["violations"]
+    return [f"{one['id']}: {one['help']}" for one in wrong if one["impact"] in ("serious", "critical")]
+
+
+def test_on_a_phone_the_sick_machine_is_found_dealt_with_and_shown_to_others(view: Any, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    log = ActionLog(tmp_path, 0)
+    view.set_viewport_size({"width": 390, "height": 844})
+
+    # Which machine needs somebody, and what has happened; the story fits, and can be read in light and dark.
+    assert view.locator(".tile").first.locator(".name").inner_text() == "=press"
+    view.locator(".tile").first.click()
+    view.wait_for_function("() => document.getElementById('chosen').textContent === '=press'", timeout=WAIT_MS)
+    top = "document.getElementById('chosen').getBoundingClientRect().top"
+    view.wait_for_function(f"() => {top} >= 0 && {top} < innerHeight", timeout=WAIT_MS)
+    for _ in ("light", "dark"):
+        view.click(".alarm:has-text('=press') .evidence")
+        view.wait_for_selector("#story[open] svg", timeout=WAIT_MS)
+        box = view.locator("#story").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        wrong = axe.Axe().run(view, context="#story").response["violations"]
+        assert [(one["id"], [node["html"][:120] for node in one["nodes"]][:3]) for one in wrong] == []
+        view.click("#story .close")
+        view.click("#theme")
+
+    # Somebody takes care, says why, and keeps it silent for the shift.
+    view.fill("#reason", "cooler is being cleaned")
+    view.click(".alarm:has-text('=press') .ack")
+    view.wait_for_selector(".alarm:has-text('=press') .ack:has-text('…')", timeout=WAIT_MS)
+    done: list[dict[str, Any]] = []
+    wait_for(lambda: done.extend(rows.to_pylist() if (rows := log.poll()) is not None else ()) or len(done) == 1)
+    assert [(one["action"], one["reason"]) for one in done] == [("acknowledge", "cooler is being cleaned")]
+    log.close()
+
+    # A week back, and the link to it for somebody else.
+    view.click("#ranges button:text-is('week')")
+    view.click("#earlier")
+    view.click("#earlier")
+    view.click("#week")
+    view.wait_for_function("() => location.hash.includes('earlier=week')", timeout=WAIT_MS)
+    assert view.evaluate("() => document.scrollingElement.scrollWidth") == 390, "nothing sticks out"
+    shown, link = [view.input_value(f"#{end}") for end in ("from", "to")], view.url
+    view.goto("about:blank")
+    view.goto(link)
+    view.wait_for_function("() => document.getElementById('chosen').textContent === '=press'", timeout=WAIT_MS)
+    assert [view.input_value(f"#{end}") for end in ("from", "to")] == shown
+    assert view.locator("#week").get_attribute("aria-pressed") == "true"
+
+
 def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Running) -> None:
     answered = httpx.get(f"{page.url}/api/alarms.csv")
     rows = list(csv.DictReader(io.StringIO(answered.text)))
@@ -158,20 +304,39 @@ def test_alarms_as_csv_hold_no_formula_and_what_is_not_there_is_said(page: Runni
     assert (unknown.status_code, "yet" in unknown.json()["error"]) == (404, True)
 
 
+def test_the_evidence_has_the_last_maintenance_and_who_said_it(lake: Path, tmp_path: Path) -> None:
+    (row,) = (row for row in list_alarms(lake, everything=True).to_pylist() if row["key"] == "press-1")
+    assert evidence(lake, tmp_path, row["id"])["maintenance"] == [], "nobody has done anything yet"
+    ann = Actor("ann", "operator", "page")
+    for name, why in (("health:press-1", "oil"), ("hot:press-1/bearing", "bearing"), ("hot:press-2", "belt")):
+        act(tmp_path, name, "maintained", "ann", why, actor=ann)
+    act(tmp_path, "hot:press-1", "relearn", "ann", actor=ann)
+    told = evidence(lake, tmp_path, row["id"])["maintenance"]
+    assert [(one["alarm"], one["by"], one["reason"], one["audit"]) for one in told] == [
+        ("hot:press-1/bearing", "ann", "bearing", 2), ("health:press-1", "ann", "oil", 1),
+    ]  # fmt: skip
+    (tmp_path / "actions.db").write_bytes(b"no database at all" * 100)
+    assert evidence(lake, tmp_path, row["id"])["maintenance"] is None
+
+
 def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> None:
     assert alarms_as_csv(tmp_path).decode() == ",".join(f'"{name}"' for name in IN_CSV) + "\n"
 
 
 @pytest.mark.parametrize(
-    ("language", "number", "moment"),
-    [("de-DE", "21,5", "4. Mai 2026 06:00:00"), ("en-US", "21.5", "May 4, 2026 06:00:00")],
+    ("language", "number", "moment", "tick"),
+    [("de-DE", "21,5", "4. Mai 2026 06:00:00", "5. Mai"), ("en-US", "21.5", "May 4, 2026 06:00:00", "May 5")],
 )
 def test_numbers_and_dates_are_written_in_the_browsers_language(
-    browser: Any, page: Running, language: str, number: str, moment: str
+    browser: Any, page: Running, language: str, number: str, moment: str, tick: str
 ) -> None:
     context = browser.new_context(locale=language, timezone_id="UTC")
     view = context.new_page()
     view.goto(page.url)
-    written = "async () => { const chart = await import('/chart.js'); return [chart.show(21.5), chart.when(%d)]; }"
-    assert view.evaluate(written % (BEGIN.timestamp() * 1000)) == [number, moment]
+    written = """async (at) => {
+      const { show } = await import("/chart.js");
+      const { clock, when } = await import("/clock.js");
+      return [show(21.5), when(at), clock.ticks(at, at + 3 * 86400000, 3).texts[0]];
+    }"""
+    assert view.evaluate(written, BEGIN.timestamp() * 1000) == [number, moment, tick]
     context.close()

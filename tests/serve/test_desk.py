@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,11 +16,14 @@ from written_actions import ActionLog
 
 from tocsin.batch import ACTIONS, START, Batch
 from tocsin.domain.alarm_kpis import kpis
+from tocsin.engine.audit import Actor, done, write_down
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.notify.alarm import Alarm
 from tocsin.output._cloudevents import alertmanager, cloudevent, event_id
 from tocsin.output.delta import Delta
 from tocsin.serve import desk as alarms
+from tocsin.serve.accounts import Accounts
+from tocsin.serve.evidence import alarms_as_csv
 from tocsin.serve.live import Live
 from tocsin.serve.past import newest
 from tocsin.testing import feed, rows, stream, world
@@ -155,6 +160,48 @@ def test_alertmanager_keeps_the_labels_until_it_is_resolved() -> None:
     assert "endsAt" not in worse
     assert cleared["endsAt"] == "2026-01-01T00:00:20.000000Z"
     assert worse["annotations"]["severity"] == "critical"
+
+
+def test_an_alarm_is_given_only_to_people_there_are(tmp_path: Path) -> None:
+    alarms.act(tmp_path, "hot:machine", "assign", "ann", assignee="whoever")  # nobody has to sign in here
+    Accounts(tmp_path).add("bob", "operator", "a long password")
+    write_down(tmp_path, Actor("eve@plant", "operator", "page"), "signed_in", "10.0.0.7")  # by a provider
+    write_down(tmp_path, Actor("grafana", "viewer", "token"), "signed_in", "10.0.0.8")
+    assert alarms.people(tmp_path) == ["bob", "eve@plant"]
+    alarms.act(tmp_path, "hot:machine", "assign", "ann", assignee="bob")
+    with pytest.raises(UnknownName, match="did you mean 'bob'"):
+        alarms.act(tmp_path, "hot:machine", "assign", "ann", assignee="bop")
+    with pytest.raises(ConfigError, match="whom"):
+        alarms.act(tmp_path, "hot:machine", "assign", "ann")
+    given = done(tmp_path, "assign")
+    assert [json.loads(row.details)["assignee"] for row in given] == ["bob", "whoever"]
+
+
+def test_what_was_said_and_whose_it_is_is_listed_and_known_after_the_page_has_started_anew(tmp_path: Path) -> None:
+    alarm = Alarm(rule="hot", high=80, chatter_max=0)
+    state, out = alarm.step(alarm.initial(), next(iter(_stream([81.0]))))
+    folder = kept(tmp_path, pa.Table.from_batches([one.rows for one in out if len(one)]))
+    alarms.act(tmp_path, "hot:machine", "assign", "ann", "knows it", assignee="bob")
+    alarms.act(tmp_path, alarms.check_known(folder, "hot:machine", "comment"), "comment", "bob", "=bearing ordered")
+    log = ActionLog(tmp_path, 0)
+    taken = log.poll()
+    log.close()
+    assert taken is not None
+    state, out = alarm.step(state, Batch(taken, START, ACTIONS))
+    writer = Delta(path="alarms").open(world(folder, "test"), out[-1].rows.schema)
+    writer.publish(2, [writer.stage(2, [out[-1].rows])])
+    writer.close()
+    (listed,) = alarms.list_alarms(folder).to_pylist()
+    assert {name: listed[name] for name in ("event", "by", "assignee", "comment")} == {
+        "event": "assigned", "by": "ann", "assignee": "bob", "comment": "bob: =bearing ordered",
+    }  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(alarms_as_csv(folder).decode()))
+    assert (row["assignee"], row["comment"]) == ("bob", "bob: =bearing ordered")
+    live = Live()
+    for stream_of, table in newest(folder):
+        live.take(stream_of, table)
+    (shown,) = live.alarms.by_id.values()
+    assert (shown.assignee, shown.comment, shown.event) == ("bob", "bob: =bearing ordered", "assigned")
 
 
 def test_a_label_is_known_again_after_the_page_has_started_anew(tmp_path: Path) -> None:

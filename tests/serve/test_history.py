@@ -113,9 +113,11 @@ def test_nothing_is_shown_of_another_time_or_machine(lake: Path) -> None:
     assert [len(one.points.time) for one in history(lake, STREAMS, "press-10", begin_ms, begin_ms + 60_000, 60)] == [20]
 
 
-@pytest.fixture
-def page(lake: Path, tmp_path: Path) -> Iterator[Running]:
-    running = start(tmp_path, lake, Address(port=free_port()), title="the ovens", streams=STREAMS)
+@pytest.fixture(scope="module")
+def page(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = start(
+        tmp_path_factory.mktemp("page"), lake, Address(port=free_port()), title="the ovens", streams=STREAMS
+    )
     yield running
     running.stop()
 
@@ -189,3 +191,59 @@ def test_a_link_shows_what_its_sender_saw(browser: Any, page: Running) -> None:
     assert complaints == []
     for one in (view, other):
         one.close()
+
+
+def test_charts_are_compared_and_the_link_shows_it(browser: Any, page: Running, lake: Path) -> None:
+    begin_ms, hours = (BEGIN_S + 9 * 86_400) * 1000, 6 * 3_600_000
+    view = browser.new_page(viewport={"width": 1480, "height": 900}, timezone_id="Europe/Berlin")
+    complaints: list[str] = []
+    view.on("pageerror", lambda error: complaints.append(str(error)))
+    asked = "machine=oven-1&from=2026-03-10T00:00:00Z&to=2026-03-10T06:00:00Z"
+    view.goto(f"{page.url}/#{asked}&signal=t_in&signal=t_out&beside=oven-2&earlier=week")
+    curves = f"(name) => ({CHART})(name)?.data?.slice(5).map(({{ x, y, line }}) => [x, y, line.dash]) ?? []"
+    view.wait_for_function(
+        f"() => ({curves})('t_in').length === 2 && ({curves})('t_out').length === 2", timeout=WAIT_MS
+    )
+
+    def means(machine: str, days_before: int = 0) -> dict[str, list[float | None]]:
+        begin = begin_ms - days_before * 86_400_000
+        return {one.signal: one.points.value for one in history(lake, STREAMS, machine, begin, begin + hours, 600)}
+
+    (_, other, other_dash), (x, before, before_dash) = view.evaluate(curves, "t_in")
+    assert other_dash != before_dash, "nobody has to tell them apart by colour alone"
+    assert [v for v in other if v is not None] == means("oven-2")["t_in"]
+    assert [v for v in before if v is not None] == means("oven-1", 7)["t_in"]
+    assert begin_ms <= x[0] < x[-1] < begin_ms + hours, "a week earlier lies over now"
+    told = view.locator(".card[data-signal=t_in] .curves li").all_inner_texts()
+    values = [np.array([v for v in one["t_in"] if v is not None]) for one in (means("oven-1"), means("oven-2"))]
+    assert told[:2] == [f"{name}: mean {one.mean():.4g}" for name, one in zip(("here", "oven-2"), values, strict=True)]
+    assert told[2].startswith("a week earlier: mean ")
+    together = "() => document.querySelector('#together .plot').data?.map(({ yaxis }) => yaxis)"
+    view.wait_for_function(f"() => ({together})()?.length === 2", timeout=WAIT_MS)
+    assert view.evaluate(together) == ["y", "y2"], "an axis for each, where units are not said"
+    names = view.locator("#together .curves li").all_inner_texts()
+    assert [name.partition(":")[0] for name in names] == ["t_in", "t_out"]
+
+    # By keys: each control says what it is, and the address what is compared.
+    ticked = view.get_by_role("checkbox", name="t_out on the chart of several signals")
+    ticked.focus()
+    view.keyboard.press("Space")
+    view.wait_for_function(f"() => ({together})()?.length === 1", timeout=WAIT_MS)
+    assert ticked.evaluate("(tick) => tick === document.activeElement")
+    view.get_by_role("button", name="a week earlier").press("Enter")
+    view.wait_for_function(f"() => ({curves})('t_in').length === 1", timeout=WAIT_MS)
+    assert view.url.partition("#")[2].replace("%3A", ":").replace(".000Z", "Z") == f"{asked}&signal=t_in&beside=oven-2"
+    beside = view.get_by_role("combobox", name="Another machine")
+    beside.fill("oven-9")
+    beside.press("Enter")
+    view.wait_for_selector("#toast:has-text(\"There is no machine 'oven-9'\")", timeout=WAIT_MS)
+    beside.fill("")
+    view.wait_for_function(
+        f"() => ({curves})('t_in').length === 0 && !location.hash.includes('beside')", timeout=WAIT_MS
+    )
+
+    # Of a week that no table holds nothing is drawn, and it is said.
+    view.goto(f"{page.url}/#machine=oven-1&from=2026-03-02T00:00:00Z&to=2026-03-02T06:00:00Z&earlier=week")
+    view.wait_for_selector("#compare-said:has-text('Nothing is kept of a week earlier.')", timeout=WAIT_MS)
+    assert complaints == []
+    view.close()

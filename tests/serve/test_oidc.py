@@ -18,7 +18,7 @@ from test_access import Client, client_of, page_with
 
 from tocsin.engine.audit import newest
 from tocsin.errors import ConfigError, MissingExtra
-from tocsin.pipeline.model import Oidc
+from tocsin.pipeline.model import Oidc, Page
 from tocsin.serve.access import Address
 from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
@@ -185,19 +185,22 @@ def test_of_several_roles_the_greatest_counts() -> None:
 
 
 def test_settings_are_checked_and_the_secret_is_not_shown(tmp_path: Path) -> None:
-    given = {"issuer": "https://login.example", "client_id": "t", "url": "https://plant.example/", "roles": ROLES}
+    given = {"issuer": "https://login.example", "client_id": "t", "roles": ROLES}
     oidc = Oidc(**given, client_secret=SECRET)
-    provider = Provider(**oidc.model_dump())
+    page = Page(oidc=oidc, url="https://plant.example/")
+    provider = Provider(**oidc.model_dump(), url=page.url)
     assert provider.redirect_uri == "https://plant.example/auth/callback"
     assert SECRET not in f"{oidc} {provider}"
     for wrong in (
         {"issuer": "http://login.example"},
-        {"url": "http://plant.example"},
         {"roles": {"x": "root"}},
         {"roles": {}},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Oidc(**{**given, **wrong})
+    for url in ("", "http://plant.example", "plant.example", "https://plant.example/#here"):
+        with pytest.raises(ValueError, match=r"url|https"):
+            Page(oidc=oidc, url=url)
     pem = tmp_path / "x.pem"
     pem.touch()
     assert Address(host="0.0.0.0", provider=provider, tls_cert=pem, tls_key=pem).secure

@@ -55,7 +55,7 @@ def told(folder: Path, judged: dict[str, Any], rekey: str = "") -> dict[str, Any
     )
     EmbeddedRunner(pipeline.plan()).run()
     (alarm,) = query("SELECT id FROM alarms WHERE event = 'raised'", folder / "data").to_pylist()
-    onset = evidence(folder / "data", alarm["id"])["onset"]
+    onset = evidence(folder / "data", folder / "data" / ".state", alarm["id"])["onset"]
     assert isinstance(onset, dict)
     return onset
 

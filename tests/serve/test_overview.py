@@ -68,7 +68,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, P
     write(folder / "lake", "alarms", [batch.rows for batch in passed])
     halls = {name: Asset(name, f"hall {i % 3}", f"line {i % 2}") for i, name in enumerate(NAMES[:12])}
     halls[NAMES[3]] = Asset(NAMES[3], "hall 0", "line 1", "The old mill")
-    known = Plant(halls, {SIGNALS[0]: SignalLabel("Outlet", "°C")})
+    known = Plant(halls, {SIGNALS[0]: SignalLabel("Outlet", "°C")}, zone="Asia/Kathmandu")
     page = start(folder, folder / "lake", Address(port=free_port()), title="many machines", plant=known)
     feed, stop = PageFeed(folder / SOCKET), threading.Event()
 
@@ -123,6 +123,55 @@ def test_only_tiles_in_sight_are_there_the_worst_first_and_the_keyboard_reaches_
     view.fill("#filter", "")
 
 
+ORDERED = """() => {
+  const places = [...document.querySelectorAll('#tiles .tile')].map((tile) => Number(tile.ariaPosInSet));
+  return places.every((place, i) => !i || place > places[i - 1]);
+}"""
+"""Whether the elements stand in the order of their tiles, as they do once they have been painted anew."""
+
+
+def test_a_tile_keeps_the_focus_when_the_list_is_painted_anew_between_two_keys(view: Any) -> None:
+    focused = "() => document.activeElement.dataset.name"
+    view.wait_for_function("() => document.querySelectorAll('.tile').length > 5", timeout=WAIT_MS)
+    view.locator(".tile").first.focus()
+    for key, wanted in (
+        ("End", "machine-299"), ("ArrowUp", "machine-298"), ("PageUp", None), ("PageUp", None),
+        ("Home", f"machine-{SICK}"), ("ArrowDown", "machine-000"),
+    ):  # fmt: skip
+        view.keyboard.press(key)
+        reached = view.evaluate(focused)
+        assert wanted in (None, reached), key
+        view.wait_for_function(ORDERED, timeout=WAIT_MS)
+        assert view.evaluate(focused) == reached, key
+
+
+def test_the_focus_goes_to_another_tile_only_where_its_own_has_left(view: Any) -> None:
+    # The list by itself, painted when the test says so.
+    walk = """async (names) => {
+      const { Tiles } = await import("/tiles.js");
+      const host = document.body.appendChild(document.createElement("div"));
+      Object.assign(host.style, { position: "fixed", inset: "0", overflow: "auto" });
+      const tiles = new Tiles(host, { choose() {}, moved() {} });
+      const calm = { status: "running", severity: "", active: false, silent: false, state: "" };
+      const fill = () => names.forEach((name, id) => tiles.update({ id, name, ...calm }));
+      const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const walked = [];
+      const note = () => walked.push(document.activeElement.dataset.name ?? "nothing");
+      fill();
+      tiles.paint("all", "", "");
+      host.querySelector(".tile").focus();
+      press("End"); tiles.paint("all", "", ""); note();
+      tiles.clear(); fill(); press("ArrowLeft"); note(); // loaded anew, and not painted yet
+      tiles.paint("all", "", ""); note();
+      tiles.paint("all", "machine-00", ""); note();
+      press("ArrowRight"); note();
+      host.remove();
+      return walked;
+    }"""
+    walked = view.evaluate(walk, NAMES)
+    assert walked == ["machine-299", "machine-298", "machine-298", "machine-000", "machine-001"]
+
+
 def test_all_signals_of_the_chosen_machine_are_shown_with_their_past_and_move(view: Any, plant: Any) -> None:
     asked = {"machine": "machine-150"}
     series = httpx.get(f"{plant[0].url}/api/series", params=asked).json()["series"]
@@ -175,6 +224,37 @@ def test_the_heat_map_leads_to_machine_and_time_by_mouse_and_by_keys(view: Any, 
     view.mouse.up()
     view.wait_for_function(f"() => ({minutes})() < 7", timeout=WAIT_MS)
     view.click("#ranges button:text-is('live')")
+
+
+def test_times_are_those_of_the_plants_clocks_wherever_the_browser_is(view: Any, plant: Any) -> None:
+    view.goto(f"{plant[0].url}/#machine=machine-000&from=2026-03-01T06:00:00Z&to=2026-03-01T09:00:00Z")
+    view.wait_for_function("() => document.getElementById('from').value === '2026-03-01T11:45'", timeout=WAIT_MS)
+    assert view.locator("#zone").inner_text() == "Asia/Kathmandu"
+    view.fill("#to", "2026-03-01T12:45")  # by the clocks there
+    view.wait_for_function("() => location.hash.includes('to=2026-03-01T07%3A00')", timeout=WAIT_MS)
+    view.wait_for_selector("#empty-text:has-text('between Mar 1, 2026 11:45:00 and')", timeout=WAIT_MS)
+    view.click("#ranges button:text-is('live')")
+
+
+@pytest.mark.parametrize(
+    ("zone", "begin", "hours", "ticks"),
+    [  # on the day that has 23 hours, on that which has 25 of them, and by a clock that is no whole hours ahead
+        ("Europe/Berlin", "2026-03-28T23:00Z", 9, ["Mar 29", "04:00", "06:00", "08:00", "10:00"]),
+        ("Europe/Berlin", "2026-10-25T00:15Z", 1, ["02:15", "02:30", "02:45", "02:00", "02:15"]),
+        ("Asia/Kathmandu", "2026-10-25T00:00Z", 4, ["06:00", "07:00", "08:00", "09:00"]),
+        ("Europe/Berlin", "2026-10-24T22:00Z", 24 * 30, ["Oct 26", "Nov 2", "Nov 9", "Nov 16", "Nov 23"]),
+    ],
+)
+def test_ticks_stand_at_full_hours_and_days_of_the_clock(
+    view: Any, zone: str, begin: str, hours: int, ticks: list[str]
+) -> None:
+    asked = """async ([zone, begin, hours]) => {
+      const clock = new (await import("/clock.js")).Clock();
+      clock.take(zone);
+      const from = Date.parse(begin);
+      return clock.ticks(from, from + 3600000 * hours, 5).texts;
+    }"""
+    assert view.evaluate(asked, [zone, begin, hours]) == ticks
 
 
 def test_key_figures_are_those_of_the_command_line(view: Any, plant: Any) -> None:

@@ -86,7 +86,8 @@ def test_every_action_on_an_alarm_needs_its_role(
 ) -> None:
     client = client_of(page)
     for action in OPERATOR_ACTIONS:
-        body = {"for_s": 60} if action.timed else {}
+        body = {"for_s": 60} if action.timed else {"reason": "seen"}
+        body |= {"assignee": "ann"} if action.asks == "person" else {}
         done = client.post(f"/api/alarms/a1/{action.name}", headers=bearer(known[1][role]), json=body)
         assert done.status_code == (202 if reaches(role, action.role) else 403), (action.name, done.text)
     rows = newest(page.state_folder, 100) if role != "viewer" else []

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tocsin.serve import messages
+from tocsin.serve import graph_messages, messages
 from tocsin.serve.words import RECEIVED, module, words
 
 PAGES = Path(__file__).parents[2] / "src" / "tocsin" / "serve" / "pages"
@@ -22,7 +22,8 @@ TYPES = {
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_type_written_down_in_javascript_names_the_fields_that_are_sent(name: str) -> None:
-    assert TYPES[name] == set(getattr(messages, name).__struct_fields__)
+    sent = vars(graph_messages) | vars(messages)
+    assert TYPES[name] == set(sent[name].__struct_fields__)
 
 
 def test_the_page_checks_all_that_it_receives() -> None:

@@ -150,6 +150,11 @@ class MqttReader(Reader):
             "retained_dropped": self.retained_dropped,
         }
 
+    def away(self) -> str | None:
+        if self.client.connected or not self.client.last_error:
+            return None
+        return f"broker {self._source.url}: {self.client.last_error}"
+
     def _new_connection(self) -> None:
         self._connection = self.client.connects
         self._window.disconnect()

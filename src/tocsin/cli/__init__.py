@@ -19,6 +19,7 @@ from tocsin.cli.edge import deploy, edge
 from tocsin.cli.explain import explain
 from tocsin.cli.flink import flink, run_on_flink
 from tocsin.cli.flink import refuse as refuse_on_flink
+from tocsin.cli.import_influxdb import influxdb
 from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
 from tocsin.cli.mcp import mcp
@@ -469,7 +470,10 @@ def backtest(
 
 @main.group("import")
 def import_() -> None:
-    """Bring what other systems exported: detector models of AWS IoT Events."""
+    """Bring what other systems have: detector models of AWS IoT Events, the history that an InfluxDB holds."""
+
+
+import_.add_command(influxdb)
 
 
 @import_.command("iot-events")

@@ -18,7 +18,9 @@ from tocsin.errors import ConfigError, StateError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SHOWN = ("id", "started", "key", "signal", "severity", "state", "mode", "label", "message", "advice")
+SHOWN = (
+    "id", "started", "key", "signal", "severity", "state", "mode", "label", "assignee", "message", "comment", "advice",
+)  # fmt: skip
 """What a person wants to see of an alarm; the other formats have all columns."""
 
 
@@ -92,27 +94,31 @@ def _add_command(action: OperatorAction) -> None:
         folder: Path,
         table: str,
         by: str,
-        reason: str,
+        reason: str = "",
         until: datetime | None = None,
         span: timedelta | None = None,
+        person: str = "",
+        text: str = "",
     ) -> None:
         if span is not None:
             if until is not None:
                 raise ConfigError("say either --until or --for")
             until = datetime.now(UTC) + span
-        _write_down(alarm, action.name, folder, table, by, reason, until)
-        ending = f" until {until.isoformat(sep=' ', timespec='seconds')}" if until else ""
+        _write_down(alarm, action.name, folder, table, by, reason or text, until, person)
+        ending = f" until {until.isoformat(sep=' ', timespec='seconds')}" if until else person and f" to {person}"
         click.echo(f"{action.command} {alarm}{ending}, by {by}: the pipeline applies it with its next poll", err=True)
 
     command.__doc__ = f"{action.sentence}\n\nALARM is its id, or rule:key."
     built: Any = command
     given: list[Any] = [
         click.argument("alarm"),
+        *([click.argument(action.asks)] if action.asks else []),
         folder_option,
         _table,
         click.option("--by", default=_login, show_default="your login name", help="Who does it."),
-        click.option("--reason", default="", help="Why; kept in the alarm's row."),
     ]
+    if action.asks != "text":
+        given.append(click.option("--reason", default="", help="Why; kept in the alarm's row."))
     if action.timed:
         given += [
             click.option(
@@ -130,7 +136,7 @@ def _add_command(action: OperatorAction) -> None:
 
 
 def _write_down(
-    alarm: str, action: str, folder: Path, table: str, by: str, reason: str, until: datetime | None
+    alarm: str, action: str, folder: Path, table: str, by: str, reason: str, until: datetime | None, assignee: str
 ) -> None:
     from tocsin.serve.desk import act, check_known
 
@@ -139,7 +145,7 @@ def _write_down(
         raise ConfigError(f"{folder} is no pipeline's folder: it has no .state; say which with --folder")
     name = check_known(folder, alarm, action, table=table)
     try:
-        act(state_folder, name, action, by, reason, until)
+        act(state_folder, name, action, by, reason, until, assignee=assignee)
     except (OSError, sqlite3.Error) as error:
         raise StateError(f"{action} could not be written down in {state_folder}: {error}") from error
 

@@ -109,13 +109,16 @@ def _page(plan: Plan, streams: Collection[str], address: Address, runner: Embedd
 
     def serve() -> None:
         from tocsin.serve.app import start
-        from tocsin.serve.messages import Plant, SignalLabel
+        from tocsin.serve.naming import plant_of
+        from tocsin.serve.outline import outline
 
         try:
             shown = streams_of(plan, streams)
-            signals = {name: SignalLabel(one.name, one.unit) for name, one in plan.signals.items()}
-            plant = Plant(dict(plan.machines), signals)
-            served.append(start(plan.state_folder, plan.folder, address, title=plan.name, streams=shown, plant=plant))
+            running = start(
+                plan.state_folder, plan.folder, address, title=plan.name, streams=shown, plant=plant_of(plan),
+                outline=outline(plan),
+            )  # fmt: skip
+            served.append(running)
             print(f"{plan.name}: the page is at {served[0].url}", file=sys.stderr, flush=True)
         except TocsinError as error:
             failed.append(error)

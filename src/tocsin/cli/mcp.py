@@ -129,8 +129,8 @@ def _of_lake(folder: Path) -> Sequence[Callable[..., Mapping[str, Any]]]:
         return of.alarms(folder, machine, everything=everything, rows_max=limit)
 
     def evidence(alarm: str, minutes: int = 60) -> dict[str, Any]:
-        """All that is known of an alarm, by id or rule:key: history, signals, what else rang, earlier cases."""
-        return of.evidence(folder, alarm, timedelta(minutes=minutes))
+        """All that is known of an alarm, by id or rule:key: history, signals, what else rang, repairs, cases before."""
+        return of.evidence(folder, folder / ".state", alarm, timedelta(minutes=minutes))
 
     def series(machine: str, begin: str, end: str, points: int = 200) -> dict[str, Any]:
         """Signals of a machine from begin to end (2026-01-31T06:00:00Z), as mean, least and most of equal parts."""

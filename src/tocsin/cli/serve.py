@@ -48,7 +48,7 @@ def page_address(
     return Address(
         host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, allowed_hosts=tuple(allowed_host),
         has_accounts=Accounts(state_folder).are_there(),
-        provider=None if oidc is None else Provider(**oidc.model_dump()),
+        provider=None if oidc is None else Provider(**oidc.model_dump(), url=pipeline.page.url),
     )  # fmt: skip
 
 
@@ -60,13 +60,13 @@ def serve_tables(
     from tocsin.engine.wire import streams_of
     from tocsin.pipeline.yamlfile import load_with_plan
     from tocsin.serve.app import serve
-    from tocsin.serve.messages import Plant, SignalLabel
+    from tocsin.serve.naming import plant_of
+    from tocsin.serve.outline import outline
 
     pipeline, plan = load_with_plan(file, settings)
     address = page_address(pipeline, plan.state_folder, host, port, tls_cert, tls_key, token, allowed_host)
-    signals = {name: SignalLabel(one.name, one.unit) for name, one in plan.signals.items()}
     serve(
         plan.state_folder, plan.folder, address, title=plan.name, streams=streams_of(plan, pipeline.page.streams),
-        plant=Plant(dict(plan.machines), signals), follow=True,
+        plant=plant_of(plan), outline=outline(plan), follow=True,
         ready=lambda: click.echo(f"{plan.name}: the page is at {address.url}", err=True),
     )  # fmt: skip

@@ -95,7 +95,9 @@ class Rekey(Operator):
         if self.of is None:
             return pa.schema([KEY, *(field for field in input if field.name != "key")])
         parts = self._parts()
-        if len(parts) == 1 and self.of not in input.names and not set("{}") & set(self.of):
+        if len(parts) == 1 and set("{}") & set(self.of):
+            raise ConfigError(f"'{self.of}' is no template; write columns in braces: {{site}}/{{machine}}")
+        if len(parts) == 1 and self.of not in input.names:
             raise SchemaError(
                 f"there is no column '{self.of}' to name the machine; there are [{', '.join(input.names)}]. Where all "
                 f"rows are of one machine write key: {{constant: {self.of}}}"
@@ -104,8 +106,6 @@ class Rekey(Operator):
             kind = require(input, column, self.name()).type
             if pt.is_floating(kind) or pt.is_nested(kind):
                 raise SchemaError(f"a key is text or a whole number; column '{column}' is {kind}")
-        if len(parts) == 1 and set("{}") & set(self.of):
-            raise ConfigError(f"'{self.of}' is no template; write columns in braces: {{site}}/{{machine}}")
         dropped = {"key"} if len(parts) > 1 else {"key", self.of}
         return pa.schema([KEY, *(field for field in input if field.name not in dropped)])
 

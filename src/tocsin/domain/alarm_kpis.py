@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.batch import Ints, as_times
-from tocsin.domain.alarms import ACTIVE, LABELLED, RAISING, SEVERITIES
+from tocsin.domain.alarms import ACTIVE, RAISING, REMARKS, SEVERITIES
 
 TEN_MINUTES_US = 600_000_000
 FLOOD_ABOVE, FLOOD_BELOW = 10, 5
@@ -31,7 +31,7 @@ def kpis(alarms: pa.Table, until_us: int | None = None) -> dict[str, Any]:
     >>> kpis(ALARM_SCHEMA.empty_table())["raised"]
     0
     """
-    alarms = alarms.filter(pc.invert(pc.is_in(alarms["event"], pa.array(LABELLED))))
+    alarms = alarms.filter(pc.invert(pc.is_in(alarms["event"], pa.array(REMARKS))))
     times = np.asarray(alarms["time"].cast(pa.int64()).to_numpy())
     order = np.argsort(times, kind="stable")
     alarms, times = alarms.take(pa.array(order)), times[order]

@@ -31,6 +31,7 @@ ALARM_SCHEMA = pa.schema(
         pa.field("started", TIME_TYPE),
         pa.field("message", pa.string(), nullable=False),
         pa.field("advice", pa.string(), nullable=False),
+        pa.field("assignee", pa.string(), nullable=False),
         pa.field("by", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("evidence", pa.string(), nullable=False),
@@ -43,7 +44,8 @@ ALARM_SCHEMA = pa.schema(
 occurrence, or the alarm point if none is open; ``state`` is one of `alarms.STATES` and ``previous`` the one before;
 ``mode`` says why it does not ring (shelved, suppressed, out_of_service, maintenance, chattering, flood) or is empty;
 ``ring`` says whether people are to be told; ``signal`` is what is judged, ``value`` what was measured, ``expected``
-what a detector expected, both in ``unit``; ``advice`` is what to do; ``by`` and ``reason`` say who did it and why, when
+what a detector expected, both in ``unit``; ``advice`` is what to do; ``assignee`` whose the alarm is
+now, if it was given to a person; ``by`` and ``reason`` say who did it and why, when
 it was a person; ``evidence`` is JSON; ``number`` counts the rows of one alarm (a rule and a key): what people do
 carries the time of their clock, which in a replay is not that of the readings, so the newest row is the one with the
 highest number.

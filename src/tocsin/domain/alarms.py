@@ -125,10 +125,21 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is for the detector before the alarm, which tells episodes (`health`), and known to it by the key."""
     labels: str = ""
     """What it says of one occurrence of an alarm, also of one that is over: ``true`` or ``false``."""
+    asks: str = ""
+    """What it needs beside the alarm: ``person``, the name of whom it is for, or ``text``, which is its reason."""
+    assigned: bool = False
+    """Whether it is only for an alarm that somebody has."""
     key: str = ""
     """The key that does it on the page."""
 
+    @property
+    def remarks(self) -> bool:
+        """Whether it says something of one occurrence of an alarm, which is then named ``rule:key#id``."""
+        return bool(self.labels) or self.asks == "text"
 
+
+MAINTAINED = "maintained"
+"""The action by which somebody says that maintenance was done."""
 OPERATOR_ACTIONS = (
     OperatorAction(
         name="acknowledge", command="ack", role=OPERATOR, label="Acknowledge", key="a",
@@ -147,6 +158,19 @@ OPERATOR_ACTIONS = (
     OperatorAction(
         name="unshelve", command="unshelve", role=OPERATOR, label="Unshelve", ends="shelved",
         sentence="Let a shelved alarm ring again.",
+    ),
+    OperatorAction(
+        name="assign", command="assign", role=OPERATOR, label="Assign", asks="person",
+        states=tuple(state.name for state in STATES.values() if state.open),
+        sentence="Give an open alarm to a person, by the name of their account.",
+    ),
+    OperatorAction(
+        name="unassign", command="unassign", role=OPERATOR, label="Unassign", assigned=True,
+        sentence="Take an alarm back from whom it was given to.",
+    ),
+    OperatorAction(
+        name="comment", command="comment", role=OPERATOR, label="Comment", asks="text",
+        sentence="Write something down about an alarm, also about one that is over.",
     ),
     OperatorAction(
         name="suppress", command="suppress", role=ENGINEER, begins="suppressed", beforehand=True,
@@ -172,7 +196,7 @@ OPERATOR_ACTIONS = (
         detector=True, sentence="Learn nothing until a time, such as of a trial run.",
     ),
     OperatorAction(
-        name="maintained", command="maintained", role=OPERATOR, label="Maintenance done", beforehand=True,
+        name=MAINTAINED, command="maintained", role=OPERATOR, label="Maintenance done", beforehand=True,
         detector=True,
         sentence="Say that maintenance is done: wear and its onset count afresh, by what was normal before.",
     ),
@@ -196,7 +220,12 @@ RAISING = ("raised", "reraised")
 LABELLED = MappingProxyType(
     {f"labelled_{action.labels}": action.labels for action in OPERATOR_ACTIONS if action.labels}
 )
-"""Events by which somebody has said what an occurrence was, and what was said. They change no state."""
+"""Events by which somebody has said what an occurrence was, and what was said."""
+COMMENTED = "commented"
+"""The event of a comment: ``by`` says whose it is, ``reason`` what it says."""
+REMARKS = (*LABELLED, COMMENTED)
+"""Events that say something of one occurrence, also of one that is over, and change no state: beside them the newest
+row of the alarm stays the newest."""
 CASE_OPENED, CASE_WORSE, CASE_CLOSED = "case_opened", "case_worse", "case_closed"
 FLOOD_BEGINS, FLOOD_OVER = "flood_begins", "flood_over"
 CASE_EVENTS = (CASE_OPENED, CASE_WORSE, CASE_CLOSED, FLOOD_BEGINS, FLOOD_OVER)

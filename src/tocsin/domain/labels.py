@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END
-from tocsin.domain.alarms import CASE_EVENTS, LABELLED, RAISING
+from tocsin.domain.alarms import CASE_EVENTS, COMMENTED, LABELLED, RAISING
 
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
@@ -72,6 +72,23 @@ class Judgement:
 def labels_by_id(alarms: pa.Table) -> Mapping[str, str]:
     """Returns the last label of each occurrence that has one, from alarm rows."""
     return {row["id"]: LABELLED[row["event"]] for row in _in_order(alarms, ("id", "event")) if row["event"] in LABELLED}
+
+
+def comments_by_id(alarms: pa.Table) -> Mapping[str, str]:
+    """Returns the last comment on each occurrence that has one, behind the name of who wrote it, from alarm rows."""
+    rows = _in_order(alarms, ("id", "event", "by", "reason"))
+    return {row["id"]: comment(row["by"], row["reason"]) for row in rows if row["event"] == COMMENTED}
+
+
+def comment(by: str, text: str) -> str:
+    """Returns a comment as people read it.
+
+    Examples
+    --------
+    >>> comment("ann", "bearing ordered")
+    'ann: bearing ordered'
+    """
+    return f"{by}: {text}"
 
 
 def occurrences(alarms: pa.Table) -> list[Occurrence]:

@@ -26,6 +26,7 @@ def append_action(
     reason: str,
     until_us: int | None = None,
     actor: Actor | None = None,
+    assignee: str = "",
 ) -> int:
     """Write down one action and its row of the audit, durably; any process may. Returns its number.
 
@@ -35,12 +36,14 @@ def append_action(
     with audit.opened(state_folder) as db, db:
         db.execute("begin immediate")
         cursor = db.execute(
-            "insert into actions (time_us, alarm, action, by, reason, until_us) values (?, ?, ?, ?, ?, ?)",
-            (time_us, alarm, action, by, reason, until_us),
+            "insert into actions (time_us, alarm, action, by, reason, until_us, assignee) values (?, ?, ?, ?, ?, ?, ?)",
+            (time_us, alarm, action, by, reason, until_us, assignee),
         )
         number = cursor.lastrowid
         assert number is not None
         details = {"number": number, "by": by, "reason": reason, "until_us": until_us}
+        if assignee:
+            details["assignee"] = assignee
         audit.chain(db, time_us, actor, action, alarm, json.dumps(details))
         return number
 
@@ -68,7 +71,7 @@ class ActionReader:
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         query = (
-            "select time_us, alarm, action, by, reason, until_us, number from actions where number > ? "
+            "select time_us, alarm, action, by, reason, until_us, assignee, number from actions where number > ? "
             "order by number limit ?"
         )
         actions = self._db.execute(query, (self._after, rows_max)).fetchall()

@@ -24,7 +24,7 @@ from tocsin.errors import ConfigError, CorruptState
 _TABLES = """
 create table if not exists actions (
     number integer primary key autoincrement, time_us integer not null, alarm text not null, action text not null,
-    by text not null, reason text not null, until_us integer
+    by text not null, reason text not null, until_us integer, assignee text not null default ''
 );
 create table if not exists audit (
     number integer primary key autoincrement, time_us integer not null, who text not null, role text not null,
@@ -86,7 +86,21 @@ def opened(state_folder: Path) -> Iterator[sqlite3.Connection]:
         db.execute("pragma journal_mode = wal")
         db.execute("pragma synchronous = full")
         db.executescript(_TABLES)
+        _add_what_came_later(db)
         yield db
+
+
+def _add_what_came_later(db: sqlite3.Connection) -> None:
+    """Give a table of actions from before alarms were assigned the column for it."""
+
+    def lacks() -> bool:
+        return all(name != "assignee" for _, name, *_ in db.execute("pragma table_info(actions)"))
+
+    if lacks():
+        with db:
+            db.execute("begin immediate")
+            if lacks():  # nobody else has added it meanwhile
+                db.execute("alter table actions add column assignee text not null default ''")
 
 
 def write_down(state_folder: Path, actor: Actor, what: str, subject: str = "", details: str = "") -> None:
@@ -111,6 +125,21 @@ def newest(state_folder: Path, count: int) -> Sequence[AuditRow]:
     """Returns the newest rows, the newest first."""
     with _reading(state_folder) as db:
         return [AuditRow(*row) for row in db.execute("select * from audit order by number desc limit ?", (count,))]
+
+
+def done(state_folder: Path, what: str) -> Sequence[AuditRow]:
+    """Returns every row of one kind, the newest first; none where nobody has done anything yet."""
+    if not (state_folder / "actions.db").is_file():
+        return ()
+    query = "select * from audit where what = ? order by number desc"
+    with _reading(state_folder) as db:
+        return [AuditRow(*row) for row in db.execute(query, (what,))]
+
+
+def signed_in(state_folder: Path) -> set[str]:
+    """Returns who has signed in to the page by a name, except for accounts that were removed."""
+    removed = {row.subject for row in done(state_folder, "account_removed")}
+    return {row.who for row in done(state_folder, "signed_in") if row.through == "page"} - removed
 
 
 @dataclass(frozen=True)

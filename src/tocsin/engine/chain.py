@@ -13,6 +13,7 @@ import pyarrow as pa
 from tocsin.batch import END, LATE, OUT, RECORD, REJECTED, START, Batch, rejected, times_us, with_records
 from tocsin.contracts import Operator, State
 from tocsin.decode._base import RecordDecoder, Traced
+from tocsin.models.runtime import SPENT
 from tocsin.pipeline.plan import SourceNode
 from tocsin.world import FirstTime
 
@@ -25,11 +26,17 @@ class Node:
         self.operator = operator
         self.state: State = operator.initial()
         self.changed = False
+        self.inferences, self.inference_s = 0, 0.0
+        """How often trained models were asked in its steps, and how long they took."""
 
     def step(self, batch: Batch) -> list[Batch]:
+        calls, seconds = SPENT.calls, SPENT.seconds
         self.state, out = self.operator.step(self.state, batch)
         self.changed = True
-        return list(out)
+        left = list(out)
+        self.inferences += SPENT.calls - calls
+        self.inference_s += SPENT.seconds - seconds
+        return left
 
 
 class Chain:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tocsin.batch import END, LATE, START
+from tocsin.batch import END, LATE, OUT, START
 from tocsin.pipeline.plan import Port
 
 
@@ -60,13 +60,16 @@ class Counters:
             "rung": dict(self.rung),
             "late": {id: n for (id, port), n in self.rows_out.items() if port == LATE},
             "rejected": [
-                {"source": source, "reason": reason, "rows": n} for (source, reason), n in self.rejected.items()
+                {"source": source, "reason": reason, "rows": n, "detail": self.details.get((source, reason)) or ""}
+                for (source, reason), n in self.rejected.items()
             ],
             "events": [{"source": source, "event": event, "count": n} for (source, event), n in all_events.items()],
+            "parts": {
+                id: {"rows": self.rows_out[id, OUT], "lag_s": _lag_s(watermark_us, now_us)}
+                for id, watermark_us in watermarks.items()
+            },
             "lag_s": {
-                name: (now_us - least) / 1e6
-                if START < (least := min(watermarks.get(id, START) for id, _ in ports)) < END
-                else None
+                name: _lag_s(min(watermarks.get(id, START) for id, _ in ports), now_us)
                 for name, ports in streams.items()
             },
             "epochs": self.epochs,
@@ -77,3 +80,8 @@ class Counters:
             "config_taken": self.config_taken,
             "trouble": self.trouble,
         }
+
+
+def _lag_s(watermark_us: int, now_us: int) -> float | None:
+    """Returns how far a watermark is behind the clock; None before the first row and after the last."""
+    return (now_us - watermark_us) / 1e6 if START < watermark_us < END else None

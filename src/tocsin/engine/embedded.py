@@ -26,7 +26,6 @@ import pyarrow as pa
 
 from tocsin.batch import END
 from tocsin.contracts import Channel, Checkpoint, Message, Runner, Staged, StepState
-from tocsin.engine.asset_names import keep_assets, told
 from tocsin.engine.checkpoint import HELD, delete_states, state_files, write_states
 from tocsin.engine.counters import Counters
 from tocsin.engine.fitting import step_name
@@ -35,6 +34,7 @@ from tocsin.engine.recovery import ACTIONS_SPLIT, Attempt, Effects, open_split, 
 from tocsin.engine.signals import stopped_by_signals
 from tocsin.engine.sink_task import JoinedTask
 from tocsin.engine.source_task import Event, Finished, Opened, Revoked, Rows, SourceTask
+from tocsin.engine.telling import keep_assets, told
 from tocsin.engine.trouble import disk_trouble, waiting_is_vain
 from tocsin.errors import DurabilityError, ForeignCommit, SinkError, SourceError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan
@@ -121,7 +121,8 @@ class EmbeddedRunner(Runner):
         sources = {id: {**task.snapshot(), "silent_s": silent[id]} for id, task in attempt.sources.items()}
         sinks = {id: task.snapshot() for id, task in attempt.sinks.items()}
         channels = {relay.id: relay.snapshot() for relay in attempt.relays}
-        return {**counted, "sources": sources, "sinks": sinks, "channels": channels}
+        inferences = attempt.graph.inferences()
+        return {**counted, "sources": sources, "sinks": sinks, "channels": channels, "inferences": inferences}
 
     def progress(self) -> tuple[int, int] | None:
         """Returns how much of all sources has been read, and how much there is (bytes); None where one cannot tell."""

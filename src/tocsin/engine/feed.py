@@ -4,6 +4,8 @@ The engine only puts references to batches into a bounded list. A thread of its 
 sends them to the page's process; it may wait for a slow page, the engine never does: what is not taken in time is
 dropped, oldest first.
 
+The page says one thing: at which parts somebody looks closely. Their last rows are kept as long (`engine.last_rows`).
+
 What is sent, and what the page may rely on, stands in `engine.wire`.
 """
 
@@ -27,7 +29,19 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.batch import Batch
-from tocsin.engine.wire import COUNTERS, ROWS, Counted, StreamColumns, describe, encode_counted, encode_rows, frame
+from tocsin.engine.last_rows import LastRowsKept
+from tocsin.engine.wire import (
+    COUNTERS,
+    LAST_ROWS,
+    ROWS,
+    Counted,
+    StreamColumns,
+    describe,
+    encode_counted,
+    encode_last_rows,
+    encode_rows,
+    frame,
+)
 
 SOCKET = "page.sock"
 """The socket's name in the state folder."""
@@ -35,6 +49,7 @@ SOCKET = "page.sock"
 _SHARE_MAX = 0.01
 """Of one core, for thinning out and encoding: where much flows, the page moves less often."""
 _STREAMS_MAX = 64
+_HEARD_BYTES = 4096
 _WINDOW = 8
 """How many times more rows are looked at than are sent, so that quiet keys are seen beside busy ones; where still more
 have come, the next ones are looked at the next time."""
@@ -66,6 +81,7 @@ class PageFeed:
         self._turns: Counter[str] = Counter()
         """How often rows of a stream have been sent."""
         self._counters: Counted | None = None
+        self._last_rows = LastRowsKept()
         self.listening = False
         """Whether a page listens."""
         self._came = False
@@ -89,6 +105,15 @@ class PageFeed:
                 waiting = self._waiting[stream] = _Waiting(deque())
             waiting.add(rows, self._rows_max * _WINDOW)
 
+    @property
+    def looked_at(self) -> Collection[str]:
+        """Returns the sources and steps whose last rows somebody wants to see; hardly ever any."""
+        return self._last_rows.parts
+
+    def look(self, part: str, batch: Batch) -> None:
+        """Show these rows of a part that is looked at, whatever else flows."""
+        self._last_rows.add(part, batch)
+
     def counters(self, snapshot: Mapping[str, object]) -> None:
         """Show these counters (`engine.counters.Counters.snapshot`); they say that the engine is alive, too."""
         self._counters = msgspec.convert(snapshot, Counted, str_keys=False)
@@ -110,10 +135,10 @@ class PageFeed:
                     self.listening = self._came = True
                 for data in self._frames(with_rows):
                     connection.sendall(data)
-                if select.select([connection], [], [], 0)[0]:
-                    raise ConnectionResetError  # the page never speaks: it has hung up
+                self._hear(connection)
             except OSError:  # no page, or one that does not read: try again at the next tick, with fresh rows
                 self.listening = False
+                self._last_rows.forget()
                 if connection is not None:
                     connection.close()
                 connection = None
@@ -126,6 +151,14 @@ class PageFeed:
         if connection is not None:
             connection.close()
 
+    def _hear(self, connection: socket.socket) -> None:
+        """Take in what the page looks at; ConnectionResetError where it has hung up."""
+        while select.select([connection], [], [], 0)[0]:
+            data = connection.recv(_HEARD_BYTES)
+            if not data:
+                raise ConnectionResetError
+            self._last_rows.hear(data)
+
     def _frames(self, with_rows: bool) -> list[bytes]:
         taken: dict[str, _Waiting] = {}
         if with_rows:
@@ -137,6 +170,8 @@ class PageFeed:
                 thin = thinned(stream, batches, self._rows_max, self._turns[name])
                 frames.append(frame(ROWS, encode_rows(stream, thin.rows, thin.in_turn)))
             self._turns[name] += 1
+        if with_rows:
+            frames += [frame(LAST_ROWS, encode_last_rows(rows)) for rows in self._last_rows.take()]
         counters, self._counters = self._counters, None
         if counters is not None:
             frames.append(frame(COUNTERS, encode_counted(counters)))

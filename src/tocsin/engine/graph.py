@@ -6,7 +6,7 @@ It does no I/O, and no row depends on a clock, so a redo after a crash gives the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import pyarrow as pa
@@ -29,7 +29,13 @@ RING = "ring"
 class Feed(Protocol):
     """Who looks on (the page); it must never block."""
 
+    @property
+    def looked_at(self) -> Collection[str]:
+        """The sources and steps whose last rows somebody wants to see."""
+        return ()
+
     def offer(self, stream: str, batch: Batch) -> None: ...
+    def look(self, part: str, batch: Batch) -> None: ...
     def counters(self, snapshot: Mapping[str, object]) -> None: ...
 
 
@@ -281,6 +287,8 @@ class Graph:
                 self.bytes += batch.rows.nbytes
                 self.urgent |= isinstance(target.part, Channel) and target.part.URGENT
             if self.feed is not None:
+                if id in self.feed.looked_at:
+                    self.feed.look(id, batch)
                 for stream in self._streams[port]:
                     self.feed.offer(stream, batch)
 
@@ -301,6 +309,11 @@ class Graph:
         return taken
 
     # state
+
+    def inferences(self) -> dict[str, dict[str, float]]:
+        """Returns, by step, how often it has asked trained models and how long they took, as JSON."""
+        asking = [task.node for task in self.step_tasks if task.node.inferences]
+        return {node.id: {"count": node.inferences, "seconds": round(node.inference_s, 6)} for node in asking}
 
     def _nodes(self) -> list[Node]:
         return [node for chain in self.chains.values() for node in chain.nodes] + [j.node for j in self.step_tasks]

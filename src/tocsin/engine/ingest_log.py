@@ -16,7 +16,7 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from tocsin.batch import END, Batch
-from tocsin.contracts import Offset, Reader
+from tocsin.contracts import Offset, Reader, Reconnecting
 from tocsin.errors import CorruptState, DurabilityError
 from tocsin.world import Clock, Disk
 
@@ -56,10 +56,10 @@ class Frame:
 class IngestLog:
     """The segments on disk. Opening it repairs the tail and makes it durable before anyone trusts it."""
 
-    def __init__(self, folder: Path, disk: Disk, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, folder: Path, disk: Disk, segment_bytes: int = SEGMENT_BYTES, retained_bytes: int = 0) -> None:
         self._folder = folder
         self._disk = disk
-        self._segment_bytes = segment_bytes
+        self._segment_bytes, self._retained_bytes = segment_bytes, retained_bytes
         disk.make_folder(folder)
         self._segments = [int(name.removesuffix(".log")) for name in disk.names(folder) if name.endswith(".log")]
         self._bytes = 0
@@ -124,11 +124,31 @@ class IngestLog:
                 if frame.seq > seq:
                     yield frame
 
+    def segments(self) -> Sequence[int]:
+        return tuple(self._segments)
+
+    def frames(self, segment: int, at: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """See `world.Journal`; another thread may append or forget meanwhile."""
+        try:
+            data = self._disk.read(self._path(segment))
+        except FileNotFoundError:
+            return
+        while (frame := _frame_at(data, at)) is not None:
+            at += _HEAD.size + len(frame.data)
+            yield at, pa.ipc.open_stream(frame.data).read_next_batch()
+
     def forget(self, seq: int) -> None:
-        """Delete segments with nothing after ``seq``. The last two stay: the reader's own offset stands in there."""
-        while len(self._segments) > 2 and self._segments[1] <= seq + 1:
+        """Delete segments with nothing after ``seq``, but for as many bytes as are to be retained.
+
+        The last two stay: the reader's own offset stands in there.
+        """
+        while len(self._segments) > 2 and self._segments[1] <= seq + 1 and self._may_lose_the_oldest():
             self._disk.unlink(self._path(self._segments.pop(0)))
             self._disk.sync_folder(self._folder)  # oldest first, also after a power cut: no holes
+
+    def _may_lose_the_oldest(self) -> bool:
+        """Whether enough is retained without the oldest segment; a segment is full, but for its last frame."""
+        return (len(self._segments) - 2) * self._segment_bytes >= self._retained_bytes
 
     def _path(self, first: int) -> Path:
         return self._folder / f"{first:020d}.log"
@@ -273,6 +293,9 @@ class LoggedReader:
 
     def counters(self) -> Mapping[str, int]:
         return self._inner.counters() if self._inner is not None else {}
+
+    def away(self) -> str | None:
+        return self._inner.away() if isinstance(self._inner, Reconnecting) else None
 
     def progress(self) -> tuple[int, int] | None:
         return self._inner.progress() if self._inner is not None else None

@@ -7,6 +7,7 @@ is bytes, too, made of the steps' own `dump`: it may be kept, moved and restored
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import Batch, Ints, ipc_stream
+from tocsin.batch import Batch, ipc_stream
 from tocsin.contracts import Channel, Operator
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
@@ -77,34 +78,30 @@ def _refused(target: SinkNode) -> str | None:
     return None
 
 
-def group_of(rows: pa.RecordBatch, groups: int) -> Ints:
-    """Returns the number of the group of each row's key, shape (rows,): the same in every process."""
-    keys = rows.column("key")
-    numbers = [zlib.crc32(text.encode()) % groups for text in keys.dictionary.to_pylist()]
-    of_rows: Ints = np.array(numbers or [0], np.int64)[keys.indices.to_numpy(zero_copy_only=False)]
-    return of_rows
-
-
 def spread(rows: pa.RecordBatch, groups: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of each group, all groups in turn: one without rows is to hear the time."""
+    """The rows of each group, all groups in turn: one without rows is to hear the time.
+
+    Each has a dictionary of its own keys alone: one of all keys would go to every group.
+    """
     if not rows.num_rows:
         yield from ((group, rows) for group in range(groups))
         return
-    numbers = group_of(rows, groups)
-    order = np.argsort(numbers, kind="stable")
-    edges = np.searchsorted(numbers[order], np.arange(groups + 1))
-    rows = rows.take(pa.array(order))
-    for group in range(groups):
-        yield group, _with_own_keys(rows.slice(edges[group], edges[group + 1] - edges[group]))
-
-
-def _with_own_keys(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Returns the rows with a dictionary of their own keys alone: one of all keys would go to every group."""
     at = rows.schema.get_field_index("key")
-    keys = rows.column(at)
-    codes, numbers = np.unique(keys.indices.to_numpy(zero_copy_only=False), return_inverse=True)
-    own = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), keys.dictionary.take(pa.array(codes)))
-    return rows.set_column(at, rows.schema.field(at), own)
+    codes, texts = rows.column(at).indices.to_numpy(zero_copy_only=False), rows.column(at).dictionary
+    of_code = np.array([zlib.crc32(text.encode()) % groups for text in texts.to_pylist()], np.int64)
+    there = np.bincount(codes, minlength=len(of_code)) > 0
+    own = [np.flatnonzero(there & (of_code == group)) for group in range(groups)]
+    own_code = np.zeros(len(of_code), np.int32)
+    for some in own:
+        own_code[some] = np.arange(len(some))
+    numbers = of_code[codes].astype(np.int16)  # of so few bits that NumPy sorts them by counting
+    order = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=groups))
+    rest = rows.remove_column(at).take(pa.array(order))
+    ordered = own_code[codes[order]]
+    for group, (begin, end) in enumerate(itertools.pairwise([0, *ends.tolist()])):
+        keys = pa.DictionaryArray.from_arrays(pa.array(ordered[begin:end]), texts.take(pa.array(own[group])))
+        yield group, rest.slice(begin, end - begin).add_column(at, rows.schema.field(at), keys)
 
 
 def element(rows: pa.RecordBatch, passage: Passage) -> bytes:

@@ -7,13 +7,14 @@ import re
 import threading
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tocsin.batch import END, REST, START, Batch
-from tocsin.contracts import Connection, Offset, Reader, Source, Split
+from tocsin.contracts import Connection, Offset, Reader, Reconnecting, Source, Split
 from tocsin.decode._base import Decoder, Traced
 from tocsin.engine.decode_ahead import DecodeAhead, DecodePool, wait_for_any
+from tocsin.engine.held_time import HeldTime
 from tocsin.engine.ingest_log import SEGMENT_BYTES, IngestLog, LoggedReader
 from tocsin.errors import Unavailable
 from tocsin.world import World
@@ -114,7 +115,9 @@ class SourceTask:
         """Whether the splits have been listed since the start; what was opened is to be taken already."""
         self._done = False
         self._share = share
-        self._source, self._world, self._segment_bytes = source, world, segment_bytes
+        self._source, self._segment_bytes = source, segment_bytes
+        self._journals: dict[str, IngestLog] = {}
+        self._world = replace(world, journal=self._journals.__getitem__)
         self._decoder = decoder
         self._pool = DecodePool(decoder, threads=False)
         self._offsets = dict(offsets)
@@ -130,6 +133,8 @@ class SourceTask:
         self._counted: Counter[str] = Counter()
         """Of readers that are closed."""
         self._failure: BaseException | None = None
+        self._held = HeldTime()
+        """In which no split could be polled, since what had been read before was not taken yet."""
         self._lock = threading.Lock()
         """Around what both sides touch: events, acknowledgements, releases."""
         self._events: deque[Event] = deque()
@@ -201,8 +206,15 @@ class SourceTask:
         return sum(done for done, _ in told), sum(total for _, total in told)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns why nothing comes right now (null where it is not the source's doing), as JSON."""
-        return {"reason": self._reason, "splits": len(self._open)}
+        """Returns why nothing comes right now (null where it is not the source's doing), as JSON.
+
+        ``backpressure`` is the share of the last seconds in which it was not read: what came before was not taken.
+        """
+        readers = [one.reader for one in tuple(self._open.values())]
+        reasons = (reader.away() for reader in readers if isinstance(reader, Reconnecting))
+        share = self._held.share(self._world.clock.monotonic_s())
+        reason = self._reason or next(filter(None, reasons), None)
+        return {"reason": reason, "splits": len(readers), "backpressure": round(share, 3)}
 
     def close(self, *, clean: bool) -> None:
         """Stop; after a clean end what is durable is acknowledged first."""
@@ -260,8 +272,11 @@ class SourceTask:
         if left_s > 0:
             self._stopping.wait(min(left_s, 1.0))
         elif not any(self._may_be_polled(one) for one in self._open.values()):
+            if self._open.keys() - self._ended:
+                self._held.begin(self._world.clock.monotonic_s())
             if not wait_for_any(self._decoding(), POLL_S):
                 self._taken.wait(POLL_S)
+            self._held.end(self._world.clock.monotonic_s())
         elif wait_for_any(self._decoding(), IDLE_WAIT_S):
             return
         elif len(self._open) > 1:
@@ -367,7 +382,8 @@ class SourceTask:
         if self._source.REPLAYABLE:
             return connection.read(split, offset)
         folder = re.sub(r"[^A-Za-z0-9]", lambda match: f"_{ord(match[0]):x}_", split.name)
-        log = IngestLog(self._world.scratch / folder, self._world.disk, self._segment_bytes)
+        log = IngestLog(self._world.scratch / folder, self._world.disk, self._segment_bytes, self._source.retains())
+        self._journals[split.name] = log  # before the split is read: its reader looks there
         return LoggedReader(
             log, lambda inner: connection.read(split, inner), split.name, offset, self._world.clock
         )  # fmt: skip

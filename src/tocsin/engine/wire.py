@@ -1,7 +1,8 @@
 """What the engine tells the page: the one schema of the wire between them, which both ends check.
 
 A frame is four bytes of length, one byte of kind, and the body. `ROWS` is an Arrow IPC stream whose schema carries the
-`StreamColumns` as JSON, and how many series take turns; `COUNTERS` is `Counted` as JSON.
+`StreamColumns` as JSON, and how many series take turns; `COUNTERS` is `Counted` as JSON, `LAST_ROWS` is `LastRows`. The
+page sends one thing, `LOOK`: the ids of the parts whose last rows somebody looks at.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from tocsin.pipeline.plan import Plan
 HEADER = struct.Struct(">IB")
 ROWS = 1
 COUNTERS = 2
+LAST_ROWS = 3
+LOOK = 4
 FRAME_BYTES_MAX = 64 * 2**20
 COLUMNS_MAX = 64
 """Columns of numbers of one stream that are shown."""
@@ -94,6 +97,17 @@ class Rejected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     reason: str
     rows: int
+    detail: str = ""
+    """Of the first of them: what was wrong with it, often with a remedy."""
+
+
+class PartCounted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What has left a source or a step."""
+
+    rows: int
+    """By port ``out``."""
+    lag_s: float | None = None
+    """How far its watermark is behind the clock; null before the first row and after the last."""
 
 
 class Noticed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +138,17 @@ class SourceSilence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many of its splits are open."""
     reason: str | None = None
     """Why nothing comes right now, in words for people; null if it is not the source's doing."""
+    backpressure: float | None = None
+    """In which share of the last seconds it was not read, since what it had given before was not taken yet (0 to 1)."""
+
+
+class Inferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What trained models have cost a step since the engine started, or went back to its last checkpoint."""
+
+    count: int
+    """Calls of a model, each for many rows."""
+    seconds: float
+    """All of them together."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,6 +174,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """By source or step."""
     rejected: tuple[Rejected, ...] = ()
     events: tuple[Noticed, ...] = ()
+    parts: dict[str, PartCounted] = {}
+    """By source or step."""
     lag_s: dict[str, float | None] = {}
     """By stream: how far its watermark is behind the clock; null before the first row and after the last."""
     epochs: int = 0
@@ -168,6 +195,28 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """By id."""
     channels: dict[str, Outgoing] = {}
     """By id."""
+    inferences: dict[str, Inferences] = {}
+    """By step that has asked a trained model."""
+
+
+Cell = float | int | str | bool | None
+
+
+class RowColumn(msgspec.Struct, frozen=True):
+    """A column of rows that somebody looks at."""
+
+    name: str
+    kind: str
+    """``number``, ``time`` or ``text``."""
+
+
+class LastRows(msgspec.Struct, frozen=True):
+    """The newest rows that left a part by a port, the newest first."""
+
+    part: str
+    port: str
+    columns: list[RowColumn]
+    rows: list[list[Cell]]
 
 
 def describe(name: str, schema: pa.Schema) -> StreamColumns:
@@ -268,6 +317,26 @@ def encode_counted(counted: Counted) -> bytes:
 def decode_counted(body: bytes) -> Counted:
     """Returns the reverse of `encode_counted`."""
     return msgspec.json.decode(body, type=Counted)
+
+
+def encode_last_rows(rows: LastRows) -> bytes:
+    """Returns rows that somebody looks at as JSON."""
+    return msgspec.json.encode(rows)
+
+
+def decode_last_rows(body: bytes) -> LastRows:
+    """Returns the reverse of `encode_last_rows`."""
+    return msgspec.json.decode(body, type=LastRows)
+
+
+def encode_looked_at(parts: Collection[str]) -> bytes:
+    """Returns the ids of the parts that somebody looks at as JSON."""
+    return msgspec.json.encode(sorted(parts))
+
+
+def decode_looked_at(body: bytes) -> list[str]:
+    """Returns the reverse of `encode_looked_at`."""
+    return msgspec.json.decode(body, type=list[str])
 
 
 def _number(type: pa.DataType) -> bool:

@@ -29,8 +29,8 @@ class Acting:
     No run waits for it: all that is there is read at once, and what comes later is read while the job goes on.
     """
 
-    PAUSE_MS = 200
-    """Between two looks: each is a query."""
+    behind = False
+    """What operators do is little."""
     finished = False
     """There may always be more."""
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 
 from tocsin.errors import ConfigError, TocsinError
-from tocsin.flink.distribution import environment, flink_home, link_jars
+from tocsin.flink.distribution import BRIEF, environment, flink_home, link_jars
 from tocsin.flink.rest import Rest
 
-UP_S = 90.0
-"""So long the processes may take to answer; on a busy machine a JVM takes half a minute."""
+UP_S = 300.0
+"""So long the processes may take to answer: on a machine that is busy with much else two minutes were seen."""
 DOWN_S = 20.0
 CLOCK_S = 5.0
 """By so much the same process may seem to have begun at another time, where the clock was set."""
@@ -119,6 +119,7 @@ class Cluster:
             "heartbeat.interval": "2 s", "heartbeat.timeout": "20 s",
             "python.executable": sys.executable, "python.client.executable": sys.executable,
             "env.java.opts.all": f"{shipped[1]} -XX:+UseSerialGC -Djava.net.preferIPv4Stack=true",
+            "env.java.opts.jobmanager": BRIEF, "env.java.opts.client": BRIEF,
         }  # fmt: skip
         (conf / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
 

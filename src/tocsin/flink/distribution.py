@@ -13,6 +13,8 @@ from pathlib import Path
 from tocsin.errors import ConfigError, MissingExtra
 
 SOURCES = Path(__file__).parent / "java"
+BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""For a JVM that has nothing to compute for long: to compile its methods well costs more than it brings."""
 
 
 def flink_home() -> Path:
@@ -64,7 +66,8 @@ def pack(folder: Path) -> Path:
     sources = sorted(SOURCES.glob("*.java"))
     done = subprocess.run(
         [
-            str(java_home() / "bin" / "javac"), "--release", "11", "-nowarn", "-d", str(classes),
+            str(java_home() / "bin" / "javac"), *(f"-J{one}" for one in BRIEF.split()),
+            "--release", "11", "-nowarn", "-proc:none", "-d", str(classes),
             "-cp", f"{flink_home() / 'lib'}/*", *map(str, sources),
         ],
         capture_output=True, text=True, check=False,

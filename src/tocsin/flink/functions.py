@@ -26,7 +26,7 @@ from tocsin.flink.elements import ACT, DONE, PUBLISH, ROWS, STAGE, Element
 from tocsin.flink.keeping import Keeping
 from tocsin.flink.orphan import end_with_taskmanager
 from tocsin.flink.outbox import with_outboxes
-from tocsin.flink.places import marker, open_reader
+from tocsin.flink.places import gather_s, marker, open_reader
 from tocsin.flink.reading import Reading
 from tocsin.pipeline.plan import Plan
 from tocsin.pipeline.yamlfile import load_with_plan
@@ -125,7 +125,7 @@ class Read(_Function):
         elements = list(reading.poll())
         self.state.update(_Dumped(reading.dump))
         if not reading.finished:
-            self._set(ctx, 0 if elements else reading.PAUSE_MS)
+            self._set(ctx, 0 if reading.behind else round(1_000 * gather_s(self.plan)))
         yield from self.to("groups", iter(elements))
 
     def _opened(self, name: str) -> Reading | Acting:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tocsin.engine.recovery import ACTIONS_SPLIT, Effects
 from tocsin.engine.remembered import Change, Remembered
 from tocsin.flink.acting import Acting, takes_actions
-from tocsin.flink.reading import Reading
+from tocsin.flink.reading import AT_ONCE_S, Reading
 from tocsin.pipeline.plan import Plan
 
 
@@ -29,7 +29,13 @@ def open_reader(
         return Acting(number, plan, Effects().world(plan, "ingest", name), groups, run, remembered)
     id, _, share = name.rpartition("#")
     origin = next(one for one in plan.sources if one.id == id)
-    return Reading(number, origin, int(share), Effects().world(plan, "ingest", id), groups, run, remembered)
+    world = Effects().world(plan, "ingest", id)
+    return Reading(number, origin, int(share), world, groups, run, remembered, gather_s(plan))
+
+
+def gather_s(plan: Plan) -> float:
+    """Returns how long rows may wait for others: they are visible with the next checkpoint only."""
+    return min(plan.checkpoint_us / 4e6, AT_ONCE_S)
 
 
 def numbered(names: Iterable[str], before: Mapping[str, int]) -> dict[str, int]:

@@ -23,12 +23,18 @@ from tocsin.flink.elements import DONE, ROWS, Element
 from tocsin.pipeline.plan import SourceNode
 from tocsin.world import World
 
-ROWS_AT_ONCE = 262_144
-"""Of one poll: each group's part of it should be worth the cost of an element, about 2 ms."""
-AT_ONCE_S = 0.25
-"""So long a poll goes on while more comes; barriers wait for it."""
+ROWS_AT_ONCE = 1_048_576
+"""Of one poll: each group's part of it should be worth the cost of an element, about 5 ms with its ways."""
+BYTES_AT_ONCE = 32 << 20
+"""Of one poll, where rows are wide: what is on its way between two tasks is held in memory."""
+AT_ONCE_S = 1.0
+"""So long a poll goes on at the most while more comes; barriers wait for it."""
 FIRST_S = 0.02
-"""So long a poll waits for something to come."""
+"""So long a poll waits for something to come, and for the next of what comes bit by bit."""
+ROWS_MANY = 8_192
+"""After a batch of so many there is more to come: the reader is behind, and a larger poll helps it to catch up."""
+MORE_S = 0.25
+"""So long a poll waits for more then."""
 
 
 @dataclass(slots=True)
@@ -43,19 +49,21 @@ class _Split:
 class Reading:
     """One source of a plan being read; its state is bytes, whole between any two polls."""
 
-    PAUSE_MS = 5
-    """Between two polls where there is nothing."""
-
     def __init__(
         self, number: int, origin: SourceNode, share: int, world: World, groups: int, run: str,
-        remembered: Remembered,
+        remembered: Remembered, gather_s: float,
     ) -> None:  # fmt: skip
+        """``gather_s``: so long rows may wait for others, where more come for ever."""
         self._number, self._origin, self._groups, self._run = number, origin, groups, run
         shares = origin.source.SHARES
         self._stand_ins = [f"share {one}" for one in range(shares)] if shares > 1 else []
         """For splits of other shares that are not known yet, so that none is overtaken: idle once its share is."""
         self._unsaid = self._stand_ins[share : share + 1]
         self._clock = world.clock
+        self._is_live = not origin.source.bounded()
+        self._gather_s = gather_s if self._is_live else AT_ONCE_S
+        self.behind = False
+        """Whether the last poll has ended though more was there, so that the next one is due at once."""
         self._splits: dict[str, _Split] = {}
         self._remembered = remembered
         begin = f"{origin.id}/"
@@ -77,20 +85,8 @@ class Reading:
 
     def poll(self) -> Iterator[Element]:
         """Take what has come, for a while: elements for the groups, in order."""
-        until_s, rows = self._clock.monotonic_s() + AT_ONCE_S, 0
         has_looked = self._task.has_looked  # then what it had opened is taken here
-        waiting: list[tuple[list[pa.RecordBatch], Passage]] = []
-        while rows < ROWS_AT_ONCE and self._clock.monotonic_s() < until_s and not self._task.finished:
-            self._news.clear()
-            event = self._task.take()
-            if isinstance(event, Opened):
-                self._open(event.split)
-            elif isinstance(event, Rows):
-                rows += len(event.batch)
-                self._take(event, waiting)
-            elif event is None and (rows or not self._news.wait(FIRST_S)):
-                break
-        for batches, passage in waiting:
+        for batches, passage in self._gathered():
             yield from self._spread(_as_one(batches), passage)
         yield from self._idle()
         if self._unsaid and has_looked:
@@ -98,6 +94,27 @@ class Reading:
         if self._task.finished and not self.finished:
             self._done_in = self._run
             yield from (Element(group, DONE, self._number) for group in range(self._groups))
+
+    def _gathered(self) -> list[tuple[list[pa.RecordBatch], Passage]]:
+        """What has come, through the chains: one entry for each run of batches of one split and port."""
+        waiting: list[tuple[list[pa.RecordBatch], Passage]] = []
+        until_s, rows, size, wait_s = self._clock.monotonic_s() + self._gather_s, 0, 0, FIRST_S
+        self.behind = True
+        while rows < ROWS_AT_ONCE and size < BYTES_AT_ONCE and not self._task.finished:
+            self._news.clear()
+            event = self._task.take()
+            if isinstance(event, Opened):
+                self._open(event.split)
+            elif isinstance(event, Rows):
+                rows += len(event.batch)
+                size += self._take(event, waiting)
+                wait_s = FIRST_S if self._is_live and len(event.batch) < ROWS_MANY else MORE_S
+            elif event is None and not self._news.wait(wait_s):
+                self.behind = False
+                break
+            if self._clock.monotonic_s() >= until_s:
+                break
+        return waiting
 
     @property
     def finished(self) -> bool:
@@ -131,17 +148,20 @@ class Reading:
         chain.watermark_us = self._watermarks.get(name, START)
         self._splits[name] = _Split(chain, self._offsets.get(name), self._clock.monotonic_s(), chain.watermark_us)
 
-    def _take(self, event: Rows, waiting: list[tuple[list[pa.RecordBatch], Passage]]) -> None:
+    def _take(self, event: Rows, waiting: list[tuple[list[pa.RecordBatch], Passage]]) -> int:
         """Bring a batch through the chain; what leaves waits with what left before by the same split and port.
 
-        The end stays a batch of its own: what is due before it happens by the watermark before.
+        The end stays a batch of its own: what is due before it happens by the watermark before. Returns the bytes that
+        left.
         """
+        size = 0
         split = self._splits[event.split]
         split.offset, split.last_rows_s = event.offset, self._clock.monotonic_s()
         split.chain.idle = False
         for out in split.chain.through(event.batch, event.traced):
             if out.port == OUT:
                 split.chain.watermark_us = max(split.chain.watermark_us, out.watermark_us)
+            size += int(out.rows.nbytes)
             passage = self._passage(event.split, out.port)
             last = waiting[-1][1] if waiting else None
             same = last is not None and (last.split, last.port) == (passage.split, passage.port)
@@ -150,6 +170,7 @@ class Reading:
                 waiting[-1] = waiting[-1][0], passage
             else:
                 waiting.append(([out.rows], passage))
+        return size
 
     def _passage(self, name: str, port: str = OUT, *, idle: bool = False) -> Passage:
         return Passage(self._origin.id, name, self._known(), self._splits[name].chain.watermark_us, port, idle)

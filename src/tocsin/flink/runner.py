@@ -24,7 +24,7 @@ from tocsin.engine.recovery import Effects
 from tocsin.engine.signals import stopped_by_signals
 from tocsin.errors import ConfigError, ForeignCommit, StateMismatch, TocsinError, Unavailable
 from tocsin.flink.delivering import Delivering
-from tocsin.flink.distribution import environment, flink_home, link_jars, pack
+from tocsin.flink.distribution import BRIEF, environment, flink_home, link_jars, pack
 from tocsin.flink.keeping import TROUBLE
 from tocsin.flink.outbox import with_outboxes
 from tocsin.flink.places import numbered, reader_names
@@ -37,7 +37,11 @@ logger = logging.getLogger(__name__)
 GROUPS = 32
 """Groups that the keys of a new pipeline are parted into: the most tasks that its steps can have."""
 LOOK_S = 0.25
-"""How often the job is looked at."""
+"""How often it is looked whether all is read."""
+ASK_S = 1.0
+"""How often the JobManager is asked for the job: both sides take some 10 ms for it."""
+BUNDLE_MS = 50
+"""So long an element may wait for others, with which it goes to a Python worker and its state comes back from there."""
 SUBMIT_S = 600.0
 """So long Flink may take for it: several Java and Python processes start, on a machine that may be busy."""
 _SUBMITTED = re.compile(r"JobID ([0-9a-f]{32})")
@@ -101,8 +105,11 @@ class FlinkRunner(Runner):
             record, whole = self._begin(), False
             self._delivering.start()
             try:
+                ask_s = 0.0
                 while not self._stopping and not self._is_whole(record):
-                    record = self._look(record)
+                    if time.monotonic() >= ask_s:
+                        record = self._look(record)
+                        ask_s = time.monotonic() + ASK_S
                     self._tell_lags(record)
                     time.sleep(LOOK_S)
                 whole = self._end(record)
@@ -197,7 +204,7 @@ class FlinkRunner(Runner):
             link_jars(place / "lib")
             (place / "conf").mkdir()
             (place / "log").mkdir()
-            self._configure(place / "conf")
+            self._configure(place / "conf", record.groups)
             command = ["bash", str(flink_home() / "bin" / "flink"), "run", "--detached", "-m", self._rest.address]
             if (checkpoint := self.last_checkpoint()) is not None:
                 command += ["--fromSavepoint", checkpoint.as_uri(), "--claimMode", "CLAIM"]
@@ -218,15 +225,16 @@ class FlinkRunner(Runner):
         self._write(made)
         return made
 
-    def _configure(self, conf: Path) -> None:
+    def _configure(self, conf: Path, groups: int) -> None:
         home = flink_home()
         shipped = re.search(r"^      all: (.*)$", (home / "conf" / "config.yaml").read_text(), re.MULTILINE)
         assert shipped is not None
         host, _, port = self._rest.address.rpartition(":")
         settings: dict[str, Any] = {
-            "rest.address": host, "rest.port": port, "env.java.opts.all": shipped[1],
+            "rest.address": host, "rest.port": port, "env.java.opts.all": shipped[1], "env.java.opts.client": BRIEF,
             "python.executable": sys.executable, "python.client.executable": sys.executable,
-            "python.execution-mode": "process", "python.fn-execution.bundle.size": 1,
+            "python.execution-mode": "process", "python.fn-execution.bundle.size": groups,
+            "python.fn-execution.bundle.time": BUNDLE_MS, "python.metric.enabled": False, "pipeline.object-reuse": True,
             "execution.checkpointing.interval": f"{self._plan.checkpoint_us // 1_000} ms",
             "execution.checkpointing.mode": "EXACTLY_ONCE",
             "execution.checkpointing.dir": (self._folder / "checkpoints").as_uri(),

@@ -69,6 +69,17 @@ class Measurement:
                 )
             self._limit *= 4
 
+    def tags(self) -> list[str]:
+        """Returns the names of the tags that points have."""
+        return [row[0] for row in self._ask(f"show tag keys {self._from}").get("values", [])]
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Returns the names of the fields and their types (float, integer, unsigned, string, boolean).
+
+        A field has several where its type has changed; none are there where the measurement is not.
+        """
+        return [(row[0], row[1]) for row in self._ask(f"show field keys {self._from}").get("values", [])]
+
     def _ask(self, query: str) -> dict[str, Any]:
         """The answer's only series; empty where there is none."""
         url = self._client.base_url

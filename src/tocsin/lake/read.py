@@ -157,9 +157,13 @@ def _ask(
             answer = answer.limit(rows_max)
         return pa.table({}) if answer is None else answer.to_arrow_table(), versions
     except duckdb.InterruptException:
-        raise ConfigError(f"the query took longer than {timeout_s:g} s; ask for less, or allow more time") from None
+        raise ConfigError(
+            f"the query took longer than {timeout_s:g} s; ask for less, or in Python allow more by timeout_s"
+        ) from None
     except duckdb.OutOfMemoryException as error:
-        raise ConfigError(f"the query needs more than {memory} of memory; ask for less, or allow more") from error
+        raise ConfigError(
+            f"the query needs more than {memory} of memory; ask for less, or in Python allow more by memory"
+        ) from error
     except duckdb.Error as error:
         if lacking := [sentence for log in logs if (sentence := log.lacks())]:
             raise CorruptState("; ".join(lacking)) from error

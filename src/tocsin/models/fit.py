@@ -7,7 +7,10 @@ own time to stop, and learns what it would have learnt alone.
 from __future__ import annotations
 
 import io
+import os
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -126,50 +129,98 @@ def _run_back(cell: str, kept: Any, slope: Any) -> Any:
 last_state.defvjp(_run, _run_back)
 
 
+class _Room(NamedTuple):
+    """What the largest of all lessons needs, in steps of a power of two: what has its shape is compiled once.
+
+    So that is for all groups, and in one process for trainings of about as many readings one after the other. It
+    costs memory only; periods, batches and chunks that are not there are not computed.
+    """
+
+    periods: int
+    batches: int
+    chunks: int
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson], recipe: Recipe) -> _Room:
+        periods = max(len(one.inputs) for one in lessons)
+        batches = max(_batches(one, recipe) for one in lessons)
+        chunks = max(-(-len(one.validate) // recipe.batch) for one in lessons)
+        return cls(*(1 << (count - 1).bit_length() for count in (periods, batches, chunks)))
+
+
 def teach(
     lessons: Sequence[Lesson], window: int, recipe: Recipe, kept: Path | None = None, told: Progress | None = None
 ) -> list[Learnt]:
-    """Teach one model for each lesson, many together.
+    """Teach one model for each lesson, many together, as many groups at a time as there are cores.
 
     ``kept`` is a folder that holds how far they are after each epoch: where it is there it goes on from it. The same
-    lessons and recipe give the same weights, on one machine, however often it was interrupted.
+    lessons and recipe give the same weights, on one machine, however often it was interrupted. ``told`` may be called
+    from another thread, one call at a time.
     """
     each = 4 * recipe.batch * GATES[recipe.cell] * recipe.units
-    size = min(len(lessons), max(1, TOGETHER_BYTES // each))
-    groups = -(-len(lessons) // size)
-    learnt: list[Learnt] = []
-    for number, some in enumerate(np.array_split(np.arange(len(lessons)), groups)):
+    groups = -(-len(lessons) // max(1, TOGETHER_BYTES // each))
+    size = -(-len(lessons) // groups)
+    # Those of about the same length go together. Groups are of one size, so that they are compiled once: the last is
+    # filled up with its last lesson.
+    order = np.argsort([len(one.train) for one in lessons], kind="stable")
+    places = order[np.minimum(np.arange(groups * size), len(lessons) - 1)].reshape(groups, size)
+    room = _Room.of(lessons, recipe)
+    compiled = _compiled(recipe.cell, window, recipe.learning_rate)
+    turn, stop, done = threading.Lock(), threading.Event(), np.zeros(groups)
 
-        def tell(epoch: int, loss: float, before: int = number) -> None:
-            if told is not None:
-                told((before * recipe.epochs + epoch) / (groups * recipe.epochs), loss)
+    def one_group(number: int) -> list[Learnt]:
+        def tell(share: float, loss: float) -> bool:
+            with turn:
+                done[number] = share
+                if told is not None and not stop.is_set():
+                    told(float(done.mean()), loss)
+            return not stop.is_set()
 
-        file = None if kept is None else kept / f"{number}.npz"
-        learnt += _together([lessons[i] for i in some], window, recipe, file, tell)
-    return learnt
+        file = None if kept is None else kept / f"group-{number}.npz"
+        return _together([lessons[i] for i in places[number]], compiled, recipe, room, file, tell)
+
+    learnt: dict[int, Learnt] = {}
+    with ThreadPoolExecutor(min(groups, os.cpu_count() or 1)) as pool:
+        try:
+            for number, some in enumerate(pool.map(one_group, range(groups))):
+                learnt.update(zip(places[number].tolist(), some, strict=True))
+        except BaseException:
+            stop.set()  # an interrupt, too: each group ends with its epoch, which is kept
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [learnt[i] for i in range(len(lessons))]
+
+
+def _batches(lesson: Lesson, recipe: Recipe) -> int:
+    return max(1, len(lesson.train) // recipe.batch)
 
 
 def _together(
-    lessons: Sequence[Lesson], window: int, recipe: Recipe, kept: Path | None, told: Callable[[int, float], None]
-) -> list[Learnt]:
-    inputs, changes = _stacked([one.inputs for one in lessons]), _stacked([one.changes for one in lessons])
-    batches = max(1, max(len(one.train) for one in lessons) // recipe.batch)
-    judged = max(len(one.validate) for one in lessons)
-    chunks = -(-judged // recipe.batch)
-    validate = np.stack([np.resize(one.validate, chunks * recipe.batch) for one in lessons])
-    weight = np.stack([np.arange(chunks * recipe.batch) < len(one.validate) for one in lessons]).astype(np.float32)
-    run, judge, start = _compiled(recipe.cell, window, recipe.learning_rate)
+    lessons: Sequence[Lesson], compiled: tuple[Any, Any, Any], recipe: Recipe, room: _Room, kept: Path | None,
+    told: Callable[[float, float], bool],
+) -> list[Learnt]:  # fmt: skip
+    """Teach a group; ``told`` is called after each epoch with the share that is done, and says whether to go on."""
+    inputs = _stacked([one.inputs for one in lessons], room.periods)
+    changes = _stacked([one.changes for one in lessons], room.periods)
+    batches = max(_batches(one, recipe) for one in lessons)
+    longest = max(len(one.validate) for one in lessons)
+    chunks = -(-longest // recipe.batch)
+    judged = room.chunks * recipe.batch
+    validate = np.stack([np.resize(one.validate, judged) for one in lessons])
+    weight = np.stack([np.arange(judged) < len(one.validate) for one in lessons]).astype(np.float32)
+    run, judge, start = compiled
     weights = _initial(recipe, len(lessons), inputs.shape[-1])
     state = (weights, start(weights), weights, np.full(len(lessons), np.inf, np.float32),
              np.zeros(len(lessons), np.int32), np.zeros((), np.int32))  # fmt: skip
     if kept is not None and kept.exists():
         state = _restored(kept, state)
     weights, moments, best, loss, since, epoch = state
-    by_chunk = (_in_chunks(validate, chunks), _in_chunks(weight, chunks))
+    by_chunk = (_in_chunks(validate, room.chunks), _in_chunks(weight, room.chunks))
     while epoch < recipe.epochs and (since < recipe.patience).any():
-        order = _order(lessons, batches, recipe, int(epoch))
-        weights, moments = run(weights, moments, inputs, changes, order)
-        now = np.asarray(judge(weights, inputs, changes, *by_chunk))
+        order = np.zeros((room.batches, len(lessons), recipe.batch), np.int64)
+        order[:batches] = _order(lessons, batches, recipe, int(epoch))
+        weights, moments = run(weights, moments, inputs, changes, order, batches)
+        now = np.asarray(judge(weights, inputs, changes, *by_chunk, chunks))
         better = (now < loss) & (since < recipe.patience)
         best = jax.tree.map(lambda new, old: jnp.where(_wide(better, new), new, old), weights, best)  # noqa: B023
         loss = np.where(better, now, loss)
@@ -177,7 +228,8 @@ def _together(
         epoch = epoch + np.int32(1)
         if kept is not None:
             _keep(kept, (weights, moments, best, loss, since, epoch))
-        told(int(epoch), float(np.mean(loss)))
+        if not told(int(epoch) / recipe.epochs, float(np.mean(loss))):
+            break
     return [
         Learnt({name: np.asarray(values[k]) for name, values in best.items()}, float(loss[k]), int(epoch))
         for k in range(len(lessons))
@@ -202,19 +254,21 @@ def _compiled(cell: str, window: int, learning_rate: float) -> tuple[Any, Any, A
     def one_batch(state: Any, ends: Any, inputs: Any, changes: Any) -> Any:
         weights, moments = state
         steps, moments = optimiser.update(jax.vmap(slope)(weights, inputs, changes, ends), moments)
-        return (optax.apply_updates(weights, steps), moments), None
+        return optax.apply_updates(weights, steps), moments
+
+    # How many batches and chunks there are is an argument: another count is not compiled anew.
+    @jax.jit
+    def run(weights: Any, moments: Any, inputs: Any, changes: Any, order: Any, batches: Any) -> Any:
+        return jax.lax.fori_loop(
+            0, batches, lambda i, state: one_batch(state, order[i], inputs, changes), (weights, moments)
+        )
 
     @jax.jit
-    def run(weights: Any, moments: Any, inputs: Any, changes: Any, order: Any) -> Any:
-        return jax.lax.scan(lambda s, ends: one_batch(s, ends, inputs, changes), (weights, moments), order)[0]
+    def judge(weights: Any, inputs: Any, changes: Any, ends: Any, counts: Any, chunks: Any) -> Any:
+        def chunk(i: Any, total: Any) -> Any:
+            return total + (jax.vmap(losses)(weights, inputs, changes, ends[i]) * counts[i]).sum(axis=1)
 
-    @jax.jit
-    def judge(weights: Any, inputs: Any, changes: Any, ends: Any, counts: Any) -> Any:
-        def chunk(total: Any, given: Any) -> Any:
-            return total + (jax.vmap(losses)(weights, inputs, changes, given[0]) * given[1]).sum(axis=1), None
-
-        total, _ = jax.lax.scan(chunk, jnp.zeros(inputs.shape[0]), (ends, counts))
-        return total / counts.sum(axis=(0, 2))
+        return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(inputs.shape[0])) / counts.sum(axis=(0, 2))
 
     return run, judge, optimiser.init
 
@@ -245,10 +299,9 @@ def _order(lessons: Sequence[Lesson], batches: int, recipe: Recipe, epoch: int) 
     return np.stack(drawn, axis=1)
 
 
-def _stacked(arrays: Sequence[F32]) -> Any:
+def _stacked(arrays: Sequence[F32], periods: int) -> Any:
     """Returns arrays of different lengths as one, zeros at their ends; what is missing becomes 0, and is never read."""
-    longest = max(len(one) for one in arrays)
-    whole = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), np.float32)
+    whole = np.zeros((len(arrays), periods, *arrays[0].shape[1:]), np.float32)
     for k, one in enumerate(arrays):
         whole[k, : len(one)] = np.nan_to_num(one)
     return jnp.asarray(whole)

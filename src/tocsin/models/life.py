@@ -159,16 +159,20 @@ def rmse(predicted: Floats, truth: Floats) -> float:
 def version(
     name: str, settings: Sequence[str], sensors: Sequence[str], model: LifeModel, units: Units, coverage: float = 0.9
 ) -> tuple[Manifest, Mapping[str, bytes]]:
-    """Return what `Store.add` needs; figures are of machines that were held back, beside the mean life of those."""
-    wanted = np.minimum(remaining(units), model.cap)
+    """Return what `Store.add` needs; figures are of machines that were held back, beside the mean life of those.
+
+    ``rmse`` is against the life cut off at the cap, ``rmse_raw`` against the life as it was.
+    """
+    truth = remaining(units)
+    wanted = np.minimum(truth, model.cap)
     manifest = Manifest(
         name=name,
         kind=KIND,
         inputs=(*settings, *sensors),
         target="rul",
         scaling=model.regimes.to_json(),
-        metrics={"rmse": rmse(model.held_back, wanted)},
-        baselines={"mean_life": {"rmse": float(np.std(wanted))}},
+        metrics={"rmse": rmse(model.held_back, wanted), "rmse_raw": rmse(model.held_back, truth)},
+        baselines={"mean_life": {"rmse": float(np.std(wanted)), "rmse_raw": float(np.std(truth))}},
         settings={
             "cap": model.cap,
             "coverage": coverage,

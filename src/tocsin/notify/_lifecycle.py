@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tocsin.batch import END
-from tocsin.domain.alarms import ACTIVE, ACTIVE_UNACK, CLOSED, NORMAL, STATES
+from tocsin.domain.alarms import ACTIVE, ACTIVE_UNACK, CLOSED, COMMENTED, NORMAL, STATES
 from tocsin.domain.calendars import Period, find
 
 NEVER = END
@@ -79,6 +79,8 @@ class Point:
     """How often it has rung again since it became active."""
     told: int = 0
     """How many rows there are of it; the next row has this number plus one."""
+    assignee: str = ""
+    """Who has it, if it was given to a person."""
     raises: list[int] = field(default_factory=list)
     """When it was raised lately; for chattering."""
     reading: dict[str, float | str | None] = field(default_factory=dict)
@@ -161,7 +163,9 @@ class Point:
             else:
                 self._back(at, "unsuppressed", policy, emit, reason="by design")
 
-    def act(self, at: int, action: str, by: str, reason: str, until: int | None, policy: Policy, emit: Emit) -> None:
+    def act(
+        self, at: int, action: str, by: str, reason: str, until: int | None, assignee: str, policy: Policy, emit: Emit
+    ) -> None:
         """Apply what a person does; an action that does not fit the state leaves a row ``refused`` that says why."""
         why_not, previous = "", self.state
         match action:
@@ -198,6 +202,16 @@ class Point:
                 why_not = "the time until which nothing is to be learnt is over"
             case "relearn" | "ignore" | "maintained":  # for the detector; here it is written down
                 self._emit(at, action, previous, False, policy, emit, by, reason)
+            case "assign" if STATES[previous].open and assignee:
+                self.assignee = assignee
+                self._emit(at, "assigned", previous, False, policy, emit, by, reason)
+            case "unassign" if self.assignee:
+                self.assignee = ""
+                self._emit(at, "unassigned", previous, False, policy, emit, by, reason)
+            case "unassign":
+                why_not = "nobody has it"
+            case "comment":
+                self._emit(at, COMMENTED, previous, False, policy, emit, by, reason)
             case "label_true" | "label_false":
                 self._emit(at, action.replace("label", "labelled"), previous, False, policy, emit, by, reason)
             case "reset" if STATES[STATES[previous].after_acknowledge or previous].after_reset:
@@ -224,7 +238,7 @@ class Point:
     def _raise(self, at: int, policy: Policy, emit: Emit) -> None:
         previous, fresh = self.state, self.state in CLOSED
         if fresh:
-            self.started = self.onset
+            self.started, self.assignee = self.onset, ""
         self.state, self.announced, self.realarms = ACTIVE_UNACK, self.level, 0
         if policy.realarm_us and policy.realarm_max:
             self.realarm_due = at + policy.realarm_us

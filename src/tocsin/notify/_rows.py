@@ -72,6 +72,7 @@ class AlarmRows:
             "score": point.reading.get(self.score_column),
             "started": point.started or None,
             "advice": self.advice,
+            "assignee": point.assignee,
             "by": event.by,
             "reason": event.reason,
             "evidence": json.dumps(point.reading, sort_keys=True),
@@ -85,7 +86,8 @@ class AlarmRows:
     def of_past(row: Mapping[str, object], id: str) -> dict[str, object]:
         """Returns a row as that of an earlier occurrence, which is over: the present reading says nothing of it."""
         unknown = dict.fromkeys(("value", "expected", "limit", "score", "started"))
-        over = {"state": CLEARED_ACK, "previous": CLEARED_ACK, "mode": "", "level": "", "case": "", "evidence": "{}"}
+        over = {"state": CLEARED_ACK, "previous": CLEARED_ACK, "evidence": "{}"}
+        over |= dict.fromkeys(("mode", "level", "case", "assignee"), "")
         return {**row, **unknown, **over, "id": id}
 
     def _text(self, row: Mapping[str, object]) -> str:

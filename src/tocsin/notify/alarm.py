@@ -18,7 +18,7 @@ from tocsin.bases import judged, require
 from tocsin.batch import ACTIONS, END, START, Batch, Codes, floats, times_us, to_batch
 from tocsin.contracts import Operator
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
-from tocsin.domain.alarms import LABELLED, SEVERITIES, operator_action
+from tocsin.domain.alarms import REMARKS, SEVERITIES, operator_action
 from tocsin.domain.calendars import Period, as_us
 from tocsin.notify._conditions import (
     ConditionRows,
@@ -310,7 +310,7 @@ class Alarm(Operator):
     def _act(self, state: AlarmState, action: Mapping[str, object], out: list[dict[str, object]]) -> None:
         """Apply what a person did to the alarm it names; an alarm of another rule is not ours to answer for."""
         known, name, occurrence = operator_action(str(action["action"])), str(action["alarm"]), ""
-        if known is not None and known.labels:
+        if known is not None and known.remarks:
             name, _, occurrence = name.rpartition("#")
         slot = self._find(state, name)
         if slot is None:
@@ -324,6 +324,7 @@ class Alarm(Operator):
             str(action["by"]),
             str(action["reason"]),
             None if until is None else _as_us(until),
+            str(action["assignee"]),
             self.policy,
             emit,
         )
@@ -344,12 +345,12 @@ class Alarm(Operator):
         return state.columns.keys.name(slot)
 
     def _emitter(self, key: str, out: list[dict[str, object]], occurrence: str = "") -> Emit:
-        """Returns what writes down the events of a key's alarm; a label may be of an earlier occurrence."""
+        """Returns what writes down the events of a key's alarm; a remark may be of an earlier occurrence."""
         rows = self._rows
 
         def emit(point: Point, event: AlarmEvent) -> None:
             row = rows.row(key, point, event)
-            is_past = event.name in LABELLED and occurrence not in ("", row["id"])
+            is_past = event.name in REMARKS and occurrence not in ("", row["id"])
             out.append(rows.of_past(row, occurrence) if is_past else row)
 
         return emit

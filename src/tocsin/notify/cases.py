@@ -261,7 +261,7 @@ class Cases(Operator):
                 "ring": ring, "level": row["level"] if row else "", "signal": row["signal"] if row else "",
                 "unit": "", "advice": row["advice"] if row else "", "started": case.started or None,
                 "message": f"{asset}: {event.replace('_', ' ')}, {count} alarm{'s' * (count != 1)}, first: {text}",
-                "by": "", "reason": "", "evidence": json.dumps(evidence), "number": case.told,
+                "assignee": "", "by": "", "reason": "", "evidence": json.dumps(evidence), "number": case.told,
                 "asset": asset, "first_out": False,
             }
         )  # fmt: skip
@@ -279,7 +279,7 @@ class Cases(Operator):
         saved, state.watermark = _CASES.load(table)
         for asset, (case, waiting) in zip(table.column("key").to_pylist(), saved, strict=True):
             state.cases[asset] = Case(**case)
-            state.waiting += waiting
+            state.waiting += ({"assignee": ""} | row for row in waiting)  # rows from before there was one lack it
         return state
 
 

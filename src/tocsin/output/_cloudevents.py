@@ -52,7 +52,7 @@ def cloudevent(row: Row, source: str = "/tocsin") -> bytes:
     return json.dumps(event, allow_nan=False, default=str, separators=(",", ":")).encode()
 
 
-def alertmanager(row: Row, url: str = "") -> bytes:
+def alertmanager(row: Row) -> bytes:
     """Returns a row as a body for Alertmanager's ``POST /api/v2/alerts``; its fingerprint is that of the labels.
 
     Severity stands in the annotations: labels name the alert, and one that escalates is still the same. It is
@@ -75,8 +75,8 @@ def alertmanager(row: Row, url: str = "") -> bytes:
     }
     if row.get("state") not in ACTIVE or row.get("mode"):
         alert["endsAt"] = _text_time(row["time"])
-    if url:
-        alert["generatorURL"] = url
+    if row.get("link"):
+        alert["generatorURL"] = row["link"]
     return json.dumps([alert], allow_nan=False, default=str, separators=(",", ":")).encode()
 
 

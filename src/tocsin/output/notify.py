@@ -68,7 +68,8 @@ class Notify(Channel):
     """Where to: ``console``, the URL of a webhook, or any URL of Apprise (``mailto://``, ``slack://``, ``mqtt://``)."""
     text: str = ""
     """What to say, with columns in braces (``{key}: {value:.1f}``); key and message, or else all columns, if empty.
-    Where the pipeline has ``assets``, there are also ``area``, ``line``, ``name``, ``signal_name`` and ``unit``."""
+    Where the pipeline has ``assets``, there are also ``area``, ``line``, ``name``, ``signal_name`` and ``unit``; where
+    it says ``page.url``, ``link`` opens the alarm's story on the page, and stands behind key and message."""
     format: Literal["text", "cloudevents", "alertmanager"] = "text"
     """What a webhook gets: text and row as JSON, a CloudEvent 1.0, or what Alertmanager's ``/api/v2/alerts`` takes."""
     allow_private: bool = False
@@ -113,7 +114,7 @@ class Notify(Channel):
         if self.text:
             return _PLACE.sub(lambda place: _shown(row, place), self.text)
         if row.get("message"):
-            return f"{_whose(row)} {row['message']}".strip()
+            return " ".join(filter(None, (_whose(row), row["message"], row.get("link"))))
         return " ".join(f"{name}={_plain(value)}" for name, value in row.items() if value is not None)
 
     def open(self, world: World) -> Notifier:

@@ -14,6 +14,7 @@ from tocsin.batch import LATE, NEW, OUT, REJECTED, Apart, in_words, is_undecoded
 from tocsin.contracts import Channel, Operator, Sink
 from tocsin.errors import ConfigError, SchemaError, UnknownName
 from tocsin.pipeline.assets import MACHINES_TABLE, SIGNALS_TABLE, lacking
+from tocsin.pipeline.links import LINK, can_be_linked
 from tocsin.pipeline.parts import build, delta_table
 from tocsin.pipeline.plan import LATE_COLUMN, Plan, Port, SinkNode, SourceNode, Step
 
@@ -66,6 +67,8 @@ class Compiler:
             workers=pipeline.workers,
             machines=machines,
             signals=pipeline.assets.signals,
+            page_url=pipeline.page.url,
+            zone=pipeline.zone,
         )
 
     def _origin(self, name: str, input: Input) -> None:
@@ -161,10 +164,14 @@ class Compiler:
             marks = is_archive and self._takes_both((*inputs, *late))
             kept = schema.append(LATE_COLUMN) if marks else schema
             with _at(f"{place}.sinks.{i}"):
-                is_told = isinstance(part, Channel) and self.pipeline.assets.are_there()
-                part.accepts(pa.schema([*kept, *lacking(kept)]) if is_told else kept)
+                part.accepts(self._told(kept) if isinstance(part, Channel) else kept)
                 self._refuse_taken(part)
             self.sinks.append(SinkNode(f"{name}.{i}.{part.name()}", (*inputs, *late), part, kept, marks))
+
+    def _told(self, kept: pa.Schema) -> pa.Schema:
+        """Returns what reaches a channel: beside the rows' own columns what `engine.telling` adds to them."""
+        named = pa.schema([*kept, *lacking(kept)]) if self.pipeline.assets.are_there() else kept
+        return named.append(LINK) if self.pipeline.page.url and can_be_linked(kept) else named
 
     def _refuse_taken(self, part: Sink | Channel) -> None:
         """The tables of the assets are nobody else's."""

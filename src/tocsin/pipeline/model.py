@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -34,6 +34,16 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+
+
+def _zone(value: str) -> str:
+    try:
+        return ZoneInfo(value).key if value else ""
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone '{value}'; write it as Europe/Berlin") from error
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class Input(Settings):
@@ -87,20 +97,12 @@ class ScheduledJob(Settings):
     do: Literal["load", "reload", "compact", "vacuum", "retain"]
     """``load`` runs the pipeline to the end of its sources; ``reload`` too, but reads all that they hold anew;
     ``compact`` merges small files, ``vacuum`` gives space back, ``retain`` deletes rows beyond their retention."""
-    zone: str = "UTC"
+    zone: Annotated[Zone, Field(min_length=1)] = "UTC"
     """The time zone of ``cron``, as ``Europe/Berlin``."""
     retries: int = Field(3, ge=0, le=100)
     """How often it is tried again after it has failed."""
     retry_after: Duration = Field(60_000_000, ge=0)
     """Time before the first try again; it doubles after each."""
-
-    @field_validator("zone")
-    @classmethod
-    def _zone_is_known(cls, zone: str) -> str:
-        try:
-            return ZoneInfo(zone).key
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"there is no time zone '{zone}'; write it as Europe/Berlin") from error
 
     @field_validator("cron")
     @classmethod
@@ -127,8 +129,6 @@ class Oidc(Settings):
     """What it knows the page as."""
     client_secret: str = Field(default="", repr=False)
     """What it knows the page by, if it is no public client; write it as ``${env:NAME}`` or ``${file:PATH}``."""
-    url: str
-    """Where browsers see the page; the provider must allow ``URL/auth/callback`` to be sent back to."""
     claim: str = "roles"
     """Where its token has the groups of somebody; dots go down, as in ``realm_access.roles``."""
     roles: dict[str, Literal["viewer", "operator", "engineer", "admin"]] = Field(min_length=1)
@@ -136,18 +136,10 @@ class Oidc(Settings):
     name: str = "preferred_username"
     """The claim that names somebody in the audit."""
 
-    @field_validator("issuer", "url")
+    @field_validator("issuer")
     @classmethod
-    def _encrypted(cls, address: str) -> str:
-        parts = urlsplit(address)
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_local(parts.hostname or "")):
-            raise ValueError(f"write https://...: over {address} others could read who signs in")
-        return address
-
-    @field_validator("url")
-    @classmethod
-    def _without_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    def _is_encrypted(cls, address: str) -> str:
+        return _encrypted(address)
 
 
 class Page(Settings):
@@ -155,8 +147,33 @@ class Page(Settings):
 
     streams: tuple[str, ...] = ()
     """The streams to show; all where none is named."""
+    url: str = ""
+    """Where browsers see the page, such as ``https://tocsin.plant.example:8321``. Messages of alarms then have a link
+    that opens the alarm's story; a provider must allow ``URL/auth/callback`` to be sent back to."""
     oidc: Oidc | None = None
-    """A provider at which people sign in, beside accounts and tokens."""
+    """A provider at which people sign in, beside accounts and tokens; it needs ``url``."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (not parts.hostname or parts.query or parts.fragment):
+            raise ValueError(f"write https:// and where browsers see the page, without ? and #; '{url}' is no such url")
+        return url and _encrypted(url).rstrip("/")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.oidc is not None and not self.url:
+            raise ValueError("oidc needs page.url: where browsers see the page, to be sent back to it")
+        return self
+
+
+def _encrypted(address: str) -> str:
+    """Returns an address that others cannot listen to; `ValueError` for another one."""
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_local(parts.hostname or "")):
+        raise ValueError(f"write https://...: over {address} others could read who signs in")
+    return address
 
 
 class Pipeline(Settings):
@@ -201,6 +218,8 @@ class Pipeline(Settings):
     """What the live page shows."""
     assets: Assets = Assets()
     """Where machines stand, and what people call them and their signals."""
+    zone: Zone = ""
+    """The time zone of the plant, as ``Europe/Berlin``: whose clocks the page shows; else those of the browser."""
     jobs: Mapping[Name, ScheduledJob] = {}
     """What is done to schedules of their own, by name: loads, and housekeeping."""
 

@@ -125,6 +125,10 @@ class Plan:
     """Where machines stand, by the name that the rows have."""
     signals: Mapping[str, SignalName] = field(default_factory=dict)
     """What people call signals, by the name that the rows have."""
+    page_url: str = ""
+    """Where browsers see the page; empty where nobody has said it."""
+    zone: str = ""
+    """The plant's time zone; empty where nobody has said it."""
 
     def loads(self) -> dict[str, tuple[SinkNode, ...]]:
         """Returns the sinks that are published together, by the id of their load."""

@@ -117,11 +117,12 @@ def _settings_of(part: Any) -> str:
     rows = ["| setting | type | default | what it does |", "| --- | --- | --- | --- |"]
     for name, field in part.model_fields.items():
         told = " ".join(sentences(part).get(name, "").split())
-        rows.append("| " + " | ".join((f"`{field.alias or name}`", _type(field), _default(field), told)) + " |")
+        rows.append("| " + " | ".join((f"`{field.alias or name}`", type_of(field), _default(field), told)) + " |")
     return "\n".join(rows) if part.model_fields else "No settings."
 
 
-def _type(field: FieldInfo) -> str:
+def type_of(field: FieldInfo) -> str:
+    """Returns what a setting is, in the words of a YAML file: ``duration``, ``list of text`` ..."""
     told = f"{field.annotation} {field.metadata}"
     for read, name in (("duration_us", "duration"), ("size_bytes", "size")):
         if read in told:
@@ -158,6 +159,6 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Component):
         return f"`{value.name()}`"
-    if isinstance(value, int) and _type(field) == "duration":
+    if isinstance(value, int) and type_of(field) == "duration":
         value = duration_text(value)
     return "" if value in (None, (), "", {}) or isinstance(value, BaseModel) else f"`{value}`"

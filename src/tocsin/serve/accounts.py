@@ -129,6 +129,10 @@ class Accounts:
         """Returns whether an account or a token has this name, or the audit uses it for those who have none."""
         return name in (*RESERVED, *self._names("select name from accounts union all select name from tokens"))
 
+    def people(self) -> list[str]:
+        """Returns the names of all accounts."""
+        return self._names("select name from accounts order by name")
+
     def account(self, name: str) -> Account | None:
         """Returns the account of this name, if there is one."""
         rows = self._rows("select name, role, password from accounts where name = ?", name)

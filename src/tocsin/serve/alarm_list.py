@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, CLOSED, LABELLED, SEVERITIES, rank
+from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, CLOSED, COMMENTED, LABELLED, SEVERITIES, rank
+from tocsin.domain.labels import comment
 from tocsin.pipeline.assets import owner
 from tocsin.serve.messages import ShownAlarm
 
@@ -31,27 +32,34 @@ class AlarmList:
         for row in rows.to_pylist():  # alarms are few: some tens of microseconds each
             if row.get("event") in LABELLED:
                 self._label(row)
+            elif row.get("event") == COMMENTED:
+                self._remark(row, comment=comment(_text(row.get("by")), _text(row.get("reason"))))
             elif row.get("event") not in CASE_EVENTS:  # a case gathers alarms that are shown themselves
                 self.put(_alarm(row))
 
     def put(self, alarm: ShownAlarm) -> None:
         """Put in an alarm's newest row, in the place of older ones."""
         before = self.by_id.pop(alarm.id, None)
-        if before is not None and not alarm.label:
-            alarm = msgspec.structs.replace(alarm, label=before.label)
+        if before is not None:
+            alarm = msgspec.structs.replace(
+                alarm, label=alarm.label or before.label, comment=alarm.comment or before.comment
+            )
         self.by_id[alarm.id] = self._changed[alarm.id] = alarm
         if len(self.by_id) > ALARMS_MAX:
             over = [known for known, old in self.by_id.items() if old.state in CLOSED] or list(self.by_id)
             del self.by_id[over[0]]
 
     def _label(self, row: Mapping[str, Any]) -> None:
-        """Note what somebody has said an alarm was: all else of it stays as it is, also its place in the list."""
+        """Note what somebody has said an alarm was."""
+        event = _text(row.get("event"))
+        by, reason = _text(row.get("by")), _text(row.get("reason"))
+        self._remark(row, label=LABELLED[event], event=event, by=by, reason=reason)
+
+    def _remark(self, row: Mapping[str, Any], **said: str) -> None:
+        """Note what was said of an alarm: all else of it stays as it is, also its place in the list."""
         known = self.by_id.get(_text(row.get("id")))
         if known is not None:
-            event = _text(row.get("event"))
-            self.by_id[known.id] = self._changed[known.id] = msgspec.structs.replace(
-                known, label=LABELLED[event], event=event, by=_text(row.get("by")), reason=_text(row.get("reason"))
-            )
+            self.by_id[known.id] = self._changed[known.id] = msgspec.structs.replace(known, **said)
 
     def changes(self) -> list[ShownAlarm]:
         """Returns what has changed since the last call."""
@@ -109,6 +117,7 @@ def _alarm(row: Mapping[str, Any]) -> ShownAlarm:
         message=_text(row.get("message")),
         advice=_text(row.get("advice")),
         unit=_text(row.get("unit")),
+        assignee=_text(row.get("assignee")),
         by=_text(row.get("by")),
         reason=_text(row.get("reason")),
         value=_number(row.get("value")),

@@ -25,10 +25,21 @@ from tocsin.engine.wire import Counted, StreamColumns
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.serve.access import COOKIE, SESSION_S, AccessKeys, Caller, address_of, refused, slowed
 from tocsin.serve.built import built
+from tocsin.serve.graph_messages import Outline
 from tocsin.serve.hub import VIEWERS_MAX, Hub
 from tocsin.serve.live import HOLES_S, TABLES_LAG_S, Live
 from tocsin.serve.machine import MachineView
-from tocsin.serve.messages import NO_PLANT, Alarms, Evidence, Figures, MachineHistory, Machines, Plant, SessionInfo
+from tocsin.serve.messages import (
+    NO_PLANT,
+    Alarms,
+    Evidence,
+    Figures,
+    MachineHistory,
+    Machines,
+    People,
+    Plant,
+    SessionInfo,
+)
 from tocsin.serve.oidc import SignIns
 from tocsin.serve.scores import ScoreCells
 from tocsin.serve.series import POINTS_MAX
@@ -63,6 +74,10 @@ class PageContext:
     """What is shown of them; all if none is given."""
     plant: Plant = NO_PLANT
     """What people call machines and signals, and where machines stand."""
+    outline: Outline = field(default_factory=Outline)
+    """The parts of the pipeline."""
+    follows: bool = False
+    """Whether the tables are followed, because the engine is elsewhere."""
     scores: ScoreCells = field(default_factory=ScoreCells)
     """What has been read of the tables for the heat map."""
     sign_ins: SignIns | None = None
@@ -80,6 +95,8 @@ class Act(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     for_s: float | None = None
     """How long to shelve."""
+    assignee: str = ""
+    """To whom the alarm is given; to who asks, if nobody is named."""
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
@@ -122,9 +139,9 @@ def caller_of(request: Request) -> Caller:
 
 async def session(request: Request) -> Response:
     page, caller = page_of(request), caller_of(request)
-    actor = caller.actor
+    actor, needed = caller.actor, page.keys.are_needed
     return answer(
-        SessionInfo(caller.csrf or "", page.title, tocsin.__version__, actor.name, actor.role, page.keys.are_needed)
+        SessionInfo(caller.csrf or "", page.title, tocsin.__version__, actor.name, actor.role, needed, page.plant.zone)
     )
 
 
@@ -269,7 +286,7 @@ async def evidence(request: Request) -> Response:
     if (lake := page.lake) is None:
         return refused(404, NO_TABLES)
     try:
-        told = await asyncio.to_thread(evidence.evidence, lake, request.path_params["id"])
+        told = await asyncio.to_thread(evidence.evidence, lake, page.state_folder, request.path_params["id"])
     except UnknownName:
         return refused(404, "the tables do not have this alarm yet; they are written a few seconds after it rings")
     return answer(msgspec.convert(told, Evidence))
@@ -289,7 +306,7 @@ async def act(request: Request) -> Response:
     known = page.live.alarms.known(alarm)
     if known is None and not (action.detector and ":" in alarm):
         return refused(404, f"there is no alarm '{alarm}'; /api/alarms lists them")
-    if known is not None and action.labels:
+    if known is not None and action.remarks:
         alarm = f"{known.rule}:{known.machine}#{known.id}"
     elif known is not None and action.detector:
         alarm = f"{known.rule}:{known.machine}"
@@ -302,13 +319,21 @@ async def act(request: Request) -> Response:
             return refused(422, f"{action.name} needs for_s, at most {_SHELVE_S_MAX} seconds")
         until = datetime.now(UTC) + timedelta(seconds=body.for_s)
     by, reason = actor.name, body.reason.strip()[:_TEXT_MAX]
+    assignee = body.assignee or by
     try:
-        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until, actor)
+        await asyncio.to_thread(desk.act, page.state_folder, alarm, action.name, by, reason, until, actor, assignee)
     except ConfigError as error:
         return refused(422, str(error))
     except (OSError, sqlite3.Error) as error:
         return refused(503, f"the action could not be written down: {error}")
     return answer({"id": alarm, "action": action.name, "by": by}, 202)
+
+
+async def people(request: Request) -> Response:
+    """Returns to whom an alarm can be given."""
+    from tocsin.serve import desk
+
+    return answer(People(await asyncio.to_thread(desk.people, page_of(request).state_folder)))
 
 
 async def counters(request: Request) -> Response:
@@ -334,6 +359,7 @@ def _exposition(page: PageContext) -> Iterator[str]:
         ("sink_lag_epochs", "node", {id: sink.lag_epochs for id, sink in counted.sinks.items()}),
         ("sink_lag_bytes", "node", {id: sink.lag_bytes for id, sink in counted.sinks.items()}),
         ("source_silent_seconds", "source", {id: source.silent_s for id, source in counted.sources.items()}),
+        ("backpressure_ratio", "source", {id: source.backpressure for id, source in counted.sources.items()}),
     ):
         yield from _head(name)
         for key, value in values.items():
@@ -357,6 +383,11 @@ def _exposition(page: PageContext) -> Iterator[str]:
     ):
         yield from _head(name)
         yield f"tocsin_{name}{{{pipeline}}} {value:.15g}"
+    yield from _head("model_inference_seconds", "summary")
+    for id, asked in counted.inferences.items():
+        labels = f'{{{pipeline},node="{_escaped(id)}"}}'
+        yield f"tocsin_model_inference_seconds_sum{labels} {asked.seconds:.15g}"
+        yield f"tocsin_model_inference_seconds_count{labels} {asked.count}"
     yield from _head("alarms_active")
     for severity, count in page.live.alarms.active_by_severity().items():
         yield f'tocsin_alarms_active{{{pipeline},severity="{_escaped(severity)}"}} {count}'
@@ -364,10 +395,10 @@ def _exposition(page: PageContext) -> Iterator[str]:
     yield f'tocsin_build_info{{version="{tocsin.__version__}",revision="{built().commit}"}} 1'
 
 
-def _head(name: str) -> Iterator[str]:
+def _head(name: str, kind: str = "") -> Iterator[str]:
     """Returns the two lines that say what a metric is."""
     yield f"# HELP tocsin_{name} {METRICS[name]}"
-    yield f"# TYPE tocsin_{name} {'counter' if name.endswith('_total') else 'gauge'}"
+    yield f"# TYPE tocsin_{name} {kind or ('counter' if name.endswith('_total') else 'gauge')}"
 
 
 METRICS = {
@@ -380,6 +411,8 @@ METRICS = {
     "sink_lag_epochs": "Epochs that wait for a sink.",
     "sink_lag_bytes": "Bytes that wait for a sink.",
     "source_silent_seconds": "Time since a source gave a row.",
+    "backpressure_ratio": "Share of the last 10 s in which a source was held up by what comes after it.",
+    "model_inference_seconds": "How long trained models took, by call.",
     "checkpoints_total": "Epochs that were committed.",
     "checkpoint_duration_seconds": "How long the last epoch took.",
     "waiting_bytes": "Bytes of rows that wait for the next epoch.",

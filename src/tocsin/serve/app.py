@@ -28,13 +28,24 @@ from starlette.routing import Route
 
 from tocsin.domain.roles import ADMIN, ENGINEER, OPERATOR, VIEWER
 from tocsin.engine.feed import SOCKET, listen
-from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, decode_counted, decode_rows
+from tocsin.engine.wire import (
+    COUNTERS,
+    FRAME_BYTES_MAX,
+    HEADER,
+    LAST_ROWS,
+    ROWS,
+    StreamColumns,
+    decode_counted,
+    decode_last_rows,
+    decode_rows,
+)
 from tocsin.errors import ConfigError
-from tocsin.serve import admin, api, overview, prometheus, sign_in, sql, words
+from tocsin.serve import admin, api, graph, overview, prometheus, sign_in, sql, words
 from tocsin.serve.access import PUBLIC, AccessKeys, Address, Front, Guard
 from tocsin.serve.accounts import Accounts
 from tocsin.serve.api import PageContext
 from tocsin.serve.following import LakeFollower, follow_tables
+from tocsin.serve.graph_messages import Outline
 from tocsin.serve.hub import Hub
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.messages import NO_PLANT, Plant
@@ -84,8 +95,12 @@ ROUTES = (
     Entry("GET", "/api/alarms.csv", api.alarms_csv, VIEWER),
     Entry("GET", "/api/alarms/{id:path}/evidence", api.evidence, VIEWER),
     Entry("POST", "/api/alarms/{id:path}/{action}", api.act, OPERATOR, changes=True),
+    Entry("GET", "/api/people", api.people, OPERATOR),
     Entry("POST", "/api/sql", sql.sql, ENGINEER, changes=True),
     Entry("GET", "/api/counters", api.counters, VIEWER),
+    Entry("GET", "/api/pipeline", graph.pipeline, VIEWER),
+    Entry("GET", "/api/pipeline/part", graph.part, VIEWER),
+    Entry("GET", "/api/pipeline/rows", graph.rows, VIEWER),
     Entry("GET", "/events", api.events, VIEWER),
     Entry("GET", "/metrics", api.metrics, VIEWER),
     Entry("GET", "/federate", prometheus.federate, VIEWER),
@@ -113,13 +128,21 @@ STATIC: Mapping[str, tuple[str, str, str]] = {
     "/admin.js": ("tocsin.serve", "pages/admin.js", "text/javascript; charset=utf-8"),
     "/query.js": ("tocsin.serve", "pages/query.js", "text/javascript; charset=utf-8"),
     "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
+    "/pipeline.js": ("tocsin.serve", "pages/pipeline.js", "text/javascript; charset=utf-8"),
+    "/layers.js": ("tocsin.serve", "pages/layers.js", "text/javascript; charset=utf-8"),
+    "/pipeline.css": ("tocsin.serve", "pages/pipeline.css", "text/css; charset=utf-8"),
     "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
     "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
+    "/filters.js": ("tocsin.serve", "pages/filters.js", "text/javascript; charset=utf-8"),
     "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
     "/vibration.js": ("tocsin.serve", "pages/vibration.js", "text/javascript; charset=utf-8"),
     "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),
     "/story.js": ("tocsin.serve", "pages/story.js", "text/javascript; charset=utf-8"),
     "/onset.js": ("tocsin.serve", "pages/onset.js", "text/javascript; charset=utf-8"),
+    "/clock.js": ("tocsin.serve", "pages/clock.js", "text/javascript; charset=utf-8"),
+    "/compare.js": ("tocsin.serve", "pages/compare.js", "text/javascript; charset=utf-8"),
+    "/points.js": ("tocsin.serve", "pages/points.js", "text/javascript; charset=utf-8"),
+    "/together.js": ("tocsin.serve", "pages/together.js", "text/javascript; charset=utf-8"),
     "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
     "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
     "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),
@@ -165,6 +188,7 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
     """Take in what one engine sends, until it goes."""
     live.engines += 1
     live.hear()
+    live.looked_at.connect(writer.write)
     try:
         while True:
             length, kind = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -177,6 +201,8 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
                 live.count(decode_counted(body))
             elif kind == ROWS:
                 live.take(*decode_rows(body))
+            elif kind == LAST_ROWS:
+                live.looked_at.take(decode_last_rows(body))
     except (asyncio.IncompleteReadError, ConnectionError):
         log.info("the engine has gone")
     except asyncio.CancelledError:
@@ -185,18 +211,19 @@ async def hear(live: Live, reader: asyncio.StreamReader, writer: asyncio.StreamW
         log.warning("the engine sent what cannot be read (%s); hanging up", error)
     finally:
         live.engines -= 1
+        live.looked_at.disconnect(writer.write)
         writer.close()
 
 
-async def hear_engines(page: PageContext, *, follow: bool) -> None:
+async def hear_engines(page: PageContext) -> None:
     """First the past, then what the engine sends; or what the tables get, where it is elsewhere."""
     lake_folder = page.lake_folder
-    if lake_folder is not None and follow:
+    if lake_folder is not None and page.follows:
         follower = await asyncio.to_thread(LakeFollower, lake_folder, page.streams)
     if lake_folder is not None and lake_folder.is_dir():
         for stream, rows in await asyncio.to_thread(lambda: list(newest(lake_folder, page.streams))):
             page.live.take(stream, rows, now_s=NEVER_S)
-    if lake_folder is not None and follow:
+    if lake_folder is not None and page.follows:
         await follow_tables(page.live, follower)
     engines = await asyncio.start_unix_server(partial(hear, page.live), sock=listen(page.state_folder / SOCKET))
     async with engines:
@@ -208,6 +235,7 @@ async def tick(page: PageContext) -> None:
     while True:
         await asyncio.sleep(TICK_S)
         page.hub.publish(page.live.changes(), page.live.new_points())
+        page.live.looked_at.tell()
 
 
 def serve(
@@ -218,6 +246,7 @@ def serve(
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
     plant: Plant = NO_PLANT,
+    outline: Outline | None = None,
     follow: bool = False,
     ready: Callable[[], None] = lambda: None,
     ended: threading.Event | None = None,
@@ -234,12 +263,13 @@ def serve(
     sign_ins = None if address.provider is None else SignIns(address.provider)
     live = Live(plant.machines)
     page = PageContext(
-        title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant, sign_ins=sign_ins
-    )
+        title, state_folder, live, Hub(), keys, address.secure, lake_folder, streams, plant, outline or Outline(),
+        follows=follow, sign_ins=sign_ins,
+    )  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page, follow=follow))]
+        tasks = [asyncio.create_task(tick(page)), asyncio.create_task(hear_engines(page))]
         for task in tasks:
             task.add_done_callback(_report)
         yield
@@ -348,6 +378,7 @@ def start(
     title: str = "tocsin",
     streams: Collection[StreamColumns] = (),
     plant: Plant = NO_PLANT,
+    outline: Outline | None = None,
 ) -> Running:
     """Start `serve` in a process of its own. Returns it when it listens."""
     address = address or Address()
@@ -367,6 +398,7 @@ def start(
         "address": asdict(address),
         "streams": msgspec.to_builtins(tuple(streams)),
         "plant": msgspec.to_builtins(plant),
+        "outline": msgspec.to_builtins(outline or Outline()),
     }
     process.stdin.write(json.dumps(wanted, default=str) + "\n")
     process.stdin.flush()
@@ -410,7 +442,8 @@ def main() -> None:
     try:
         names = {"title": wanted["title"], "streams": msgspec.convert(wanted["streams"], tuple[StreamColumns, ...])}
         plant = msgspec.convert(wanted.get("plant", {}), Plant)
-        serve(Path(wanted["state"]), lake, address, **names, plant=plant, ended=ended, ready=ready)
+        outline = msgspec.convert(wanted.get("outline", {}), Outline)
+        serve(Path(wanted["state"]), lake, address, **names, plant=plant, outline=outline, ended=ended, ready=ready)
     except TocsinError as error:
         print(error, flush=True)  # noqa: T201
         sys.exit(1)

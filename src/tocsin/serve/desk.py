@@ -11,13 +11,18 @@ import pyarrow.compute as pc
 
 from tocsin.domain.alarm_kpis import kpis as figures
 from tocsin.domain.alarm_rows import ALARM_SCHEMA, KNOWN_BY
-from tocsin.domain.alarms import CASE_EVENTS, CLOSED, LABELLED, OperatorAction, action_words, operator_action
+from tocsin.domain.alarms import CASE_EVENTS, CLOSED, REMARKS, OperatorAction, action_words, operator_action
 from tocsin.domain.calendars import as_us
-from tocsin.domain.labels import labels_by_id
+from tocsin.domain.labels import comments_by_id, labels_by_id
 from tocsin.engine.actions import append_action
-from tocsin.engine.audit import Actor
+from tocsin.engine.audit import Actor, signed_in
 from tocsin.errors import ConfigError, UnknownName
 from tocsin.lake import read as lake
+from tocsin.serve.accounts import Accounts
+from tocsin.values.text import printable
+
+PERSON_MAX = 200
+"""So many letters has the name of a person at most."""
 
 
 def rows(lake_folder: Path | str, table: str = "alarms") -> pa.Table:
@@ -43,18 +48,20 @@ def rows(lake_folder: Path | str, table: str = "alarms") -> pa.Table:
 def list_alarms(lake_folder: Path | str, *, table: str = "alarms", everything: bool = False) -> pa.Table:
     """Returns the newest row of each alarm, latest first: those open or kept silent, or ``everything`` there was.
 
-    Cases are not listed: their alarms are. Column ``label`` has what somebody has said an alarm was, true or false.
+    Cases are not listed: their alarms are. Column ``label`` has what somebody has said an alarm was, true or false,
+    ``comment`` the last comment, behind the name of who wrote it.
     """
     alarms = rows(lake_folder, table)
-    labels = labels_by_id(alarms)
-    alarms = alarms.filter(pc.invert(pc.is_in(alarms["event"], pa.array([*CASE_EVENTS, *LABELLED]))))
+    remarks = {"label": labels_by_id(alarms), "comment": comments_by_id(alarms)}
+    alarms = alarms.filter(pc.invert(pc.is_in(alarms["event"], pa.array([*CASE_EVENTS, *REMARKS]))))
     # By number, not by time: people's clocks are not the machines'.
     alarms = alarms.take(pc.sort_indices(alarms, sort_keys=[("number", "ascending")]))
     names = zip(alarms["rule"].to_pylist(), alarms["key"].to_pylist(), strict=True)
     newest = {name: i for i, name in enumerate(names)}
     latest = alarms.take(pa.array(newest.values(), pa.int64())).sort_by([("time", "descending")])
-    said = [labels.get(id, "") for id in latest["id"].to_pylist()]
-    latest = latest.append_column("label", pa.array(said, pa.string()))
+    for name, said in remarks.items():
+        of_each = [said.get(id, "") for id in latest["id"].to_pylist()]
+        latest = latest.append_column(name, pa.array(of_each, pa.string()))
     if everything:
         return latest
     closed = pc.and_(pc.is_in(latest["state"], pa.array(CLOSED)), pc.equal(latest["mode"], ""))
@@ -64,8 +71,8 @@ def list_alarms(lake_folder: Path | str, *, table: str = "alarms", everything: b
 def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str = "alarms") -> str:
     """Raise `UnknownName` unless the table knows the alarm (its id, or ``rule:key``); returns what to call it.
 
-    What is for the detector before it goes by ``rule:key``, a label by ``rule:key#id``: the occurrence that is named,
-    or the latest. An alarm named by its place may be shelved or taken out of
+    What is for the detector before it goes by ``rule:key``, a label or comment by ``rule:key#id``: the occurrence that
+    is named, or the latest. An alarm named by its place may be shelved or taken out of
     service before it has ever rung.
     """
     if ":" in alarm and _action(action).beforehand:
@@ -80,7 +87,7 @@ def check_known(lake_folder: Path | str, alarm: str, action: str, *, table: str 
     if alarm not in known:
         raise UnknownName("alarm", alarm, list(dict.fromkeys(reversed(known)))[:10])
     last = (len(known) - 1 - known[::-1].index(alarm)) % len(places)
-    if _action(action).labels:
+    if _action(action).remarks:
         return f"{places[last]}#{known[last]}"
     return places[last] if _action(action).detector else alarm
 
@@ -93,11 +100,13 @@ def act(
     reason: str = "",
     until: datetime | None = None,
     actor: Actor | None = None,
+    assignee: str = "",
 ) -> int:
     """Write down, durably, what somebody does with an alarm; the running pipeline applies and audits it.
 
-    ``alarm`` is its id, or ``rule:key``. Shelving without ``until`` lasts until the alarm clears. ``actor`` is who does
-    it by the audit, if not the user who runs this process. Returns the number of the entry in the log of actions.
+    ``alarm`` is its id, or ``rule:key``. Shelving without ``until`` lasts until the alarm clears. ``by`` is who does it
+    by their own word, ``actor`` by the audit, if not the user who runs this process; on the page both are the session's
+    name. ``assignee`` is to whom the alarm is given. Returns the number of the entry in the log of actions.
     """
     known = _action(action)
     if not alarm.strip():
@@ -106,8 +115,12 @@ def act(
         raise ConfigError("say who does it: every action is audited")
     if known.detector and ":" not in alarm:
         raise ConfigError(f"{known.name} is for a detector: name the rule and the key, such as health:pump")
-    if known.labels and "#" not in alarm:
-        raise ConfigError("a label is of one occurrence: name it rule:key#id, such as hot:pump#3f2a")
+    if known.remarks and "#" not in alarm:
+        raise ConfigError(f"{known.command} is of one occurrence: name it rule:key#id, such as hot:pump#3f2a")
+    if known.asks == "text" and not reason.strip():
+        raise ConfigError("a comment needs words: say what is to be known of the alarm")
+    folder = Path(state_folder)
+    assignee = _person(folder, assignee) if known.asks == "person" else ""
     if known.detector and known.timed and until is None:
         raise ConfigError(f"say until when to {known.name}")
     if until is not None and until.tzinfo is None:
@@ -116,7 +129,26 @@ def act(
     if until is not None and until <= now:
         raise ConfigError(f"{until.isoformat()} is over; give a later time")
     until_us = None if until is None else as_us(until)
-    return append_action(Path(state_folder), as_us(now), alarm.strip(), known.name, by, reason, until_us, actor)
+    return append_action(folder, as_us(now), alarm.strip(), known.name, by, reason, until_us, actor, assignee)
+
+
+def people(state_folder: Path) -> list[str]:
+    """Returns to whom an alarm can be given: who has an account, and who has signed in to the page by a provider.
+
+    It is empty where nobody has to sign in; then a name is not checked.
+    """
+    return sorted({*Accounts(state_folder).people(), *signed_in(state_folder)})
+
+
+def _person(state_folder: Path, name: str) -> str:
+    if not (name := name.strip()):
+        raise ConfigError("say whom the alarm is for: the name of an account")
+    if len(name) > PERSON_MAX or not name.isprintable():
+        raise ConfigError(f"'{printable(name[:PERSON_MAX])}' is nobody's name: it has at most {PERSON_MAX} letters")
+    known = people(state_folder)
+    if known and name not in known:
+        raise UnknownName("account", name, known)
+    return name
 
 
 def _action(word: str) -> OperatorAction:

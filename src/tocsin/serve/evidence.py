@@ -5,6 +5,8 @@ Everything here only reads. A version is that of a Delta table, as `delta_scan` 
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,8 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import write_csv
 
+from tocsin.domain.alarms import COMMENTED, LABELLED, MAINTAINED, REMARKS
+from tocsin.domain.labels import comment
+from tocsin.engine.audit import done
 from tocsin.engine.wire import StreamColumns
-from tocsin.errors import ConfigError, UnknownName
+from tocsin.errors import ConfigError, TocsinError, UnknownName
 from tocsin.lake.read import quoted, snapshot
 from tocsin.pipeline.assets import owner
 from tocsin.pipeline.plan import Asset
@@ -26,15 +31,16 @@ from tocsin.serve.history import history
 from tocsin.serve.onset import onset_of
 from tocsin.serve.past import kept
 
+log = logging.getLogger(__name__)
 ROWS_MAX = 1_000
 POINTS_MAX = 500
 CASES_MAX = 10
-"""So many earlier cases are told."""
+"""So many earlier cases are told, and so many times of maintenance."""
 QUERY_S = 20.0
 BYTES_MAX = 64 * 2**20
 IN_CSV = (
     "started", "time", "key", "signal", "rule", "severity", "state", "mode", "value", "expected", "limit", "unit",
-    "message", "event", "by", "reason", "label", "id",
+    "message", "event", "by", "reason", "label", "assignee", "comment", "id",
 )  # fmt: skip
 
 NO_ASSETS: Mapping[str, Asset] = MappingProxyType({})
@@ -112,12 +118,13 @@ def series(folder: Path, machine: str, begin: datetime, end: datetime, points: i
     return {"rests_on": rests_on, "machine": machine, "series": told}
 
 
-def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -> Answer:
+def evidence(folder: Path, state_folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -> Answer:
     """Returns all that is known of an alarm, by its id, or by ``rule:key`` for its latest occurrence.
 
     Its rows from the onset on (``history``), the signals of its machine from ``around`` before it until as long after,
-    what else rang in that time (``beside``), its own signal with its band before and after it began (``onset``), and
-    the same alarm's earlier cases and how they ended (``before``).
+    what else rang in that time (``beside``), its own signal with its band before and after it began (``onset``), the
+    same alarm's earlier cases and how they ended (``before``), and what maintenance people have said was done at its
+    machine, by the audit in the state folder (``maintenance``, latest first; null where the audit cannot be read).
 
     Raises
     ------
@@ -134,7 +141,8 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
     id, key, rule = (mine[-1][column] for column in ("id", "key", "rule"))
     of_it = [row for row in every if row["id"] == id]
     onset = of_it[0]["started"] or of_it[0]["time"]
-    begin, end = onset - around, max(row["time"] for row in of_it) + around
+    of_state = [row for row in of_it if row["event"] not in REMARKS] or of_it
+    begin, end = onset - around, max(row["time"] for row in of_state) + around
     drawn = series(folder, key, begin, end)
     machine = key
     if not drawn["series"]:  # keys of alarms go down to the signal where readings are of the machine
@@ -144,12 +152,13 @@ def evidence(folder: Path, alarm: str, around: timedelta = timedelta(hours=1)) -
     before = _cases([row for row in every if (row["key"], row["rule"]) == (key, rule) and row["id"] != id])
     return {
         "rests_on": {name: _version(folder, name), **drawn["rests_on"]},
-        "alarm": _as_json(of_it[-1]),
+        "alarm": _as_json(of_state[-1]),
         "history": _as_json(of_it),
         "series": drawn["series"],
         "onset": msgspec.to_builtins(onset_of(folder, of_it[0], machine, onset)),
         "beside": _as_json(list(beside.values())[:ROWS_MAX]),
         "before": _as_json(before),
+        "maintenance": _maintenance(state_folder, machine),
     }
 
 
@@ -178,14 +187,35 @@ def alarms_as_csv(folder: Path, assets: Mapping[str, Asset] = NO_ASSETS) -> byte
 
 
 def _cases(of_rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Earlier occurrences, latest first: from when to when, how it ended, and what somebody has said that it was."""
+    """Earlier occurrences, latest first: from when to when, how it ended, and what people have said of it."""
     cases: dict[str, dict[str, Any]] = {}
     for row in of_rows:
-        case = cases.setdefault(row["id"], {"id": row["id"], "started": row["started"] or row["time"], "said": []})
-        case |= {"until": row["time"], "state": row["state"], "message": row["message"]}
-        if row["event"].startswith("labelled_"):
-            case["said"].append(row["event"].removeprefix("labelled_"))
+        new = {"id": row["id"], "started": row["started"] or row["time"], "said": [], "comments": []}
+        case = cases.setdefault(row["id"], new)
+        if row["event"] not in REMARKS or "until" not in case:
+            case |= {"until": row["time"], "state": row["state"], "message": row["message"]}
+        if row["event"] in LABELLED:
+            case["said"].append(LABELLED[row["event"]])
+        elif row["event"] == COMMENTED:
+            case["comments"].append(comment(row["by"], row["reason"]))
     return list(reversed(cases.values()))[:CASES_MAX]
+
+
+def _maintenance(state_folder: Path, machine: str) -> list[dict[str, Any]] | None:
+    """What people have said was maintained at a machine or a part of it, by the audit, latest first."""
+    try:
+        rows = done(state_folder, MAINTAINED)
+    except TocsinError as error:
+        log.warning("evidence has no maintenance: %s", error)
+        return None
+    told = []
+    for row in rows:
+        key = row.subject.partition(":")[2]
+        if machine == key or machine.startswith(f"{key}/") or key.startswith(f"{machine}/"):
+            at = datetime.fromtimestamp(row.time_us / 1e6, UTC).isoformat()
+            reason = json.loads(row.details)["reason"]
+            told.append({"time": at, "alarm": row.subject, "by": row.who, "reason": reason, "audit": row.number})
+    return told[:CASES_MAX]
 
 
 def _alarm_tables(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, LABELLED, rank
+from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, REMARKS, rank
 from tocsin.engine.wire import StreamColumns
 from tocsin.errors import TocsinError
 from tocsin.pipeline.assets import owner
@@ -136,7 +136,7 @@ def _alarms(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
     """  # noqa: S608
     given = {
         "active": list(ACTIVE),
-        "others": [*CASE_EVENTS, *LABELLED],
+        "others": [*CASE_EVENTS, *REMARKS],
         "begin_ms": grid.begin_ms,
         "end_ms": grid.end_ms,
     }

@@ -22,6 +22,7 @@ from tocsin.serve.condition import SPAN, surprise
 from tocsin.serve.machine import MachineView
 from tocsin.serve.messages import Changes, Figures, Glance, MachineSeries, NewPoints, Tile
 from tocsin.serve.naming import named, placed
+from tocsin.serve.parts import LAG_EPOCHS_MAX, LookedAt, Parts
 from tocsin.serve.series import COLUMNS, Points, SeriesBuffer, unpack
 
 MACHINES_MAX = 2000
@@ -33,8 +34,6 @@ LEFT_OUT_MAX = 1000
 """So many signals of a machine are counted beyond those that are shown."""
 NEVER_S = -np.inf
 """When a machine was heard that is only known from the lake."""
-LAG_EPOCHS_MAX = 10
-"""A sink that is further behind is told of, even if nothing seems wrong with it."""
 STALLED_S = 5.0
 """An engine that has said nothing for so long is not live; it counts aloud four times a second."""
 HOLES_S = 600.0
@@ -52,6 +51,8 @@ class Live:
         self.machines: dict[str, MachineView] = {}
         self.alarms = AlarmList()
         self.counted = Counted()
+        self.parts = Parts()
+        self.looked_at = LookedAt()
         self.rows_per_s = 0.0
         self.engines = 0
         """How many are connected; while one makes way for the next it may be two."""
@@ -276,6 +277,7 @@ class Live:
         """Take in the engine's counters."""
         now_s = time.monotonic() if now_s is None else now_s
         self.counted = counted
+        self.parts.count(counted, now_s)
         read = float(sum(counted.rows_in.values()))
         if self._rate_from is None or read < self._rate_from[1]:
             self._rate_from = (now_s, read)

@@ -22,8 +22,9 @@ VALUES_MAX = 3
 """So many signals have their newest reading in a tile."""
 GRAVEST_FIRST = ("abnormal", "warming")
 """Verdicts that stand for a machine while one of its signals has them; of all other states the newest stands."""
-_SILENT_S_MIN = 10.0
-_SILENT_INTERVALS = 5.0
+SILENT_S_MIN = 10.0
+SILENT_INTERVALS = 5.0
+"""Nothing has come for so many times the usual interval, and for `SILENT_S_MIN` at least: that is silent."""
 _COMMON_MIN = 4
 """What the names of all signals begin with is left out if it is at least so long."""
 
@@ -96,7 +97,7 @@ class MachineView:
 
         Of what has no readings (a stream of changes only) silence says nothing.
         """
-        return bool(self.series) and now_s - self.seen_s > max(_SILENT_S_MIN, _SILENT_INTERVALS * self.interval_s)
+        return bool(self.series) and now_s - self.seen_s > max(SILENT_S_MIN, SILENT_INTERVALS * self.interval_s)
 
     def tile(self, worst: ShownAlarm | None, now_s: float) -> Tile:
         """Returns its state, given its worst open alarm."""

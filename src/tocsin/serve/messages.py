@@ -87,6 +87,8 @@ class Plant(msgspec.Struct, frozen=True):
     """By the name that the rows have."""
     signals: dict[str, SignalLabel] = {}
     """By the name that series have."""
+    zone: str = ""
+    """Whose clocks the page shows; empty: the browser's."""
 
 
 NO_PLANT = Plant()
@@ -163,10 +165,14 @@ class ShownAlarm(msgspec.Struct, kw_only=True):
     """The onset as that detector estimates it, ISO 8601."""
     depth: float | None = None
     """How far the level has gone, in standard deviations."""
+    assignee: str = ""
+    """Whose it is, if it was given to a person."""
     by: str = ""
     reason: str = ""
     label: str = ""
     """What somebody has said it was: ``true``, ``false`` or nothing yet."""
+    comment: str = ""
+    """The last one, behind the name of who wrote it."""
 
 
 class Figures(msgspec.Struct, kw_only=True):
@@ -234,6 +240,13 @@ class Alarms(msgspec.Struct):
     alarms: list[ShownAlarm]
 
 
+class People(msgspec.Struct):
+    """What `/api/people` answers: to whom an alarm can be given."""
+
+    names: list[str]
+    """None where nobody has to sign in: then any name will do."""
+
+
 class AlarmEvent(msgspec.Struct):
     """One row of an alarm: a change of its state, or what somebody did."""
 
@@ -248,6 +261,8 @@ class AlarmEvent(msgspec.Struct):
     message: str
     by: str
     reason: str
+    assignee: str | None = None
+    """Whose it is then; null in tables from before alarms were given to people."""
 
 
 class EarlierCase(msgspec.Struct):
@@ -261,6 +276,8 @@ class EarlierCase(msgspec.Struct):
     message: str
     said: list[str]
     """What somebody has said it was: ``true``, ``false``."""
+    comments: list[str]
+    """What people have written about it, each behind their name."""
 
 
 class BandAtOnset(msgspec.Struct, omit_defaults=True):
@@ -295,6 +312,20 @@ class Onset(msgspec.Struct):
     after: SignalSpan
 
 
+class Maintenance(msgspec.Struct):
+    """Somebody has said that maintenance was done."""
+
+    time: str
+    """ISO 8601."""
+    alarm: str
+    """What it was said of, as ``rule:key``."""
+    by: str
+    """Who said it, by the audit."""
+    reason: str
+    audit: int
+    """The number of the row of the audit that says so."""
+
+
 class Evidence(msgspec.Struct):
     """What `/api/alarms/{id}/evidence` answers: what is known of an alarm, from the tables."""
 
@@ -308,6 +339,8 @@ class Evidence(msgspec.Struct):
     """What else rang from an hour before it until an hour after it."""
     before: list[EarlierCase]
     """Latest first."""
+    maintenance: list[Maintenance] | None
+    """Of its machine, latest first; null where the audit cannot be read."""
     onset: Onset | None = None
     """Its signal before and after it began; null where the tables hold no reading of it."""
 
@@ -500,3 +533,5 @@ class SessionInfo(msgspec.Struct):
     role: str
     signed_in: bool
     """Whether one has to sign in, and so can sign out."""
+    zone: str
+    """The plant's time zone, as ``Europe/Berlin``; empty where nobody has said it."""

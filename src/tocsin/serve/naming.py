@@ -1,4 +1,4 @@
-"""Which machine and which signal a row is of, by what its stream says of its columns.
+"""Which machine and which signal a row is of, by what its stream says of its columns; and what people call both.
 
 A key that ends in the signal (``press-1/vibration``) belongs to the machine before it.
 """
@@ -9,6 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.engine.wire import StreamColumns
+from tocsin.pipeline.plan import Plan
+from tocsin.serve.messages import Plant, SignalLabel
+
+
+def plant_of(plan: Plan) -> Plant:
+    """Returns what a pipeline says of its plant: names, where machines stand, whose clocks count."""
+    signals = {name: SignalLabel(one.name, one.unit) for name, one in plan.signals.items()}
+    return Plant(dict(plan.machines), signals, plan.zone)
 
 
 def named(rows: pa.Table, column: str) -> pa.ChunkedArray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
+from tocsin.domain.alarms import COMMENTED, LABELLED
 from tocsin.engine.wire import StreamColumns, describe
 from tocsin.errors import TocsinError
 from tocsin.serve.alarm_list import ALARMS_MAX
@@ -28,20 +29,21 @@ def newest(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterat
     from tocsin.lake.read import query, quoted
 
     ends = time.monotonic() + _ALL_S_MAX
+    labels = ", ".join(f"'{event}'" for event in LABELLED)
     for stream in kept(lake_folder, streams):
         name, left_s = stream.name, ends - time.monotonic()
         if left_s <= 0:
             return
         try:
-            # A label is a row beside that of the state, and goes behind it: its time is that of a clock.
-            is_label = "starts_with(event, 'labelled_')"
-            newest_of_each = f"QUALIFY row_number() OVER (PARTITION BY id, {is_label} ORDER BY number DESC) = 1"
+            # Remarks are rows beside that of the state, and go behind it: their time is that of a clock.
+            kind = f"CASE WHEN event = '{COMMENTED}' THEN 2 WHEN event IN ({labels}) THEN 1 ELSE 0 END"
+            newest_of_each = f"QUALIFY row_number() OVER (PARTITION BY id, {kind} ORDER BY number DESC) = 1"
             only = newest_of_each if stream.kind == "alarms" else ""
             limit = ALARMS_MAX if only else _ROWS_MAX
             columns = ", ".join(map(quoted, sorted(stream.columns() | {"key", "time"}))) if not only else "*"
             of_table = f"SELECT {columns} FROM {quoted(name)} {only} ORDER BY time DESC LIMIT {limit}"  # noqa: S608
             rows = query(
-                f"SELECT * FROM ({of_table}) ORDER BY {f'{is_label}, ' if only else ''}time",  # noqa: S608
+                f"SELECT * FROM ({of_table}) ORDER BY {f'{kind}, ' if only else ''}time",  # noqa: S608
                 lake_folder,
                 timeout_s=left_s,
             )

@@ -12,7 +12,7 @@ import msgspec
 
 from tocsin.domain.alarms import OPERATOR_ACTIONS, SEVERITIES, STATES
 from tocsin.domain.roles import ROLES
-from tocsin.serve import messages
+from tocsin.serve import graph_messages, messages
 
 RECEIVED = (
     messages.SessionInfo,
@@ -24,11 +24,15 @@ RECEIVED = (
     messages.Changes,
     messages.NewPoints,
     messages.Evidence,
+    messages.People,
     messages.Lanes,
     messages.Spectra,
     messages.KeyFigures,
     messages.QueryAnswer,
     messages.AccessReport,
+    graph_messages.PipelineState,
+    graph_messages.PartDetails,
+    graph_messages.PartRows,
 )
 """What a browser receives, and checks."""
 

@@ -46,15 +46,19 @@ def sentences(model: type[BaseModel]) -> Mapping[str, str]:
     return {name: told[name] for name in model.model_fields if name in told}
 
 
-def _under(cls: type) -> dict[str, str]:
-    """The text under each annotated name in a class."""
+def _under(cls: type) -> Mapping[str, str]:
     (made,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(made, ast.ClassDef)
+    return under(made)
+
+
+def under(made: ast.ClassDef) -> Mapping[str, str]:
+    """Returns the text under each annotated name in a class."""
     return {
-        setting.target.id: inspect.cleandoc(under.value.value)
-        for setting, under in pairwise(made.body)
+        setting.target.id: inspect.cleandoc(below.value.value)
+        for setting, below in pairwise(made.body)
         if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name)
-        if isinstance(under, ast.Expr) and isinstance(under.value, ast.Constant) and isinstance(under.value.value, str)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
     }
 
 

@@ -54,6 +54,7 @@ class Http(Source):
     | --- | --- | --- | --- |
     | ``POST /ingest/STREAM`` | lines; with ``Content-Type: application/json`` a document or an array of them, with ``text/csv`` lines below a header | the stream | json, csv or any |
     | ``POST /topics/TOPIC`` | Kafka REST v2, ``json`` and ``binary``; keys are kept | the topic | json or any |
+    | ``POST /consumers/GROUP`` and below, ``GET /topics`` | Kafka REST v2 for those who consume what came, as far as ``kept_max`` reaches back | any | |
     | ``POST /write``, ``/api/v2/write`` | Influx line protocol, with its ``precision``; times become nanoseconds | db or bucket | influx |
     | ``POST /api/v1/write`` | Prometheus remote write 1.0; a sample becomes a line of Prometheus text | prometheus | prometheus |
     | ``POST /v1/metrics`` | OTLP metrics, protobuf or JSON; a point becomes a line of Prometheus text | otlp | prometheus |
@@ -87,6 +88,8 @@ class Http(Source):
     """The largest body that is taken, also once it is unpacked."""
     waiting_max: Size = 64 << 20
     """How much may wait to be made durable before senders are asked to come back."""
+    kept_max: Size = 256 << 20
+    """How much of what came stays on disk for those who consume it by Kafka REST, the newest; with 0 nobody can."""
     patience_us: Duration = 30_000_000
     """How long a sender waits for its answer before it is asked to come back (503)."""
 
@@ -99,6 +102,9 @@ class Http(Source):
 
     def output_schema(self) -> pa.Schema:
         return RAW_WITH_METADATA
+
+    def retains(self) -> int:
+        return self.kept_max
 
     def check(self, world: World) -> None:
         if self.token is None and not is_local(self.host):

@@ -18,13 +18,13 @@ from starlette.routing import Route
 
 from tocsin.acquire.http import _bodies, _metrics
 from tocsin.acquire.http._bodies import Content, Malformed
+from tocsin.acquire.http._consumers import KAFKA, Consumers
 from tocsin.acquire.http._inbox import Inbox, Post, RequestOutcome
-from tocsin.errors import MissingExtra
+from tocsin.errors import DurabilityError, MissingExtra
 
 if TYPE_CHECKING:
     from tocsin.acquire.http import Http
 
-_KAFKA = "application/vnd.kafka.v2+json"
 _RETRY_AFTER_S = 1
 _LOCAL = frozenset(["localhost", "127.0.0.1", "[::1]"])
 
@@ -37,7 +37,7 @@ class App:
     Every address stands behind the check of the token, and tells what went wrong in the words of its protocol.
     """
 
-    def __init__(self, source: Http, inbox: Inbox) -> None:
+    def __init__(self, source: Http, inbox: Inbox, consumers: Consumers | None) -> None:
         self._source, self._inbox = source, inbox
         self._token = None if source.token is None else source.token.get_secret_value().encode()
         self.counters: Counter[str] = Counter(requests=0, malformed=0, refused=0, busy=0)
@@ -51,9 +51,21 @@ class App:
             "/v1/metrics": self.otlp,
         }
         routes = [Route(path, self._guarded(endpoint), methods=["POST"]) for path, endpoint in post.items()]
+        if consumers is not None:
+            routes += [Route(path, self._guarded(call), methods=[method]) for method, path, call in _calls(consumers)]
+        self._unanswered = "there is no such call for consumers here"
+        if consumers is None:
+            self._unanswered = "nothing is kept for consumers here: kept_max is 0, or this is a mere look at the source"
+        routes.append(
+            Route("/consumers/{call:path}", self._guarded(self.unanswered), methods=["GET", "POST", "DELETE"])
+        )
         routes.append(Route("/ping", _alive, methods=["GET"]))
         routes.append(Route("/health", _healthy, methods=["GET"]))
         self.asgi = Starlette(routes=routes)
+
+    def close(self) -> None:
+        """Let go of the routes, which hold this object as it holds them, so that the files behind it are closed."""
+        self.asgi.router.routes.clear()
 
     # ----------------------------------------------------------------------------------------------- each protocol
 
@@ -74,7 +86,7 @@ class App:
             for position in range(post.first, post.end)
         ]
         told = {"offsets": offsets, "key_schema_id": None, "value_schema_id": None}
-        return Response(json.dumps(told), media_type=_KAFKA)
+        return Response(json.dumps(told), media_type=KAFKA)
 
     async def influx(self, request: Request) -> Response:
         asked = request.query_params
@@ -105,6 +117,9 @@ class App:
         content, answer = _metrics.otlp(await self._body(request), content_type == "application/json")
         await self._keep(request, "otlp", content)
         return Response(answer, media_type=content_type)
+
+    async def unanswered(self, request: Request) -> Response:
+        raise Malformed(self._unanswered, 501)
 
     # ------------------------------------------------------------------------------------------- what they share
 
@@ -157,9 +172,16 @@ class App:
                 headers = {"retry-after": str(_RETRY_AFTER_S)}
                 return _failed(request, come_back.status, str(come_back), headers)
             except Malformed as malformed:
-                return _failed(request, malformed.status, str(malformed))
+                return _failed(request, malformed.status, str(malformed), code=malformed.code)
             except MissingExtra as missing:
                 return _failed(request, 501, str(missing))
+            except (
+                OSError,
+                DurabilityError,
+            ) as error:  # what a consumer has committed cannot be written, or the log read
+                return _failed(
+                    request, 503, f"the disk does not take it: {error}", {"retry-after": str(_RETRY_AFTER_S)}
+                )
             except ClientDisconnect:
                 return Response(status_code=400)
 
@@ -176,6 +198,29 @@ class App:
         if hmac.compare_digest(_shown(request).encode("utf-8", "surrogateescape"), self._token):
             return None
         return _failed(request, 401, "send the token as 'Authorization: Bearer ...'", {"www-authenticate": "Bearer"})
+
+
+def _calls(consumers: Consumers) -> list[tuple[str, str, Endpoint]]:
+    """The calls of those who consume."""
+    one = "/consumers/{group}/instances/{instance}"
+    return [
+        ("GET", "/topics", consumers.list_topics),
+        ("GET", "/topics/{topic}", consumers.topic),
+        ("GET", "/topics/{topic}/partitions", consumers.partitions),
+        ("GET", "/topics/{topic}/partitions/{partition}/offsets", consumers.topic_offsets),
+        ("POST", "/consumers/{group}", consumers.create),
+        ("DELETE", one, consumers.delete),
+        ("POST", f"{one}/subscription", consumers.subscribe),
+        ("GET", f"{one}/subscription", consumers.subscription),
+        ("DELETE", f"{one}/subscription", consumers.unsubscribe),
+        ("GET", f"{one}/assignments", consumers.assignments),
+        ("GET", f"{one}/records", consumers.fetch),
+        ("POST", f"{one}/offsets", consumers.commit),
+        ("GET", f"{one}/offsets", consumers.committed),
+        ("POST", f"{one}/positions", consumers.seek),
+        ("POST", f"{one}/positions/beginning", consumers.seek_beginning),
+        ("POST", f"{one}/positions/end", consumers.seek_end),
+    ]
 
 
 class _ComeBack(Exception):
@@ -199,11 +244,13 @@ def _shown(request: Request) -> str:
     return request.query_params.get("p", "")  # InfluxDB 1: /write?u=user&p=password
 
 
-def _failed(request: Request, status: int, why: str, headers: Mapping[str, str] | None = None) -> Response:
+def _failed(
+    request: Request, status: int, why: str, headers: Mapping[str, str] | None = None, code: int | None = None
+) -> Response:
     """What went wrong, in the words of the protocol."""
     told: dict[str, Any] = {"error": why}
-    if request.url.path.startswith("/topics/"):
-        told = {"error_code": status * 100 + 1 if status == 422 else status, "message": why}
+    if request.url.path.startswith(("/topics", "/consumers/")):
+        told = {"error_code": code or (status * 100 + 1 if status == 422 else status), "message": why}
     elif request.url.path.endswith("/write"):
         told |= {"code": "invalid", "message": why}
     return JSONResponse(told, status, headers=dict(headers or {}))

@@ -25,11 +25,11 @@ _BARE = re.compile(rb"(?<=[:,\[\s])[+-]?(?:nan|inf(?:inity)?)(?=[,\]}\s])", re.I
 
 
 class Malformed(Exception):
-    """A body of which nothing can be taken."""
+    """A request that cannot be answered as it is; ``code`` is that of the Kafka REST API, where it has one for this."""
 
-    def __init__(self, why: str, status: int = 400) -> None:
+    def __init__(self, why: str, status: int = 400, code: int | None = None) -> None:
         super().__init__(why)
-        self.status = status
+        self.status, self.code = status, code
 
 
 @dataclass(slots=True)

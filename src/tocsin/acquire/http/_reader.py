@@ -14,6 +14,7 @@ import pyarrow as pa
 from tocsin.acquire.http._inbox import Inbox, Post, resumed
 from tocsin.batch import RAW_WITH_METADATA, Batch, as_times
 from tocsin.contracts import Offset
+from tocsin.ends import ONLY
 from tocsin.errors import Unavailable
 from tocsin.world import World
 
@@ -32,12 +33,16 @@ class HttpReader:
         import uvicorn
 
         from tocsin.acquire.http._app import App
+        from tocsin.acquire.http._consumers import Consumers
 
         self._clock = world.clock
         position, keys = resumed(offset)
         self._position = position
         self._inbox = Inbox(source.waiting_max, position, keys)
-        self._app = App(source, self._inbox)
+        self._consumers: Consumers | None = None
+        if source.kept_max > 0 and world.journal is not None:  # a mere look at the source has no log
+            self._consumers = Consumers(world, ONLY, position, source.body_max)
+        self._app = App(source, self._inbox, self._consumers)
         self._socket = _listening(source.host, source.port)
         config = uvicorn.Config(
             self._app.asgi,
@@ -65,14 +70,19 @@ class HttpReader:
         if not posts:
             return None
         self._position = posts[-1].end
+        if self._consumers is not None:
+            self._consumers.topics.note({post.topic for post in posts if post.payloads})
         rows = _rows(posts, self._clock.now_us())
         return Batch(rows), {"position": self._position, "keys": self._inbox.keys()}
 
     def acknowledge(self, offset: Offset) -> None:
-        self._inbox.durable(int(offset["position"]))
+        position = int(offset["position"])
+        if self._consumers is not None:
+            self._consumers.durable(position)  # first: who has its answer can read what it posted
+        self._inbox.durable(position)
 
     def counters(self) -> dict[str, int]:
-        return dict(self._app.counters)
+        return {**self._app.counters, **(self._consumers.groups.counters if self._consumers is not None else {})}
 
     def progress(self) -> None:
         return None
@@ -82,9 +92,12 @@ class HttpReader:
             return
         self._closed = True
         self._inbox.close()
+        if self._consumers is not None:
+            self._consumers.close()
         self._server.should_exit = True
         self._thread.join(2 * _STOP_S)
         self._socket.close()
+        self._app.close()
         if self._thread.is_alive():
             log.warning("the HTTP server does not stop; it is left behind")
 

@@ -2,6 +2,8 @@
 import { ROLES } from "/words.js";
 
 const get = (id) => document.getElementById(id);
+/** Under which the browser keeps where somebody was who signs in elsewhere. */
+export const PLACE = "place";
 const JSON_BODY = { "content-type": "application/json" };
 
 /** Whether a role may do what needs another. */
@@ -12,6 +14,7 @@ export class Access {
   constructor(ask, begin) {
     Object.assign(this, { ask, begin, csrf: "", role: "", name: "" });
     get("sign-in-form").addEventListener("submit", (event) => { event.preventDefault(); this.signIn(); });
+    get("provider").addEventListener("click", () => sessionStorage.setItem(PLACE, location.hash)); // the way back has none
     get("sign-out").addEventListener("click", () => this.signOut());
   }
 

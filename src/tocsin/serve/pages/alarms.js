@@ -1,6 +1,7 @@
 // The alarms as a list: why, since when, what to do, and the buttons for what may be done. New ones are announced.
 import { reaches } from "/access.js";
-import { LANGUAGE, node, show, when } from "/chart.js";
+import { node, show, when } from "/chart.js";
+import { clock } from "/clock.js";
 import { placeOf, rank, severityOf, shapeOf, stateOf, worded } from "/wire.js";
 import { ACTIONS } from "/words.js";
 
@@ -26,6 +27,7 @@ export class AlarmList {
     this.changed = true;
     this.role = ""; // of who looks: only what they may do is offered
     get("duration").addEventListener("change", () => { this.changed = true; });
+    get("person").addEventListener("input", () => { this.changed = true; });
   }
 
   /** @param {import("/wire.js").ShownAlarm[]} all */
@@ -76,13 +78,14 @@ export class AlarmList {
     return name === "e" || Boolean(button);
   }
 
-  // Paints those that are wanted and have the text in them; returns how many alarms there are of which kind.
-  paint(wanted, text, standsThere) {
+  // Paints those that fit the filter and stand where is looked; returns how many alarms there are of which kind.
+  /** @param {import("/filters.js").AlarmFilter} filter */
+  paint(filter, standsThere) {
     const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const fits = (alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message].join(" ").toLowerCase().includes(text);
-    const shown = all.filter((alarm) => (wanted === "all" || open(alarm)) && fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
+    const fits = filter.fits((alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message, alarm.assignee, alarm.comment].join(" "));
+    const shown = all.filter((alarm) => fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
     const keep = new Set(shown.map((alarm) => alarm.id));
@@ -110,6 +113,7 @@ export class AlarmList {
     where.addEventListener("click", () => this.goTo(this.byId.get(id)));
     const message = node("div", "message");
     const facts = node("div", "facts");
+    const comment = node("div", "said");
     const advice = node("div", "advice");
     const acts = node("div", "acts");
     const buttons = ACTIONS.map((action, i) => {
@@ -125,11 +129,17 @@ export class AlarmList {
     evidence.title = "Show what happened, what else rang and how earlier cases ended";
     evidence.addEventListener("click", () => this.explain(this.byId.get(id)));
     acts.append(...buttons, evidence);
-    root.append(top, where, message, facts, advice, acts);
-    return { root, pill, where, time, message, facts, advice, buttons, sent: "", about: null };
+    root.append(top, where, message, facts, comment, advice, acts);
+    return { root, pill, where, time, message, facts, comment, advice, buttons, sent: "", about: null };
   }
 
   async act(id, action) {
+    const reason = get("reason").value.trim();
+    if (action.asks === "text" && !reason) {
+      get("reason").focus();
+      this.toast("Write the comment here first.");
+      return;
+    }
     const row = this.rows.get(id);
     const about = row.about = this.byId.get(id);
     row.sent = action.name;
@@ -137,7 +147,7 @@ export class AlarmList {
     setTimeout(() => { // the engine answers with a new row of this alarm; if it does not, the buttons come back
       if (row.about === about && row.sent) { row.sent = ""; this.changed = true; this.toast("The engine has not answered yet; the action is kept."); }
     }, ANSWER_MS);
-    const details = { reason: get("reason").value.trim(), ...(action.timed ? { for_s: Number(get("duration").value) } : {}) };
+    const details = { reason, ...(action.timed ? { for_s: Number(get("duration").value) } : {}), ...(action.asks === "person" ? { assignee: get("person").value.trim() } : {}) };
     get("reason").value = "";
     try {
       await this.send(id, action.name, details);
@@ -159,18 +169,21 @@ export class AlarmList {
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
     row.time.textContent = when(began);
-    row.time.title = new Date(began).toLocaleString(LANGUAGE, { hourCycle: "h23" });
+    row.time.title = clock.whole.format(new Date(began));
     row.message.textContent = this.textOf(alarm);
     row.facts.textContent = factsOf(alarm).join(" · ");
+    row.comment.hidden = !alarm.comment;
+    row.comment.textContent = `Comment by ${alarm.comment}`;
     row.advice.hidden = !alarm.advice;
     row.advice.textContent = `What to do: ${alarm.advice}`;
     ACTIONS.forEach((action, i) => {
       const fits = reaches(this.role, action.role) && (!action.detector || alarm.why) && (!action.states.length || action.states.includes(alarm.state)) &&
         (!action.begins || alarm.mode !== action.begins) && (!action.ends || alarm.mode === action.ends) &&
-        (!action.labels || alarm.label !== action.labels);
+        (!action.labels || alarm.label !== action.labels) && (!action.assigned || alarm.assignee);
       row.buttons[i].hidden = !fits;
       row.buttons[i].disabled = Boolean(row.sent);
-      const label = action.timed ? action.label.replace(USUAL_HOURS, get("duration").selectedOptions[0].text) : action.label;
+      const label = action.timed ? action.label.replace(USUAL_HOURS, get("duration").selectedOptions[0].text) :
+        action.asks === "person" ? `${action.label} to ${get("person").value.trim() || "me"}` : action.label;
       row.buttons[i].textContent = row.sent === action.name ? `${label} …` : label;
     });
   }
@@ -188,6 +201,7 @@ function factsOf(alarm) {
   if (known(alarm.depth)) facts.push(`level ${show(alarm.depth)} standard deviations away`);
   if (alarm.label && worded(alarm.event) !== `labelled ${alarm.label}`) facts.push(`labelled ${alarm.label}`);
   if (alarm.mode) facts.push(worded(alarm.mode));
+  if (alarm.assignee) facts.push(`given to ${alarm.assignee}`);
   if (alarm.by) facts.push(`${worded(alarm.event)} by ${alarm.by}`);
   if (alarm.reason) facts.push(alarm.reason);
   return facts;

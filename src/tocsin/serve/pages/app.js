@@ -1,28 +1,44 @@
 // The page: tiles, charts of the chosen machine, alarms. Every text that comes from a device is set as text, never as HTML.
-import { Access } from "/access.js";
+import { Access, reaches } from "/access.js";
 import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
 import { Charts, LANGUAGE, node, show, when } from "/chart.js";
+import { clock } from "/clock.js";
+import { Compare } from "/compare.js";
+import { AlarmFilter, Views } from "/filters.js";
 import { Kpis } from "/kpis.js";
 import { Lanes } from "/lanes.js";
+import { PipelineBox } from "/pipeline.js";
 import { QueryBox } from "/query.js";
 import { Range } from "/range.js";
 import { Story } from "/story.js";
 import { Tiles, paintPill } from "/tiles.js";
+import { Together } from "/together.js";
 import { Vibration } from "/vibration.js";
 import { checked, standOf } from "/wire.js";
 import { SEVERITIES } from "/words.js";
 
 const QUIET_MS = 5000; // the server speaks four times a second
 const RETRY_MS = 2000;
+const STORY_TRIES = 15; // the tables have an alarm some seconds after its message has gone out
 const LOOK_MS = 1000;
 const NARROW = matchMedia("(max-width: 760px)"); // as style.css has it
 const get = (id) => document.getElementById(id);
-const range = new Range(() => { lanes.refresh(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); });
-const charts = new Charts(get("charts"), (from, to) => range.choose({ from, to }));
+let filtered = false;
+const filter = new AlarmFilter({ filtered: () => { filtered = true; }, write: () => range.write() });
+const charts = new Charts(get("charts"), new Together(get("together")), (from, to) => range.choose({ from, to }), (signal, wanted) => compare.pick(signal, wanted));
 const tiles = new Tiles(get("tiles"), { choose: lookAt, moved: lookSoon });
-const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""]);
-const alarms = new AlarmList(get("alarms"), { goTo, explain, send: act, announce, toast, called: (key) => tiles.called(key) });
+const compare = new Compare({
+  load: (asked) => quietly(ask(`/api/series?${asked}`, "MachineHistory")), machines: () => tiles.byName.keys(), called: (name) => tiles.called(name),
+  changed: () => { picked = true; range.show(chosen); }, show: (curves) => charts.compare(curves), join: (signals) => charts.join(signals), toast,
+});
+const range = new Range(() => { lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
+const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], () => { range.alarm = ""; range.write(); });
+const views = new Views({
+  taken: () => new URLSearchParams([...(range.area ? [["area", range.area]] : []), ...filter.said]), say: toast,
+  choose: (said) => { filter.read(said); chooseArea(said.get("area") ?? ""); },
+});
+const alarms = new AlarmList(get("alarms"), { goTo, explain: (alarm) => explain(alarm).catch((error) => toast(error.message)), send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
   load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
@@ -33,6 +49,7 @@ const vibration = new Vibration({
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 const access = new Access(ask, begin);
+const pipeline = new PipelineBox((path, schema) => quietly(ask(path, schema)), () => (get("stale").hidden ? "" : get("stale").textContent));
 new QueryBox(access);
 new AdminBox(() => ask("/api/access", "AccessReport"));
 let chosen = null;
@@ -42,7 +59,6 @@ let watched = null; // the machine whose points the source gives
 let position = "";
 let title = "tocsin";
 let shownMachines = "all";
-let shownAlarms = "open";
 
 // --- talking to the server -------------------------------------------------------------------------------------------
 async function ask(path, schema, options) {
@@ -65,15 +81,27 @@ async function begin() {
   try {
     const session = await ask("/api/session", "SessionInfo");
     access.take(session);
+    clock.take(session.zone);
+    range.paint();
     alarms.role = session.role;
+    filter.me = session.name;
+    views.of(session.name);
+    namePeople();
     title = session.title;
     get("title").textContent = title;
     await reload();
+    openLinked();
   } catch (error) {
     if (error.status === 401) { access.wanted(); return; }
     link("lost", "page unreachable");
     setTimeout(begin, RETRY_MS);
   }
+}
+
+// Whom one may choose to give an alarm to.
+async function namePeople() {
+  const told = reaches(access.role, "operator") ? await quietly(ask("/api/people", "People")) : null;
+  get("people").replaceChildren(...(told?.names ?? []).map((name) => { const one = node("option"); one.value = name; return one; }));
 }
 
 async function reload() {
@@ -192,19 +220,27 @@ function heard(figures) {
   freshen();
 }
 
-// Sinks that lag behind and sources that are silent, each in a sentence.
+// Sinks that lag behind and sources that are silent, each in a sentence that leads to it in the pipeline.
 function ends(figures) {
   const sentences = [
-    ...Object.entries(figures.sources).map(([id, one]) => `Source ${id} has ${one.silent_s === null ? "given nothing yet" : `been silent for ${show(Math.round(one.silent_s))} s`}${one.reason ? `: ${one.reason}` : ""}.`),
-    ...Object.entries(figures.sinks).map(([id, one]) => `Sink ${id} is ${one.lag_epochs} ${one.lag_epochs === 1 ? "epoch" : "epochs"} behind${one.reason ? `: ${one.reason}` : ""}.`),
+    ...Object.entries(figures.sources).map(([id, one]) => [id, `Source ${id} has ${one.silent_s === null ? "given nothing yet" : `been silent for ${show(Math.round(one.silent_s))} s`}${one.reason ? `: ${one.reason}` : ""}.`]),
+    ...Object.entries(figures.sinks).map(([id, one]) => [id, `Sink ${id} is ${one.lag_epochs} ${one.lag_epochs === 1 ? "epoch" : "epochs"} behind${one.reason ? `: ${one.reason}` : ""}.`]),
   ];
   const list = get("ends");
   list.hidden = !sentences.length;
-  sentences.forEach((sentence, i) => {
-    const item = list.children[i] ?? list.appendChild(node("li"));
-    if (item.textContent !== sentence) item.textContent = sentence;
+  sentences.forEach(([id, sentence], i) => {
+    const button = (list.children[i] ?? list.appendChild(node("li"))).firstChild ?? list.children[i].appendChild(leading());
+    button.dataset.part = id;
+    if (button.textContent !== sentence) button.textContent = sentence;
   });
   while (list.children.length > sentences.length) list.lastChild.remove();
+}
+
+function leading() {
+  const button = node("button");
+  button.type = "button";
+  button.addEventListener("click", () => pipeline.open(button.dataset.part));
+  return button;
 }
 
 // --- how fresh what is shown is --------------------------------------------------------------------------------------
@@ -268,6 +304,7 @@ async function choose(name, byPerson) {
     if (mine !== asked) return;
     charts.load(name, loaded.series, ends);
     for (const one of arrived) charts.add(one, one.points);
+    compare.take(name, ends, () => charts.span);
     get("note").hidden = !loaded.note;
     get("note").textContent = loaded.note ?? "";
     get("empty").hidden = loaded.series.length > 0;
@@ -297,7 +334,7 @@ async function goTo(alarm) {
   const owner = tiles.ownerOf(alarm.machine);
   if (!owner) { toast(`${alarm.machine} is not among the machines shown here.`); return; }
   const moment = Date.parse(alarm.started ?? alarm.time);
-  if (owner === chosen) picked = true; else await choose(owner, true);
+  if (owner === chosen && !loading) picked = true; else await choose(owner, true);
   if (!alarm.signal) return;
   const [from, to] = range.ends ?? [charts.oldest(alarm.signal), Date.now()];
   if (moment < from || moment > to) { // the tables go further back
@@ -307,10 +344,20 @@ async function goTo(alarm) {
   if (!charts.focus(alarm.signal, moment)) toast(`No readings of ${alarm.signal} are kept here.`);
 }
 
-async function explain(alarm) {
-  try {
-    story.show(alarm, await ask(`/api/alarms/${encodeURIComponent(alarm.id)}/evidence`, "Evidence"));
-  } catch (error) { toast(error.message); }
+async function explain({ id }) {
+  story.show(alarms.byId.get(id), await ask(`/api/alarms/${encodeURIComponent(id)}/evidence`, "Evidence"));
+  range.alarm = id;
+  range.write();
+}
+
+// The story that the address bar names, as the link in a message does.
+async function openLinked(tries = STORY_TRIES) {
+  const id = range.alarm;
+  if (!id || story.isOpen(id)) return;
+  try { await explain({ id }); } catch (error) {
+    if (tries === STORY_TRIES || tries === 1) toast(error.message);
+    if (error.status === 404 && tries > 1) setTimeout(() => { if (range.alarm === id) openLinked(tries - 1); }, RETRY_MS);
+  }
 }
 
 function paintMachines() {
@@ -331,7 +378,15 @@ function paintAreas() {
   if (list.children.length !== areas.length + 1) list.replaceChildren(...["", ...areas].map((area) => { const one = node("option", "", area || "all areas"); one.value = area; return one; }));
   list.value = range.area;
 }
-get("area").addEventListener("change", () => { range.area = get("area").value; range.write(); tiles.changed = alarms.changed = true; lanes.first = 0; lanes.refresh(); });
+get("area").addEventListener("change", () => chooseArea(get("area").value));
+
+function chooseArea(area) {
+  range.area = area;
+  range.write();
+  tiles.changed = alarms.changed = true;
+  lanes.first = 0;
+  lanes.refresh();
+}
 
 function sayChosen() {
   const tile = tiles.byName.get(chosen);
@@ -358,22 +413,25 @@ function chips(host, names, counts, pressed, press) {
 
 // --- alarms ----------------------------------------------------------------------------------------------------------
 function paintAlarms() {
-  const counts = alarms.paint(shownAlarms, get("find-alarm").value.trim().toLowerCase(), (machine) => tiles.standsIn(machine, range.area));
+  const counts = alarms.paint(filter, (machine) => tiles.standsIn(machine, range.area));
   const hot = counts.worst > SEVERITIES.length / 2; // the upper half of the bands
   get("figure-alarms").textContent = counts.open;
   get("box-alarms").title = `${counts.active} active, ${counts.unacknowledged} not acknowledged`;
   get("box-alarms").classList.toggle("hot", hot);
   get("box-alarms").classList.toggle("warm", !hot && counts.open > 0);
+  const left = filter.show === "all" ? counts.all : counts.open;
   get("quiet").hidden = counts.shown > 0;
+  get("quiet-title").textContent = left ? "Nothing fits" : "All quiet";
+  get("quiet-text").textContent = left ? `${left} alarms do not fit the filters, or stand elsewhere.` : "No alarm to show.";
   document.title = counts.open ? `(${counts.open}) ${title}` : title;
-  chips("alarm-chips", [["open", "open"], ["all", "all"]], counts, shownAlarms, (name) => { shownAlarms = name; });
+  chips("alarm-chips", [["open", "open"], ["all", "all"]], counts, filter.show, (name) => { filter.show = name; range.write(); });
 }
 
 // --- the rest --------------------------------------------------------------------------------------------------------
 setInterval(() => {
   if (document.hidden) return;
   if (tiles.changed) { tiles.changed = false; paintMachines(); }
-  if (alarms.changed) { alarms.changed = false; paintAlarms(); }
+  if (alarms.changed || filtered) { alarms.changed = filtered = false; paintAlarms(); }
 }, 250);
 
 function announce(text) { get("announced").textContent = text; }
@@ -399,7 +457,6 @@ function theme(name) {
 
 get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 get("filter").addEventListener("input", () => { tiles.changed = true; });
-get("find-alarm").addEventListener("input", () => { alarms.changed = true; });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, .heat")) return;
   if (alarms.key(event.key)) event.preventDefault();

@@ -1,20 +1,23 @@
 // The charts of one machine: one card per signal, drawn by Plotly, each at most twice a second and only while visible.
 // No text from a device reaches Plotly; names are set as text in the card's own header.
 
-import { SCHEMAS, SEVERITIES } from "/words.js";
+import { LANGUAGE, clock, when } from "/clock.js";
+import { ANOMALY, Buffer, POINTS_MAX, bandOf, rangeOf, usualStep, withGaps } from "/points.js";
 
-const POINTS_MAX = 600;
+export { LANGUAGE, when };
+
 const DRAW_MS = 500;
 const REST_MS = 200;
-const ANOMALY = SEVERITIES.at(-1).least;
-const COLUMNS = Object.keys(SCHEMAS.Points.properties);
-const noPoints = () => Object.fromEntries(COLUMNS.map((name) => [name, []]));
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
+const EDGE_PX = 60;
+const TICK_PX = 64; // what the text of a tick needs
+const CURVES = { beside: { colour: "other", dash: "dash", words: "other machine" }, week: { colour: "week", dash: "dot", words: "a week earlier" } };
 const COARSE = matchMedia("(pointer: coarse)");
 
-// The browser's language, in which numbers and dates are written; hours always from 0 to 23, as plants have them.
-export const LANGUAGE = navigator.language;
+// How numbers are written at axes: the signs before decimals and between thousands.
+const signs = Object.fromEntries(new Intl.NumberFormat(LANGUAGE).formatToParts(1234567.8).map(({ type, value }) => [type, value]));
+export const SEPARATORS = `${signs.decimal}${signs.group ?? " "}`;
 
 export function show(value) {
   if (value === null || value === undefined) return "–";
@@ -24,13 +27,6 @@ export function show(value) {
   return value.toLocaleString(LANGUAGE, { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
 }
 
-// A moment as people say it: the time, with the date if it is not today.
-export function when(moment) {
-  const at = new Date(moment);
-  const time = at.toLocaleTimeString(LANGUAGE, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString(LANGUAGE, { day: "numeric", month: "short", year: "numeric" })} ${time}`;
-}
-
 export function node(name, className, text) {
   const made = document.createElement(name);
   if (className) made.className = className;
@@ -38,34 +34,37 @@ export function node(name, className, text) {
   return made;
 }
 
-// Points in columns, oldest first, one for each time.
-class Buffer {
-  constructor() { this.columns = noPoints(); }
-  get length() { return this.columns.time.length; }
-  get banded() { return this.columns.expected.some((v) => v !== null) || this.columns.upper.some((v) => v !== null); }
-  get anomalous() { return this.columns.score.some((score) => score >= ANOMALY); }
+/** Returns a line of a legend: how a curve is drawn, and what it is. */
+export function curveOf(colour, dash, text) {
+  const item = node("li");
+  const swatch = node("i", "swatch");
+  swatch.style.borderTop = `2px ${{ dash: "dashed", dot: "dotted" }[dash] ?? "solid"} ${colour}`;
+  item.append(swatch, node("span", "", text));
+  return item;
+}
 
-  /** @param {import("/wire.js").Points} points */
-  add(points) {
-    const times = points.time;
-    if (!times.length) return;
-    if (this.length && times[times.length - 1] < this.columns.time[0]) this.columns = noPoints();
-    const own = this.columns.time;
-    for (let i = 0; i < times.length; i++) {
-      let at = own.length;
-      while (at > 0 && own[at - 1] > times[i]) at--;
-      const again = at > 0 && own[at - 1] === times[i] ? 1 : 0;
-      for (const name of COLUMNS) this.columns[name].splice(at - again, again, points[name]?.length ? points[name][i] : null);
+// Puts elements into this order within their host. The one that has the focus is not taken out, for it would lose it: the others
+// go around it.
+export function arrange(host, elements) {
+  const held = host.contains(document.activeElement) ? document.activeElement : null;
+  let next = host.firstChild;
+  for (const element of elements) {
+    if (element !== next && element.contains(held)) {
+      while (next !== element) { const before = next; next = next.nextSibling; host.append(before); }
     }
-    if (own.length > POINTS_MAX + 60) for (const column of Object.values(this.columns)) column.splice(0, column.length - POINTS_MAX);
+    if (element === next) next = next.nextSibling; else host.insertBefore(element, next);
   }
 }
 
 export class Charts {
-  /** @param {(from: number, to: number) => void} zoomed  called when a person has drawn over a part of a chart */
-  constructor(host, zoomed) {
-    this.host = host;
-    this.zoomed = zoomed;
+  /**
+   * @param {import("/together.js").Together} together  the chart of several signals
+   * @param {(from: number, to: number) => void} zoomed  called when a person has drawn over a part of a chart
+   * @param {(signal: string, wanted: boolean) => void} pick  called when a person wants a signal on the chart of several, or no longer
+   */
+  constructor(host, together, zoomed, pick) {
+    Object.assign(this, { host, together, zoomed, pick });
+    this.curves = []; // what charts are compared with
     this.ends = null; // the first and the last moment shown; null if what is newest is shown
     this.cards = new Map(); // by signal
     this.byId = new Map(); // series id to its card
@@ -87,14 +86,38 @@ export class Charts {
 
   readColours() {
     const style = getComputedStyle(document.documentElement);
-    this.colours = Object.fromEntries(["value", "expected", "band", "mark", "grid", "muted", "panel", "text"].map(
+    this.colours = Object.fromEntries(["value", "expected", "band", "mark", "grid", "muted", "panel", "text", "other", "week", "fourth", "fifth", "sixth"].map(
       (name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-    for (const card of this.cards.values()) card.dirty = true;
+    this.repaint();
   }
 
-  clear() {
-    for (const card of this.cards.values()) { Plotly.purge(card.plot); this.observer.unobserve(card.root); card.root.remove(); }
-    this.cards.clear();
+  repaint() {
+    for (const card of this.cards.values()) card.dirty = true;
+    this.together.dirty = true;
+  }
+
+  /** Draws these curves beside each signal that they have, too: what to call them, how they look, and points by signal. */
+  compare(curves) {
+    this.curves = curves;
+    this.repaint();
+  }
+
+  /** Draws these signals on one chart, too. */
+  join(signals) {
+    this.together.take(signals);
+    for (const card of this.cards.values()) card.tick.checked = signals.includes(card.signal);
+  }
+
+  // What is not wanted any more goes; the other cards stay where they are, with the focus that one of them may have.
+  clear(wanted) {
+    for (const [signal, card] of this.cards) {
+      card.series = [];
+      if (wanted.has(signal)) continue;
+      Plotly.purge(card.plot);
+      this.observer.unobserve(card.root);
+      card.root.remove();
+      this.cards.delete(signal);
+    }
     this.byId.clear();
     this.newest = 0;
   }
@@ -122,9 +145,9 @@ export class Charts {
   // All series of a machine, as /api/series gives them, for the time between two moments (null: what is newest). What an
   // alarm has led to stays marked on the same machine.
   load(machine, series, ends) {
-    this.clear();
+    this.clear(new Set(machine === this.machine ? series.map((one) => one.signal) : []));
     this.ends = ends;
-    if (machine !== this.machine) this.asked = null;
+    if (machine !== this.machine) { this.asked = null; this.curves = []; }
     this.machine = machine;
     for (const one of series) this.add(one, one.points);
     this.sort();
@@ -144,7 +167,7 @@ export class Charts {
     }
     if (!points) return;
     entry.points.add(points);
-    entry.card.dirty = true;
+    entry.card.dirty = this.together.dirty = true;
     const times = entry.points.columns.time;
     if (times.length) this.newest = times[times.length - 1] > this.newest - 3.6e6 ? Math.max(this.newest, times[times.length - 1]) : times[times.length - 1];
   }
@@ -154,23 +177,48 @@ export class Charts {
   /** Returns the first moment of which a signal's readings are here; Infinity if there are none. */
   oldest(signal) { return Math.min(...(this.cards.get(signal)?.series ?? []).map((one) => one.points.columns.time[0] ?? Infinity)); }
 
+  /** Returns from when to when there are readings; null if there are none. */
+  get span() {
+    const oldest = Math.min(...[...this.cards.keys()].map((signal) => this.oldest(signal)));
+    return oldest < this.newest ? [oldest, this.newest] : null;
+  }
+
+  /** Returns what people call a signal, and its unit. */
+  calledOf(signal) {
+    const { name, unit } = Object.hasOwn(this.names, signal) ? this.names[signal] : {};
+    return { name: name || signal, unit: unit ?? "" };
+  }
+
+  /** Returns the series of a signal that is drawn; undefined if there is none. */
+  mainOf(signal) { const card = this.cards.get(signal); return card && this.main(card); }
+
   makeCard(signal) {
     const root = node("article", "card");
     root.tabIndex = -1;
     root.setAttribute("aria-label", signal);
     root.dataset.signal = signal;
     const header = node("header");
-    const title = node("h3", "", Object.hasOwn(this.names, signal) && this.names[signal].name || signal);
+    const title = node("h3", "", this.calledOf(signal).name);
     title.title = signal;
     const stream = node("span", "stream");
     const moment = node("span", "moment");
     const score = node("span", "score");
     const now = node("span", "now");
     const plot = node("div", "plot");
-    header.append(title, stream, moment, score, now);
-    root.append(header, plot);
+    const at = node("span", "at");
+    const pick = node("label", "pick");
+    const tick = node("input");
+    tick.type = "checkbox";
+    tick.setAttribute("aria-label", `${title.textContent} on the chart of several signals`);
+    tick.title = "Draw it on one chart with others";
+    tick.checked = this.together.signals.includes(signal);
+    tick.addEventListener("change", () => this.pick(signal, tick.checked));
+    pick.append(tick);
+    const curves = node("ul", "curves");
+    header.append(pick, title, stream, moment, score, now);
+    root.append(header, curves, plot, at);
     this.host.append(root);
-    const card = { root, signal, stream, moment, score, now, plot, series: [], dirty: true, visible: false, drawn: 0, revision: 0, zooms: false };
+    const card = { root, signal, stream, moment, score, now, tick, curves, plot, at, series: [], dirty: true, visible: false, drawn: 0, revision: 0, hears: false };
     this.cards.set(signal, card);
     this.observer.observe(root);
     return card;
@@ -181,8 +229,7 @@ export class Charts {
     const rank = (card) => (card.series.some((one) => one.points.anomalous) ? 0 : card.series.some((one) => one.points.banded) ? 1 : 2);
     const sorted = [...this.cards].map(([signal, card]) => [signal, card, rank(card)])
       .sort((a, b) => a[2] - b[2] || a[0].localeCompare(b[0], "en", { numeric: true }));
-    if (sorted.every(([, card], i) => this.host.children[i] === card.root)) return;
-    for (const [, card] of sorted) this.host.append(card.root);
+    arrange(this.host, sorted.map(([, card]) => card.root));
   }
 
   // Nothing is drawn for a moment, while something else on the page moves.
@@ -195,7 +242,9 @@ export class Charts {
     for (const card of this.cards.values()) {
       if (card.visible && card.dirty && now - card.drawn > DRAW_MS && (!due || card.drawn < due.drawn)) due = card;
     }
-    if (due) this.draw(due, now);
+    const { together } = this;
+    if (together.dirty && !together.root.hidden && now - together.drawn > DRAW_MS && (!due || together.drawn < due.drawn)) together.draw(this, now);
+    else if (due) this.draw(due, now);
   }
 
   // Of several streams with the same signal, the one with a band is drawn, unless it has far fewer points (it was filtered).
@@ -209,13 +258,13 @@ export class Charts {
     card.dirty = false;
     card.drawn = now;
     const main = this.main(card);
-    if (!main || !main.points.length) return;
+    if (!main || !main.points.length) { Plotly.purge(card.plot); card.hears = false; return; }
     const columns = withGaps(main.points.columns);
-    const times = columns.time; // Plotly shows milliseconds in the browser's own time zone
+    const times = columns.time;
     const marks = this.marks(card, main);
     const last = main.points.length - 1;
     const score = main.points.columns.score[last];
-    const unit = Object.hasOwn(this.names, card.signal) ? this.names[card.signal].unit ?? "" : "";
+    const { unit } = this.calledOf(card.signal);
     card.now.textContent = [show(main.points.columns.value[last]), unit].filter(Boolean).join(" ");
     card.stream.textContent = main.stream;
     card.score.textContent = score !== null && score >= ANOMALY ? `score ${Math.round(score)}` : "";
@@ -225,17 +274,35 @@ export class Charts {
     const traces = [
       { ...curve, ...bandOf(times, columns.lower, columns.upper), line: { width: 0 }, fill: "toself", fillcolor: c.band },
       { ...curve, y: columns.expected, line: { color: c.expected, width: 1, dash: "dot" } },
-      { ...curve, y: columns.value, line: { color: c.value, width: 1.6 }, hoverinfo: undefined, hovertemplate: "%{y:.5~g}<extra></extra>" },
+      { ...curve, y: columns.value, line: { color: c.value, width: 1.6 }, hoverinfo: "y", hovertemplate: "%{y:.5~g}<extra></extra>" },
       { type: "scatter", mode: "markers", x: marks.times, y: marks.values, hoverinfo: "skip",
         marker: { color: c.mark, size: 8, symbol: "diamond", line: { color: c.panel, width: 1 } } },
       { ...curve, ...bandOf(times, columns.least, columns.most), line: { width: 0 }, fill: "toself", fillcolor: c.value, opacity: 0.3 },
     ];
+    const beside = this.curves.filter((one) => one.bySignal.has(card.signal)).map((one) => ({ ...one, ...CURVES[one.key], columns: withGaps(one.bySignal.get(card.signal).columns) }));
+    for (const { columns: { time, value }, colour, dash, words } of beside) {
+      traces.push({ ...curve, x: time, y: value, line: { color: c[colour], width: 1.4, dash }, hoverinfo: "y", hovertemplate: `%{y:.5~g}<extra>${words}</extra>` });
+    }
+    this.tell(card, columns, beside, unit);
     const asked = this.asked?.signal === card.signal ? this.asked.moment : null;
     const [oldest, newest] = this.ends ?? this.newestPart(times, asked);
     const line = asked !== null && asked >= oldest && asked <= newest;
     if (asked !== null) card.moment.textContent = `alarm since ${when(asked)}${line ? "" : ", outside of what is shown here"}`;
+    const layout = this.layoutOf(card, [oldest, newest]);
+    Object.assign(layout.yaxis, rangeOf(columns, marks.values, ...beside.map((one) => one.columns.value)));
+    if (line) layout.shapes = [{ type: "line", x0: asked, x1: asked, yref: "paper", y0: 0, y1: 1, line: { color: c.mark, width: 1.5, dash: "dash" } }];
+    Plotly.react(card.plot, traces, layout, this.settings);
+    this.hear(card);
+  }
+
+  get settings() { return { displayModeBar: false, responsive: false, showTips: false, doubleClick: false }; }
+
+  // How a chart looks between two moments.
+  layoutOf(card, [oldest, newest]) {
+    const c = this.colours;
+    const ticks = clock.ticks(oldest, newest, Math.max(2, Math.floor(card.plot.clientWidth / TICK_PX)));
     const axis = { gridcolor: c.grid, zeroline: false, linecolor: c.grid, tickcolor: c.grid, tickfont: { color: c.muted, size: 10 }, fixedrange: true };
-    Plotly.react(card.plot, traces, {
+    return {
       datarevision: ++card.revision,
       width: card.plot.clientWidth,
       height: card.plot.clientHeight,
@@ -243,15 +310,22 @@ export class Charts {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       showlegend: false,
+      separators: SEPARATORS,
       hovermode: "x",
       dragmode: COARSE.matches ? false : "zoom", // a finger on a chart scrolls the page
       hoverlabel: { bgcolor: c.panel, bordercolor: c.grid, font: { color: c.text, size: 11 } },
-      xaxis: { ...axis, type: "date", fixedrange: false, range: [oldest, newest], nticks: 6, tickformatstops: [
-        { dtickrange: [null, 59999], value: "%H:%M:%S" }, { dtickrange: [60000, 86399999], value: "%H:%M" }, { dtickrange: [86400000, null], value: "%d %b" }] },
-      yaxis: { ...axis, nticks: 5, ...rangeOf(columns, marks.values) },
-      shapes: line ? [{ type: "line", x0: asked, x1: asked, yref: "paper", y0: 0, y1: 1, line: { color: c.mark, width: 1.5, dash: "dash" } }] : [],
-    }, { displayModeBar: false, responsive: false, showTips: false, doubleClick: false });
-    this.hearZoom(card);
+      // Numbers, not dates: Plotly knows the browser's zone only, and no hour that comes twice.
+      xaxis: { ...axis, fixedrange: false, range: [oldest, newest], tickmode: "array", tickvals: ticks.moments, ticktext: ticks.texts, tickangle: 0 },
+      yaxis: { ...axis, nticks: 5 },
+      shapes: [],
+    };
+  }
+
+  // What a signal is compared with, in words: how each curve is drawn, and its mean.
+  tell(card, columns, beside, unit) {
+    const mean = ({ value }) => { const there = value.filter((one) => one !== null); return [show(there.reduce((sum, one) => sum + one, 0) / there.length), unit].filter(Boolean).join(" "); };
+    const told = beside.length ? [{ name: "here", colour: "value", dash: "solid", columns }, ...beside] : [];
+    card.curves.replaceChildren(...told.map((one) => curveOf(this.colours[one.colour], one.dash, `${one.name}: mean ${mean(one.columns)}`)));
   }
 
   // The newest readings: as many as are kept, or ten minutes where they come faster than once a second.
@@ -261,14 +335,19 @@ export class Charts {
     return [asked === null ? usual : Math.min(usual, Math.max(times[0], asked - MINUTE_MS)), newest];
   }
 
-  // Zooming into one chart zooms into all; Plotly tells moments by the wall clock.
-  hearZoom(card) {
-    if (card.zooms) return;
-    card.zooms = true;
+  // Zooming into one chart zooms into all. Which moment a pointer is at stands under the curve.
+  hear(card) {
+    if (card.hears) return;
+    card.hears = true;
     card.plot.on("plotly_relayout", (changed) => {
-      const [from, to] = [0, 1].map((i) => Date.parse(String(changed[`xaxis.range[${i}]`]).replace(" ", "T")));
+      const [from, to] = [0, 1].map((i) => Number(changed[`xaxis.range[${i}]`]));
       if (from < to) this.zoomed(from, to);
     });
+    card.plot.on("plotly_hover", ({ points: [{ x, bbox }] }) => {
+      card.at.textContent = when(x);
+      card.at.style.left = `${Math.min(Math.max((bbox.x0 + bbox.x1) / 2, EDGE_PX), card.plot.clientWidth - EDGE_PX)}px`;
+    });
+    card.plot.on("plotly_unhover", () => { card.at.textContent = ""; });
   }
 
   // Readings whose score says anomaly, in the stream that is drawn and in those filtered from it.
@@ -283,52 +362,4 @@ export class Charts {
     }
     return { times: [...marked.keys()], values: [...marked.values()] };
   }
-}
-
-// A band learned from few readings can be very wide: the axis follows the readings, and the band no further than
-// their own span beyond them.
-function rangeOf(columns, marks) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const column of [columns.value, columns.least, columns.most, marks]) for (const v of column) if (v !== null) { if (v < low) low = v; if (v > high) high = v; }
-  if (!(low <= high)) return { autorange: true };
-  const span = high - low || Math.abs(high) * 0.1 || 1;
-  let [bottom, top] = [low, high];
-  for (const v of columns.lower) if (v !== null && v < bottom) bottom = Math.max(v, low - span);
-  for (const v of columns.upper) if (v !== null && v > top) top = Math.min(v, high + span);
-  const short = Math.max(span * 0.1 - (top - bottom), 0) / 2; // a constant gets some room
-  const pad = (top - bottom) * 0.08 + short;
-  return { range: [bottom - pad, top + pad], tickformat: Math.max(Math.abs(bottom), Math.abs(top)) >= 1e4 ? "~s" : ".4~g" };
-}
-
-// The band as closed outlines, one for each stretch in which it is known.
-function bandOf(times, lower, upper) {
-  const [x, y] = [[], []];
-  for (let i = 0; i < times.length; i++) {
-    const from = i;
-    while (i < times.length && lower[i] !== null && upper[i] !== null) i++;
-    if (i === from) continue;
-    if (x.length) { x.push(null); y.push(null); }
-    for (let j = from; j < i; j++) { x.push(times[j]); y.push(upper[j]); }
-    for (let j = i - 1; j >= from; j--) { x.push(times[j]); y.push(lower[j]); }
-  }
-  return { x, y };
-}
-
-const stepsOf = (times) => times.slice(1).map((t, i) => t - times[i]);
-const usualStep = (times) => stepsOf(times).sort((a, b) => a - b)[(times.length - 1) >> 1] ?? 0;
-
-// Breaks the line where nothing was heard for much longer than usual.
-function withGaps(columns) {
-  const times = columns.time;
-  if (times.length < 4) return columns;
-  const steps = stepsOf(times);
-  const usual = usualStep(times);
-  const limit = Math.max(usual * 6, 1000);
-  if (!steps.some((step) => step > limit)) return columns;
-  const made = noPoints();
-  for (let i = 0; i < times.length; i++) {
-    if (i && steps[i - 1] > limit) for (const name of COLUMNS) made[name].push(name === "time" ? times[i - 1] + usual : null);
-    for (const name of COLUMNS) made[name].push(columns[name][i]);
-  }
-  return made;
 }

@@ -1,5 +1,5 @@
 // The box for SQL: a query over the tables, its rows as a table and a simple chart, and as files. Cells are set as text.
-import { LANGUAGE, node, show } from "/chart.js";
+import { LANGUAGE, SEPARATORS, node, show } from "/chart.js";
 import { checked } from "/wire.js";
 
 const get = (id) => document.getElementById(id);
@@ -89,7 +89,7 @@ export class QueryBox {
     const axis = { gridcolor: colour.getPropertyValue("--line"), automargin: true, type: over === "time" ? "date" : "category" };
     const layout = {
       margin: { l: 50, r: 10, t: 10, b: 40 }, height: 240, showlegend: numbers.length > 1, xaxis: axis, yaxis: { gridcolor: axis.gridcolor, automargin: true },
-      paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: colour.getPropertyValue("--text"), size: 11 },
+      separators: SEPARATORS, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: colour.getPropertyValue("--text"), size: 11 },
     };
     globalThis.Plotly.react(host, traces, layout, { responsive: true, displayModeBar: false });
   }

@@ -1,14 +1,24 @@
 // Which time is shown: live, the last hour to month, or from one moment to another. It stands in the address bar, with the
-// machine, so that a link shows what its sender sees.
+// machine, the alarm whose story is open, the filters of alarms and what is compared, so that a link shows what its sender
+// sees.
+import { PLACE } from "/access.js";
+import { clock } from "/clock.js";
 
 const MINUTE_MS = 60_000;
 const LAST = [["live", 0], ["hour", 3.6e6], ["day", 86.4e6], ["week", 7 * 86.4e6], ["month", 30 * 86.4e6]];
 const get = (id) => document.getElementById(id);
 
 export class Range {
-  /** @param {() => void} changed  called when a person has chosen another time */
-  constructor(changed) {
-    this.changed = changed;
+  /**
+   * @param {() => void} changed  called when a person has chosen another time
+   * @param {import("/filters.js").AlarmFilter} filter  of the alarms
+   * @param {import("/compare.js").Compare} compare  what is compared, which stands in the address bar, too
+   */
+  constructor(changed, filter, compare) {
+    Object.assign(this, { changed, filter, compare });
+    this.alarm = ""; // whose story is open
+    if (!location.hash && sessionStorage.getItem(PLACE)) history.replaceState(null, "", sessionStorage.getItem(PLACE));
+    sessionStorage.removeItem(PLACE);
     this.last = 0; // how far back from now; 0 is live, null from `from` to `to`
     this.from = this.to = 0;
     this.machine = null;
@@ -25,7 +35,7 @@ export class Range {
     get("earlier").addEventListener("click", () => this.move(-1));
     get("later").addEventListener("click", () => this.move(1));
     for (const id of ["from", "to"]) get(id).addEventListener("change", () => {
-      const [from, to] = [Date.parse(get("from").value), Date.parse(get("to").value)];
+      const [from, to] = ["from", "to"].map((end) => clock.read(get(end).value));
       if (from < to) this.choose({ from, to });
     });
     window.addEventListener("hashchange", () => { if (this.read()) this.changed(); });
@@ -70,8 +80,9 @@ export class Range {
   paint() {
     for (const [chip, last] of this.buttons) chip.setAttribute("aria-pressed", String(last === this.last));
     const [from, to] = this.ends ?? [0, 0];
-    get("from").value = from ? local(from) : "";
-    get("to").value = to ? local(to) : "";
+    get("from").value = from ? clock.written(from) : "";
+    get("to").value = to ? clock.written(to) : "";
+    get("zone").textContent = clock.zone;
   }
 
   // The address bar: machine, and last=hour, or from and to as ISO 8601.
@@ -79,27 +90,31 @@ export class Range {
     const said = new URLSearchParams();
     if (this.machine !== null) said.set("machine", this.machine);
     if (this.area) said.set("area", this.area);
+    if (this.alarm) said.set("alarm", this.alarm);
+    for (const [name, value] of this.filter.said) said.set(name, value);
     if (this.last) said.set("last", LAST.find(([, last]) => last === this.last)[0]);
     if (this.last === null) for (const end of ["from", "to"]) said.set(end, new Date(this[end]).toISOString());
+    this.compare.write(said);
     history.replaceState(null, "", said.size ? `#${said}` : location.pathname);
   }
 
   // Takes over what the address bar says; returns whether it says something new.
   read() {
     const said = new URLSearchParams(location.hash.slice(1));
-    const before = JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
+    const before = this.said;
     const [from, to] = [Date.parse(said.get("from")), Date.parse(said.get("to"))];
     this.machine = said.get("machine");
     this.area = said.get("area") ?? "";
+    this.alarm = said.get("alarm") ?? "";
+    this.filter.read(said);
     this.last = LAST.find(([name]) => name === said.get("last"))?.[1] ?? 0;
     if (from < to) Object.assign(this, { last: null, from, to });
+    this.compare.read(said);
     this.paint();
-    return before !== JSON.stringify([this.machine, this.area, this.last, this.from, this.to]);
+    return before !== this.said;
   }
-}
 
-// A moment as an input of date and time takes it: the wall clock of the browser.
-function local(moment) {
-  const at = new Date(moment);
-  return new Date(at.getTime() - at.getTimezoneOffset() * MINUTE_MS).toISOString().slice(0, 16);
+  get said() {
+    return JSON.stringify([this.machine, this.area, this.alarm, this.last, this.from, this.to, this.filter.said, this.compare.state]);
+  }
 }

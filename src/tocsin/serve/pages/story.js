@@ -6,37 +6,41 @@ import { placeOf, stateOf, worded } from "/wire.js";
 const HOUR_S = 3600;
 
 export class Story {
-  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit.
-  constructor(dialog, goTo, called) {
+  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit; `closed` hears that it is closed.
+  constructor(dialog, goTo, called, closed) {
     Object.assign(this, { dialog, goTo, called });
+    dialog.addEventListener("close", closed);
     this.title = dialog.querySelector("h2");
     this.body = dialog.querySelector(".body");
     dialog.querySelector(".show").addEventListener("click", () => { dialog.close(); this.goTo(this.alarm); });
     dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   }
 
+  isOpen(id) { return this.dialog.open && this.alarm.id === id; }
+
   /**
-   * @param {import("/wire.js").ShownAlarm} alarm
+   * @param {import("/wire.js").ShownAlarm|undefined} known  if it is among those that the page has
    * @param {import("/wire.js").Evidence} told
    */
-  show(alarm, told) {
-    this.alarm = alarm;
+  show(known, told) {
+    const alarm = this.alarm = known ?? { ...told.alarm, machine: told.alarm.key, signal: told.onset?.signal ?? "", unit: "", started: null };
     const began = alarm.started ?? told.history[0].time;
     this.title.textContent = placeOf(alarm);
     this.body.replaceChildren(
       node("p", "message", alarm.message),
       node("p", "span", `Since ${when(began)}, ${lasting(began, told.alarm.time)} so far as is written.`),
       ...(told.onset ? [figure(told.onset, ...this.called(told.onset.signal, alarm.unit))] : []),
-      ...part("What happened", told.history.map((row) => [row.time, sentence(row)])),
+      ...part("What happened", told.history.map((row, i) => [row.time, sentence(row, told.history[i - 1])])),
       ...part("What else rang within an hour", told.beside.map((row) => [row.time, `${row.severity}: ${row.message}`])),
+      ...part("Maintenance of the machine", (told.maintenance ?? []).map((one) => [one.time, maintained(one)]), told.maintenance ? "none is written down" : "the audit cannot be read"),
       ...part("Cases before", told.before.map((one) => [one.started, ended(one)])),
-      node("p", "rests", `Read from ${Object.entries(told.rests_on).map(([table, version]) => `${table} (version ${version})`).join(", ")}.`),
+      node("p", "rests", `Read from ${[...Object.entries(told.rests_on).map(([table, version]) => `${table} (version ${version})`), ...audited(told.maintenance)].join(", ")}.`),
     );
     if (!this.dialog.open) this.dialog.showModal();
   }
 }
 
-function part(title, rows) {
+function part(title, rows, none = "nothing") {
   const list = node("ul");
   for (const [time, text] of rows) {
     const item = node("li");
@@ -45,17 +49,27 @@ function part(title, rows) {
     item.append(at, node("span", "", text));
     list.append(item);
   }
-  return [node("h3", "", title), rows.length ? list : node("p", "none", "nothing")];
+  return [node("h3", "", title), rows.length ? list : node("p", "none", none)];
 }
 
-function sentence(row) {
+function sentence(row, before) {
   const who = row.by ? ` by ${row.by}` : "";
-  return `${worded(row.event)}${who}${row.reason ? `: ${row.reason}` : ""}`;
+  const whom = row.assignee && row.assignee !== before?.assignee ? ` to ${row.assignee}` : "";
+  return `${worded(row.event)}${whom}${who}${row.reason ? `: ${row.reason}` : ""}`;
 }
 
 function ended(one) {
   const said = one.said.length ? `, said to be ${one.said.at(-1)}` : "";
-  return `${one.message} (${lasting(one.started, one.until)}, ${stateOf(one).label}${said})`;
+  return [`${one.message} (${lasting(one.started, one.until)}, ${stateOf(one).label}${said})`, ...one.comments].join("; ");
+}
+
+function maintained(one) {
+  return `${one.alarm} by ${one.by}${one.reason ? `: ${one.reason}` : ""}`;
+}
+
+// The rows of the audit that it rests on.
+function audited(maintenance) {
+  return maintenance?.length ? [`audit (${maintenance.map((one) => `row ${one.audit}`).join(", ")})`] : [];
 }
 
 function lasting(from, to) {

@@ -1,6 +1,6 @@
 // The machines as tiles, worst first: one tab stop, arrow keys from one to the next. However many there are, only those in
 // sight (and the one that the tab key reaches) are in the document.
-import { node, show } from "/chart.js";
+import { arrange, node, show } from "/chart.js";
 import { rank, shapeOf, standOf } from "/wire.js";
 
 const SPARK_POINTS = 60;
@@ -21,7 +21,7 @@ export class Tiles {
     this.sorted = [];
     this.shown = []; // those of them that are wanted
     this.elements = new Map(); // by name, of those in the document
-    this.current = null; // the one that the tab key reaches
+    this.current = null; // the name of the one that the tab key reaches
     this.chosen = null;
     this.height = HEIGHTS[0];
     this.columns = 1;
@@ -31,7 +31,7 @@ export class Tiles {
     this.room = host.appendChild(node("div", "room"));
     this.room.setAttribute("role", "presentation");
     host.addEventListener("keydown", (event) => this.onKey(event));
-    host.addEventListener("focusin", (event) => this.reach(this.tileAt(event)));
+    host.addEventListener("focusin", (event) => this.reach(this.tileAt(event)?.name));
     host.addEventListener("click", (event) => { const tile = this.tileAt(event); if (tile) this.choose(tile.name); });
     let due = 0;
     host.addEventListener("scroll", () => { due ||= requestAnimationFrame(() => { due = 0; this.render(); }); }, { passive: true });
@@ -42,7 +42,6 @@ export class Tiles {
     this.byName.clear();
     this.byId.clear();
     this.sorted = [];
-    this.current = null;
     this.changed = true;
   }
 
@@ -113,24 +112,27 @@ export class Tiles {
     const steps = { ArrowDown: this.columns, ArrowRight: 1, ArrowUp: -this.columns, ArrowLeft: -1, PageDown: screen, PageUp: -screen, Home: -Infinity, End: Infinity };
     if (!Object.hasOwn(steps, event.key) || !this.shown.length) return;
     event.preventDefault();
-    const at = this.shown.indexOf(this.current) + steps[event.key];
+    const at = this.reached + steps[event.key];
     const next = Math.max(0, Math.min(this.shown.length - 1, at));
-    this.reach(this.shown[next]);
+    this.reach(this.shown[next].name);
     const top = Math.floor(next / this.columns) * (this.height + GAP);
     if (top < this.host.scrollTop) this.host.scrollTop = top;
     if (top + this.height > this.host.scrollTop + this.host.clientHeight) this.host.scrollTop = top + this.height - this.host.clientHeight;
     this.render();
-    this.elements.get(this.current.name).root.focus({ preventScroll: true });
+    this.elements.get(this.current).root.focus({ preventScroll: true });
   }
 
-  reach(tile) {
-    if (!tile || tile === this.current) return;
-    for (const old of [this.current, tile]) {
-      const root = old && this.elements.get(old.name)?.root;
-      if (root) root.tabIndex = old === tile ? 0 : -1;
+  reach(name) {
+    if (name === undefined || name === this.current) return;
+    for (const old of [this.current, name]) {
+      const root = this.elements.get(old)?.root;
+      if (root) root.tabIndex = old === name ? 0 : -1;
     }
-    this.current = tile;
+    this.current = name;
   }
+
+  /** Returns where among those shown the one is that the tab key reaches; -1 if it is not there. */
+  get reached() { return this.shown.findIndex((tile) => tile.name === this.current); }
 
   repaint() {
     for (const tile of this.sorted) tile.dirty = true;
@@ -164,13 +166,13 @@ export class Tiles {
       const fits = wanted === "all" || (wanted === "silent" ? tile.silent : tile.status === wanted);
       if (fits && saidOf(tile, text) && this.standsIn(tile.name, stand)) this.shown.push(tile);
     }
-    if (!this.shown.includes(this.current)) { this.current = null; this.reach(this.shown[0]); }
+    if (this.reached < 0) { this.current = null; this.reach(this.shown[0]?.name); }
     const width = this.room.clientWidth;
     this.columns = Math.max(1, Math.floor((width + GAP) / (WIDTH_MIN + GAP)));
     this.width = (width + GAP) / this.columns - GAP;
     const rows = Math.ceil(this.shown.length / this.columns);
     this.room.style.height = `${Math.max(0, rows * (this.height + GAP) - GAP)}px`;
-    this.arrange(this.render());
+    arrange(this.room, this.render().map((i) => this.elements.get(this.shown[i].name).root));
     return counts;
   }
 
@@ -182,13 +184,14 @@ export class Tiles {
     const first = Math.max(0, Math.floor(this.host.scrollTop / row) - BEYOND) * this.columns;
     const last = (Math.ceil((this.host.scrollTop + this.host.clientHeight) / row) + BEYOND) * this.columns;
     const wanted = [];
-    const at = this.shown.indexOf(this.current);
+    const at = this.reached;
     if (at >= 0 && at < first) wanted.push(at);
     for (let i = first; i < Math.min(last, this.shown.length); i++) wanted.push(i);
     if (at >= last) wanted.push(at);
     const keep = new Set(wanted.map((i) => this.shown[i].name));
     const free = [];
     for (const [name, element] of this.elements) if (!keep.has(name)) { free.push(element); this.elements.delete(name); }
+    const held = this.room.contains(document.activeElement);
     const changed = free.length > 0 || wanted.length > this.elements.size;
     for (const i of wanted) {
       const tile = this.shown[i];
@@ -202,18 +205,11 @@ export class Tiles {
       this.place(element, i, row);
       if (tile.dirty) this.paintTile(tile, element);
     }
+    const current = this.elements.get(this.current)?.root;
+    if (held && current && document.activeElement !== current) current.focus({ preventScroll: true }); // the tile has left the list
     for (const { root } of free) root.remove();
     if (changed) this.moved();
     return wanted;
-  }
-
-  // Puts the elements into the order of their tiles, for those who read them one after the other; not while the list moves.
-  arrange(wanted) {
-    let next = this.room.firstChild;
-    for (const i of wanted) {
-      const { root } = this.elements.get(this.shown[i].name);
-      if (root === next) next = next.nextSibling; else this.room.insertBefore(root, next);
-    }
   }
 
   place(element, i, row) {
@@ -225,7 +221,7 @@ export class Tiles {
     put(element, "height", `${this.height}px`, (value) => { root.style.height = value; });
     put(element, "place", i + 1, (value) => { root.ariaPosInSet = value; });
     put(element, "places", this.shown.length, (value) => { root.ariaSetSize = value; });
-    const index = tile === this.current ? 0 : -1;
+    const index = tile.name === this.current ? 0 : -1;
     if (root.tabIndex !== index) root.tabIndex = index;
   }
 

@@ -1,6 +1,6 @@
 // Spectrum and waterfall of the chosen machine, where its waveforms are kept as spectra: frequency across in both, time
 // downwards in the waterfall, colour by amplitude. Lines stand where a damaged part of the bearing would be seen.
-import { node, show, when } from "/chart.js";
+import { SEPARATORS, node, show, when } from "/chart.js";
 
 const REFRESH_MS = 15000;
 const REST_MS = 150; // between two moments that are asked for while somebody goes through them
@@ -157,7 +157,7 @@ export class Vibration {
       line: { color: c.value, width: 1.3 }, hovertemplate: `%{x:.5~g} Hz, %{y:.4~g} ${unit}<extra></extra>`,
     }], {
       width: host.clientWidth, height: host.clientHeight, margin: { l: LEFT, r: RIGHT, t: 28, b: 24 },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "x", dragmode: false,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, separators: SEPARATORS, hovermode: "x", dragmode: false,
       hoverlabel: { bgcolor: c.panel, bordercolor: c.grid, font: { color: c.text, size: 11 } },
       xaxis: { ...axis, range: [0, Math.max(top_hz, this.told.waterfall?.top_hz ?? 0) || 1], ticksuffix: " Hz", nticks: 8 },
       yaxis: { ...axis, rangemode: "tozero", nticks: 4, tickformat: ".3~g" },

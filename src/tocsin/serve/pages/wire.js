@@ -9,6 +9,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} name
  * @property {string} role
  * @property {boolean} signed_in
+ * @property {string} zone  the plant's; empty: the browser's
  *
  * @typedef {Object} Points  columns, oldest first; time in milliseconds since 1970
  * @property {number[]} time
@@ -74,9 +75,11 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} why
  * @property {string} since
  * @property {number|null} depth
+ * @property {string} assignee  whose it is, if it was given to a person
  * @property {string} by
  * @property {string} reason
  * @property {string} label
+ * @property {string} comment  the last one, behind the name of who wrote it
  *
  * @typedef {Object} Figures
  * @property {"live"|"stalled"|"gone"} engine
@@ -144,6 +147,10 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} message
  * @property {string} by
  * @property {string} reason
+ * @property {string|null} [assignee]
+ *
+ * @typedef {Object} People
+ * @property {string[]} names  to whom an alarm can be given; none where any name will do
  *
  * @typedef {Object} EarlierCase
  * @property {string} id
@@ -152,6 +159,14 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} state
  * @property {string} message
  * @property {string[]} said
+ * @property {string[]} comments
+ *
+ * @typedef {Object} Maintenance
+ * @property {string} time
+ * @property {string} alarm
+ * @property {string} by
+ * @property {string} reason
+ * @property {number} audit  the number of its row in the audit
  *
  * @typedef {Object} Evidence
  * @property {Object<string, number>} rests_on
@@ -159,6 +174,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {AlarmEvent[]} history
  * @property {AlarmEvent[]} beside
  * @property {EarlierCase[]} before
+ * @property {Maintenance[]|null} maintenance  null where the audit cannot be read
  * @property {Onset?} [onset]
  *
  * @typedef {Object} Onset
@@ -176,6 +192,38 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {number} rows
  * @property {string} head
  * @property {string} fault  empty if the chain holds
+ *
+ * @typedef {Object} PartState
+ * @property {string} id
+ * @property {"source"|"step"|"sink"|"channel"} kind
+ * @property {string} name  of its component
+ * @property {string} stream
+ * @property {{part: string, port: string}[]} inputs
+ * @property {"well"|"odd"|"bad"|"ended"|"unknown"} state
+ * @property {string} said  why
+ * @property {number|null} rows
+ * @property {number|null} rows_per_s
+ * @property {number|null} lag_s
+ * @property {number} late
+ * @property {number} rejected
+ * @property {number} rung
+ *
+ * @typedef {Object} PipelineState
+ * @property {PartState[]} parts  each behind those that it reads from
+ * @property {string} note
+ *
+ * @typedef {Object} PartDetails
+ * @property {string} id
+ * @property {"source"|"step"|"sink"|"channel"} kind
+ * @property {string} stream
+ * @property {{name: string, what: string, settings: {name: string, value: string, is_default: boolean, what: string}[]}[]} components
+ *
+ * @typedef {Object} PartRows
+ * @property {string} id
+ * @property {{reason: string, rows: number, detail: string}[]} set_aside
+ * @property {Object<string, number>} noticed
+ * @property {{part: string, port: string, columns: {name: string, kind: string}[], rows: any[][]}[]} ports
+ * @property {string} note
  *
  * @typedef {Object} QueryAnswer
  * @property {Object<string, number>} rests_on
