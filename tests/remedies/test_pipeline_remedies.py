@@ -152,12 +152,8 @@ PIPELINES = remedies(
         *(
             {
                 "page": {
-                    "oidc": {
-                        "issuer": f"{scheme}://login.example",
-                        "url": "https://page.example",
-                        "client_id": "c",
-                        "roles": {"a": "viewer"},
-                    }
+                    "url": "https://page.example",
+                    "oidc": {"issuer": f"{scheme}://login.example", "client_id": "c", "roles": {"a": "viewer"}},
                 }
             }
             for scheme in ("http", "https")

@@ -17,7 +17,7 @@ from tocsin.flink.distribution import BRIEF, environment, flink_home, link_jars
 from tocsin.flink.rest import Rest
 
 UP_S = 300.0
-"""So long the processes may take to answer: on a machine that is busy with much else two minutes were seen."""
+"""So long the processes may take to answer: on a machine that is busy with much else 90 s were not enough."""
 DOWN_S = 20.0
 CLOCK_S = 5.0
 """By so much the same process may seem to have begun at another time, where the clock was set."""
