@@ -163,4 +163,6 @@ def test_a_run_keeps_the_good_rows_and_sets_the_damage_aside(tmp_path: Path) -> 
     assert read("kept", tmp_path / "lake").num_rows == whole.count(b"\n") > 1_900
     (row,) = read("quarantine", tmp_path / "lake").to_pylist()
     assert row["payload"] == whole.rpartition(b"\n")[2]
-    assert runner.snapshot()["rejected"] == [{"source": "f", "reason": "compression", "rows": 1}]
+    (told,) = runner.snapshot()["rejected"]
+    assert (told["source"], told["reason"], told["rows"]) == ("f", "compression", 1)
+    assert told["detail"], "and what was wrong with it"

@@ -210,6 +210,13 @@ def test_epoch_numbers(unit: str, value: str) -> None:
     assert {row["t"].isoformat() for row in rows} == {"2026-01-01T00:00:00.500000+00:00"}
 
 
+def test_a_date_without_marks_is_no_number_of_seconds_whether_a_layout_was_learnt_or_not() -> None:
+    decoder = Json(columns={"t": {"type": "timestamp", "unit": "auto"}})
+    rows, rejected = decoded([b'{"t": 1767225600}'] * 6 + [b'{"t": 20260131}'] * 2, decoder)
+    assert len(rows) == 6
+    assert rejected == [(6, "ts_syntax"), (7, "ts_syntax")]
+
+
 def test_local_times_in_their_zone() -> None:
     decoder = Json(columns={"t": {"type": "timestamp", "zone": "Europe/Berlin"}})
     rows, _ = decoded([b'{"t": "2026-07-01 12:00:00"}', b'{"t": "2026-07-01T10:00:00Z"}'] * 4, decoder)

@@ -26,7 +26,7 @@ def test_rows_pass_and_the_end_is_clean(tmp_path: Path) -> None:
     assert len(world.rung) == len(set(world.rung)) == len(odd) > 0
     counted = runner.snapshot()
     assert counted["rows_in"] == {"in": 350}
-    assert counted["rejected"] == [{"source": "in", "reason": "json_syntax", "rows": 350 - good}]
+    assert counted["rejected"] == [{"source": "in", "reason": "json_syntax", "rows": 350 - good, "detail": ""}]
 
 
 def test_epochs_and_cuts_change_nothing(tmp_path: Path) -> None:

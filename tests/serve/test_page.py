@@ -21,7 +21,7 @@ from tocsin.serve.app import Running, start
 pytestmark = pytest.mark.timeout(120)
 TOKEN = "a-token-of-some-length"
 WAIT_MS = 20_000
-NEWEST = "Math.max(...(document.querySelector('.plot')?.data?.[2]?.x ?? [0]))"
+NEWEST = "Math.max(...(document.querySelector('.card .plot')?.data?.[2]?.x ?? [0]))"
 
 
 class Watched:
@@ -69,7 +69,7 @@ def plant(page: Running, tmp_path: Path) -> Iterator[Plant]:
 def test_data_moves_and_an_alarm_is_acknowledged(browser: object, page: Running, plant: Plant) -> None:
     seen = Watched(browser, page.url)
     view = seen.page
-    view.wait_for_selector(".plot .main-svg", timeout=WAIT_MS)
+    view.wait_for_selector(".card .plot .main-svg", timeout=WAIT_MS)
     view.wait_for_selector(".alarm[data-state=ACTIVE_UNACK]", timeout=WAIT_MS)
     assert view.locator(".tile").count() == 6
     assert view.locator("#chosen").inner_text() == "motor-1", "the machine that alarms is chosen"
@@ -77,9 +77,9 @@ def test_data_moves_and_an_alarm_is_acknowledged(browser: object, page: Running,
 
     before = seen.newest()
     view.wait_for_function(f"before => {NEWEST} > before + 1000", arg=before, timeout=WAIT_MS)
-    assert view.evaluate("document.querySelector('.plot').data[0].x.length") > 20, "the usual range is drawn"
+    assert view.evaluate("document.querySelector('.card .plot').data[0].x.length") > 20, "the usual range is drawn"
     view.wait_for_function(
-        "() => document.querySelector('.plot')?.data?.[3]?.x.length > 0", timeout=WAIT_MS
+        "() => document.querySelector('.card .plot')?.data?.[3]?.x.length > 0", timeout=WAIT_MS
     )  # anomalies
 
     view.click(".alarm .ack")
@@ -102,7 +102,7 @@ def test_data_moves_and_an_alarm_is_acknowledged(browser: object, page: Running,
 
 def test_the_page_comes_back_after_a_restart(browser: object, page: Running, plant: Plant, tmp_path: Path) -> None:
     seen = Watched(browser, page.url)
-    seen.page.wait_for_selector(".plot .main-svg", timeout=WAIT_MS)
+    seen.page.wait_for_selector(".card .plot .main-svg", timeout=WAIT_MS)
     page.stop()
     seen.page.wait_for_selector("#link[data-state=lost]", timeout=WAIT_MS)
     again = start(tmp_path, address=Address(port=int(page.url.rpartition(":")[2])))
@@ -169,7 +169,7 @@ def test_texts_from_devices_stay_texts(browser: object, page: Running, tmp_path:
             continue
         tile.click()
         view.wait_for_function("name => document.getElementById('chosen').textContent === name", arg=name)
-        view.wait_for_selector(".plot .main-svg", timeout=WAIT_MS)
+        view.wait_for_selector(".card .plot .main-svg", timeout=WAIT_MS)
     shown = set(view.locator(".tile .name").all_text_contents())
     assert shown >= set(PAYLOADS)
     assert set(view.locator(".alarm .message").all_text_contents()) == set(PAYLOADS)
@@ -207,7 +207,7 @@ def test_with_a_token_the_page_asks_for_it(browser: object, needs: Needs, certif
         seen.page.wait_for_selector("#sign-in-error:has-text('not the token')", timeout=WAIT_MS)
         seen.page.fill("#password", TOKEN)
         seen.page.click("#sign-in button")
-        seen.page.wait_for_selector(".plot .main-svg", timeout=WAIT_MS)
+        seen.page.wait_for_selector(".card .plot .main-svg", timeout=WAIT_MS)
     finally:
         seen.close()
         plant.close()

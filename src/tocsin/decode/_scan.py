@@ -10,7 +10,7 @@ from tocsin.decode._spans import Words
 from tocsin.decode._tokens import INTEGER, LONG, MINUS, number_end, seconds_us, text_end
 from tocsin.kernels import inner, int64, kernel
 from tocsin.values.bytes import LOW_BYTES, byte_at, word_at
-from tocsin.values.times import DAY_US, END_US, LOCAL, SYNTAX, epoch_us, timestamp_tail, timestamp_us
+from tocsin.values.times import AUTO, DATES_US, DAY_US, END_US, LOCAL, SYNTAX, epoch_us, timestamp_tail, timestamp_us
 
 SKIP, INT, FLOAT, BOOL, TEXT, CATEGORY, TIME, END = range(8)
 """What a slot holds; `END` is where the record must end."""
@@ -80,6 +80,8 @@ def epoch_slot(begin: int, end: int, point: int, unit: int, zone: int) -> tuple[
     if at < 0 or zone == ZONE_NAMED:
         return MALFORMED, 0
     us, code = epoch_us(begin, at, unit)
+    if unit == AUTO and DATES_US[0] <= us < DATES_US[1]:
+        return MALFORMED, 0  # it may be a date without marks, which the decoder's own parser refuses
     return (MALFORMED if code or us < 0 or us >= END_US else at), us
 
 
