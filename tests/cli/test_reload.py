@@ -28,6 +28,11 @@ streams:
 """
 
 
+def _as_a_service() -> None:
+    """The signal is heard, also where the tests were started by nohup, which has it ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Running:
     """A pipeline in a process of its own, and what it says."""
 
@@ -36,7 +41,9 @@ class Running:
         self.write(least=0)
         self.give("a")
         command = [sys.executable, "-m", "tocsin.cli", "run", str(self.file)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_as_a_service
+        )
         self.said: Queue[str] = Queue()
         self.thread = threading.Thread(target=self._listen)
         self.thread.start()

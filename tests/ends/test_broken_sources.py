@@ -50,7 +50,7 @@ class NumbersReader:
 
     def poll(self, rows_max: int, timeout_s: float) -> tuple[Batch, Offset] | None:
         if FLAW["is"] == "slow":
-            time.sleep(1.0)  # a peer that takes its time
+            time.sleep(1.5)  # a peer that takes its time
         self.polled += 1
         begin, self.at = self.at, min(self.at + rows_max, len(LINES))
         offset: Any = {self.at} if FLAW["is"] == "json" else self.at
