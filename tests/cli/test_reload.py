@@ -15,6 +15,13 @@ import pytest
 from press import rows
 
 WAIT_S = 60.0
+AS_A_SERVICE = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from tocsin.cli import main
+main()
+"""
+"""The signal is heard, also where the tests were started by nohup, which has it ignored."""
 PIPELINE = """
 name: press
 folder: {folder}/lake
@@ -28,11 +35,6 @@ streams:
 """
 
 
-def _as_a_service() -> None:
-    """The signal is heard, also where the tests were started by nohup, which has it ignored."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 class Running:
     """A pipeline in a process of its own, and what it says."""
 
@@ -40,10 +42,8 @@ class Running:
         self.folder, self.file = folder, folder / "p.yaml"
         self.write(least=0)
         self.give("a")
-        command = [sys.executable, "-m", "tocsin.cli", "run", str(self.file)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_as_a_service
-        )
+        command = [sys.executable, "-c", AS_A_SERVICE, "run", str(self.file)]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.said: Queue[str] = Queue()
         self.thread = threading.Thread(target=self._listen)
         self.thread.start()
