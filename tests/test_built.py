@@ -30,4 +30,6 @@ def test_the_version_comes_with_its_build(tmp_path: Path, monkeypatch: pytest.Mo
     assert "(from a source tree)" in CliRunner().invoke(main, ["--version"]).output
     monkeypatch.setattr(built, "files", lambda package: tmp_path)
     (tmp_path / "commit.json").write_text('{"commit": "1a2b3c4", "day": "2026-11-28"}')
+    built.built.cache_clear()
     assert str(built.built()) == "build 1a2b3c4 of 2026-11-28"
+    built.built.cache_clear()

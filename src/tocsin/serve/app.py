@@ -121,35 +121,20 @@ ROUTES = (
     Entry("GET", "/readyz", api.ready, PUBLIC),
 )
 
+_TYPES = {
+    "css": "text/css; charset=utf-8", "html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}  # fmt: skip
+_PAGES = (
+    "access.js", "admin.js", "alarms.js", "app.js", "chart.js", "clock.js", "compare.js", "filters.js", "icon.svg",
+    "kpis.js", "lanes.js", "layers.js", "onset.js", "pipeline.css", "pipeline.js", "plotly.css", "points.js",
+    "query.css", "query.js", "range.js", "story.js", "style.css", "tiles.js", "together.js", "vibration.js",
+    "wire.js",
+)  # fmt: skip
 STATIC: Mapping[str, tuple[str, str, str]] = {
-    "/": ("tocsin.serve", "pages/index.html", "text/html; charset=utf-8"),
-    "/wire.js": ("tocsin.serve", "pages/wire.js", "text/javascript; charset=utf-8"),
-    "/access.js": ("tocsin.serve", "pages/access.js", "text/javascript; charset=utf-8"),
-    "/admin.js": ("tocsin.serve", "pages/admin.js", "text/javascript; charset=utf-8"),
-    "/query.js": ("tocsin.serve", "pages/query.js", "text/javascript; charset=utf-8"),
-    "/query.css": ("tocsin.serve", "pages/query.css", "text/css; charset=utf-8"),
-    "/pipeline.js": ("tocsin.serve", "pages/pipeline.js", "text/javascript; charset=utf-8"),
-    "/layers.js": ("tocsin.serve", "pages/layers.js", "text/javascript; charset=utf-8"),
-    "/pipeline.css": ("tocsin.serve", "pages/pipeline.css", "text/css; charset=utf-8"),
-    "/tiles.js": ("tocsin.serve", "pages/tiles.js", "text/javascript; charset=utf-8"),
-    "/alarms.js": ("tocsin.serve", "pages/alarms.js", "text/javascript; charset=utf-8"),
-    "/filters.js": ("tocsin.serve", "pages/filters.js", "text/javascript; charset=utf-8"),
-    "/lanes.js": ("tocsin.serve", "pages/lanes.js", "text/javascript; charset=utf-8"),
-    "/vibration.js": ("tocsin.serve", "pages/vibration.js", "text/javascript; charset=utf-8"),
-    "/kpis.js": ("tocsin.serve", "pages/kpis.js", "text/javascript; charset=utf-8"),
-    "/story.js": ("tocsin.serve", "pages/story.js", "text/javascript; charset=utf-8"),
-    "/onset.js": ("tocsin.serve", "pages/onset.js", "text/javascript; charset=utf-8"),
-    "/clock.js": ("tocsin.serve", "pages/clock.js", "text/javascript; charset=utf-8"),
-    "/compare.js": ("tocsin.serve", "pages/compare.js", "text/javascript; charset=utf-8"),
-    "/points.js": ("tocsin.serve", "pages/points.js", "text/javascript; charset=utf-8"),
-    "/together.js": ("tocsin.serve", "pages/together.js", "text/javascript; charset=utf-8"),
-    "/range.js": ("tocsin.serve", "pages/range.js", "text/javascript; charset=utf-8"),
-    "/app.js": ("tocsin.serve", "pages/app.js", "text/javascript; charset=utf-8"),
-    "/chart.js": ("tocsin.serve", "pages/chart.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("tocsin.serve", "pages/style.css", "text/css; charset=utf-8"),
-    "/plotly.css": ("tocsin.serve", "pages/plotly.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("tocsin.serve", "pages/icon.svg", "image/svg+xml"),
-    "/plotly.js": ("plotly", "package_data/plotly.min.js", "text/javascript; charset=utf-8"),
+    "/": ("tocsin.serve", "pages/index.html", _TYPES["html"]),
+    **{f"/{name}": ("tocsin.serve", f"pages/{name}", _TYPES[name.rpartition(".")[2]]) for name in _PAGES},
+    "/plotly.js": ("plotly", "package_data/plotly.min.js", _TYPES["js"]),
 }
 """Every file that is served: nothing is looked up by a path that a browser sends."""
 WORDS = "/words.js"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 
@@ -18,7 +19,8 @@ class Built:
         return f"build {self.commit} of {self.day}" if self.commit else "from a source tree"
 
 
+@cache
 def built() -> Built:
-    """Returns what stands in the wheel."""
+    """Returns what stands in the wheel; it is read once."""
     told = files("tocsin") / "commit.json"
     return Built(**json.loads(told.read_text("utf-8"))) if told.is_file() else Built()

@@ -2,7 +2,7 @@
 import { Access, reaches } from "/access.js";
 import { AdminBox } from "/admin.js";
 import { AlarmList } from "/alarms.js";
-import { Charts, LANGUAGE, node, show, when } from "/chart.js";
+import { Charts, LANGUAGE, node, option, show, when, write } from "/chart.js";
 import { clock } from "/clock.js";
 import { Compare } from "/compare.js";
 import { AlarmFilter, Views } from "/filters.js";
@@ -101,7 +101,7 @@ async function begin() {
 // Whom one may choose to give an alarm to.
 async function namePeople() {
   const told = reaches(access.role, "operator") ? await quietly(ask("/api/people", "People")) : null;
-  get("people").replaceChildren(...(told?.names ?? []).map((name) => { const one = node("option"); one.value = name; return one; }));
+  get("people").replaceChildren(...(told?.names ?? []).map((name) => option(name)));
 }
 
 async function reload() {
@@ -209,13 +209,13 @@ function heard(figures) {
   get("box-bad").classList.toggle("warm", figures.bad > 0);
   get("box-bad").title = Object.entries(figures.bad_by_reason).map(([reason, n]) => `${reason}: ${n}`).join("\n");
   get("trouble").hidden = !figures.trouble;
-  if (get("trouble").textContent !== (figures.trouble ?? "")) get("trouble").textContent = figures.trouble ?? "";
+  write(get("trouble"), figures.trouble ?? "");
   const left = [
     figures.machines_left_out ? `Only the first ${tiles.byName.size} machines are shown here; all of them are watched.` : "",
     figures.series_in_turn ? `${figures.series_in_turn.toLocaleString("en")} signals and more come at once: tiles take turns, and the chosen machine is read from its table. All are watched.` : "",
   ].filter(Boolean).join(" ");
   get("left-out").hidden = !left;
-  if (get("left-out").textContent !== left) get("left-out").textContent = left;
+  write(get("left-out"), left);
   ends(figures);
   freshen();
 }
@@ -231,7 +231,7 @@ function ends(figures) {
   sentences.forEach(([id, sentence], i) => {
     const button = (list.children[i] ?? list.appendChild(node("li"))).firstChild ?? list.children[i].appendChild(leading());
     button.dataset.part = id;
-    if (button.textContent !== sentence) button.textContent = sentence;
+    write(button, sentence);
   });
   while (list.children.length > sentences.length) list.lastChild.remove();
 }
@@ -267,13 +267,13 @@ function freshen() { // nothing that is old may look as if it were new
   }
   document.documentElement.dataset.stale = String(Boolean(stale));
   get("stale").hidden = !stale;
-  if (get("stale").textContent !== stale) get("stale").textContent = stale;
+  write(get("stale"), stale);
 }
 setInterval(freshen, 1000);
 
 function link(state, text) {
   get("link").dataset.state = state;
-  if (get("link").textContent !== text) get("link").textContent = text;
+  write(get("link"), text);
 }
 
 // --- machines --------------------------------------------------------------------------------------------------------

@@ -34,6 +34,16 @@ export function node(name, className, text) {
   return made;
 }
 
+/** Returns a choice of a list. */
+export function option(value, label) {
+  const one = node("option", "", label);
+  one.value = value;
+  return one;
+}
+
+/** Writes a text where another one stands: what is the same is left in peace, for those who mark it or have it read. */
+export function write(element, text) { if (element.textContent !== text) element.textContent = text; }
+
 /** Returns a line of a legend: how a curve is drawn, and what it is. */
 export function curveOf(colour, dash, text) {
   const item = node("li");

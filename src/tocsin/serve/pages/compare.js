@@ -1,6 +1,6 @@
 // What the charts of a machine are compared with: the same time a week earlier, the same signals of another machine; and which
 // of its signals are drawn on one chart. It stands in the address bar, so that a link shows it.
-import { node } from "/chart.js";
+import { option, write } from "/chart.js";
 import { clock } from "/clock.js";
 import { Buffer } from "/points.js";
 
@@ -77,11 +77,7 @@ export class Compare {
 
   // The machines to choose from, when somebody is about to.
   offer() {
-    get("machines").replaceChildren(...[...this.machines()].filter((name) => name !== this.machine).map((name) => {
-      const option = node("option");
-      option.value = this.called(name);
-      return option;
-    }));
+    get("machines").replaceChildren(...[...this.machines()].filter((name) => name !== this.machine).map((name) => option(this.called(name))));
   }
 
   // The machine that goes by a text; none for an empty one, undefined if there is none.
@@ -117,8 +113,7 @@ export class Compare {
   }
 
   say(missing) {
-    const text = missing.map(({ key, name }) => (key === "week" ? "Nothing is kept of a week earlier." : `No readings of ${name} at this time.`)).join(" ");
-    if (get("compare-said").textContent !== text) get("compare-said").textContent = text;
+    write(get("compare-said"), missing.map(({ key, name }) => (key === "week" ? "Nothing is kept of a week earlier." : `No readings of ${name} at this time.`)).join(" "));
   }
 }
 

@@ -1,6 +1,6 @@
 // Which alarms are shown: open or all, of which severities, in which state, whose, with which words. It stands in the
 // address bar, so that a link shows what its sender saw, and can be kept under a name in this browser.
-import { node } from "/chart.js";
+import { node, option } from "/chart.js";
 import { severityOf, stateOf } from "/wire.js";
 import { SEVERITIES, STATES } from "/words.js";
 
@@ -129,10 +129,4 @@ export class Views {
   }
 
   paint() { get("views").replaceChildren(option("", "saved views"), ...Object.keys(this.all).sort().map((name) => option(name, name))); }
-}
-
-function option(value, label) {
-  const one = node("option", "", label);
-  one.value = value;
-  return one;
 }

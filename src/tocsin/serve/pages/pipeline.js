@@ -1,5 +1,5 @@
 // The pipeline, seen: its parts as a graph with live figures; of the chosen one its last rows, settings and their docs.
-import { LANGUAGE, node, show, when } from "/chart.js";
+import { LANGUAGE, node, show, when, write } from "/chart.js";
 import { layered } from "/layers.js";
 import { worded } from "/wire.js";
 
@@ -231,5 +231,3 @@ const asideOf = (part) => [...(part.rejected ? [`${count(part.rejected)} rejecte
 const called = (part) => `${part.kind} ${part.stream ? `${part.name} of ${part.stream}` : part.id}`;
 
 const plain = (docs) => docs.replaceAll("``", "`");
-
-function write(element, text) { if (element.textContent !== text) element.textContent = text; }
