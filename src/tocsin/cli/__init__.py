@@ -171,8 +171,9 @@ def run(
     from tocsin.cli.reload import Reload
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    reload = Reload(partial(load_with_plan, file, settings_of(settings)))
-    taken: tuple[Pipeline, Plan] | None = load_with_plan(file, settings_of(settings))
+    load = partial(load_with_plan, file, settings_of(settings))
+    reload = Reload(load)
+    taken: tuple[Pipeline, Plan] | None = load()
     anew = CHANGED if forget_changed else forget
     with reload.on_signal():
         while taken is not None:
@@ -261,13 +262,11 @@ def _beside_workers(plan: Plan) -> Iterator[str]:
 
 def _beside_its_state(plan: Plan) -> Iterator[str]:
     """What a start would keep of the state that there is, and what it would forget."""
-    from tocsin.engine.checkpoint import peek
-    from tocsin.engine.fitting import fit
+    from tocsin.engine.fitting import fit_beforehand
 
-    last = peek(plan.state_folder)
-    if last is None:
+    fitted = fit_beforehand(plan)
+    if fitted is None:
         return
-    fitted = fit(plan, last)
     if fitted.kept:
         yield f"a start goes on with what {', '.join(sorted(fitted.kept))} remembered in {plan.state_folder}"
     yield from fitted.sentences()

@@ -41,15 +41,19 @@ def influxdb(
     Tags and fields become columns, as the server tells them. Broken off or called again, it goes on after the last
     point that it has. Password and token come from the environment (TOCSIN_INFLUX_PASSWORD, TOCSIN_INFLUX_TOKEN).
     """
+    from pydantic_core import PydanticCustomError
+
     from tocsin.acquire.influxdb import Influxdb
     from tocsin.cli.launch import launch
+    from tocsin.pipeline.parts import build, sentences
 
     secrets = {"password": os.environ.get(PASSWORD) if user else None, "token": os.environ.get(TOKEN)}
     settings = {"url": url, "database": database, "measurement": measurement, "user": user, **secrets}
     try:
-        source = Influxdb.model_validate({name: value for name, value in settings.items() if value is not None})
-    except ValueError as error:
-        raise ConfigError(f"{url} {measurement}: {_first(error)}") from error
+        source = build("source", {"influxdb": {name: value for name, value in settings.items() if value is not None}})
+    except PydanticCustomError as error:
+        raise ConfigError("; ".join(sentences(error))) from error
+    assert isinstance(source, Influxdb)
     launch(history(source, key, table or measurement, folder).plan())
 
 
@@ -126,13 +130,3 @@ def _key(columns: Sequence[str], measurement: str) -> Any:
     if not columns:
         return {"constant": measurement}
     return columns[0] if len(columns) == 1 else "/".join(f"{{{column}}}" for column in columns)
-
-
-def _first(error: ValueError) -> str:
-    """The first thing that is wrong with the settings, in one line."""
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-    return str(error)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tocsin.engine.checkpoint import peek
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.fitting import fit
+from tocsin.engine.fitting import fit_beforehand
 from tocsin.errors import ConfigError, TocsinError
 from tocsin.pipeline.model import Pipeline
 from tocsin.pipeline.plan import Plan
@@ -93,6 +92,6 @@ def _refuse(before: Plan, plan: Plan) -> None:
     """Raises ConfigError if the plan cannot go on where the one before stops."""
     if plan.state_folder != before.state_folder:
         raise ConfigError(f"its folder is now {plan.folder}; stop this one and start it there")
-    last = peek(plan.state_folder)
-    if last is not None and (mismatch := fit(plan, last).mismatch(plan.state_folder)) is not None:
+    fitted = fit_beforehand(plan)
+    if fitted is not None and (mismatch := fitted.mismatch(plan.state_folder)) is not None:
         raise ConfigError(mismatch)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tocsin.batch import START
 from tocsin.contracts import Checkpoint, StepState
+from tocsin.engine.checkpoint import peek
 from tocsin.errors import UnknownName
 from tocsin.pipeline.plan import Plan, Print
 
@@ -63,6 +64,12 @@ def fit(plan: Plan, last: Checkpoint, forget: Collection[str] | str = ()) -> Fit
     ``forget`` names steps that start anew, and sources to be read anew, or is `CHANGED`: then all positions are kept.
     """
     return _Fitting(plan, last, forget).fit()
+
+
+def fit_beforehand(plan: Plan) -> Fit | None:
+    """Returns what a start would make of the last checkpoint, beside an engine that may run; None if there is none."""
+    last = peek(plan.state_folder)
+    return None if last is None else fit(plan, last)
 
 
 def step_name(id: str) -> str:

@@ -175,13 +175,9 @@ class App:
                 return _failed(request, malformed.status, str(malformed), code=malformed.code)
             except MissingExtra as missing:
                 return _failed(request, 501, str(missing))
-            except (
-                OSError,
-                DurabilityError,
-            ) as error:  # what a consumer has committed cannot be written, or the log read
-                return _failed(
-                    request, 503, f"the disk does not take it: {error}", {"retry-after": str(_RETRY_AFTER_S)}
-                )
+            except (OSError, DurabilityError) as error:  # a consumer's commit cannot be written, or the log read
+                headers = {"retry-after": str(_RETRY_AFTER_S)}
+                return _failed(request, 503, f"the disk does not take it: {error}", headers)
             except ClientDisconnect:
                 return Response(status_code=400)
 

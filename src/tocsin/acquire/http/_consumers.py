@@ -7,7 +7,6 @@ import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -82,7 +81,7 @@ class Consumers:
         world.disk.make_folder(world.scratch)
         self.records = Records(world.journal(split), end)
         self.topics = Topics(world.disk, world.scratch / "topics.json")
-        self.groups = Groups(self.records, world.disk, world.clock, Path(world.scratch / "groups.json"))
+        self.groups = Groups(self.records, world.disk, world.clock, world.scratch / "groups.json")
         self._bytes_max = bytes_max
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tocsin.acquire.http._inbox import Inbox, Post, resumed
 from tocsin.batch import RAW_WITH_METADATA, Batch, as_times
-from tocsin.contracts import Offset
+from tocsin.contracts import Offset, Reader
 from tocsin.ends import ONLY
 from tocsin.errors import Unavailable
 from tocsin.world import World
@@ -26,7 +26,7 @@ _BACKLOG = 512
 _STOP_S = 5
 
 
-class HttpReader:
+class HttpReader(Reader):
     """Listens from the beginning; what comes waits for `poll`, and its senders for `acknowledge`."""
 
     def __init__(self, source: Http, world: World, offset: Offset | None, tls: ssl.SSLContext | None) -> None:
@@ -83,9 +83,6 @@ class HttpReader:
 
     def counters(self) -> dict[str, int]:
         return {**self._app.counters, **(self._consumers.groups.counters if self._consumers is not None else {})}
-
-    def progress(self) -> None:
-        return None
 
     def close(self) -> None:
         if self._closed:
