@@ -59,6 +59,9 @@ class _Elsewhere(Files):
     life_s = 5.0
     """Long enough for connections to stand that can be cut: each file takes several requests, one after another."""
 
+    server: ObjectStore | Hdfs
+    between: CutNetwork | CutNetworks
+
     @abstractmethod
     def files(self) -> Mapping[str, Any]:
         """Return address and storage of the files."""
@@ -88,6 +91,14 @@ class _Elsewhere(Files):
             },
         }
 
+    def restart(self) -> None:
+        self.server.stop(signal.SIGKILL)
+        self.server.start()
+
+    def close(self) -> None:
+        self.between.close()
+        self.server.stop()
+
     def received(self) -> Counter[int]:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
@@ -110,8 +121,8 @@ class Objects(_Elsewhere):
         binary = shutil.which("versitygw", path=f"{CACHE}/versitygw-1.8.0{os.pathsep}{os.environ.get('PATH', '')}")
         if binary is None:
             raise SystemExit("versitygw is missing; ./test builds it where Go is installed")
-        self._server = ObjectStore(place, binary).start()
-        self.network = self._between = CutNetwork(self._server.port)
+        self.server = ObjectStore(place, binary).start()
+        self.network = self.between = CutNetwork(self.server.port)
 
     def files(self) -> Mapping[str, Any]:
         return {"path": "s3://plant/records", "storage": self._storage()}
@@ -120,18 +131,10 @@ class Objects(_Elsewhere):
         return {"path": "s3://plant/kept", "storage": self._storage()}
 
     def around(self) -> tuple[str, Mapping[str, str]]:
-        return "s3://plant/kept", self._server.options
-
-    def restart(self) -> None:
-        self._server.stop(signal.SIGKILL)
-        self._server.start()
-
-    def close(self) -> None:
-        self._between.close()
-        self._server.stop()
+        return "s3://plant/kept", self.server.options
 
     def _storage(self) -> Mapping[str, str]:
-        return {**self._server.options, "aws_endpoint_url": f"http://127.0.0.1:{self._between.port}"}
+        return {**self.server.options, "aws_endpoint_url": f"http://127.0.0.1:{self.between.port}"}
 
 
 class HdfsFolders(_Elsewhere):
@@ -146,26 +149,18 @@ class HdfsFolders(_Elsewhere):
         place = folder / "hdfs"
         place.mkdir()
         java = program("java", "default-jdk-headless")
-        self._server = Hdfs(java, hadoop_jars(lambda name: program(name, "maven")), place, data_host="127.0.0.2")
-        self._server.start()
+        self.server = Hdfs(java, hadoop_jars(lambda name: program(name, "maven")), place, data_host="127.0.0.2")
+        self.server.start()
         os.environ["HADOOP_USER_NAME"] = USER  # the protocol of the table takes it from nowhere else
-        self._web, self._rpc = CutNetwork(self._server.port), CutNetwork(self._server.rpc_port)
-        data = [CutNetwork(port, self._server.data_host, port) for port in self._server.data_ports.values()]
-        self.network = self._between = CutNetworks([self._web, self._rpc, *data])
+        self._web, self._rpc = CutNetwork(self.server.port), CutNetwork(self.server.rpc_port)
+        data = [CutNetwork(port, self.server.data_host, port) for port in self.server.data_ports.values()]
+        self.network = self.between = CutNetworks([self._web, self._rpc, *data])
 
     def files(self) -> Mapping[str, Any]:
-        return {"path": f"hdfs://127.0.0.1:{self._web.port}/records", "storage": self._server.options}
+        return {"path": f"hdfs://127.0.0.1:{self._web.port}/records", "storage": self.server.options}
 
     def table(self) -> Mapping[str, Any]:
         return {"path": f"hdfs://127.0.0.1:{self._rpc.port}/kept"}
 
     def around(self) -> tuple[str, Mapping[str, str]]:
-        return f"{self._server.table_url}/kept", {}
-
-    def restart(self) -> None:
-        self._server.stop(signal.SIGKILL)
-        self._server.start()
-
-    def close(self) -> None:
-        self._between.close()
-        self._server.stop()
+        return f"{self.server.table_url}/kept", {}

@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 from kafka_server import PASSWORD, USER, Kafka
+from running_engine import running_engine
 from servers import free_port
 
 import tocsin
@@ -211,23 +212,8 @@ def running(kafka: Kafka, topic: str, folder: Path, checkpoint: str = "100ms") -
             "streams": {"rows": {"sinks": [{"delta": "rows"}]}},
         }
     ).plan()
-    runner = EmbeddedRunner(plan)
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            runner.run()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with running_engine(plan) as (runner, _):
         yield runner
-    finally:
-        runner.stop()
-        thread.join(60)
-    assert not failed, failed[0]
 
 
 def taken(*folders: Path) -> Counter[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,10 +14,10 @@ import pytest
 from apicurio_server import PATH, PROGRAM, Apicurio, new_java
 from cut_network import CutNetwork
 from kafka_server import Kafka
+from running_engine import running_engine
 from servers import Needs
 
 import tocsin
-from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.errors import TocsinError
 from tocsin.pipeline.model import Pipeline
 
@@ -50,30 +49,16 @@ def written(number: int, schema: Any, value: dict[str, Any]) -> bytes:
 @contextmanager
 def running(settings: dict[str, Any]) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
     """Runs a pipeline; the block is given what reads a table of it."""
-    runner = EmbeddedRunner(Pipeline.model_validate(settings).plan())
-    failed: list[BaseException] = []
+    with running_engine(Pipeline.model_validate(settings).plan()) as (_, failed):
 
-    def run() -> None:
-        try:
-            runner.run()
-        except BaseException as error:
-            failed.append(error)
+        def rows(table: str) -> list[dict[str, Any]]:
+            assert not failed, failed[0]
+            try:
+                return list(tocsin.read(table, settings["folder"]).to_pylist())
+            except TocsinError:  # not made yet
+                return []
 
-    def rows(table: str) -> list[dict[str, Any]]:
-        assert not failed, failed[0]
-        try:
-            return list(tocsin.read(table, settings["folder"]).to_pylist())
-        except TocsinError:  # not made yet
-            return []
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
         yield rows
-    finally:
-        runner.stop()
-        thread.join(60)
-    assert not failed, failed[0]
 
 
 def until(true: Callable[[], bool], what: Callable[[], object]) -> None:

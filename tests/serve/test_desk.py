@@ -18,7 +18,7 @@ from tocsin.batch import ACTIONS, START, Batch
 from tocsin.domain.alarm_kpis import kpis
 from tocsin.engine.audit import Actor, done, write_down
 from tocsin.errors import ConfigError, UnknownName
-from tocsin.notify.alarm import Alarm
+from tocsin.notify.alarm import Alarm, AlarmState
 from tocsin.output._cloudevents import alertmanager, cloudevent, event_id
 from tocsin.output.delta import Delta
 from tocsin.serve import desk as alarms
@@ -177,20 +177,25 @@ def test_an_alarm_is_given_only_to_people_there_are(tmp_path: Path) -> None:
     assert [json.loads(row.details)["assignee"] for row in given] == ["bob", "whoever"]
 
 
+def _applied(alarm: Alarm, state: AlarmState, state_folder: Path, lake: Path) -> None:
+    """What people have done reaches the alarm, and its rows the table, as a second epoch."""
+    log = ActionLog(state_folder, 0)
+    done = log.poll()
+    log.close()
+    assert done is not None
+    _, out = alarm.step(state, Batch(done, START, ACTIONS))
+    writer = Delta(path="alarms").open(world(lake, "test"), out[-1].rows.schema)
+    writer.publish(2, [writer.stage(2, [out[-1].rows])])
+    writer.close()
+
+
 def test_what_was_said_and_whose_it_is_is_listed_and_known_after_the_page_has_started_anew(tmp_path: Path) -> None:
     alarm = Alarm(rule="hot", high=80, chatter_max=0)
     state, out = alarm.step(alarm.initial(), next(iter(_stream([81.0]))))
     folder = kept(tmp_path, pa.Table.from_batches([one.rows for one in out if len(one)]))
     alarms.act(tmp_path, "hot:machine", "assign", "ann", "knows it", assignee="bob")
     alarms.act(tmp_path, alarms.check_known(folder, "hot:machine", "comment"), "comment", "bob", "=bearing ordered")
-    log = ActionLog(tmp_path, 0)
-    taken = log.poll()
-    log.close()
-    assert taken is not None
-    state, out = alarm.step(state, Batch(taken, START, ACTIONS))
-    writer = Delta(path="alarms").open(world(folder, "test"), out[-1].rows.schema)
-    writer.publish(2, [writer.stage(2, [out[-1].rows])])
-    writer.close()
+    _applied(alarm, state, tmp_path, folder)
     (listed,) = alarms.list_alarms(folder).to_pylist()
     assert {name: listed[name] for name in ("event", "by", "assignee", "comment")} == {
         "event": "assigned", "by": "ann", "assignee": "bob", "comment": "bob: =bearing ordered",
@@ -215,14 +220,7 @@ def test_a_label_is_known_again_after_the_page_has_started_anew(tmp_path: Path) 
     alarms.act(tmp_path, name, "label_true", "ann", "seen the crack")
     with pytest.raises(ConfigError, match="rule:key#id"):
         alarms.act(tmp_path, "hot:machine", "label_true", "ann")
-    log = ActionLog(tmp_path, 0)
-    done = log.poll()
-    log.close()
-    assert done is not None
-    state, out = alarm.step(state, Batch(done, START, ACTIONS))
-    writer = Delta(path="alarms").open(world(folder, "test"), out[-1].rows.schema)
-    writer.publish(2, [writer.stage(2, [out[-1].rows])])
-    writer.close()
+    _applied(alarm, state, tmp_path, folder)
     live = Live()
     for stream_of, table in newest(folder):
         live.take(stream_of, table)
