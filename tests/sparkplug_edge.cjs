@@ -21,7 +21,8 @@ function birth() {
   for (const [device, some] of Object.entries(births.devices || {})) {
     edge.publishDeviceBirth(device, { timestamp: Date.now(), metrics: metrics(some) });
   }
-  console.log("born");
+  // Births are sent without an answer of the broker: what is answered behind them says that it has them.
+  edge.client.publish("edge/born", "", { qos: 1 }, (error) => console.log(error ? `error ${error}` : "born"));
 }
 
 edge.on("birth", birth);
