@@ -11,6 +11,8 @@ pm25_lightgbm: boosted trees on the same columns, taught on the first four fifth
 when to stop) and not after, run by step `model`. Scored are the hours that a whole window of readings comes before;
 `ridge` and `persistence` on the same hours.
 
+pm25_ahead: the bounds of `ridge` and `persistence` six and 24 hours ahead over the same year.
+
 aws_split: the sample's own preparation (an hour without a reading is 0) and split (its first two years teach, the next
 two judge, zeros included). Zero is not a reading, so `forecast` sees none there; what is scored is its forecast times
 the chance that there will be a reading at all, which is counted as it goes, by how long it has been silent.
@@ -48,6 +50,7 @@ from tocsin.testing import rows
 Hours = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 A_YEAR_H, A_MONTH_H = 8760, 720
+FAR_H = (6, 24)
 SILENCES = 3
 """Hours of silence that are told apart; longer ones count as this long."""
 WEATHER = ("dew", "temperature", "pressure", "snow", "rain")
@@ -134,10 +137,23 @@ def covered(said: pa.Table, y: Floats, scored: Hours, year: Hours) -> dict[str, 
     }
 
 
-def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """RMSE and coverage where missing hours are missing, of the step `forecast` and of the trees."""
-    columns, reading, years = read_hours(folder)
-    of = (test or int(years.max())) - validate
+def pm25_ahead(columns: Mapping[str, pa.Array], reading: pa.Array, year: Hours) -> dict[str, Any]:
+    """Coverage of the bounds further ahead, by horizon and method."""
+    *before, last = ridge()
+    told = {}
+    for horizon in FAR_H:
+        far = last.model_copy(update={"horizon": horizon})
+        naive = Forecast(of="reading", every="1h", method="persistence", horizon=horizon)
+        for name, steps in (("ridge", (*before, far)), ("persistence", (naive,))):
+            said, _ = measured(columns, reading, steps)
+            scored = year & ~np.isnan(floats(reading)) & ~np.isnan(said["yhat"].to_numpy())
+            told[f"{name}_{horizon}h"] = covered(said, floats(reading), scored, year)
+            print(f"  {name}, {horizon} hours ahead: {told[f'{name}_{horizon}h']}")
+    return told
+
+
+def pm25(columns: Mapping[str, pa.Array], reading: pa.Array, years: Ints, of: int) -> tuple[dict[str, Any], ...]:
+    """RMSE and coverage where missing hours are missing, of the step `forecast` and of the trees; and the cost."""
     persistence = Forecast(of="reading", every="1h", method="persistence")
     said, us = measured(columns, reading, ridge())
     last, _ = measured(columns, reading, (persistence,))
@@ -157,7 +173,7 @@ def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any]
     trees |= {name: rmse(one[known] - y[known]) for name, one in others.items()}
     trees |= {"ratio": round(trees["rmse"] / trees["persistence"], 4), **covered(grown, y, known, year)}
     print(f"  LightGBM on {known.sum():,} of them: RMSE {trees['rmse']}, ridge {trees['ridge']}")
-    return figures, trees, us
+    return figures, trees, {"us_per_reading": round(us, 2)}
 
 
 def boosted(columns: Mapping[str, pa.Array], reading: pa.Array, year: Hours) -> pa.Table:
@@ -288,12 +304,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     pa.set_cpu_count(1)
     folder = options.folder / "beijing_pm25"
-    figures, trees, us = pm25(folder, options.test, options.validate)
+    columns, reading, years = read_hours(folder)
+    of = (options.test or int(years.max())) - options.validate
+    figures, trees, cost = pm25(columns, reading, years, of)
+    far = pm25_ahead(columns, reading, years == of)
     sample = folder / "pollution_sample.csv"
     split = aws_split(sample, options.validate) if sample.exists() else None
     net = aws_lstm(sample, options.validate) if sample.exists() else None
-    told = {"pm25": figures, "pm25_lightgbm": trees, "aws_split": split, "aws_split_lstm": net}
-    print(json.dumps({**told, "us_per_reading": round(us, 2)}))
+    told = {"pm25": figures, "pm25_lightgbm": trees, "pm25_ahead": far, "aws_split": split, "aws_split_lstm": net}
+    print(json.dumps({**told, **cost}))
 
 
 if __name__ == "__main__":
