@@ -29,7 +29,7 @@ from tocsin.models.training import read_training
 from tocsin.notify.detector_model import DetectorModel
 from tocsin.testing import feed, rows
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 FOLDER = Path(__file__).parent.parent / "examples" / "pollution"
 HEADER = "date,pollution,dew,temp,press,wnd_dir,wnd_spd,snow,rain\n"
 SAMPLE = DATA / "beijing_pm25" / "pollution_sample.csv"
@@ -43,7 +43,7 @@ def test_replayed_kept_trained_deployed_inferred_and_told(tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, str(FOLDER / "everything.py"), str(SAMPLE), "--history", str(HISTORY), "--hours", str(HOURS),
          "--epochs", "1", "--folder", str(tmp_path), "--port", str(free_port())],
-        capture_output=True, text=True, timeout=390,
+        capture_output=True, text=True, timeout=880,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     sent = readings(HISTORY + WINDOW + HOURS)
