@@ -188,7 +188,9 @@ def test_one_finds_the_part_that_rejects_and_the_source_that_is_away(browser: An
     other.evaluate("location.hash = '#part=hot.0.keep'")
     other.wait_for_selector("#part-title:has-text('keep of hot')", timeout=WAIT_MS)
     other.evaluate("location.hash = '#part=cold.0.keep'")
-    other.wait_for_selector("#pipeline-said:has-text('There is no part cold.0.keep in this pipeline.')", timeout=WAIT_MS)
+    other.wait_for_selector(
+        "#pipeline-said:has-text('There is no part cold.0.keep in this pipeline.')", timeout=WAIT_MS
+    )
     assert complaints == []
     context.close()
 
