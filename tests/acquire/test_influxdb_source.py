@@ -163,6 +163,8 @@ def test_what_the_server_refuses_is_told(plant: Plant, change: dict[str, Any], m
         list(polled(reader))
     assert not isinstance(told.value, Unavailable)
     assert "wrong" not in str(told.value)
+    plant.write(f" n=1i {AT_NS}")
+    assert numbers(plant.read()[0]) == [1], "with the right user, password, url and database"
 
 
 def test_a_measurement_that_is_not_there_has_no_points(plant: Plant) -> None:

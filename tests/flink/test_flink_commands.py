@@ -15,7 +15,7 @@ from tocsin import Pipeline
 from tocsin.cli import main
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.keyed import refusals
-from tocsin.errors import ForeignCommit, StateMismatch
+from tocsin.errors import ForeignCommit, StateMismatch, Unavailable
 from tocsin.flink.cluster import Cluster
 from tocsin.flink.runner import FlinkRunner
 
@@ -87,6 +87,10 @@ def test_what_ran_embedded_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
     with pytest.raises(StateMismatch, match="has run embedded"):
         runner.run()
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = pipeline(tmp_path / "elsewhere").plan()
+    with pytest.raises(Unavailable, match="start one with tocsin flink up, or give another address with --jobmanager"):
+        FlinkRunner(tmp_path / "x.yaml", {}, elsewhere, "localhost:1").run()
 
 
 def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,9 @@ def test_a_second_engine_under_our_name_shuts_the_first_out(kafka: Kafka) -> Non
         publish(two, 2, batch(2.0))
         with pytest.raises(ForeignCommit, match=f"another process writes to .* as 'tocsin.{topic}'.*stop one of them"):
             publish(one, 2, batch(3.0))
-    assert values(kafka, topic) == [1.0, 2.0]
+    with closing(sink.open(world(name=f"{topic}-copy"), some.schema)) as copy:  # of another name
+        publish(copy, 1, batch(3.0))
+    assert values(kafka, topic) == [1.0, 2.0, 3.0]
 
 
 def forget(kafka: Kafka, topic: str) -> None:
@@ -239,6 +241,13 @@ def test_a_topic_with_a_smaller_limit_says_so(kafka: Kafka) -> None:
         publish(writer, 1, some)
     assert not isinstance(told.value, Unavailable)
     assert values(kafka, topic) == []
+    fewer = Sink(brokers=kafka.address, topic=topic, columns=("key", "time", "value"))
+    with closing(fewer.open(world(name=f"{topic}-fewer"), some.schema)) as writer:
+        publish(writer, 1, some)
+    raised = kafka.topic(max_message_bytes="10000")
+    with closing(Sink(brokers=kafka.address, topic=raised).open(world(name=raised), some.schema)) as writer:
+        publish(writer, 1, some)
+    assert values(kafka, topic) == values(kafka, raised) == [1.0]
 
 
 def test_a_topic_that_is_not_there_is_waited_for(kafka: Kafka) -> None:

@@ -266,17 +266,21 @@ def test_a_name_is_judged_by_what_it_resolves_to_and_then_kept(
 ) -> None:
     asked = []
 
-    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
         asked.append(host)
         return [(2, 1, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr("socket.getaddrinfo", resolve)
     url = receiver.url.replace("127.0.0.1", "hooks.example.com")
     delivery = Notify(to=url).open(world())
-    with pytest.raises(DeliveryError, match=r"hooks\.example\.com is a private address"):
+    with pytest.raises(DeliveryError, match=r"hooks\.example\.com is a private address; set allow_private"):
         delivery.deliver([Message("x", b"{}")])
     delivery.close()
     assert receiver.got == []
+    delivery = Notify(to=url, allow_private=True).open(world())
+    delivery.deliver([Message("x", b"{}")])
+    delivery.close()
+    assert len(receiver.got) == 1
     assert not public("100.64.0.1")
     assert public("2606:4700::1111")
 
