@@ -395,7 +395,7 @@ def test_without_credentials_it_says_where_to_put_them(
         one.read(1)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match="write it into ~/.aws/config, or correct the setting profile"):
+    with pytest.raises(ConfigError, match=r"write it into ~/.aws/config, or correct the setting profile"):
         source(kinesis, stream, profile="plant").check(world())
     (tmp_path / "config").write_text("[profile plant]\naws_access_key_id = test\naws_secret_access_key = test\n")
     with reading(source(kinesis, stream, profile="plant")) as one:

@@ -150,6 +150,7 @@ def test_a_refusal_says_what_to_do(sink: Influxdb, change: dict[str, str], messa
         publish(wrong, rows({"value": [1.0]}))
     assert not isinstance(refused.value, Unavailable)
     assert "wrong" not in str(refused.value)
+    publish(sink, rows({"value": [1.0]}))
 
 
 def test_version_2_is_asked_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from tocsin.batch import as_times
+from tocsin.cli import main
 from tocsin.contracts import Message
 from tocsin.errors import ConfigError, DeliveryError
 from tocsin.output._round import AT_ONCE, FAILURES_MAX
@@ -295,6 +298,10 @@ def test_unknown_targets_stay_in_the_outbox(
         delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
     with pytest.raises(ConfigError):
         Notify(to="nosuch://user:secret@host").check(world())
+    shown = CliRunner().invoke(main, re.search(r"`tocsin (.+)`", str(caught.value))[1].split())  # type: ignore[index]
+    assert shown.exit_code == 0
+    assert "mailto://" in shown.output
+    Notify(to="mailto://user:secret@example.com").check(world())
     assert "secret" not in str(caught.value) + caplog.text + "".join(capfd.readouterr())
 
 

@@ -1,4 +1,4 @@
-"""Each thing that a message advises is followed by a test, and the list of those that are not yet gets no longer."""
+"""Each thing that a message advises is followed by a test, or stands in a list with the reason why it cannot be."""
 
 # ruff: noqa: E501 (what stands in a pipeline file, and what a message says, stays in one line)
 
@@ -41,12 +41,11 @@ CASES = [
     for case in cases
     if isinstance(case, Remedy)
 ]
-LEFT_MAX = 213
-"""How many are not followed yet; a new message is followed by a case, and this number only falls."""
 WRITTEN_SO = "test_advice_in_messages.py::test_what_is_advised_is_taken"
 ELSEWHERE = {
     ("acquire/_lines", "let who runs this read it"): "cli/test_expected_trouble.py::test_a_file_that_may_not_be_read",
     ("acquire/files/_reader", "correct path:"): "cli/test_remedies.py::test_a_source_file_that_is_not_there_is_said_at_once",
+    ("acquire/files/_remote", "read them as a source of their own"): "acquire/test_remote_objects.py::test_parquet_is_read_as_a_source_of_its_own",
     ("acquire/http/_app", "read the tables with"): "remedies/test_http_remedies.py::test_tables_are_asked_elsewhere",
     ("acquire/http/_app", "set a token"): "remedies/test_http_remedies.py::test_a_page_in_a_browser_may_post_with_a_token",
     ("acquire/http/_app", "the source is being closed"): "remedies/test_http_remedies.py::test_what_is_sent_again_to_a_source_that_was_closed_is_kept_once",
@@ -59,20 +58,30 @@ ELSEWHERE = {
     ("acquire/postgres", "write schema.table"): WRITTEN_SO,
     ("cli/access", "send it as"): "remedies/test_watching_remedies.py::test_a_token_is_sent_as_it_is_told",
     ("cli/alarms", "write it as 2026-01-31T18:00"): WRITTEN_SO,
+    ("cli/backtest", "judge it by those"): "cli/test_backtest.py::test_a_model_is_judged_by_rows_from_when_it_says",
     ("cli/backtest_alarms", "try a later --since"): "cli/test_backtest_alarms.py::test_a_time_before_which_something_was_labelled_proposes_a_limit",
     ("cli/backtest_alarms", "write it into the file"): "cli/test_backtest_alarms.py::test_alarms_are_judged_and_a_limit_is_proposed_in_words",
     ("cli/backtest_failure", "give later rows"): "cli/test_backtest_failure.py::test_later_rows_judge_where_nothing_is_known_of_the_last_ones",
     ("cli/backtest_failure", "judge it by those"): "cli/test_backtest_failure.py::test_rows_that_taught_do_not_judge",
+    ("cli/doctor", "chmod 600"): "cli/test_doctor.py::test_days_left_of_a_certificate",
     ("cli/doctor", "correct it in the file"): "remedies/test_watching_remedies.py::test_doctor_is_content_with_what_is_corrected",
     ("cli/doctor", "correct user"): "remedies/test_watching_remedies.py::test_doctor_is_content_with_what_is_corrected",
+    ("cli/doctor", "make a new one"): "cli/test_doctor.py::test_days_left_of_a_certificate",
     ("cli/doctor", "name a folder"): "remedies/test_watching_remedies.py::test_doctor_is_content_with_another_folder",
     ("cli/doctor", "put the folder on a disk"): "remedies/test_watching_remedies.py::test_doctor_is_content_with_another_folder",
     ("cli/doctor", "put the folder on a local disk"): "remedies/test_watching_remedies.py::test_doctor_is_content_with_another_folder",
     ("cli/doctor", "start it, or correct"): "remedies/test_watching_remedies.py::test_doctor_is_content_with_what_is_corrected",
     ("cli/edge", "say the topic"): "remedies/test_watching_remedies.py::test_what_is_deployed_needs_a_topic",
+    ("cli/flink", "write the address"): "flink/test_flink_commands.py::test_a_page_and_an_address_without_a_port_are_refused",
+    ("cli/models", "follow it"): "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
+    ("cli/models", "make one: tocsin train FILE"): "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
+    ("cli/models", "write it as place=value"): "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
     ("cli/reload", "stop this one"): "remedies/test_watching_remedies.py::test_a_folder_that_is_changed_is_begun_there",
+    ("cli/replay", "such as --set folder"): "cli/test_replay.py::test_a_setting_is_written_as_the_message_says",
     ("cli/set_aside", "tocsin query"): "remedies/test_watching_remedies.py::test_rows_that_are_set_aside_are_looked_at_by_the_command_that_is_told",
     ("cli/sources", "name a table in it"): "remedies/test_watching_remedies.py::test_a_database_is_watched_by_its_table",
+    ("cli/backtest_alarms", "tocsin alarms label true ID"): "cli/test_backtest_alarms.py::test_labels_of_earlier_occurrences_are_kept_and_change_no_state",
+    ("cli/watch", "before you run it"): "remedies/test_watching_remedies.py::test_a_password_is_set_before_the_saved_file_is_run",
     ("cli/watch", "choose another folder"): "remedies/test_watching_remedies.py::test_a_folder_of_another_source_is_left_for_another",
     ("decode/_registry", "check the url"): "remedies/test_value_remedies.py::test_a_registry_that_refuses_is_mended_as_it_says",
     ("decode/_registry", "check user and password"): "remedies/test_value_remedies.py::test_a_registry_that_refuses_is_mended_as_it_says",
@@ -89,13 +98,18 @@ ELSEWHERE = {
     ("engine/checkpoint", "stop that one"): "cli/test_expected_trouble.py::test_a_second_engine_is_refused_even_if_the_lock_file_was_deleted",
     ("engine/embedded", "make room"): "engine/test_real_disks.py::test_a_full_disk_is_waited_out",
     ("engine/recovery", "undo the change"): "test_systems_warehouse.py::test_tables_whose_rows_wait_alone_may_not_join_a_load",
+    ("engine/replay", "as delta: alarms"): "cli/test_replay.py::test_what_is_lacking_is_told_with_the_remedy",
+    ("engine/replay", "keep them in tables of their own"): "cli/test_replay.py::test_a_table_of_several_sources_feeds_all_that_takes_them",
     ("engine/sink_task", "restore both"): "cli/test_remedies.py::test_tables_and_state_of_different_times",
     ("engine/sink_task", "set lag"): "test_systems_warehouse.py::test_a_load_that_is_larger_than_the_lag_is_told",
     ("engine/trouble", "let the user"): "cli/test_expected_trouble.py::test_a_folder_that_may_not_be_written_to",
+    ("engine/trouble", "look after the disk"): "engine/test_trouble.py::test_many_errors_are_told_and_a_start_on_a_sound_disk_goes_on",
     ("engine/trouble", "mount it"): "cli/test_expected_trouble.py::test_a_read_only_first_start",
     ("engine/trouble", "move that file away"): "cli/test_expected_trouble.py::test_a_file_where_the_folder_should_be",
     ("engine/trouble", "{}, or write elsewhere"): "cli/test_expected_trouble.py::test_a_folder_that_may_not_be_written_to",
+    ("flink/runner", "bring it back"): "flink/test_flink_commands.py::test_rows_without_a_checkpoint_are_not_written_twice",
     ("flink/runner", "give it another folder"): "flink/test_flink_commands.py::test_what_ran_embedded_is_not_gone_on_with",
+    ("infer/conclude", "change it in the file"): "infer/test_conclusions.py::test_day_and_month_that_cannot_be_told_apart_are_said",
     ("influxdb/following", "check url and database"): "acquire/test_influxdb_source.py::test_what_the_server_refuses_is_told",
     ("influxdb/following", "check user and password"): "acquire/test_influxdb_source.py::test_what_the_server_refuses_is_told",
     ("kafka/group", "make it, or correct"): "test_troubleshooting_page.py::test_a_topic_that_is_deleted_and_made_again",
@@ -122,7 +136,12 @@ ELSEWHERE = {
     ("models/manifest", "train it anew"): "remedies/test_model_remedies.py::test_a_damaged_version_is_trained_anew",
     ("models/store", "delete it"): "remedies/test_model_remedies.py::test_a_pointer_that_cannot_be_read",
     ("models/store", "delete the folder"): "remedies/test_model_remedies.py::test_a_version_without_manifest",
+    ("models/store", "look at them"): "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
+    ("models/store", "make it first"): "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
     ("models/store", "promote it all the same"): "models/test_store.py::test_promote_and_roll_back",
+    ("models/text_training", "ask it with"): "models/test_training_kinds.py::test_numbers_are_written_as_text_and_rows_have_both",
+    ("models/text_training", "write it as"): "models/test_training_kinds.py::test_numbers_are_written_as_text_and_rows_have_both",
+    ("mongodb/collection", "set modified"): "acquire/test_mongodb.py::test_ids_of_several_types_are_refused",
     ("mongodb/settings", "write mongodb://"): WRITTEN_SO,
     ("mqtt/client", "write mqtt://"): WRITTEN_SO,
     ("mqtt/plain", "write mqtt://"): WRITTEN_SO,
@@ -132,9 +151,11 @@ ELSEWHERE = {
     ("objects/webhdfs", "set storage"): "output/test_remote_files.py::test_refusals_name_the_remedy",
     ("output/_remote_files", "stop it, or give one"): "output/test_remote_files.py::test_another_engine_under_our_name_is_noticed",
     ("output/delta", "set partition_by"): "cli/test_remedies.py::test_another_partition",
+    ("output/influxdb", "check user and password"): "output/test_influxdb.py::test_a_refusal_says_what_to_do",
     ("output/kafka", "look whether its rows are there"): "output/test_kafka_sink.py::test_a_forgotten_position_is_not_guessed",
     ("output/kafka", "make it, or correct"): "test_troubleshooting_page.py::test_a_topic_to_write_to_that_is_deleted",
     ("output/kafka", "raise that, or send fewer"): "output/test_kafka_sink.py::test_a_topic_with_a_smaller_limit_says_so",
+    ("output/notify", "see `tocsin components notify`"): "output/test_notify.py::test_unknown_targets_stay_in_the_outbox",
     ("output/notify", "set allow_private if"): "output/test_notify.py::test_a_name_is_judged_by_what_it_resolves_to_and_then_kept",
     ("pipeline/registry", "reinstall its package"): "remedies/test_watching_remedies.py::test_a_plug_in_is_taken_out_or_renamed",
     ("pipeline/registry", "uninstall its package"): "remedies/test_watching_remedies.py::test_a_plug_in_is_taken_out_or_renamed",
@@ -164,15 +185,60 @@ ELSEWHERE = {
 """Messages that a test of another kind follows: a piece of what they advise, and the test."""
 
 
+CANNOT = {
+    ("cli", "serve it beside the job"): "it needs a cluster of Flink and a page that runs until it is stopped",
+    ("cli/doctor", "let the broker keep sessions"): "Mosquitto forgets a session after an hour at the earliest",
+    ("cli/doctor", "make room, or keep less"): "it is the disk of the machine that the tests run on",
+    ("cli/doctor", "pip install 'tocsin[certs]'"): "it installs a library; test_supply.py sees that each extra has what it names",
+    ("cli/doctor", "start a time service"): "it is the clock of the machine that the tests run on",
+    ("cli/doctor", "take a faster disk"): "it is the disk of the machine that the tests run on",
+    ("cli/doctor", "use a disk that keeps"): "it is the disk of the machine that the tests run on",
+    ("cli/mcp_http", "make one with"): "it serves until it is stopped; test_mcp.py starts it with tokens, at the cost of a process",
+    ("cli/schedule", "--status says why"): "it is said of a job in a process of its own, which test_jobs.py starts; the status is looked at there",
+    ("cli/watch", "behind the broker in the address"): "it needs a plant that speaks Sparkplug B to a broker for seconds",
+    ("cli/watch", "mend it there"): "what is concluded of a sample reads it: no sample is known here of which no row can be read",
+    ("cli/watching", "tocsin run"): "it opens a page and runs until it is stopped",
+    ("engine/backup", "stop the pipeline for the backup"): "it needs a folder that changes faster than it is copied for the whole time",
+    ("engine/sink_task", "undo the change"): "rows must wait for a table while the file names another; test_systems_warehouse.py does it for loads",
+    ("errors", "install it with"): "it installs a library; test_supply.py sees that each extra has what it names",
+    ("flink/distribution", "install one, or set JAVA_HOME"): "it installs a JDK",
+    ("flink/keeping", "restore both"): "it needs a cluster of Flink; cli/test_remedies.py follows the same words of the embedded engine",
+    ("flink/rest", "start one with tocsin flink up"): "it needs a cluster of Flink",
+    ("flink/runner", "try it again"): "it needs a cluster of Flink that takes no job for minutes",
+    ("infer/time", "write the file with --save"): "the command ends before it writes a file that could be corrected",
+    ("influxdb/following", "give the right to read"): "the server of the tests gives every user all rights",
+    ("kafka/assigned", "make it, or correct its name"): "it is read so by workers of a cluster of Flink only; test_kafka.py follows the same words of the embedded engine",
+    ("kafka/assigned", "set 'expired: skip'"): "it is read so by workers of a cluster of Flink only; test_kafka.py follows the same words of the embedded engine",
+    ("kafka/trouble", "give it the right to"): "the broker of the tests has no access control",
+    ("kafka/trouble", "set another mechanism"): "the broker of the tests takes every mechanism",
+    ("kinesis/shard", "raise the stream's retention period"): "the stand-in for Kinesis drops nothing",
+    ("kinesis/trouble", "set AWS_CA_BUNDLE"): "the stand-in for Kinesis speaks no TLS",
+    ("mongodb/trouble", "correct user, password"): "the stand-in for MongoDB lets everybody in",
+    ("mongodb/trouble", "give the user the role"): "the stand-in for MongoDB lets everybody in",
+    ("mongodb/trouble", "make its oplog larger"): "the stand-in for MongoDB has no oplog",
+    ("mongodb/trouble", "remove watch"): "the stand-in for MongoDB has a change stream",
+    ("output/influxdb", "give the user or token the right"): "the server of the tests gives every user all rights",
+}  # fmt: skip
+"""Messages that no test here can follow: a piece of what they advise, and why not."""
+
+
 def is_followed(advice: Advice) -> bool:
     by_case = any(case.module == advice.module and case.says in advice.text for case in CASES)
     return by_case or any(module == advice.module and says in advice.text for module, says in ELSEWHERE)
 
 
 def test_what_is_advised_is_followed() -> None:
-    left = [f"{one.module}:{one.line}: {one.text}" for one in advices() if not is_followed(one)]
-    assert len(left) <= LEFT_MAX, "\n".join(["follow what is advised in a case of tests/remedies:", *left])
-    assert len(left) >= LEFT_MAX - 10, f"LEFT_MAX is to fall to {len(left)}, so that no others take their place"
+    left = [one for one in advices() if not is_followed(one)]
+    excused = {
+        (module, says) for module, says in CANNOT for one in left if (one.module, one.has(says)) == (module, True)
+    }
+    new = [
+        f"{one.module}:{one.line}: {one.text}"
+        for one in left
+        if not any(one.module == m and one.has(w) for m, w in CANNOT)
+    ]
+    assert not new, "\n".join(["follow what is advised in a case of tests/remedies:", *new])
+    assert excused == set(CANNOT), f"these are followed, or advised no longer: {sorted(set(CANNOT) - excused)}"
 
 
 @pytest.mark.parametrize(("module", "says"), ELSEWHERE)

@@ -1,5 +1,7 @@
 """What messages on files, databases in files and tables advise is done here, and what was refused works."""
 
+# ruff: noqa: E501 (what stands in a pipeline file, and what a message says, stays in one line)
+
 from __future__ import annotations
 
 import json

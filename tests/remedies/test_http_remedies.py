@@ -1,5 +1,7 @@
 """What answers of the source http, of the page and of its PromQL advise is done here, and the answer is a good one."""
 
+# ruff: noqa: E501 (what stands in a pipeline file, and what a message says, stays in one line)
+
 from __future__ import annotations
 
 import asyncio
@@ -285,7 +287,7 @@ def test_an_answer_that_is_too_large_is_asked_for_in_less(lake: Path, monkeypatc
 
 
 def test_who_signs_in_or_sends_a_token_is_answered(page: PageContext) -> None:
-    with pytest.raises(Refused, match="sign in first, or send a token as 'Authorization: Bearer ...'"):
+    with pytest.raises(Refused, match=r"sign in first, or send a token as 'Authorization: Bearer ...'"):
         good(ask(page, "/api/machines"))
     good(ask(page, "/api/machines", headers={"authorization": f"Bearer {TOKEN}"}))
     session = ask(page, "/api/session", method="POST", json={"token": TOKEN}, headers={"origin": "http://127.0.0.1"})

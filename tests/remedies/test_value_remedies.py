@@ -7,13 +7,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from advice import Remedy, followed, plan, remedies, steps
 from held_schemas import Held
+from models.trained import plant, training
 
 from tocsin.batch import OUT, REJECTED, Batch
 from tocsin.cli.import_influxdb import columns_of
@@ -27,8 +30,10 @@ from tocsin.errors import ConfigError
 from tocsin.estimate.model import EXAMPLE
 from tocsin.models import SAMPLES
 from tocsin.models.explain import explain
+from tocsin.models.policy import imitate
 from tocsin.models.runtime import ModelSession
 from tocsin.models.store import Store
+from tocsin.models.train import _scaling
 from tocsin.notify.detector_model._model import _resolved
 from tocsin.pipeline.model import Page, Pipeline
 from tocsin.values.time_forms import advice
@@ -279,7 +284,49 @@ def described(folder: Path, how: str) -> None:
     assert Protobuf.model_validate(settings)._given is not None
 
 
+class OneStep:
+    """Games of one step each, of which the second action is worth more: a random game holds one action."""
+
+    single_observation_space = SimpleNamespace(shape=(1,))
+    single_action_space = SimpleNamespace(n=2)
+
+    def __init__(self, count: int) -> None:
+        self.num_envs = count
+
+    def reset(self, *, seed: int) -> tuple[Any, Any]:
+        return np.random.default_rng(seed).random((self.num_envs, 1)), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
+        ends = np.ones(self.num_envs, bool)
+        return np.zeros((self.num_envs, 1)), np.asarray(actions, float), ends, ends, {}
+
+
+def imitated(_: Path, given: Mapping[str, Any]) -> None:
+    imitate(OneStep, rounds=1, **given)
+
+
+def scaled(_: Path, given: tuple[str, bool]) -> None:
+    """Takes what a net of its own, or one for all, is to be taught of machines, of which one began late."""
+    query, is_one_for_all = given
+    table = plant()
+    late = pc.and_(pc.equal(table["machine"], "m1"), pc.less(table["ts"], table["ts"][500]))
+    table = table.filter(pc.invert(late))
+    if query == "without":
+        table = table.filter(pc.equal(table["machine"], "m0"))
+    made = training(Path("models")).dataset.series(table, {"plant": 3})
+    for owner in [None] if is_one_for_all else range(len(made.keys)):
+        _scaling(made, owner)
+
+
 MODELS = [
+    *remedies(
+        imitated,
+        ("models/policy", "give more games, or keep more of them", {"games": 20, "kept": 0.05}, {"games": 20, "kept": 1.0}),
+    ),
+    *remedies(
+        scaled,
+        ("models/train", "leave it out of the query, or train one net for all", ("with", False), ("without", False), ("with", True)),
+    ),
     *remedies(taken, ("edge/bundle", "this is no bundle of a model; make one: tocsin models deploy", "{}", "deployed")),
     *remedies(signed, ("edge/bundle", "a bundle is signed with an Ed25519 key: openssl genpkey -algorithm ed25519", "ec", "ed25519")),
     *remedies(loaded_model, ("models/runtime", "cannot be loaded as an ONNX model ({}); roll back, or train anew", 2, 1)),

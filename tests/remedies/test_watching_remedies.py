@@ -25,7 +25,8 @@ from test_http_remedies import ask
 from tocsin.batch import ACTIONS, ACTIONS_SCHEMA, START, Batch
 from tocsin.cli import main
 from tocsin.cli.reload import _refuse
-from tocsin.cli.sources import Named
+from tocsin.cli.sources import PASSWORD, Named
+from tocsin.cli.watch import saved_lines
 from tocsin.edge.bundle import pack
 from tocsin.edge.device import Device, DeviceSettings
 from tocsin.errors import ConfigError
@@ -215,6 +216,24 @@ def test_a_folder_of_another_source_is_left_for_another(plant: Path) -> None:
     refused = CliRunner().invoke(main, [*words, str(plant / "watched")])
     assert "choose another folder with --folder" in refused.output
     assert CliRunner().invoke(main, [*words, str(plant / "another")]).exit_code == 0
+
+
+def test_a_password_is_set_before_the_saved_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "")
+    settings = json.dumps(Named("mqtt://me:secret@broker/plant").source())
+    text = (
+        f"name: plant\nsource: {settings}\ndecode: {{json: {{columns: {{machine: text}}}}}}\nkey: machine\n"
+        "streams: {s: {sinks: [delta: readings]}}\n"
+    )
+    (tmp_path / "p.yaml").write_text(text)
+    assert saved_lines(text, tmp_path / "p.yaml") == [
+        ("saved", f"{tmp_path / 'p.yaml'}; set {PASSWORD} before you run it")
+    ]
+    monkeypatch.delenv(PASSWORD)
+    with pytest.raises(ConfigError, match=PASSWORD):
+        load_with_plan(tmp_path / "p.yaml")
+    monkeypatch.setenv(PASSWORD, "secret")
+    load_with_plan(tmp_path / "p.yaml")
 
 
 def test_a_folder_that_is_changed_is_begun_there(tmp_path: Path) -> None:
