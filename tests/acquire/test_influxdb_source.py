@@ -171,7 +171,7 @@ def test_who_is_given_the_right_to_read_reads(plant: Plant) -> None:
     plant.write(f" n=1i {AT_NS}")
     plant.server.ask("create user reads with password 'reads-only'")
     source = plant.source(user="reads", password="reads-only")
-    with closing(read_from(source)) as reader, pytest.raises(SourceError, match="403.*; give the right to read"):
+    with closing(read_from(source)) as reader, pytest.raises(SourceError, match=r"403.*; give the right to read"):
         list(polled(reader))
     plant.server.ask("grant read on plant to reads")
     with closing(read_from(source)) as reader:

@@ -483,6 +483,24 @@ def test_who_is_refused_is_told_and_let_in_when_that_is_corrected(
         got.until(lambda: len(got.rows) == 1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("TOPIC", "does not let user 'alice' use the topic"), ("GROUP", "does not let user 'alice' use the group")],
+)
+def test_who_is_given_the_right_to_read_reads(kafka: Kafka, kind: str, says: str) -> None:
+    topic = kafka.topic()
+    kafka.send(topic, numbered(1))
+    source = Source(brokers=kafka.at("SASL_PLAINTEXT"), topics=topic, group=topic, user=USER, password=PASSWORD)
+    with (
+        kafka.denied(kind, topic, "READ"),
+        reading(source) as refused,
+        pytest.raises(SourceError, match=f"{says} .*; give it the right to"),
+    ):
+        refused.until(lambda: False)
+    with reading(source) as got:
+        got.until(lambda: len(got.rows) == 1)
+
+
 def test_a_cluster_that_is_away_may_come_back() -> None:
     with (
         reading(Source(brokers=f"127.0.0.1:{free_port()}", topics="t")) as got,

@@ -156,7 +156,7 @@ def test_a_refusal_says_what_to_do(sink: Influxdb, change: dict[str, str], messa
 def test_who_is_given_the_right_to_write_writes(influxdb: InfluxDb, sink: Influxdb) -> None:
     influxdb.ask("create user writes with password 'writes-only'")
     own = Influxdb.model_validate({**sink.model_dump(), "user": "writes", "password": "writes-only"})
-    with pytest.raises(SinkError, match="403.*; give the user or token the right to write"):
+    with pytest.raises(SinkError, match=r"403.*; give the user or token the right to write"):
         publish(own, rows({"value": [1.0]}))
     influxdb.ask("grant write on plant to writes")
     publish(own, rows({"value": [1.0]}))

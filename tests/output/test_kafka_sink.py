@@ -263,6 +263,21 @@ def test_a_topic_that_is_not_there_is_waited_for(kafka: Kafka) -> None:
     assert values(kafka, topic) == [1.0]
 
 
+def test_who_is_given_the_right_to_write_in_transactions_writes(kafka: Kafka) -> None:
+    topic, some = kafka.topic(), batch(1.0)
+    sink = Sink(brokers=kafka.at("SASL_PLAINTEXT"), topic=topic, user=USER, password=PASSWORD)
+    place = world(name=topic)
+    with (
+        kafka.denied("TRANSACTIONAL_ID", f"tocsin.{topic}", "WRITE"),
+        closing(sink.open(place, some.schema)) as writer,
+        pytest.raises(SinkError, match=r"does not let user 'alice' write in transactions .*; give it the right to"),
+    ):
+        publish(writer, 1, some)
+    with closing(sink.open(place, some.schema)) as writer:
+        publish(writer, 1, some)
+    assert values(kafka, topic) == [1.0]
+
+
 def test_a_cluster_that_is_away_is_waited_for() -> None:
     some = batch(1.0)
     with closing(Sink(brokers=f"127.0.0.1:{free_port()}", topic="t").open(world(), some.schema)) as writer:

@@ -28,6 +28,8 @@ from tocsin.edge.bundle import _sign, pack, unpack
 from tocsin.engine.keyed import refusals
 from tocsin.errors import ConfigError
 from tocsin.estimate.model import EXAMPLE
+from tocsin.infer.conclude import Hints, conclude
+from tocsin.infer.sample import Piece, Sample
 from tocsin.models import SAMPLES
 from tocsin.models.explain import explain
 from tocsin.models.policy import imitate
@@ -234,7 +236,33 @@ IMPORTED = remedies(
 )  # fmt: skip
 
 
-@followed(TIMES + DECODED + PIPELINES + IMPORTED)
+ODD = b"at,seen,force\n" + b"".join(b"31~01~2026 12:00:%02d,2026-01-31T12:00:%02dZ,1.5\n" % (n, n) for n in range(12))
+ITS_FORM = {"column": "at", "format": "%d~%m~%Y %H:%M:%S", "zone": "UTC"}
+
+
+def concluded(given: str | Mapping[str, str] | None) -> None:
+    """Concludes what the fields of a file are, of which one is said to be the time, or its form."""
+    if isinstance(given, Mapping):
+        plan({"time": given, "decode": {"csv": {"columns": {"machine": "text", "at": "text", "force": "float"}}}})
+        time_of({"text": "31~01~2026 12:00:00", **{k: v for k, v in given.items() if k != "column"}})
+    else:
+        conclude(Sample([Piece("a.csv", ODD)], is_files=True), Hints(time=given))
+
+
+CONCLUDED = remedies(
+    concluded,
+    (
+        "infer/time",
+        "name another field, or none, and say in the file that --save writes how it is written, as time: {column: {}, format: ...}",
+        "at",
+        "seen",
+        None,
+        ITS_FORM,
+    ),
+)
+
+
+@followed(CONCLUDED + TIMES + DECODED + PIPELINES + IMPORTED)
 def test_what_a_value_advises(remedy: Remedy) -> None:
     remedy.follow()
 
