@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_flink import MARKS, STARTED_S, Machine, ended_well, started
+from real_flink import MARKS, PYTHON, STARTED_S, Machine, ended_well, started
 
 from tocsin import read
 from tocsin.engine.embedded import EmbeddedRunner
@@ -98,6 +98,15 @@ def published(epochs: int, folder: Path, running: subprocess.Popen[str]) -> None
         assert running.poll() is None, f"it has ended too early: {running.communicate()[1]}"
         assert time.monotonic() < until_s
         time.sleep(0.05)
+
+
+def test_a_job_is_put_together_without_what_its_workers_need() -> None:
+    """It would take a second more of CPU time at each submission."""
+    assert PYTHON is not None
+    code = "import sys, tocsin.flink.job; print(*sys.modules)"
+    loaded = subprocess.run([PYTHON, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "tocsin.flink.job" in loaded
+    assert not {"numba", "sqlglot", "pydantic", "deltalake", "tocsin.engine"} & set(loaded)
 
 
 def test_every_table_is_that_of_the_embedded_run(machine: Machine, tmp_path: Path) -> None:
