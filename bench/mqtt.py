@@ -1,10 +1,9 @@
 """What the intake of an MQTT message at QoS 1 costs, durable before its PUBACK: tocsin beside paho and gmqtt.
-from tocsin.testing import read_from
 
-    python bench/mqtt.py [--messages 50000] [--broker mosquitto|own]
+    python bench/mqtt.py [--messages 50000] [--broker mosquitto|own] [--burst 100]
 
-A sender publishes readings of about 100 bytes through one broker, a hundred at a time, as fast as it acknowledges them,
-to each receiver in its turn. Receivers:
+A sender publishes readings of about 100 bytes through one broker, a burst at a time, as fast as it acknowledges them,
+to each receiver in its turn; bursts of ten are nearer to a plant than a hundred. Receivers:
 
 tocsin      the source `mqtt` with the runner's ingest log: group fsync, then PUBACKs
 tocsin_raw  the same without the log: read, parse, make Arrow arrays, acknowledge at once
@@ -38,31 +37,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--broker", choices=["mosquitto", "own"], default="mosquitto")
+    parser.add_argument("--burst", type=int, default=100, help="Messages that are sent before answers are waited for.")
     parser.add_argument("--role", choices=[*RECEIVERS, "sender"], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.role == "sender":
-        send(given.port, given.messages)
+        send(given.port, given.messages, given.burst)
     elif given.role is not None:
         globals()[given.role](given.port, given.messages)
     else:
-        compare(given.messages, given.broker)
+        compare(given.messages, given.broker, given.burst)
 
 
-def compare(messages: int, broker: str) -> None:
-    figures: dict[str, Any] = {"bench": "mqtt", "broker": broker, "messages": messages}
+def compare(messages: int, broker: str, burst: int) -> None:
+    figures: dict[str, Any] = {"bench": "mqtt", "broker": broker, "messages": messages, "burst": burst}
     print(f"{'receiver':<12} {'receiver µs':>12} {'broker µs':>10} {'messages/s':>11}   a message")
     for name in RECEIVERS:
         if name == "gmqtt" and not _installed("gmqtt"):
             print("gmqtt         is not installed: left out")
             continue
-        found = one(name, messages, broker)
+        found = one(name, messages, broker, burst)
         figures |= {f"{name}_us": found["us"], f"{name}_rate": found["rate"], f"{name}_broker_us": found["broker_us"]}
         print(f"{name:<12} {found['us']:12.2f} {found['broker_us']:10.2f} {found['rate']:11,.0f}")
     print(json.dumps(figures))
 
 
-def one(name: str, messages: int, kind: str) -> dict[str, Any]:
+def one(name: str, messages: int, kind: str, burst: int) -> dict[str, Any]:
     import psutil
 
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
@@ -75,7 +75,7 @@ def one(name: str, messages: int, kind: str) -> dict[str, Any]:
             assert receiver.stdout is not None
             assert receiver.stdout.readline().strip() == "ready"
             before = sum(psutil.Process(broker.pid).cpu_times()[:2])
-            sender = subprocess.Popen(_command("sender", port, messages))
+            sender = subprocess.Popen([*_command("sender", port, messages), "--burst", str(burst)])
             result: dict[str, Any] = json.loads(receiver.stdout.readline())
             result["broker_us"] = round((sum(psutil.Process(broker.pid).cpu_times()[:2]) - before) / messages * 1e6, 2)
             assert sender.wait(60) == 0
@@ -121,11 +121,11 @@ def _installed(library: str) -> bool:
     return find_spec(library) is not None
 
 
-def send(port: int, messages: int) -> None:
+def send(port: int, messages: int, burst: int) -> None:
     from tocsin.mqtt.client import Client
 
     client = Client(f"mqtt://127.0.0.1:{port}")
-    for start in range(0, messages, 100):
+    for start in range(0, messages, burst):
         client.publish(
             [
                 (
@@ -133,7 +133,7 @@ def send(port: int, messages: int) -> None:
                     b'{"machine":"m%04d","sensor":"temperature","ts":"2026-01-01T00:00:%02dZ","value":%d.25}'
                     % (i % 1000, i % 60, i % 97),
                 )
-                for i in range(start, min(start + 100, messages))
+                for i in range(start, min(start + burst, messages))
             ],
             timeout_s=120,
         )

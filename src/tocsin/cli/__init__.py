@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -15,10 +15,10 @@ from tocsin.cli.access import access, audit
 from tocsin.cli.alarms import alarms
 from tocsin.cli.backup import backup, restore
 from tocsin.cli.certs import certs
+from tocsin.cli.checking import check
 from tocsin.cli.edge import deploy, edge
 from tocsin.cli.explain import explain
 from tocsin.cli.flink import flink, run_on_flink
-from tocsin.cli.flink import refuse as refuse_on_flink
 from tocsin.cli.import_influxdb import influxdb
 from tocsin.cli.jobs import jobs
 from tocsin.cli.logs import Format, Level, configure
@@ -26,13 +26,12 @@ from tocsin.cli.mcp import mcp
 from tocsin.cli.models import models, train
 from tocsin.cli.options import folder_option, form_option, set_option, settings_of
 from tocsin.cli.replay import replay
+from tocsin.cli.scoring import backtest, score
 from tocsin.cli.serve import page_address, page_options, serve_tables
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from tocsin.pipeline.model import Pipeline
     from tocsin.pipeline.plan import Plan
 
@@ -76,23 +75,12 @@ def main(log_level: Level, log_format: Format) -> None:
     configure(log_level, log_format)
 
 
-main.add_command(access)
-main.add_command(alarms)
-main.add_command(audit)
-main.add_command(backup)
-main.add_command(certs)
-main.add_command(restore)
-main.add_command(jobs)
 models.add_command(deploy)
-main.add_command(models)
-main.add_command(edge)
-main.add_command(mcp)
-main.add_command(replay)
-main.add_command(explain)
-main.add_command(flink)
-main.add_command(train)
-main.add_command(watch)
-main.add_command(init)
+for _command in (
+    access, alarms, audit, backtest, backup, certs, check, edge, explain, flink, init, jobs, mcp, models, replay,
+    restore, score, train, watch,
+):  # fmt: skip
+    main.add_command(_command)
 
 
 def _file(command: Callable[P, R]) -> Callable[P, R]:
@@ -204,101 +192,6 @@ def serve(
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@set_option
-@click.option(
-    "--on",
-    "runner",
-    type=click.Choice(["flink"]),
-    help="Refuse what cannot run there, where keys are spread over machines.",
-)
-@click.option("--expand", is_flag=True, help="Print the file with the streams that its block watch: stands for.")
-def check(files: tuple[Path, ...], settings: tuple[str, ...], runner: str | None, expand: bool) -> None:
-    """Check a pipeline whole before any data flows: every setting, every column after every step.
-
-    Where it has run before, also tells what a start would keep of its state, and what it would forget.
-
-    Also takes anomaly jobs and detector models (JSON).
-    """
-    for file in files:
-        if file.suffix == ".json":
-            click.echo(_check_json(file))
-            continue
-        from tocsin.engine.recovery import Effects, check_ends, check_tables
-        from tocsin.pipeline.yamlfile import expanded, load_with_plan
-
-        _, plan = load_with_plan(file, settings_of(settings))
-        check_ends(plan, Effects())
-        check_tables(plan, Effects())
-        if runner is not None:
-            refuse_on_flink(plan)
-        if expand:
-            click.echo(expanded(file), nl=False)
-            click.echo(f"{file}: right", err=True)
-            continue
-        for origin in plan.sources:
-            click.echo(f"{origin.id}: {_columns(origin.schemas['out'])}")
-        for step in plan.steps:
-            click.echo(f"{step.id}: {_columns(step.schemas['out'])}")
-        click.echo(f"{file}: right", err=True)
-        for sentence in _beside_workers(plan):
-            click.echo(f"{file}: {sentence}", err=True)
-        for sentence in _beside_its_state(plan):
-            click.echo(f"{file}: {sentence}", err=True)
-
-
-def _beside_workers(plan: Plan) -> Iterator[str]:
-    """What several workers share, and which steps take each batch whole."""
-    from tocsin.engine.shards import why_whole
-
-    if plan.workers > 1:
-        whole = {step.id: why for step in plan.steps if (why := why_whole(step.operator))}
-        by_key = [step.id for step in plan.steps if step.id not in whole]
-        yield f"{plan.workers} workers: up to {plan.workers} batches are in the steps at once, one in each step"
-        if by_key:
-            yield f"{', '.join(by_key)}: where costly, the rows of a batch are shared out by key"
-        yield from (f"{id}: takes each batch whole: {why}" for id, why in whole.items())
-
-
-def _beside_its_state(plan: Plan) -> Iterator[str]:
-    """What a start would keep of the state that there is, and what it would forget."""
-    from tocsin.engine.fitting import fit_beforehand
-
-    fitted = fit_beforehand(plan)
-    if fitted is None:
-        return
-    if fitted.kept:
-        yield f"a start goes on with what {', '.join(sorted(fitted.kept))} remembered in {plan.state_folder}"
-    yield from fitted.sentences()
-    if (mismatch := fitted.mismatch(plan.state_folder)) is not None:
-        yield mismatch
-
-
-def _check_json(file: Path) -> str:
-    import json
-
-    try:
-        tree = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read as JSON ({error})") from error
-    if isinstance(tree, dict) and {"analysis_config", "job_id", "job", "job_config", "jobs"} & tree.keys():
-        from tocsin.detect.job import load_job
-
-        load_job(file)
-        return f"{file}: a right anomaly job"
-    from tocsin.notify.detector_model import load_model
-
-    load_model(file)
-    return f"{file}: a right detector model"
-
-
-def _columns(schema: pa.Schema) -> str:
-    from tocsin.batch import in_words
-
-    return ", ".join(f"{field.name}: {in_words(field.type)}" for field in schema)
-
-
-@main.command()
 @_file
 @set_option
 @click.option("--rows", default=5, show_default=True, help="Rows to show after each step.")
@@ -371,100 +264,6 @@ def simulate(folder: Path, seconds: int, fast: bool, seed: int) -> None:
     ]
     count = write_scara_xml(folder, seconds, seed, rate=0.0 if fast else 1.0, faults=tuple(blocked))
     click.echo(f"{count} files in {folder}", err=True)
-
-
-@main.command()
-@click.argument("job", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV, NDJSON or Parquet, by its suffix."
-)
-@click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
-@click.option("--value", metavar="COL", help="The column to judge; else 'value'.")
-@click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
-@click.option("--decimal", type=click.Choice([",", "."]), help="What stands before decimals; else it is guessed.")
-@click.option("--format", metavar="FORMAT", help="How times are written, as '%d.%m.%Y %H:%M:%S'.")
-@click.option("--zone", default="UTC", show_default=True, metavar="ZONE", help="Of times that name none.")
-@click.option("--encoding", metavar="NAME", help="As cp1252; else UTF-8, or UTF-16 by its mark.")
-@click.option("--skip", multiple=True, type=click.IntRange(1), metavar="LINE", help="A line of the file to leave out.")
-def score(
-    job: Path, data: Path, out: Path, time: str | None, value: str | None, key: str | None,
-    decimal: str | None, format: str | None, zone: str, encoding: str | None, skip: tuple[int, ...],
-) -> None:  # fmt: skip
-    """Run a detector (YAML, or its bare name) or an anomaly job (JSON) over a file, as a stream."""
-    from tocsin.cli.data_file import Writing
-    from tocsin.cli.score import score as score_file
-
-    writing = Writing(decimal, encoding, skip, format, zone)
-    click.echo(f"{score_file(job, data, out, time, value, key, writing)} rows in {out}", err=True)
-
-
-@main.command()
-@click.argument("job", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the report with its charts here, as HTML.")
-@click.option("--since", metavar="TIME", help="Readings before this only teach; else those of the first half.")
-@click.option("--time", metavar="COL", help="The column with the time; else one of a usual name.")
-@click.option("--value", metavar="COL", help="The column to forecast, if the step does not say.")
-@click.option("--key", metavar="COL", help="The column that tells series apart; else all rows are one series.")
-@folder_option
-@click.option("--table", default="alarms", show_default=True, help="The table with the labelled alarms.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def backtest(
-    job: Path,
-    data: Path,
-    out: Path | None,
-    since: str | None,
-    time: str | None,
-    value: str | None,
-    key: str | None,
-    folder: Path,
-    table: str,
-    form: str,
-) -> None:
-    """How good a forecast (YAML steps that end with forecast or model, or its bare name) would have been over a file.
-
-    Beside it stand the last reading and, with a season, the reading one season before, on the same readings; beside a
-    trained model also ridge, which needs no training. A model is judged by what comes after its training only. Steps
-    that end with alarm are judged by the labels in the table of alarms, and a better limit is proposed in words. Steps
-    that end with failure_probability are judged by the file's column that the model foretells, beside plain methods.
-    """
-    from tocsin.cli.backtest import backtest as run_backtest
-    from tocsin.cli.backtest_alarms import backtest_alarms
-    from tocsin.cli.backtest_failure import backtest_failure
-    from tocsin.cli.score import ends_with
-    from tocsin.cli.tables import show, write
-    from tocsin.estimate.failure_probability import FailureProbability
-    from tocsin.notify.alarm import Alarm
-
-    if ends_with(job, Alarm):
-        if out is not None:
-            raise ConfigError(
-                f"-o {out}: there is a report of forecasts only; --format json gives the figures of alarms"
-            )
-        judged, sentences = backtest_alarms(job, data, folder, table, since, time, value, key)
-        write(judged, form)
-        for sentence in sentences:
-            click.echo(sentence, err=True)
-        return
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ConfigError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
-    made = (
-        backtest_failure(job, data, since, time, key)
-        if ends_with(job, FailureProbability)
-        else run_backtest(job, data, since, time, value, key)
-    )
-    for title, figures in made.tables():
-        if form == "table":
-            show(figures, title)
-        else:
-            write(figures, form)
-    click.echo(made.verdict(), err=True)
-    if out is not None:
-        from tocsin.cli.backtest_page import page
-
-        out.write_text(page(made, data.name), encoding="utf-8")
-        click.echo(f"report in {out}", err=True)
 
 
 @main.group("import")
