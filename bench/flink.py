@@ -7,9 +7,9 @@ CPU time counts (JobManager, TaskManager, Python workers and the client, from th
 1,000 rows cost); the same query in Flink SQL (``flink_sql.py``) on the same cluster, counted alike; on Flink with
 processes killed by SIGKILL, each once another epoch has been published since the last; and on Flink stopped half way,
 and gone on at another parallelism, twice. Every table must have the rows of the embedded run, none lost, none doubled.
-Ends with one JSON line; what was not measured is not in it. A start costs some 20 CPU-s, as much as 15 million readings:
-``flink``, ``flink_sql`` and ``ratio`` count it, ``flink_more``, ``flink_sql_more`` and ``ratio_more`` are of the readings
-beyond the first fifth.
+Ends with one JSON line; what was not measured is not in it. A start costs some 20 CPU-s, as much as 15 million
+readings: ``flink``, ``flink_sql`` and ``ratio`` count it, ``flink_more``, ``flink_sql_more`` and ``ratio_more`` are of
+the readings beyond the first fifth.
 """
 
 from __future__ import annotations
