@@ -65,7 +65,9 @@ class Shipped(KeyedProcessFunction):  # type: ignore[misc]
         self.function.close()
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
-        return self.function.process_element(value, ctx)
+        rows: Iterator[Row] = self.function.process_element(value, ctx)
+        return rows
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
-        return self.function.on_timer(timestamp, ctx)
+        rows: Iterator[Row] = self.function.on_timer(timestamp, ctx)
+        return rows
