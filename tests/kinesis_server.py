@@ -89,7 +89,7 @@ class Kinesis:
 
     def _written(self) -> None:
         """Wait until what has come by now is in its file, which it writes anew now and then."""
-        path, until_s = self.folder / "kinesis-data.json", time.monotonic() + 20
+        path, until_s = self.folder / "kinesis-data.json", time.monotonic() + 120  # a busy machine
         begins = {path.stat().st_mtime_ns} if path.exists() else set()
         while time.monotonic() < until_s:
             with suppress(FileNotFoundError, ValueError):

@@ -95,6 +95,41 @@ def test_all_idle_lets_the_foremost_lead(tmp_path: Path) -> None:
     assert spy.log[-1] == ([], 10)
 
 
+def test_one_that_has_ended_does_not_lead_while_the_others_are_idle(tmp_path: Path) -> None:
+    spy = seen()
+    late = SinkNode("late", (("in", LATE),), parts.Kept(table={}), parts.ROWS)
+    graph = Graph(plan(tmp_path, [Step("spy", spy, (("in", OUT),), parts.ROWS, {OUT: parts.ROWS})], [late]), Counters())
+    first, second = (graph.add(graph.plan.sources[0], p) for p in "01")
+    push(graph, first.id, b"a,10,1")
+    push(graph, second.id, b"b,9,2")
+    push(graph, first.id, watermark_us=END)
+    graph.fall_idle(second)
+    push(graph, second.id, b"b,11,3")
+    assert spy.log[-1] == ([3], 11)
+    again = Graph(graph.plan, Counters())
+    again.restore({}, graph.all_watermarks())
+    first, second = (again.add(again.plan.sources[0], p) for p in "01")
+    again.fall_idle(second)
+    push(again, second.id, b"b,12,4")
+    assert spy.log[-1] == ([4], 12)
+    assert [graph.take(), again.take()] == [{}, {}], "nothing is late"
+
+
+def test_an_input_that_has_ended_does_not_lead_while_the_other_is_idle(tmp_path: Path) -> None:
+    spy = seen()
+    both = (("in", OUT), ("in1", OUT))
+    graph = Graph(plan(tmp_path, [Step("spy", spy, both, parts.ROWS, {OUT: parts.ROWS})], sources=2), Counters())
+    one, two = (graph.add(origin, "0") for origin in graph.plan.sources)
+    push(graph, two.id, b"b,4,1")
+    graph.fall_idle(two)
+    push(graph, one.id, watermark_us=END)
+    assert spy.log[-1] == ([], 4), "not to the end: the other may go on"
+    push(graph, two.id, b"b,5,2")
+    assert spy.log[-1] == ([2], 5)
+    push(graph, two.id, watermark_us=END)
+    assert spy.log[-1] == ([], END)
+
+
 def test_union_takes_the_least_and_an_idle_input_does_not_hold_it(tmp_path: Path) -> None:
     spy = seen()
     both = (("in", OUT), ("in1", OUT))

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from servers import ObjectStore, free_port
 import tocsin
 from tocsin.cli import main
 from tocsin.errors import ConfigError, ForeignCommit, SinkError, Unavailable
+from tocsin.lake.remote import RemoteTable
 from tocsin.output.delta import Delta
 from tocsin.testing import rows, world
 
@@ -117,6 +120,48 @@ def test_a_commit_whose_answer_is_lost_is_known_for_our_own(object_store: Object
             assert between.cut > 0
     table = DeltaTable(delta.path, storage_options=object_store.options)
     assert len(table.to_pyarrow_table()) == 2
+
+
+@pytest.mark.parametrize("trouble", ["half-close", "drop"])
+def test_a_new_table_is_made_once_when_the_answer_to_its_creation_is_lost(
+    object_store: ObjectStore, trouble: str
+) -> None:
+    name, batch = f"new-{trouble}", rows({"value": [1.0]})
+    with closing(CutNetwork(object_store.port)) as between:
+        storage = {**object_store.options, "aws_endpoint_url": f"http://127.0.0.1:{between.port}"}
+        delta = Delta.model_validate({"path": f"s3://plant/{name}", "storage": storage})
+        with closing(delta.open(world(), batch.schema)) as writer:
+            token = writer.stage(1, [batch])
+            between.trouble_at_answer(trouble, f"PUT /plant/{name}/_delta_log/".encode())
+            with suppress(Unavailable):
+                writer.publish(1, [token])
+            writer.publish(1, [token])
+            assert between.cut > 0
+    table = DeltaTable(delta.path, storage_options=object_store.options)
+    assert len(table.to_pyarrow_table()) == 1
+    assert [one["operation"] for one in table.history()] == ["WRITE", "CREATE TABLE"]
+
+
+def test_engines_that_make_one_table_at_once_keep_the_rows_and_columns_of_all(object_store: ObjectStore) -> None:
+    path, start = "s3://plant/raced", threading.Barrier(3)
+
+    def write(name: str) -> None:
+        start.wait(60)
+        tables = RemoteTable(path, object_store.options)
+        while tables.position(name) is None:
+            with suppress(Unavailable):  # another's columns came meanwhile: it is tried again
+                tables.append(pa.table({"value": [1.0], name: [name]}), [], name, 1)
+
+    with ThreadPoolExecutor(3) as engines:
+        list(engines.map(write, ("a", "b", "c")))
+    table = DeltaTable(path, storage_options=object_store.options)
+    kept = table.to_pyarrow_table().to_pylist()
+    assert sorted((row["a"] or row["b"] or row["c"], row["value"]) for row in kept) == [
+        ("a", 1.0),
+        ("b", 1.0),
+        ("c", 1.0),
+    ]
+    assert [one["operation"] for one in table.history()] == ["WRITE", "WRITE", "WRITE", "CREATE TABLE"]
 
 
 def test_housekeeping_merges_files(sink: Delta, object_store: ObjectStore) -> None:

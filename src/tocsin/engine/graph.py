@@ -12,7 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tocsin.batch import ACTIONS, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
+from tocsin.batch import ACTIONS, END, LATE, OUT, REJECTED, START, Batch, Ints, tick, times_us
 from tocsin.contracts import Channel
 from tocsin.decode._base import Traced
 from tocsin.engine.chain import Chain, Node
@@ -116,6 +116,7 @@ class Graph:
             if node.id in self._states:
                 node.state = node.operator.load(self._states.pop(node.id))
         chain.watermark_us = self._watermarks.pop(chain.id, START)
+        chain.idle = chain.watermark_us == END
         self.chains[chain.id] = chain
         return chain
 
@@ -129,9 +130,9 @@ class Graph:
     def push(self, chain: Chain, batch: Batch, traced: Traced | None = None) -> None:
         """Take one batch of a partition, which may be decoded already, through its chain and all steps."""
         self.counters.rows_in[chain.origin.id] += len(batch)
-        if chain.idle:
+        if chain.idle or batch.watermark_us == END:
             self.settle()
-            chain.idle = False
+            chain.idle = batch.watermark_us == END  # it says no more of the time, while others may bring rows yet
             self._mark_idle()
         wave = self._waves.next()
         wave.rows = len(batch)
@@ -193,7 +194,8 @@ class Graph:
         if not chains:
             return self.watermarks[origin.id]
         active = [chain.watermark_us for chain in chains if not chain.idle]
-        merged = min(active) if active else max(chain.watermark_us for chain in chains)
+        idle = [chain.watermark_us for chain in chains if chain.watermark_us != END]
+        merged = min(active) if active else max(idle, default=END)
         return max(merged, self.watermarks[origin.id])
 
     def _without_late(self, wave: Wave, origin: str, out: Batch) -> Batch:

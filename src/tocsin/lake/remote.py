@@ -62,14 +62,9 @@ class RemoteTable:
             It refuses, or the columns do not fit the table.
         """
         with self._told():
-            table = self._opened or self._fresh()
-            fields = new_fields(rows.schema, [] if table is None else self._fields(table))
-            if table is None:
-                schema = self._deltalake.Schema.from_json(schema_string(fields))
-                table = self._deltalake.DeltaTable.create(
-                    self.address, schema=schema, partition_by=list(partition_by), storage_options=self._storage
-                )
-            elif (there := table.metadata().partition_columns) != list(partition_by):
+            table = self._opened or self._fresh() or self._created(rows.schema, partition_by)
+            fields = new_fields(rows.schema, self._fields(table))
+            if (there := table.metadata().partition_columns) != list(partition_by):
                 raise SinkError(f"{self.address} is partitioned by {there}, not by {list(partition_by)}")
             mark = uuid.uuid4().hex
             written = self._deltalake.CommitProperties(
@@ -124,6 +119,26 @@ class RemoteTable:
             self._opened = None
         return self._opened
 
+    def _created(self, schema: pa.Schema, partition_by: Sequence[str]) -> Any:
+        """A new table, or what is there by now: another's that was first, or our own of which no answer came.
+
+        Tried once: the library would write the same creation again after whoever was first, and take back the columns
+        that have been added since.
+        """
+        try:
+            self._deltalake.DeltaTable.create(
+                self.address,
+                schema=self._deltalake.Schema.from_json(schema_string(new_fields(schema, []))),
+                mode="ignore",
+                partition_by=list(partition_by),
+                storage_options=self._storage,
+                commit_properties=self._deltalake.CommitProperties(max_commit_retries=0),
+            )
+        except self._deltalake.exceptions.CommitFailedError:
+            if self._fresh() is None:
+                raise
+        return self._fresh()
+
     def _fields(self, table: Any) -> list[dict[str, Any]]:
         return list(json.loads(table.schema().to_json())["fields"])
 
@@ -135,7 +150,7 @@ class RemoteTable:
             yield
         except errors.CommitFailedError as error:
             self._opened = None
-            if "transaction" in str(error).lower():
+            if "concurrent transaction failed" in str(error).lower():
                 raise ForeignCommit(
                     f"{self.address}: another engine writes this table under our name; stop it, or give one of the "
                     "pipelines another name"
