@@ -1,11 +1,17 @@
 """One hour ahead, beside the last reading: python bench/forecast.py DIR [--test YEAR] [--validate]
 
 DIR holds `beijing_pm25/` with ``PRSA_data*.csv`` (hourly PM2.5 and weather) and ``pollution_sample.csv`` (the same, as
-a published sample for an LSTM prepared it). Two proofs, each with the step `forecast` as it ships:
+a published sample for an LSTM prepared it). Two proofs with the step `forecast` as it ships, a trained model beside it:
 
 pm25: what is missing is missing. The last year in the files (or ``--test``) judges, the years before teach. Every hour
 that has a reading and follows one that has is scored, `persistence` on the same hours. Coverage is that of the 90 %
 interval, over the year and in each 30 days (the last 30 days make the last stretch).
+
+pm25_lightgbm: boosted trees on the same columns, taught on the first four fifths of the years before (the rest says
+when to stop) and not after, run by step `model`. Scored are the hours that a whole window of readings comes before;
+`ridge` and `persistence` on the same hours.
+
+pm25_ahead: the bounds of `ridge` and `persistence` six and 24 hours ahead over the same year.
 
 aws_split: the sample's own preparation (an hour without a reading is 0) and split (its first two years teach, the next
 two judge, zeros included). Zero is not a reading, so `forecast` sees none there; what is scored is its forecast times
@@ -36,15 +42,21 @@ from tocsin.condition.difference import Difference
 from tocsin.contracts import Operator
 from tocsin.detect.ewma import Ewma
 from tocsin.estimate.forecast import Forecast
+from tocsin.estimate.model import Model
+from tocsin.models.store import Store
 from tocsin.models.train import Training, train_on
 from tocsin.testing import rows
 
 Hours = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 A_YEAR_H, A_MONTH_H = 8760, 720
+FAR_H = (6, 24)
 SILENCES = 3
 """Hours of silence that are told apart; longer ones count as this long."""
 WEATHER = ("dew", "temperature", "pressure", "snow", "rain")
 LSTM = {"cell": "lstm", "units": 32, "epochs": 40, "patience": 6, "batch": 128, "learning_rate": 0.003}
+TREES = {"trees": 2000}
+WINDOW_H = 12
 WINDS = ("ne", "nw", "se")
 
 
@@ -92,8 +104,8 @@ def by_month(inside: Hours, scored: Hours, year: Hours) -> list[float]:
     return [float(inside[s][scored[s]].mean()) for s in stretches if scored[s].sum() >= 100]
 
 
-def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any], float]:
-    """RMSE and coverage where missing hours are missing."""
+def read_hours(folder: Path) -> tuple[dict[str, pa.Array], pa.Array, Ints]:
+    """The weather of each hour by name, its reading (null where there is none), and its year."""
     words = pa.csv.ConvertOptions(null_values=["NA"], strings_can_be_null=True)
     tables = [pa.csv.read_csv(path, convert_options=words) for path in sorted(folder.glob("PRSA_data*.csv"))]
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
@@ -108,10 +120,40 @@ def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any]
     columns = {ours: table[theirs].combine_chunks().cast(pa.float64()) for ours, theirs in names.items()}
     columns["wind"] = pa.compute.utf8_lower(table["cbwd"].combine_chunks())
     columns["hour"] = pa.array(hours)
-    reading = table["pm2.5"].combine_chunks().cast(pa.float64())
+    return columns, table["pm2.5"].combine_chunks().cast(pa.float64()), table["year"].to_numpy()
 
-    years = table["year"].to_numpy()
-    of = (test or int(years.max())) - validate
+
+def covered(said: pa.Table, y: Floats, scored: Hours, year: Hours) -> dict[str, float]:
+    """Coverage of the bounds over the scored hours, and the least and the most in 30 days; their mean width."""
+    lower, upper = said["yhat_lower"].to_numpy(), said["yhat_upper"].to_numpy()
+    bounded = scored & ~np.isnan(lower)  # all, unless no year before teaches
+    inside = (y >= lower) & (y <= upper)
+    months = by_month(inside, bounded, year)
+    return {
+        "coverage": round(float(inside[bounded].mean()), 4),
+        "coverage_30d_min": round(min(months), 4),
+        "coverage_30d_max": round(max(months), 4),
+        "width": round(float(np.mean((upper - lower)[bounded])), 1),
+    }
+
+
+def pm25_ahead(columns: Mapping[str, pa.Array], reading: pa.Array, year: Hours) -> dict[str, Any]:
+    """Coverage of the bounds further ahead, by horizon and method."""
+    *before, last = ridge()
+    told = {}
+    for horizon in FAR_H:
+        far = last.model_copy(update={"horizon": horizon})
+        naive = Forecast(of="reading", every="1h", method="persistence", horizon=horizon)
+        for name, steps in (("ridge", (*before, far)), ("persistence", (naive,))):
+            said, _ = measured(columns, reading, steps)
+            scored = year & ~np.isnan(floats(reading)) & ~np.isnan(said["yhat"].to_numpy())
+            told[f"{name}_{horizon}h"] = covered(said, floats(reading), scored, year)
+            print(f"  {name}, {horizon} hours ahead: {told[f'{name}_{horizon}h']}")
+    return told
+
+
+def pm25(columns: Mapping[str, pa.Array], reading: pa.Array, years: Ints, of: int) -> tuple[dict[str, Any], ...]:
+    """RMSE and coverage where missing hours are missing, of the step `forecast` and of the trees; and the cost."""
     persistence = Forecast(of="reading", every="1h", method="persistence")
     said, us = measured(columns, reading, ridge())
     last, _ = measured(columns, reading, (persistence,))
@@ -119,21 +161,54 @@ def pm25(folder: Path, test: int | None, validate: bool) -> tuple[dict[str, Any]
     year = years == of
     scored = year & ~np.isnan(y) & ~np.isnan(before)
     assert not np.isnan(yhat[scored]).any(), "an hour with a reading before it has no forecast"
-    bounded = scored & ~np.isnan(said["yhat_lower"].to_numpy())  # all, unless no year before teaches
-    inside = (y >= said["yhat_lower"].to_numpy()) & (y <= said["yhat_upper"].to_numpy())
-    months = by_month(inside, bounded, year)
     ours, theirs = rmse(yhat[scored] - y[scored]), rmse(before[scored] - y[scored])
-    width = np.mean((said["yhat_upper"].to_numpy() - said["yhat_lower"].to_numpy())[bounded])
+    bounds = covered(said, y, scored, year)
     print(f"pm25: {(years < of).sum():,} hours before {of}; {scored.sum():,} of its {year.sum():,} hours scored")
-    print(f"  RMSE {ours:.3f}, persistence {theirs:.3f}, mean width of the 90 % interval {width:.1f} µg/m³")
-    return {
-        "rmse": ours,
-        "persistence": theirs,
-        "ratio": round(ours / theirs, 4),
-        "coverage": round(float(inside[bounded].mean()), 4),
-        "coverage_30d_min": round(min(months), 4),
-        "coverage_30d_max": round(max(months), 4),
-    }, us
+    print(f"  RMSE {ours:.3f}, persistence {theirs:.3f}, mean width of the 90 % interval {bounds['width']:.1f} µg/m³")
+    figures = {"rmse": ours, "persistence": theirs, "ratio": round(ours / theirs, 4), **bounds}
+    grown = boosted(columns, reading, year)
+    known = scored & ~np.isnan(grown["yhat"].to_numpy())
+    own, others = grown["yhat"].to_numpy(), {"ridge": yhat, "persistence": before}
+    trees: dict[str, Any] = {"rmse": rmse(own[known] - y[known]), "hours": int(known.sum())}
+    trees |= {name: rmse(one[known] - y[known]) for name, one in others.items()}
+    trees |= {"ratio": round(trees["rmse"] / trees["persistence"], 4), **covered(grown, y, known, year)}
+    print(f"  LightGBM on {known.sum():,} of them: RMSE {trees['rmse']}, ridge {trees['ridge']}")
+    return figures, trees, {"us_per_reading": round(us, 2)}
+
+
+def boosted(columns: Mapping[str, pa.Array], reading: pa.Array, year: Hours) -> pa.Table:
+    """What step `model` says of each hour of a year (null elsewhere) with trees that the hours before it taught."""
+    turn = 2 * np.pi * (columns["hour"].to_numpy() % 24) / 24
+    known = {**columns, "sin": pa.array(np.sin(turn)), "cos": pa.array(np.cos(turn))}
+    *steps, last = ridge()
+    assert isinstance(last, Forecast)
+    table, _ = measured(known, reading, steps)
+    begin, end = (int(at) for at in np.flatnonzero(year)[[0, -1]])
+    moments = [f"{table['time'][at].as_py():%Y-%m-%dT%H:%M:%SZ}" for at in (int(0.8 * begin), begin)]
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training.model_validate(
+            {
+                "name": "pm25",
+                "store": folder,
+                "dataset": {
+                    "query": "from hours", "target": "reading", "features": [*last.inputs, "sin", "cos"],
+                    "window": WINDOW_H, "every": "1h", "validate_from": moments[0], "test_from": moments[1],
+                },
+                "model": TREES,
+            }
+        )  # fmt: skip
+        made = train_on(training, training.dataset.series(table.slice(0, end + 1), {}))
+        print(f"  {made.data['windows']}, {made.settings['learnt_trees']} trees")
+        Store(folder).promote("pm25", made.version, force=True)
+        begin -= WINDOW_H
+        given = table.slice(begin, end + 1 - begin).combine_chunks().to_batches()[0]
+        step = Model(model="pm25", store=folder)
+        _, (left,) = step.step(step.initial(), Batch(given))
+    columns_of = ("yhat", "yhat_lower", "yhat_upper")
+    out = {name: np.full(len(year), np.nan) for name in columns_of}
+    for name in columns_of:
+        out[name][begin : end + 1] = floats(left.rows.column(name))
+    return pa.table(out)
 
 
 def expected(value: Floats, ahead: Floats) -> Floats:
@@ -229,11 +304,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     pa.set_cpu_count(1)
     folder = options.folder / "beijing_pm25"
-    figures, us = pm25(folder, options.test, options.validate)
+    columns, reading, years = read_hours(folder)
+    of = (options.test or int(years.max())) - options.validate
+    figures, trees, cost = pm25(columns, reading, years, of)
+    far = pm25_ahead(columns, reading, years == of)
     sample = folder / "pollution_sample.csv"
     split = aws_split(sample, options.validate) if sample.exists() else None
     net = aws_lstm(sample, options.validate) if sample.exists() else None
-    print(json.dumps({"pm25": figures, "aws_split": split, "aws_split_lstm": net, "us_per_reading": round(us, 2)}))
+    told = {"pm25": figures, "pm25_lightgbm": trees, "pm25_ahead": far, "aws_split": split, "aws_split_lstm": net}
+    print(json.dumps({**told, **cost}))
 
 
 if __name__ == "__main__":

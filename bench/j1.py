@@ -65,7 +65,7 @@ def pipeline(file: Path, folder: Path, workers: int = 1) -> Any:
 def with_tocsin(file: Path, folder: Path, cores: int) -> int:
     from tocsin.engine.embedded import EmbeddedRunner
 
-    # A core is left to the source's decoding: the steps of J1 are light, and more of them at once would only take turns.
+    # A core is left to the decoding: the steps of J1 are light, and more of them at once would only take turns.
     runner = EmbeddedRunner(pipeline(file, folder, max(1, cores - 1)).plan())
     runner.run()
     return found_in(folder / "anomalies")

@@ -77,17 +77,19 @@ def test_it_says_what_the_stream_says(tmp_path: Path, start: Callable[[DeviceSet
             assert theirs is None or ours[column] == pytest.approx(theirs, rel=1e-6)
 
 
-def test_bounds_are_those_of_the_stream() -> None:
+@pytest.mark.parametrize("horizon", [1, 6])
+def test_bounds_are_those_of_the_stream(horizon: int) -> None:
     random = np.random.default_rng(3)
     start = [0.0, 0.0, 2.0, 2.0]
-    ours, theirs = Bounds(start, 0.9, 1), np.array(start)
+    ours, theirs = Bounds(start, 0.9, horizon), np.array(start)
     for error in np.r_[random.normal(size=80), 90.0, random.normal(size=40)]:
         made = ours.settle(float(error))
         if not math.isnan(made[0]):
-            conformal.learn_error(theirs, float(error) - made[0], made[1] - made[0], made[2] - made[0], 0.9)
+            off, lower, upper = float(error) - made[0], made[1] - made[0], made[2] - made[0]
+            conformal.learn_error(theirs, off, lower, upper, 0.9, horizon)
         ours.give(0.0)
     assert [ours.count, ours.scale, ours.below, ours.above] == pytest.approx(theirs.tolist())
-    assert ours.count == 120
+    assert ours.count == 121 - horizon
 
 
 def test_a_trigger_is_answered_with_the_newest_reading(

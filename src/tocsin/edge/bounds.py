@@ -6,7 +6,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-ERRORS_MIN, STARTUP, WILD_FROM, WILD, SPAN, RATE, TIMES = 30, 10, 15, 15.0, 24.0, 0.1, (0.5, 100.0)
+ERRORS_MIN, STARTUP, WILD_FROM, WILD, SPAN, TIMES = 30, 10, 15, 15.0, 23.0, (0.5, 100.0)
+RATE, SIDE_RATE = 0.05, 0.01
 """As in `models.conformal`, which says why; a test holds the two to each other."""
 
 
@@ -45,12 +46,11 @@ class Bounds:
         size = WILD * self.scale if wild else abs(error)
         if not math.isnan(lower):
             beyond = (1.0 - self.coverage) / 2
-            self.below = self._moved(self.below, error < lower, beyond)
-            self.above = self._moved(self.above, error > upper, beyond)
+            below, above = (error < lower) - beyond, (error > upper) - beyond
+            both = RATE * (below + above)
+            self.below = min(max(self.below * math.exp(both + SIDE_RATE * below), TIMES[0]), TIMES[1])
+            self.above = min(max(self.above * math.exp(both + SIDE_RATE * above), TIMES[0]), TIMES[1])
         self.count += 1
         if self.count > STARTUP:
-            self.scale += (size - self.scale) * max(1.0 / (self.count - STARTUP), 2.0 / (SPAN + 1.0))
-
-    @staticmethod
-    def _moved(times: float, is_beyond: bool, beyond: float) -> float:
-        return min(max(times * math.exp(RATE * (is_beyond - beyond)), TIMES[0]), TIMES[1])
+            span = SPAN + len(self.pending)
+            self.scale += (size - self.scale) * max(1.0 / (self.count - STARTUP), 2.0 / (span + 1.0))

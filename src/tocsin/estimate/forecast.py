@@ -223,7 +223,7 @@ def _skip(steps: int, period: int, recent: Floats, pending: Floats, before: Floa
 @inner
 def _settle(
     k: Floats, made: Floats, y: float, window: Floats, weights: Floats, covariance: Floats, keep: float,
-    coverage: float,
+    coverage: float, horizon: int,
 ) -> None:  # fmt: skip
     """Learn from the reading that a forecast was made for; from a spike only how far off it was."""
     error = y - made[GIVEN]
@@ -232,7 +232,8 @@ def _settle(
     if not is_wild(k, error) and not np.isnan(made[BASE]):
         # What the window says by now: with a longer horizon the weights have moved since.
         learn_window(window, y - made[BASE] - predicted(window, weights), weights, covariance, keep)
-    learn_error(k, error, made[GIVEN_LOWER] - made[GIVEN], made[GIVEN_UPPER] - made[GIVEN], coverage)
+    lower, upper = made[GIVEN_LOWER] - made[GIVEN], made[GIVEN_UPPER] - made[GIVEN]
+    learn_error(k, error, lower, upper, coverage, horizon)
 
 
 @inner
@@ -272,7 +273,7 @@ def _forecast(
 
         made = pending[at * PENDING : (at + 1) * PENDING]
         out[YHAT, i], out[LOWER, i], out[UPPER, i] = made[GIVEN], made[GIVEN_LOWER], made[GIVEN_UPPER]
-        _settle(k, made, y, window, weights, covariance, keep, coverage)
+        _settle(k, made, y, window, weights, covariance, keep, coverage, horizon)
         recent[now % size] = y
         yhat, base = recent[(now + horizon) % size] if method == SEASONAL_NAIVE else y, np.nan
         if is_ridge:

@@ -1,9 +1,13 @@
 """Intervals that keep what they promise: online conformal prediction, scaled by how large the errors are just now.
 
-The lower and the upper bound lie so many times the recent mean error from the forecast; each of the two numbers grows
-when a reading falls beyond its bound and shrinks a little when it does not, so that in the long run the promised share
-does, whatever the errors look like (Gibbs & Candès, "Adaptive conformal inference under distribution shift", 2021;
-the quantile tracker of Angelopoulos, Candès & Tibshirani, "Conformal PID control", 2023).
+The lower and the upper bound lie so many times the recent mean error from the forecast; both numbers grow when a
+reading falls beyond either bound and shrink a little when it does not, so that in the long run the promised share does,
+whatever the errors look like (Gibbs & Candès, "Adaptive conformal inference under distribution shift", 2021; the
+quantile tracker of Angelopoulos, Candès & Tibshirani, "Conformal PID control", 2023). Slowly each of them also follows
+its own side, so that as many readings fall below as above.
+
+Forecasts of many periods ahead err together: one jump of the readings puts all of them beyond the same bound that were
+made before it and are for later. What they owe is paid back by both sides, in half of the time that one would take.
 """
 
 from __future__ import annotations
@@ -19,11 +23,11 @@ CONFORMAL = (0.0, 0.0, 2.0, 2.0)
 STARTUP, WILD_FROM, ERRORS_MIN = 10, 15, 30
 """Errors that are not looked at (what a sensor says while it starts is often no reading); until one may be called wild;
 until there is an interval."""
-SPAN = 24.0
-"""Over how many errors the scale looks back."""
-RATE = 0.1
-"""How fast bounds move. On two years of hourly PM2.5 it is faster than one hour ahead needs (at 0.05 each 30 days are
-covered as well, by bounds 2 % narrower); the reading of yesterday needs it (0.863 at least, at 0.05 0.850)."""
+SPAN = 23.0
+"""Over how many errors the scale looks back, beside as many as the forecast looks ahead, which overlap."""
+RATE, SIDE_RATE = 0.05, 0.01
+"""How fast both bounds move with any reading beyond them, and each of them with those beyond itself: chosen on two
+years of hourly PM2.5 (docs/decisions/forecast.md)."""
 TIMES_MIN, TIMES_MAX = 0.5, 100.0
 """Bounds stay within these many times the scale: a series that was constant is to widen again within some readings."""
 WILD = 15.0
@@ -37,18 +41,20 @@ def is_wild(k: Floats, error: float) -> bool:
 
 
 @kernel
-def learn_error(k: Floats, error: float, lower: float, upper: float, coverage: float) -> None:
+def learn_error(k: Floats, error: float, lower: float, upper: float, coverage: float, horizon: int) -> None:
     """One error (reading less forecast) of a forecast that was given with these bounds (NaN if with none)."""
     size = WILD * k[SCALE] if is_wild(k, error) else np.abs(error)
     if not np.isnan(lower):
         beyond = (1.0 - coverage) / 2
-        k[BELOW] *= np.exp(RATE * ((1.0 if error < lower else 0.0) - beyond))
-        k[ABOVE] *= np.exp(RATE * ((1.0 if error > upper else 0.0) - beyond))
+        below, above = (1.0 if error < lower else 0.0) - beyond, (1.0 if error > upper else 0.0) - beyond
+        both = RATE * (below + above)
+        k[BELOW] *= np.exp(both + SIDE_RATE * below)
+        k[ABOVE] *= np.exp(both + SIDE_RATE * above)
         k[BELOW] = min(max(k[BELOW], TIMES_MIN), TIMES_MAX)
         k[ABOVE] = min(max(k[ABOVE], TIMES_MIN), TIMES_MAX)
     k[ERRORS] += 1
     if k[ERRORS] > STARTUP:
-        k[SCALE] += (size - k[SCALE]) * max(1.0 / (k[ERRORS] - STARTUP), 2.0 / (SPAN + 1.0))
+        k[SCALE] += (size - k[SCALE]) * max(1.0 / (k[ERRORS] - STARTUP), 2.0 / (SPAN + horizon + 1.0))
 
 
 PENDING = 3
@@ -81,7 +87,8 @@ def follow(
         out[YHAT, i], out[LOWER, i], out[UPPER, i] = made[GIVEN], made[GIVEN_LOWER], made[GIVEN_UPPER]
         error = values[i] - made[GIVEN]
         if not np.isnan(error):
-            learn_error(k, error, made[GIVEN_LOWER] - made[GIVEN], made[GIVEN_UPPER] - made[GIVEN], coverage)
+            lower, upper = made[GIVEN_LOWER] - made[GIVEN], made[GIVEN_UPPER] - made[GIVEN]
+            learn_error(k, error, lower, upper, coverage, horizon)
         made[GIVEN] = ahead[i]
         made[GIVEN_LOWER] = made[GIVEN_UPPER] = np.nan
         if k[ERRORS] >= ERRORS_MIN:

@@ -7,14 +7,17 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Discriminator, Tag
 from pydantic import Field as Setting
 
 from tocsin.batch import Floats, Ints
 from tocsin.errors import ConfigError
-from tocsin.models import conformal
+from tocsin.models import boosted, conformal
+from tocsin.models.boosted import Boosted
 from tocsin.models.conformal import CONFORMAL, OUTPUTS, PENDING, follow
 from tocsin.models.dataset import Dataset, Series
 from tocsin.models.forecaster import KIND, Forecaster
@@ -46,6 +49,11 @@ class Neural(Settings):
     """What the random numbers begin with: the same seed and data give the same net."""
 
 
+def _which(model: Any) -> str:
+    """What the settings of a model are those of: trees where it is said how many, else a net."""
+    return "boosted" if isinstance(model, Boosted) or (isinstance(model, Mapping) and "trees" in model) else "net"
+
+
 class Training(TrainingFile):
     """A forecaster, as ``tocsin train`` reads it."""
 
@@ -53,8 +61,10 @@ class Training(TrainingFile):
     """What is taught; without it a forecaster."""
     dataset: Dataset
     """Which rows teach, choose and judge."""
-    model: Neural = Neural()
-    """The net, and how it learns."""
+    model: Annotated[Annotated[Neural, Tag("net")] | Annotated[Boosted, Tag("boosted")], Discriminator(_which)] = (
+        Neural()
+    )
+    """The net, or the boosted trees, and how it learns."""
     season: int | None = Setting(None, ge=2)
     """How many periods make a day, a shift, a cycle: then the reading one season before is a plain method, too."""
     coverage: float = Setting(0.9, ge=0.5, lt=1)
@@ -67,28 +77,42 @@ class Training(TrainingFile):
 def train_on(training: Training, series: Series, told: Progress | None = None) -> Manifest:
     """Train a forecaster, prove it on the part that judges, and keep it as a new version, which is not promoted.
 
-    Interrupted, it goes on where it was when it is called again with the same settings and data. ``told`` is called
-    after each epoch with the share that is done and the loss on the validation part.
+    Interrupted, a net goes on where it was when it is called again with the same settings and data; trees, which take
+    seconds, begin anew. ``told`` is called after each epoch or tree with the share that is done and the loss on the
+    validation part.
     """
+    if isinstance(training.model, Boosted):
+        scaling = _scaling(series, None)
+        trees = boosted.grow(series, scaling, training.model, told)
+        content = boosted.to_onnx(trees.dump_model(), series.dataset.window, len(series.dataset.inputs))
+        draft = _draft(training, series, [scaling], {"learnt_trees": trees.best_iteration})
+        return Store(training.store).add(*_proven(training, series, draft, {MODEL: content}))
+    kept = training.store / training.name / f".training-{_fingerprint(training, series)}"
+    kept.mkdir(parents=True, exist_ok=True)
+    draft, content = _taught(training, training.model, series, kept, told)
+    manifest = Store(training.store).add(*_proven(training, series, draft, {MODEL: content}))
+    shutil.rmtree(kept)
+    return manifest
+
+
+def _taught(
+    training: Training, how: Neural, series: Series, kept: Path, told: Progress | None
+) -> tuple[Manifest, bytes]:
+    """Returns what the manifest says of a net, or of one for each machine, before it is proven, and its graph."""
     from tocsin.models.fit import Recipe, teach
 
-    how = training.model
     owners = range(len(series.keys)) if how.per_key else (None,)
     scalings = [_scaling(series, owner) for owner in owners]
     lessons = [_lesson(series, owner, scaling) for owner, scaling in zip(owners, scalings, strict=True)]
     recipe = Recipe(**how.model_dump(exclude={"per_key"}))
-    kept = training.store / training.name / f".training-{_fingerprint(training, series)}"
-    kept.mkdir(parents=True, exist_ok=True)
     learnt = teach(lessons, series.dataset.window, recipe, kept, told)
     weights = {name: np.stack([one.weights[name] for one in learnt]) for name in learnt[0].weights}
     if not how.per_key:
         weights = {name: values[0] for name, values in weights.items()}
-    draft = _draft(training, series, scalings, epochs=max(one.epochs for one in learnt))
-    manifest = Store(training.store).add(
-        *_proven(training, series, draft, {MODEL: to_onnx(how.cell, weights, series.dataset.window)})
-    )
-    shutil.rmtree(kept)
-    return manifest
+    learnt_epochs = max(one.epochs for one in learnt)
+    keys = list(series.keys) if how.per_key else []
+    draft = _draft(training, series, scalings, {"learnt_epochs": learnt_epochs, "keys": keys})
+    return draft, to_onnx(how.cell, weights, series.dataset.window)
 
 
 def _fingerprint(training: Training, series: Series) -> str:
@@ -129,8 +153,8 @@ def _lesson(series: Series, owner: int | None, scaling: tuple[Floats, Floats, fl
     )  # fmt: skip
 
 
-def _draft(training: Training, series: Series, scalings: Any, epochs: int) -> Manifest:
-    dataset, how = training.dataset, training.model
+def _draft(training: Training, series: Series, scalings: Any, learnt: Mapping[str, Any]) -> Manifest:
+    dataset = training.dataset
     mean, scale, change = ([np.asarray(one[i]).tolist() for one in scalings] for i in range(3))
     parts = {part: len(getattr(series, part)) for part in ("train", "validate", "test")}
     return Manifest(
@@ -143,12 +167,11 @@ def _draft(training: Training, series: Series, scalings: Any, epochs: int) -> Ma
         scaling={"mean": mean, "scale": scale, "change": change},
         data={**series.about, "windows": parts},
         settings={
-            **how.model_dump(),
-            "learnt_epochs": epochs,
+            **training.model.model_dump(),
+            **learnt,
             "every_us": dataset.every,
             "coverage": training.coverage,
             "season": training.season,
-            "keys": list(series.keys) if how.per_key else [],
         },
     )
 

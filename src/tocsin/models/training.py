@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,19 @@ def read_training(path: Path, settings: Mapping[str, str]) -> TrainingFile:
     try:
         return made.model_validate(tree)
     except ValidationError as error:
-        said = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        said = [f"{path}: {_place(tree, e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigError("\n".join(said)) from error
+
+
+def _place(tree: Any, steps: Sequence[str | int]) -> str:
+    """Returns where in the file a mistake is: where settings may be of two kinds, which they are stands in no file."""
+    place = []
+    for at, step in enumerate(steps):
+        inside = isinstance(tree, Mapping) and step in tree
+        if inside or at == len(steps) - 1:
+            place.append(str(step))
+        tree = tree[step] if inside else tree
+    return ".".join(place)
 
 
 def train(training: TrainingFile | Path | str, told: Progress | None = None) -> Manifest:
