@@ -8,7 +8,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,9 @@ advertised.listeners={advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+super.users=User:ANONYMOUS
 sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN
 log.dirs={folder}/data
 offsets.topic.replication.factor=1
@@ -136,6 +140,25 @@ class Kafka:
         settings = {key.replace("_", "."): value for key, value in config.items()}
         self.admin.create_topics([NewTopic(name, partitions, 1, config=settings)])[name].result(30)
         return name
+
+    @contextmanager
+    def denied(self, kind: str, name: str, operation: str) -> Iterator[None]:
+        """`USER` may not do this with a topic, a group or a transaction, as long as the block takes."""
+        from confluent_kafka.admin import (
+            AclBinding,
+            AclBindingFilter,
+            AclOperation,
+            AclPermissionType,
+            ResourcePatternType,
+            ResourceType,
+        )
+
+        of = (ResourceType[kind], name, ResourcePatternType.LITERAL, f"User:{USER}", "*", AclOperation[operation])
+        binding = AclBinding(*of, AclPermissionType.DENY)
+        self.admin.create_acls([binding])[binding].result(30)
+        yield
+        gone = AclBindingFilter(*of, AclPermissionType.DENY)
+        self.admin.delete_acls([gone])[gone].result(30)
 
     def send(self, topic: str, values: Sequence[bytes | None], partition: int = -1, **more: Any) -> None:
         """Produce records, each acknowledged."""

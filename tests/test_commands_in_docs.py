@@ -19,7 +19,7 @@ LINE = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*(tocsin .*)")
 ENDS = {"|", ">", ">>", "&", "&&", ";", "||", "2>&1"}
 
 
-def _shown(text: str) -> Iterator[tuple[str, bool]]:
+def shown(text: str) -> Iterator[tuple[str, bool]]:
     """The commands of a page, and whether each is whole: within a sentence what is plain may be left out."""
     for language, block in BLOCK.findall(text):
         if language in ("", "bash", "sh", "console"):
@@ -34,7 +34,13 @@ def _shown(text: str) -> Iterator[tuple[str, bool]]:
         yield command, False
 
 
-def _parsed(words: list[str], is_whole: bool) -> None:
+def split(command: str) -> list[str]:
+    """The words of a command, without its own name, up to where the shell does something with what it prints."""
+    words = shlex.split(command, comments=True)[1:]
+    return words[: next((i for i, word in enumerate(words) if word in ENDS), len(words))]
+
+
+def parsed(words: list[str], is_whole: bool) -> None:
     """Raises ClickException if that is not a command."""
     command: click.Command = main
     while isinstance(command, click.Group):
@@ -56,11 +62,9 @@ def _parsed(words: list[str], is_whole: bool) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_each_command_is_one(page: Path) -> None:
-    for command, is_whole in _shown(page.read_text(encoding="utf-8")):
-        words = shlex.split(command, comments=True)[1:]
-        end = next((i for i, word in enumerate(words) if word in ENDS), len(words))
+    for command, is_whole in shown(page.read_text(encoding="utf-8")):
         try:
-            _parsed(words[:end], is_whole)
+            parsed(split(command), is_whole)
         except click.ClickException as error:
             pytest.fail(f"{command}: {error.format_message()}")
 
@@ -68,4 +72,4 @@ def test_each_command_is_one(page: Path) -> None:
 def test_what_is_no_command_is_noticed() -> None:
     for command in ("tocsin runn x.yaml", "tocsin run x.yaml --pgae", "tocsin run", "tocsin alarms akc 1"):
         with pytest.raises(click.ClickException):
-            _parsed(command.split()[1:], is_whole=True)
+            parsed(command.split()[1:], is_whole=True)

@@ -52,3 +52,57 @@ unused = {{"starlette", "duckdb", "httpx", "plotly", "apprise", "sqlglot", "delt
 assert not unused & set(sys.modules), unused & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PLANT = """
+name: plant
+source: {{files: {data}}}
+decode: {{csv: {{columns: {{m: text, v: float}}}}}}
+key: m
+folder: {folder}
+streams:
+  judged: {{steps: [{{ewma: {{of: v}}}}], sinks: [{{delta: judged}}]}}
+"""
+ROOMS = ("acquire", "decode", "condition", "detect", "estimate", "notify", "output")
+
+
+def test_a_run_loads_the_parts_of_its_pipeline_alone(tmp_path: Path) -> None:
+    """Each part that is loaded is read, has its settings built and its loops known: so no other part is."""
+    (tmp_path / "in.csv").write_text("m,v\na,1\n")
+    (tmp_path / "plant.yaml").write_text(PLANT.format(data=tmp_path / "in.csv", folder=tmp_path / "tables"))
+    code = f"""
+import sys
+from click.testing import CliRunner
+from tocsin.cli import main
+done = CliRunner().invoke(main, ["run", {str(tmp_path / "plant.yaml")!r}])
+assert done.exit_code == 0, done.output
+print(*sorted(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    named = [name.split(".") for name in loaded if name.startswith("tocsin.")]
+    parts = {".".join(name[1:]) for name in named if len(name) == 3 and name[1] in ROOMS and name[2][0] != "_"}
+    assert parts == {
+        "acquire.files",
+        "decode.csv",
+        "condition.event_time",
+        "condition.rekey",
+        "detect.ewma",
+        "output.delta",
+    }
+    top = {name.partition(".")[0] for name in loaded}
+    assert not top & {
+        "sqlglot",
+        "duckdb",
+        "rich",
+        "httpx",
+        "starlette",
+        "uvicorn",
+        "plotly",
+        "apprise",
+        "obstore",
+        "deltalake",
+    }
+    rooms = {name[1] for name in named if len(name) > 1}
+    assert not rooms & {"flink", "serve", "infer", "testing", "estimate", "mqtt", "kafka", "kinesis", "postgres"}

@@ -37,6 +37,19 @@ def declared(*groups: str) -> dict[str, Requirement]:
     return {canonicalize_name(one.name): one for one in map(Requirement, texts)}
 
 
+def test_what_a_message_says_to_install_is_in_the_extra_that_it_names() -> None:
+    told = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "MissingExtra":
+                words = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+                if len(words) == 2:
+                    told += [(library, str(words[1])) for library in str(words[0]).split(" and ")]
+    assert len(told) > 25
+    missing = [pair for pair in told if canonicalize_name(pair[0]) not in declared(pair[1])]
+    assert not missing
+
+
 def imported(path: Path) -> set[str]:
     """The top-level names of all modules that a file imports, wherever it does."""
     names: set[str] = set()

@@ -206,6 +206,12 @@ def test_tables_whose_rows_wait_alone_may_not_join_a_load(warehouse: Warehouse) 
     warehouse.text = together
     with pytest.raises(StateMismatch, match="is part of 'load warehouse' from now on"):
         warehouse.run()
+    warehouse.text = together.replace("          load: warehouse\n", "")
+    warehouse.postgres.execute(f"drop table {warehouse.schema}.parts")
+    warehouse.run()
+    warehouse.text = together
+    warehouse.run()
+    assert warehouse.counts()["parts"] == 3
 
 
 def test_a_load_of_two_servers_is_refused(warehouse: Warehouse) -> None:

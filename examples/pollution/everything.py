@@ -10,6 +10,8 @@ import os
 import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from tocsin.mqtt.plain import Plain
 HERE = Path(__file__).parent
 BROKER = [sys.executable, "-m", "tocsin.mqtt.broker", "--port"]
 TOCSIN = [sys.executable, "-m", "tocsin.cli"]
+DATA, INFERRED, ACCURACY = "pollution/data", "pollution/data/infer", "pollution/data/model/accuracy"
+WINDOW = 24  # of train.yaml
+WAIT_S = 300
 
 
 def main() -> None:
@@ -33,78 +38,129 @@ def main() -> None:
     options = parser.parse_args()
     folder, url = options.folder.absolute(), f"mqtt://127.0.0.1:{options.port}"
     folder.mkdir(parents=True, exist_ok=True)
-    lake = folder / "lake"
+    lake, models = folder / "lake", folder / "models"
+    if hours(lake):
+        raise SystemExit(f"{folder} holds an earlier run; give another --folder, or remove it")
     environment = os.environ | {
         "TOCSIN_FOLDER": str(lake),
         "TOCSIN_MQTT_URL": url,
         "TOCSIN_ACCURACY_MODEL": str(HERE / "accuracy.json"),
     }
     with ExitStack() as stack:
-
-        def start(*command: object, waits: bool = False) -> None:
-            process = stack.enter_context(
-                subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE)
+        parts = Parts(stack, environment)
+        parts.start("the broker", *BROKER, options.port, waits=True)
+        said = parts.start("the device", sys.executable, HERE / "device.py", options.csv, url, waits=True)
+        has, needs = int(said.split()[0]), options.history + WINDOW + options.hours
+        if has < needs:
+            raise SystemExit(
+                f"{options.csv} holds {has:,} of the {needs:,} hours that it takes; take a shorter --history"
             )
-            stack.callback(process.terminate)
-            if waits and process.stdout is not None:
-                process.stdout.readline()
+        for client, topic in (("pollution-archive", DATA), ("pollution-watch", INFERRED)):
+            subscriber = Plain(url, client, [topic], timeout_s=WAIT_S)
+            subscriber.connect()  # from now on the broker keeps what comes, until the pipeline has started
+            subscriber.close()
+        parts.start("the pipeline", *TOCSIN, "run", HERE.parent / "pollution.yaml")
+        user = Plain(url, "everything", timeout_s=WAIT_S)
+        user.connect()
+        user.publish("pollution/data/ingest/trigger", str(options.history).encode())
+        user.close()
+        parts.wait_until(lambda: hours(lake) >= options.history)
+        print(f"kept: {hours(lake):,} hours", flush=True)
 
-        start(*BROKER, options.port, waits=True)
-        start(sys.executable, HERE / "device.py", options.csv, url, waits=True)
-        start(*TOCSIN, "run", HERE.parent / "pollution.yaml")
-        plant = Plain(url, "plant")
-        plant.connect()
-        while not hours(lake):  # until the pipeline has subscribed, nobody keeps what the device sends
-            plant.publish("pollution/data/ingest/trigger", b"1")
-            plant.poll(1.0)
-        plant.publish("pollution/data/ingest/trigger", str(options.history).encode())
-        while (kept := hours(lake)) < options.history:
-            plant.poll(1.0)
-        plant.close()
-        print(f"kept: {kept:,} hours", flush=True)
-
-        training = [f"folder={lake}", f"store={folder / 'models'}", f"model.epochs={options.epochs}"]
+        training = [f"folder={lake}", f"store={models}", f"model.epochs={options.epochs}"]
         words = [word for one in training for word in ("--set", one)]
         subprocess.run([*TOCSIN, "train", HERE / "train.yaml", *words], check=True)
         # With little history it may not beat the last reading; the way is shown all the same.
-        promote = ["models", "promote", "pollution", "1", "--force", "--store", folder / "models"]
-        subprocess.run([*TOCSIN, *promote], check=True)
+        subprocess.run([*TOCSIN, "models", "promote", "pollution", "1", "--force", "--store", models], check=True)
         key = folder / "edge.key"
         key.write_bytes(secrets.token_bytes(32))
-        deploy = ["models", "deploy", "pollution", "--store", folder / "models", "--key", key]
+        deploy = ["models", "deploy", "pollution", "--store", models, "--key", key]
         subprocess.run([*TOCSIN, *deploy, "--to", f"{url}/pollution/model"], check=True)
         told = json.loads((HERE / "edge.json").read_text())
         told |= {"key": str(key), "url": url, "folder": str(folder / "edge")}
         (folder / "edge.json").write_text(json.dumps(told))
-        start(sys.executable, "-m", "tocsin.edge", folder / "edge.json")
-        user = Plain(url, "everything", ["pollution/data", "pollution/data/infer", "pollution/data/model/accuracy"])
-        user.connect()
-        while not (folder / "edge" / "current.bundle").exists():
-            user.poll(0.1)
-        for _ in range(24 + options.hours):  # its window fills first
-            user.publish("pollution/data/ingest/trigger", b"1")
-            hear(user, "pollution/data")
-            user.publish("pollution/data/infer/trigger", b"now")
-            answer = json.loads(hear(user, "pollution/data/infer"))
-            if answer["predicted_pollution"] is not None:
-                print(answer, flush=True)
-        while (message := user.poll(5.0)) is not None:
-            print(f"{message[0]}: {message[1].decode()}")
-        user.close()
+        parts.start("the edge process", sys.executable, "-m", "tocsin.edge", folder / "edge.json")
+        parts.wait_until(lambda: (folder / "edge" / "current.bundle").exists())
+        user = Plain(url, "everything", [DATA, INFERRED, ACCURACY], timeout_s=WAIT_S)
+        infer(parts, user, options.hours, lake)
 
 
-def hear(user: Plain, topic: str) -> bytes:
-    while (message := user.poll(30.0)) is not None:
-        if message[0] == topic:
-            return message[1]
-        print(f"{message[0]}: {message[1].decode()}")
-    raise SystemExit(f"nothing came on {topic}")
+class Parts:
+    """The processes, which end with this one; one that ends before it ends all."""
+
+    def __init__(self, stack: ExitStack, environment: dict[str, str]) -> None:
+        self.stack, self.environment = stack, environment
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: object, waits: bool = False) -> str:
+        """Start a process; returns its first line where it ``waits`` for one."""
+        output = subprocess.PIPE if waits else None
+        process = subprocess.Popen(list(map(str, command)), env=self.environment, stdout=output)
+        self.running[name] = self.stack.enter_context(process)
+        self.stack.callback(process.terminate)
+        line = process.stdout.readline().decode() if process.stdout is not None else ""
+        if waits and not line:
+            process.wait()
+        self.check()
+        return line
+
+    def end(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.terminate()
+        process.wait(WAIT_S)
+
+    def check(self) -> None:
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise SystemExit(f"{name} ended (exit status {process.returncode}); what it said stands above")
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        until = time.monotonic() + WAIT_S
+        while not true():
+            self.check()
+            if time.monotonic() > until:
+                raise SystemExit(f"it did not come about in {WAIT_S} s; what the processes said stands above")
+            time.sleep(0.2)
+
+    def hear(self, user: Plain, topic: str) -> bytes:
+        """Returns the next message of a topic, and prints those of others before it."""
+        heard: list[bytes] = []
+
+        def came() -> bool:
+            while not heard and (message := user.poll(0.1)) is not None:
+                if message[0] == topic:
+                    heard.append(message[1])
+                else:
+                    print(f"{message[0]}: {message[1].decode()}", flush=True)
+            return bool(heard)
+
+        self.wait_until(came)
+        return heard[0]
 
 
-def hours(lake: Path) -> int:
-    """Returns how many hours are in the table; 0 while there is none."""
+def infer(parts: Parts, user: Plain, count: int, lake: Path) -> None:
+    """Have the device send an hour at a time, ask the edge process after each, and print what is said."""
+    user.connect()
+    judged = 0
+    for _ in range(WINDOW + count):  # its window fills first
+        user.publish("pollution/data/ingest/trigger", b"1")
+        parts.hear(user, DATA)
+        user.publish("pollution/data/infer/trigger", b"now")
+        answer = json.loads(parts.hear(user, INFERRED))
+        judged += None not in (answer["predicted_pollution"], answer["actual_pollution"])
+        if answer["predicted_pollution"] is not None:
+            print(f"{INFERRED}: {json.dumps(answer)}", flush=True)
+    parts.wait_until(lambda: hours(lake, "inferred") >= judged)
+    parts.end("the pipeline")  # in good order: what its detector model has told is with the broker then
+    while (message := user.poll(1.0)) is not None:
+        print(f"{message[0]}: {message[1].decode()}", flush=True)
+    user.close()
+
+
+def hours(lake: Path, table: str = "pollution") -> int:
+    """Returns how many hours are in a table; 0 while there is none."""
     try:
-        return int(tocsin.query("select count(*) as n from pollution", lake)["n"][0].as_py())
+        return int(tocsin.query(f"select count(*) as n from {table}", lake)["n"][0].as_py())
     except TocsinError:
         return 0
 

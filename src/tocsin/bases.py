@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Literal
@@ -128,6 +129,31 @@ def judged(schema: pa.Schema, field: str = "score") -> str | None:
     """
     metadata = schema.field(field).metadata if field in schema.names else None
     return None if not metadata or _JUDGES not in metadata else str(metadata[_JUDGES].decode())
+
+
+CONTRIBUTIONS = pa.field("contributions", pa.list_(pa.float64()))
+"""How much each of several columns has contributed to a verdict; null where nobody says it."""
+_EXPLAINS, _BY = b"explains", b"by"
+
+
+def explaining(verdicts: Sequence[str], by: Sequence[str]) -> pa.Field:
+    """Returns `CONTRIBUTIONS` that carry which verdicts they explain, and by which columns, as Arrow metadata."""
+    return CONTRIBUTIONS.with_metadata({_EXPLAINS: json.dumps(list(verdicts)), _BY: json.dumps(list(by))})
+
+
+def explanation(schema: pa.Schema, verdict: str) -> tuple[str, Sequence[str]] | None:
+    """Returns the column with the contributions to a verdict, and of which columns they are; None if there is none.
+
+    Examples
+    --------
+    >>> explanation(pa.schema([pa.field("score", pa.float64()), explaining(["score"], ["flow", "current"])]), "score")
+    ('contributions', ['flow', 'current'])
+    """
+    for field in schema:
+        metadata = field.metadata or {}
+        if _EXPLAINS in metadata and verdict in json.loads(metadata[_EXPLAINS]):
+            return str(field.name), list(map(str, json.loads(metadata[_BY])))
+    return None
 
 
 Tells = Literal["lasting", "surprise", "standstill"]

@@ -273,6 +273,23 @@ def test_mistakes_are_told_in_the_codes_of_the_proxy(proxy: Proxy) -> None:
     assert error(consumer.client.get(f"{consumer.uri}/offsets")) == (404, 40402)
 
 
+def test_topics_are_subscribed_to_by_name_as_the_answer_says(proxy: Proxy) -> None:
+    consumer = proxy.consumer("by-name")
+    refused = consumer.client.post(f"{consumer.uri}/subscription", json={"topic_pattern": "by.*"})
+    assert 'send {"topics": [...]}; there are no patterns' in refused.json()["message"]
+    assert consumer.client.post(f"{consumer.uri}/subscription", json={"topics": ["by.name"]}).status_code == 204
+
+
+def test_consumers_that_are_done_make_room_for_others(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = proxy.consumer("many")
+    monkeypatch.setattr(_groups, "INSTANCES_MAX", 1)
+    refused = proxy.client.post("/consumers/many", json={"format": "json"}, headers={"content-type": V2})
+    assert "delete those that are done" in refused.json()["message"]
+    monkeypatch.undo()
+    assert done.client.delete(done.uri).status_code == 204
+    proxy.consumer("many")
+
+
 def test_consuming_needs_the_token_too(tmp_path: Path) -> None:
     token = "0123456789abcdef"
     with running(tmp_path, token=token) as proxy:
@@ -366,3 +383,5 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     given = replace(world(tmp_path), journal=lambda split: Nothing())  # type: ignore[arg-type,return-value]
     with pytest.raises(CorruptState, match=r"groups\.json is damaged .*; delete it"):
         read_from(Http(port=free_port()), in_world=given)
+    (scratch / "groups.json").unlink()
+    read_from(Http(port=free_port()), in_world=given).close()

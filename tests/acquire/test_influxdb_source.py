@@ -163,6 +163,19 @@ def test_what_the_server_refuses_is_told(plant: Plant, change: dict[str, Any], m
         list(polled(reader))
     assert not isinstance(told.value, Unavailable)
     assert "wrong" not in str(told.value)
+    plant.write(f" n=1i {AT_NS}")
+    assert numbers(plant.read()[0]) == [1], "with the right user, password, url and database"
+
+
+def test_who_is_given_the_right_to_read_reads(plant: Plant) -> None:
+    plant.write(f" n=1i {AT_NS}")
+    plant.server.ask("create user reads with password 'reads-only'")
+    source = plant.source(user="reads", password="reads-only")
+    with closing(read_from(source)) as reader, pytest.raises(SourceError, match=r"403.*; give the right to read"):
+        list(polled(reader))
+    plant.server.ask("grant read on plant to reads")
+    with closing(read_from(source)) as reader:
+        assert [n for rows, _ in polled(reader) for n in numbers(rows)] == [1]
 
 
 def test_a_measurement_that_is_not_there_has_no_points(plant: Plant) -> None:

@@ -323,8 +323,11 @@ def test_two_processes_with_one_name_are_told_apart(kafka: Kafka, tmp_path: Path
         one.until(lambda: len(one.rows) == 1)
         with reading(source, world(tmp_path)) as copy:
             copy.until(lambda: len(copy.readers) == 1)
-            with pytest.raises(SourceError, match=r"under our name: .*delete .*member.json in a copy"):
+            with pytest.raises(SourceError, match=r"under our name: .*stop one of them, .*member.json in a copy"):
                 one.until(lambda: False)
+    kafka.send(topic, numbered(2))
+    with reading(source, world(tmp_path), one.offsets) as alone:
+        alone.until(lambda: alone.numbers()[-1:] == [2])
 
 
 # what is gone
@@ -433,26 +436,69 @@ def test_every_listener_lets_us_in(
 
 
 @pytest.mark.parametrize(
-    ("listener", "settings", "says"),
+    ("listener", "settings", "says", "corrected"),
     [
-        ("SASL_PLAINTEXT", {"password": "wrong"}, "refuses user 'alice' .*; correct user, password and mechanism"),
-        ("SASL_SSL", {"tls": {"ca": "other/ca.pem"}}, "cannot be spoken to by TLS .*; correct the certificates in tls"),
+        (
+            "SASL_PLAINTEXT",
+            {"password": "wrong"},
+            "refuses user 'alice' .*; correct user, password and mechanism",
+            {"password": PASSWORD},
+        ),
+        (
+            "SASL_SSL",
+            {"tls": {"ca": "other/ca.pem"}},
+            "cannot be spoken to by TLS .*; correct the certificates in tls",
+            {"tls": {"ca": "ca.pem"}},
+        ),
         (
             "PLAINTEXT",
             {"user": None, "password": None, "session_timeout": "50m"},
-            "does not take our session_timeout",
+            "does not take our session_timeout .* set one from 6 s to 30 min",
+            {"session_timeout": "30min"},
         ),
-        ("SSL", {"user": None, "password": None, "tls": {"ca": "ca.pem"}}, "cannot be spoken to by TLS .*certificate"),
+        (
+            "SSL",
+            {"user": None, "password": None, "tls": {"ca": "ca.pem"}},
+            "cannot be spoken to by TLS .*certificate",
+            {"tls": {"ca": "ca.pem", "cert": "tocsin.pem", "key": "tocsin.key"}},
+        ),
     ],
 )
-def test_who_is_refused_is_told(
-    kafka: Kafka, certificates: Path, listener: str, settings: Mapping[str, Any], says: str
+def test_who_is_refused_is_told_and_let_in_when_that_is_corrected(
+    kafka: Kafka,
+    certificates: Path,
+    listener: str,
+    settings: Mapping[str, Any],
+    says: str,
+    corrected: Mapping[str, Any],
 ) -> None:
-    common = {"brokers": kafka.at(listener), "topics": kafka.topic(), "user": USER, "password": PASSWORD}
+    topic = kafka.topic()
+    common = {"brokers": kafka.at(listener), "topics": topic, "user": USER, "password": PASSWORD}
     source = Source.model_validate({**common, **settings})
     with reading(source, world(certificates)) as got, pytest.raises(SourceError, match=says) as told:
         got.until(lambda: False)
     assert not isinstance(told.value, Unavailable)
+    kafka.send(topic, numbered(1))
+    with reading(Source.model_validate({**common, **settings, **corrected}), world(certificates)) as got:
+        got.until(lambda: len(got.rows) == 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("TOPIC", "does not let user 'alice' use the topic"), ("GROUP", "does not let user 'alice' use the group")],
+)
+def test_who_is_given_the_right_to_read_reads(kafka: Kafka, kind: str, says: str) -> None:
+    topic = kafka.topic()
+    kafka.send(topic, numbered(1))
+    source = Source(brokers=kafka.at("SASL_PLAINTEXT"), topics=topic, group=topic, user=USER, password=PASSWORD)
+    with (
+        kafka.denied(kind, topic, "READ"),
+        reading(source) as refused,
+        pytest.raises(SourceError, match=f"{says} .*; give it the right to"),
+    ):
+        refused.until(lambda: False)
+    with reading(source) as got:
+        got.until(lambda: len(got.rows) == 1)
 
 
 def test_a_cluster_that_is_away_may_come_back() -> None:

@@ -338,6 +338,10 @@ def test_what_does_not_pass_is_said_with_its_remedy(
         one.read(1)
     assert stream in str(told.value)
     assert not isinstance(told.value, Unavailable)
+    gate.rule = lambda action, request: None  # as when that is done
+    kinesis.send(stream, numbers(0, 1))
+    with reading(source(kinesis, stream, endpoint=gate.url)) as one:
+        one.read(1)
 
 
 def test_a_right_that_is_missing_for_the_shard_is_said(kinesis: Server, gate: Gate) -> None:
@@ -380,7 +384,21 @@ def test_without_credentials_it_says_where_to_put_them(
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    with pytest.raises(SourceError, match="set AWS_ACCESS_KEY_ID"), reading(source(kinesis, "plant")) as one:
+    stream = kinesis.stream()
+    with pytest.raises(SourceError, match="set AWS_ACCESS_KEY_ID"), reading(source(kinesis, stream)) as one:
+        one.read(1)
+    kinesis.send(stream, numbers(0, 1))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with reading(source(kinesis, stream)) as one:
+        one.read(1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=r"write it into ~/.aws/config, or correct the setting profile"):
+        source(kinesis, stream, profile="plant").check(world())
+    (tmp_path / "config").write_text("[profile plant]\naws_access_key_id = test\naws_secret_access_key = test\n")
+    with reading(source(kinesis, stream, profile="plant")) as one:
         one.read(1)
 
 

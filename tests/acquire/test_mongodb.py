@@ -198,8 +198,10 @@ def test_a_number_as_id_has_no_overlap(plant: Plant) -> None:
 
 def test_ids_of_several_types_are_refused(plant: Plant) -> None:
     plant.insert({"_id": 5, "n": 5}, {"_id": "x", "n": 7})
-    with pytest.raises(SourceError, match="several types"):
+    with pytest.raises(SourceError, match=r"several types, .*; set modified to the field with the date of change"):
         load(plant.source())
+    plant.insert({"_id": 5, "n": 5, "changed": plant.now()}, {"_id": "x", "n": 7, "changed": plant.now()}, into="dated")
+    assert sorted(load(plant.source(collections="dated", modified="changed"))[0]) == [5, 7]
 
 
 def test_documents_without_a_date_are_told(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:

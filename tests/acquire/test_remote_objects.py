@@ -61,6 +61,22 @@ def payloads(reader: Reader, rows: int | None = None) -> list[bytes]:
     return [one for batch, _ in taken(reader, rows) if len(batch) for one in batch.rows.column("payload").to_pylist()]
 
 
+def test_parquet_is_read_as_a_source_of_its_own(object_store: ObjectStore, folder: str) -> None:
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), parquet)
+    object_store.put(f"{folder}/a.ndjson", b"1\n")
+    object_store.put(f"{folder}/b.parquet", parquet.getvalue())
+    with (
+        closing(opened(source(object_store, folder))) as reader,
+        pytest.raises(SourceError, match="cannot be mixed with others; read them as a source of their own"),
+    ):
+        payloads(reader)
+    with closing(opened(source(object_store, f"{folder}/*.ndjson"))) as reader:
+        assert payloads(reader) == [b"1\n"]
+    with closing(opened(source(object_store, f"{folder}/*.parquet"))) as reader:
+        assert sum(len(batch) for batch, _ in taken(reader)) == 1
+
+
 def test_all_below_a_folder_in_natural_order_with_their_topics(object_store: ObjectStore, folder: str) -> None:
     object_store.put(f"{folder}/log10.ndjson", b"4\n5")
     object_store.put(f"{folder}/log2.ndjson", b"1\n\n2\n")

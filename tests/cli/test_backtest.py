@@ -143,6 +143,15 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path, job: str, options: list
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_model_is_judged_by_rows_from_when_it_says(trained: Path) -> None:
+    words = ["backtest", str(model(trained)), str(trained / "plant.parquet"), "--key", "machine", "--since"]
+    refused = CliRunner().invoke(main, [*words, "2020-09-14"]).stderr
+    told = re.search(r"rows before (\S+) taught .*; judge it by those from then on", refused)
+    assert told is not None, refused
+    done = CliRunner().invoke(main, [*words, told[1]])
+    assert done.exit_code == 0, done.output
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of `plant`, two versions of which one is the champion, and the plant as a file."""

@@ -128,6 +128,13 @@ def test_without_labels_it_is_told_how_to_give_one(plant: Path) -> None:
     assert "report of forecasts only" in done.stderr
 
 
+def test_a_time_before_which_something_was_labelled_proposes_a_limit(plant: Path) -> None:
+    words = ["backtest", str(job(plant)), str(readings(plant)), "--key", "machine", "--folder", str(plant), "--since"]
+    done = tocsin(*words, "2026-03-01")
+    assert "nothing was labelled before 2026-03-01 00:00: no limit is proposed; try a later --since" in done.stderr
+    assert "high 92 in place of 80" in tocsin(*words, "2026-03-03").stderr
+
+
 def test_a_label_names_an_alarm_that_is_known(plant: Path) -> None:
     done = tocsin("alarms", "label", "true", "hot:fan", "--folder", str(plant), "--by", "ann")
     assert done.exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -44,6 +45,20 @@ def test_rows_that_taught_do_not_judge(steps: Path) -> None:
     result = CliRunner().invoke(main, ["backtest", str(steps), str(data), "--since", since])
     assert result.exit_code == 2
     assert "taught the model or calibrated it" in result.output
+    begin = re.search(r"rows before (\S+) taught", result.output)
+    assert begin is not None, result.output
+    result = CliRunner().invoke(main, ["backtest", str(steps), str(data), "--since", begin[1]])
+    assert result.exit_code == 0, result.output
+
+
+def test_later_rows_judge_where_nothing_is_known_of_the_last_ones(steps: Path) -> None:
+    data = steps.with_name("pumps.parquet")
+    last = pq.read_table(data)["time"][-1].as_py()
+    result = CliRunner().invoke(main, ["backtest", str(steps), str(data), "--since", last.isoformat()])
+    assert "on no row has a probability and an outcome; give later rows" in result.output
+    pq.write_table(pumps(3_500, seed=8, start_us=1_730_000_000_000_000), data)
+    result = CliRunner().invoke(main, ["backtest", str(steps), str(data), "--since", last.isoformat()])
+    assert result.exit_code == 0, result.output
 
 
 def test_what_happened_must_be_in_the_file(steps: Path) -> None:

@@ -94,6 +94,16 @@ def test_days_left_of_a_certificate(tmp_path: Path, days: int, level: str, exit_
     assert f"{abs(days)} days" in line
     assert "can be read by others" in done.output
     assert f"chmod 600 {tmp_path}/press.key" in done.output
+    assert ("make a new one: `tocsin certs`" in done.output) == (days < 300)
+    made = tmp_path / "made"
+    assert CliRunner().invoke(main, ["certs", str(made), "press"]).exit_code == 0
+    for name in ("press.pem", "press.key"):
+        shutil.copy(made / name, tmp_path / name)
+    (tmp_path / "press.key").chmod(0o600)
+    again = CliRunner().invoke(main, ["doctor", str(tmp_path / "press.yaml")])
+    assert "press.pem h" in again.output
+    assert "chmod 600" not in again.output
+    assert "make a new one" not in again.output
 
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:

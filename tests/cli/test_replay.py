@@ -122,6 +122,14 @@ def test_what_is_lacking_is_told_with_the_remedy(plant: Path, change: tuple[str,
     done = tocsin("replay", path)
     assert done.exit_code == 2, done.output
     assert told in done.stderr
+    path.write_text(text)
+    assert tocsin("replay", path).exit_code == 0
+
+
+def test_a_setting_is_written_as_the_message_says(plant: Path) -> None:
+    refused = tocsin("replay", pipeline(plant, 80), "--set", "folder")
+    assert "write it as place=value, such as --set folder=/data" in refused.stderr
+    assert tocsin("replay", pipeline(plant, 80), "--set", f"folder={plant}").exit_code == 0
 
 
 def test_a_time_that_is_none_is_told(plant: Path) -> None:
@@ -177,3 +185,9 @@ def test_a_table_of_several_sources_feeds_all_that_takes_them(tmp_path: Path) ->
     done = tocsin("replay", path)
     assert done.exit_code == 2
     assert "takes east only, but table 'readings' does not say which of east, west a row is of" in done.stderr
+    one = "  readings: {from: [east, west], sinks: [delta: readings]}"
+    own = "\n".join(f"  {name}s: {{from: {name}, sinks: [delta: {name}s]}}" for name in ("east", "west"))
+    again = {"folder": tmp_path / "own", "taken": "east"}
+    path.write_text(UNITED.format(**again).replace(one, own).replace(f"{tmp_path}/own/", f"{tmp_path}/"))
+    assert tocsin("run", path).exit_code == 0
+    assert tocsin("replay", path).exit_code == 0

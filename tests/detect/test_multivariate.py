@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from data_folder import DATA
 
+from tocsin.condition.derive import Derive
+from tocsin.condition.keep import Keep
 from tocsin.detect.multivariate import Multivariate
+from tocsin.notify.alarm import Alarm
+from tocsin.serve.alarm_list import AlarmList
 from tocsin.testing import feed, rows
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,6 +42,31 @@ def test_against_numpy() -> None:
     total = verdict["t2"].to_numpy() + verdict["spe"].to_numpy()
     parts = np.array(verdict["contributions"].to_pylist()[200:])
     np.testing.assert_allclose(parts.sum(axis=1), total[200:], rtol=1e-6)
+
+
+def test_an_alarm_on_its_score_says_what_raises_it_also_behind_other_steps() -> None:
+    random = np.random.default_rng(5)
+    a, b, c = random.normal(size=(3, 600))
+    c[500:] += 8
+    steps = (
+        Multivariate(of=("a", "b", "c"), learn=300),
+        Derive(columns={"double": "2 * a"}),
+        Keep(where="score is not null"),
+        Alarm(rule="strange", score=75),
+    )
+    left = rows({"a": a, "b": b, "c": c})
+    for step in steps:
+        left = feed(step, left).combine_chunks().to_batches()[0]
+    first = left.to_pylist()[0]
+    assert first["event"] == "raised"
+    assert ", raised by c " in first["message"]
+    words = json.loads(first["evidence"])["contributions"]
+    assert first["message"].endswith(f", raised by {words}")
+    assert words.startswith("c ")
+    shown = AlarmList()
+    shown.take(pa.Table.from_batches([left]))
+    (one,) = shown.by_id.values()
+    assert one.contributions == json.loads(left.to_pylist()[-1]["evidence"]).get("contributions", "")
 
 
 def test_names_the_signal_that_is_off() -> None:

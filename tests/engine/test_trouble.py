@@ -75,10 +75,14 @@ def test_a_few_errors_are_survived(tmp_path: Path, whole: World) -> None:
     same(world, whole)
 
 
-def test_many_errors_are_told(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    with pytest.raises(DiskTrouble, match="simulated; nothing committed is lost"):
+def test_many_errors_are_told_and_a_start_on_a_sound_disk_goes_on(tmp_path: Path, whole: World) -> None:
+    world = World(tmp_path / "world")
+    with pytest.raises(
+        DiskTrouble, match="simulated; nothing committed is lost: look after the disk, then start again"
+    ):
         run(world, Failing(RETRIES + 1, errno.EIO))
+    run(world, Failing(0, errno.EIO))
+    same(world, whole)
 
 
 def test_a_full_disk_is_waited_out_however_long_it_takes(tmp_path: Path, whole: World) -> None:

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from real_flink import MARKS, STARTED_S, Machine, ended_well, started
+from real_flink import MARKS, PYTHON, STARTED_S, Machine, ended_well, started
 
 from tocsin import read
 from tocsin.engine.embedded import EmbeddedRunner
@@ -81,8 +81,14 @@ def as_bag(table: str, folder: Path) -> Counter[str]:
     return Counter(str(sorted(row.items())) for row in kept)
 
 
-def assert_same(one: Path, other: Path) -> None:
-    for table in TABLES:
+def halves(table: str, folder: Path) -> set[tuple[Any, ...]]:
+    """Key, time and half the value of all rows."""
+    rows: list[dict[str, Any]] = read(table, folder).to_pylist()
+    return {(row["key"], row["time"], row["half"] if "half" in row else row["value"] / 2) for row in rows}
+
+
+def assert_same(one: Path, other: Path, tables: Sequence[str] = TABLES) -> None:
+    for table in tables:
         wanted, given = as_bag(table, one), as_bag(table, other)
         assert wanted, f"{table} has no rows: it proves nothing"
         assert not wanted - given, f"{table}: lost"
@@ -98,6 +104,15 @@ def published(epochs: int, folder: Path, running: subprocess.Popen[str]) -> None
         assert running.poll() is None, f"it has ended too early: {running.communicate()[1]}"
         assert time.monotonic() < until_s
         time.sleep(0.05)
+
+
+def test_a_job_is_put_together_without_what_its_workers_need() -> None:
+    """It would take a second more of CPU time at each submission."""
+    assert PYTHON is not None
+    code = "import sys, tocsin.flink.job; print(*sys.modules)"
+    loaded = subprocess.run([PYTHON, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "tocsin.flink.job" in loaded
+    assert not {"numba", "sqlglot", "pydantic", "deltalake", "tocsin.engine"} & set(loaded)
 
 
 def test_every_table_is_that_of_the_embedded_run(machine: Machine, tmp_path: Path) -> None:
@@ -138,6 +153,12 @@ def test_it_goes_on_with_a_changed_pipeline(machine: Machine, tmp_path: Path) ->
     text = file.read_text().replace("keep: abs(z) > 1.2", "keep: abs(z) >= 1.2")
     file.write_text(text + "  all:\n    steps: [derive: {half: value / 2}, select: [half]]\n    sinks: [delta: all]\n")
     ended_well(machine.run(file, tmp_path / "flink"))
-    assert_same(tmp_path / "embedded", tmp_path / "flink")
+    assert_same(tmp_path / "embedded", tmp_path / "flink", [name for name in TABLES if name != "late_source"])
     assert as_bag("high", tmp_path / "flink").total() > before > 0
     assert as_bag("all", tmp_path / "flink").total() > 1_000
+    # A stream without windows keeps all rows: from the change on late ones are there, and not in a table of their own.
+    before_it, since = (halves(table, tmp_path / "flink") for table in ("late_source", "all"))
+    late = halves("late_source", tmp_path / "embedded")
+    assert late == before_it | (late & since)
+    assert late & since
+    assert not before_it & since

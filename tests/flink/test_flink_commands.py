@@ -15,7 +15,7 @@ from tocsin import Pipeline
 from tocsin.cli import main
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.keyed import refusals
-from tocsin.errors import ForeignCommit, StateMismatch
+from tocsin.errors import ForeignCommit, StateMismatch, Unavailable
 from tocsin.flink.cluster import Cluster
 from tocsin.flink.runner import FlinkRunner
 
@@ -52,7 +52,9 @@ def test_a_page_and_an_address_without_a_port_are_refused() -> None:
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--page"])
     assert (done.exit_code, "tocsin serve" in done.output) == (2, True)
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--jobmanager", "here"])
-    assert (done.exit_code, "localhost:8081" in done.output) == (2, True)
+    assert (done.exit_code, "write the address of its web interface, as localhost:8081" in done.output) == (2, True)
+    done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink", "--jobmanager", "localhost:8081"])
+    assert "write the address" not in done.output
 
 
 def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -87,6 +89,10 @@ def test_what_ran_embedded_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
     with pytest.raises(StateMismatch, match="has run embedded"):
         runner.run()
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = pipeline(tmp_path / "elsewhere").plan()
+    with pytest.raises(Unavailable, match="start one with tocsin flink up, or give another address with --jobmanager"):
+        FlinkRunner(tmp_path / "x.yaml", {}, elsewhere, "localhost:1").run()
 
 
 def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +104,9 @@ def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeyp
     monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
     with pytest.raises(ForeignCommit, match="stands at epoch"):
         FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = FlinkRunner(tmp_path / "x.yaml", {}, pipeline(tmp_path / "elsewhere").plan(), "localhost:1")
+    elsewhere._refuse_other_rows()
 
 
 def test_a_step_that_has_changed_is_named_before_anything_is_submitted(

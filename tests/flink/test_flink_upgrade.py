@@ -55,11 +55,13 @@ def test_what_did_not_change_goes_on_where_it_was(data: Path, tmp_path: Path) ->
     EmbeddedRunner(plan_of(tmp_path / "embedded", data)).run()
     wanted = bag("same", tmp_path / "embedded")
     rng, folder = random.Random(3), tmp_path / "flink"
-    last, _ = run(plan_of(folder, data), rng, until=lambda number: number >= 5)
+    last, _ = run(plan_of(folder, data, before=({"keep": "value > 0"},)), rng, until=lambda number: number >= 5)
     assert last is not None
     assert 0 < bag("same", folder).total() < wanted.total()
-    # A step more before it, so that it has another place; the other stream's windows are of another length.
-    changed = plan_of(folder, data, before=({"keep": "value > 0"},), every="11s", more=True)
+    # A step more before it, so that it has another place; another limit, for which nothing is remembered; the other
+    # stream's windows are of another length.
+    before = ({"derive": {"half": "value / 2"}}, {"keep": "value > -1"})
+    changed = plan_of(folder, data, before=before, every="11s", more=True)
     with pytest.raises(StateMismatch, match=r"what 'other.0.window' remembered .* --forget other.0.window"):
         Attempt(changed, last, rng, Change("2"))
     run(changed, rng, last, Change("2", ("other.0.window",)), name="two")

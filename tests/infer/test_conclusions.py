@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from tocsin.errors import ConfigError
@@ -11,6 +12,7 @@ from tocsin.infer.conclude import Conclusion, Hints, conclude
 from tocsin.infer.delimited import table_of
 from tocsin.infer.numbers import number_style
 from tocsin.infer.sample import Piece, Sample
+from tocsin.values.times import parse_times
 
 
 def of_file(text: str, hints: Hints | None = None, encoding: str = "utf-8") -> Conclusion:
@@ -101,7 +103,13 @@ def test_the_devices_own_time_goes_before_that_of_the_server() -> None:
 def test_day_and_month_that_cannot_be_told_apart_are_said() -> None:
     made = of_file(rows("when,force", "3/7/2025 06:00,1.5", "3/7/2025 06:01,2.5"))
     assert made.time.is_ambiguous
-    assert any("day and month" in note for note in made.notes)
+    (note,) = [note for note in made.notes if "day and month" in note]
+    assert made.time.format is not None
+    assert f"read as {made.time.format}. If not, change it in the file" in note
+    changed = made.time.format.replace("%m/%d", "%d/%m")
+    assert changed != made.time.format
+    for stamp in (made.time.format, changed):
+        assert parse_times(pa.array(["3/7/2025 06:00"]), format=stamp, zone="UTC")[0].null_count == 0
 
 
 def test_without_a_time_messages_count_by_arrival_and_rows_of_files_are_counted() -> None:

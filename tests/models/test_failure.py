@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 from pumps import pumps
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, CorruptState
 from tocsin.estimate.failure_probability import FailureProbability
 from tocsin.models import SAMPLES
+from tocsin.models.contributions import TreeContributions
 from tocsin.models.failure import FailurePredictor, FailureTraining, _boosted, _parted, train_on
-from tocsin.models.manifest import Manifest
+from tocsin.models.manifest import MODEL, Manifest
 from tocsin.models.proof import figures, reliability
 from tocsin.models.store import Store
+from tocsin.models.trees_onnx import tree_attributes
+from tocsin.notify.alarm import Alarm
 from tocsin.testing import feed, rows
 
 
@@ -68,6 +72,72 @@ def test_onnx_says_what_the_library_says_also_where_numbers_are_missing(
     never = features[:3].copy()
     never[1, 0] = np.nan
     assert np.isnan(predictor.probability(never)).tolist() == [False, True, False]
+
+
+def test_contributions_are_the_librarys_shap_values(taught: tuple[FailureTraining, Manifest]) -> None:
+    settings, manifest = taught
+    features, outcome, parts, _ = _parted(settings.dataset, pumps(), {})
+    teach = parts["train"]
+    trees = _boosted(settings.model).fit(features[teach], outcome[teach])
+    wanted = manifest.settings["calibration"]["slope"] * trees.predict(features[:500], pred_contrib=True)[:, :-1]
+    predictor = FailurePredictor.open(Store(settings.store), "pump", 1)
+    probability = predictor.probability(features[:500])
+    over = probability > manifest.settings["base_rate"]
+    said = predictor.contributions(features[:500], probability)
+    assert 20 < over.sum() < 400
+    assert np.allclose(said[over], wanted[over], atol=1e-9)
+    assert np.isnan(said[~over]).all()
+
+
+def test_shap_values_of_deep_trees_where_much_is_missing() -> None:
+    """A way that asks a feature several times, a column with nothing, a feature of no use, a tree of one leaf."""
+    from lightgbm import LGBMRegressor
+
+    random = np.random.default_rng(2)
+    x = np.float32(random.normal(size=(1500, 7))).astype(np.float64)
+    y = x[:, 0] * x[:, 1] + np.sin(3 * x[:, 2]) + (x[:, 3] > 0) * x[:, 4]
+    x[random.uniform(size=x.shape) < 0.1] = np.nan
+    x[:, 6] = np.nan
+    for settings in ({"n_estimators": 12, "num_leaves": 60, "min_child_samples": 3}, {"min_child_samples": 1500}):
+        trees = LGBMRegressor(n_jobs=1, verbose=-1, **settings).fit(x, y)
+        ours = TreeContributions(tree_attributes(trees.booster_.dump_model()), x.shape[1])
+        wanted = trees.predict(x[:60], pred_contrib=True)
+        assert np.allclose(ours(x[:60]), wanted[:, :-1], atol=1e-9), settings
+    with pytest.raises(CorruptState, match="holds no trees"):
+        TreeContributions.read(b"{}", 7, "models/pump/1/trees.json")
+
+
+def test_an_alarm_says_what_raises_it(taught: tuple[FailureTraining, Manifest]) -> None:
+    settings, _ = taught
+    given = rows({"vibration": [1.0, 6.0, 1.0], "age": [3.0, 40.0, 3.0]})
+    judged = feed(FailureProbability(model="pump", version=1, store=str(settings.store)), given)
+    shares = np.array(judged["contributions"][1].as_py())
+    batch = judged.combine_chunks().to_batches()[0]
+    assert judged["contributions"].is_valid().to_pylist() == [False, True, False]
+    told = feed(Alarm(rule="likely", of="failure_probability", high=0.5), batch).to_pylist()
+    assert [row["event"] for row in told] == ["raised", "cleared"]
+    vibration = 100 * shares[0] / shares.sum()
+    words = [f"vibration {vibration:.0f} %", f"age {100 - vibration:.0f} %"]
+    if vibration < 50:
+        words.reverse()
+    assert told[0]["message"].endswith(
+        f"high (failure_probability {told[0]['value']:.6g}), raised by {', '.join(words)}"
+    )
+    assert json.loads(told[0]["evidence"])["contributions"] == ", ".join(words)
+    assert "raised by" not in told[1]["message"]
+    of_another = feed(Alarm(rule="old", of="age", high=30), batch).to_pylist()[0]
+    assert "raised by" not in of_another["message"], "nothing has contributed to a reading"
+
+
+def test_a_version_without_its_trees_has_no_contributions(
+    taught: tuple[FailureTraining, Manifest], tmp_path: Path
+) -> None:
+    settings, manifest = taught
+    files = Store(settings.store).files("pump", 1)
+    Store(tmp_path).add(manifest, {MODEL: files[MODEL]})
+    given = rows({"vibration": [6.0], "age": [40.0]})
+    said = feed(FailureProbability(model="pump", version=1, store=str(tmp_path)), given)
+    assert (said["failure_probability"][0].as_py() > 0.5, said["contributions"].to_pylist()) == (True, [None])
 
 
 def test_rows_that_know_what_lies_behind_a_border_are_left_out(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 from page_of_docs import PageOfDocs
@@ -64,6 +67,11 @@ def test_texts_by_the_page_the_last_ones_judge(tmp_path: Path, monkeypatch: pyte
     (content,), (commands,) = page.shown("yaml"), page.shown("sh")
     Path("trade.yaml").write_text(content)
     train, promote = (shlex.split(line)[1:] for line in commands.splitlines())
+    assert "there are no models in" in CliRunner().invoke(main, ["models", "list"]).stderr
+    with pytest.raises(ConfigError, match=r"there is no model 'trade' in .*; make it first: tocsin train FILE"):
+        Store().followed("trade")
+    refused = CliRunner().invoke(main, [*train, "--set", "dataset.test_from"])
+    assert "write it as place=value, such as --set model.units=64" in refused.stderr
     result = CliRunner().invoke(main, [*train, "--set", "dataset.test_from=2023-11-16T22:13:20Z"])
     assert result.exit_code == 0, result.output
     manifest = Store().show("trade", 1)
@@ -72,7 +80,15 @@ def test_texts_by_the_page_the_last_ones_judge(tmp_path: Path, monkeypatch: pyte
     assert manifest.metrics["accuracy"] == 0.0
     assert json.loads(result.stdout.splitlines()[-1])["accuracy"] == 0.0
     assert "trade is NOT better than most_frequent" in CliRunner().invoke(main, promote).output
-    assert CliRunner().invoke(main, [*promote, "--force"]).exit_code == 0
+    follow = re.search(r"follow it: tocsin (.+)", result.stderr)
+    assert follow is not None
+    with pytest.raises(ConfigError, match=r"look at them \(tocsin models list --store \S+\), then: ") as told:
+        Store().followed("trade")
+    look, then = re.findall(r"tocsin ([^)]+)", str(told.value))
+    assert shlex.split(then) == shlex.split(follow[1])
+    assert "trade" in CliRunner().invoke(main, shlex.split(look)).output
+    assert CliRunner().invoke(main, [*shlex.split(then), "--force"]).exit_code == 0
+    assert Store().followed("trade").version == 1
     said = feed(Classify(model="trade"), rows({"text": ["oil leak", "fuse"]}))
     assert said["class"].to_pylist() == ["hydraulics", "electrical"]
 
@@ -105,9 +121,19 @@ def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
     gaps = table.append_column("heat", pa.array([None] + [1.0] * (len(table) - 1)))
     with pytest.raises(ConfigError, match="'heat' of the query has rows without a number"):
         life_training.train_on(life(tmp_path, sensors="heat"), gaps, {})
+
+
+def test_numbers_are_written_as_text_and_rows_have_both(tmp_path: Path) -> None:
     file = tmp_path / "text.yaml"
-    file.write_text("kind: text\nname: t\ndataset: {query: q, target: time, text: key, time: time}\n")
-    training = read_training(file, {})
+    file.write_text("kind: text\nname: t\ndataset: {query: q, target: class, text: text, time: time}\n")
+    training = read_training(file, {"store": str(tmp_path)})
     assert isinstance(training, text_training.TextTraining)
-    with pytest.raises(ConfigError, match="'time' of the query is int64, no text"):
-        text_training.train_on(training, table, {})
+    numbers = log().set_column(2, "class", pc.utf8_length(log()["class"]))
+    with pytest.raises(ConfigError, match="'class' of the query is int32, no text; write it as: class::text"):
+        text_training.train_on(training, numbers, {})
+    written = duckdb.sql("select time, text, class::text as class from numbers").to_arrow_table()
+    assert text_training.train_on(training, written, {}).version == 1
+    neither = log().set_column(2, "class", pa.nulls(len(numbers), pa.string()))
+    with pytest.raises(ConfigError, match="no row of the query has both 'text' and 'class'; ask it with: tocsin query"):
+        text_training.train_on(training, neither, {})
+    assert duckdb.sql("select count(*) from neither where class is not null").fetchall() == [(0,)], "asked, it shows"

@@ -150,6 +150,16 @@ def test_a_refusal_says_what_to_do(sink: Influxdb, change: dict[str, str], messa
         publish(wrong, rows({"value": [1.0]}))
     assert not isinstance(refused.value, Unavailable)
     assert "wrong" not in str(refused.value)
+    publish(sink, rows({"value": [1.0]}))
+
+
+def test_who_is_given_the_right_to_write_writes(influxdb: InfluxDb, sink: Influxdb) -> None:
+    influxdb.ask("create user writes with password 'writes-only'")
+    own = Influxdb.model_validate({**sink.model_dump(), "user": "writes", "password": "writes-only"})
+    with pytest.raises(SinkError, match=r"403.*; give the user or token the right to write"):
+        publish(own, rows({"value": [1.0]}))
+    influxdb.ask("grant write on plant to writes")
+    publish(own, rows({"value": [1.0]}))
 
 
 def test_version_2_is_asked_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,9 @@ def test_a_second_engine_under_our_name_shuts_the_first_out(kafka: Kafka) -> Non
         publish(two, 2, batch(2.0))
         with pytest.raises(ForeignCommit, match=f"another process writes to .* as 'tocsin.{topic}'.*stop one of them"):
             publish(one, 2, batch(3.0))
-    assert values(kafka, topic) == [1.0, 2.0]
+    with closing(sink.open(world(name=f"{topic}-copy"), some.schema)) as copy:  # of another name
+        publish(copy, 1, batch(3.0))
+    assert values(kafka, topic) == [1.0, 2.0, 3.0]
 
 
 def forget(kafka: Kafka, topic: str) -> None:
@@ -239,6 +241,13 @@ def test_a_topic_with_a_smaller_limit_says_so(kafka: Kafka) -> None:
         publish(writer, 1, some)
     assert not isinstance(told.value, Unavailable)
     assert values(kafka, topic) == []
+    fewer = Sink(brokers=kafka.address, topic=topic, columns=("key", "time", "value"))
+    with closing(fewer.open(world(name=f"{topic}-fewer"), some.schema)) as writer:
+        publish(writer, 1, some)
+    raised = kafka.topic(max_message_bytes="10000")
+    with closing(Sink(brokers=kafka.address, topic=raised).open(world(name=raised), some.schema)) as writer:
+        publish(writer, 1, some)
+    assert values(kafka, topic) == values(kafka, raised) == [1.0]
 
 
 def test_a_topic_that_is_not_there_is_waited_for(kafka: Kafka) -> None:
@@ -251,6 +260,21 @@ def test_a_topic_that_is_not_there_is_waited_for(kafka: Kafka) -> None:
     kafka.admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
     with closing(sink.open(place, some.schema)) as writer:
         writer.publish(1, [token])
+    assert values(kafka, topic) == [1.0]
+
+
+def test_who_is_given_the_right_to_write_in_transactions_writes(kafka: Kafka) -> None:
+    topic, some = kafka.topic(), batch(1.0)
+    sink = Sink(brokers=kafka.at("SASL_PLAINTEXT"), topic=topic, user=USER, password=PASSWORD)
+    place = world(name=topic)
+    with (
+        kafka.denied("TRANSACTIONAL_ID", f"tocsin.{topic}", "WRITE"),
+        closing(sink.open(place, some.schema)) as writer,
+        pytest.raises(SinkError, match=r"does not let user 'alice' write in transactions .*; give it the right to"),
+    ):
+        publish(writer, 1, some)
+    with closing(sink.open(place, some.schema)) as writer:
+        publish(writer, 1, some)
     assert values(kafka, topic) == [1.0]
 
 

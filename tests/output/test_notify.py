@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from tocsin.batch import as_times
+from tocsin.cli import main
 from tocsin.contracts import Message
 from tocsin.errors import ConfigError, DeliveryError
 from tocsin.output._round import AT_ONCE, FAILURES_MAX
@@ -266,17 +269,21 @@ def test_a_name_is_judged_by_what_it_resolves_to_and_then_kept(
 ) -> None:
     asked = []
 
-    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
         asked.append(host)
         return [(2, 1, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr("socket.getaddrinfo", resolve)
     url = receiver.url.replace("127.0.0.1", "hooks.example.com")
     delivery = Notify(to=url).open(world())
-    with pytest.raises(DeliveryError, match=r"hooks\.example\.com is a private address"):
+    with pytest.raises(DeliveryError, match=r"hooks\.example\.com is a private address; set allow_private"):
         delivery.deliver([Message("x", b"{}")])
     delivery.close()
     assert receiver.got == []
+    delivery = Notify(to=url, allow_private=True).open(world())
+    delivery.deliver([Message("x", b"{}")])
+    delivery.close()
+    assert len(receiver.got) == 1
     assert not public("100.64.0.1")
     assert public("2606:4700::1111")
 
@@ -291,6 +298,10 @@ def test_unknown_targets_stay_in_the_outbox(
         delivery.deliver([Message("x", b'{"text": "x", "row": {}}')])
     with pytest.raises(ConfigError):
         Notify(to="nosuch://user:secret@host").check(world())
+    shown = CliRunner().invoke(main, re.search(r"`tocsin (.+)`", str(caught.value))[1].split())  # type: ignore[index]
+    assert shown.exit_code == 0
+    assert "mailto://" in shown.output
+    Notify(to="mailto://user:secret@example.com").check(world())
     assert "secret" not in str(caught.value) + caplog.text + "".join(capfd.readouterr())
 
 

@@ -224,6 +224,11 @@ def test_a_type_of_another_kind_is_refused_and_changes_nothing(database: Databas
         database.put(rows({"value": comes}), place=place)
     assert database.rows("value") == [(2**60,)]
     assert database.types()["value"] == "bigint"
+    database.put(rows({"value": comes}), table=f"{database.schema}.another")
+    database.put(values(5), place=place)  # as if a step had cast it
+    database.make("alter table {t} alter column value type text")
+    database.put(rows({"value": comes.cast(pa.string())}), place=place)
+    assert len(database.rows("value")) == 3
 
 
 def test_a_column_of_nulls_waits_for_its_type(database: Database) -> None:
@@ -244,6 +249,16 @@ def test_a_column_that_must_be_given_is_named(database: Database) -> None:
     database.make("create table {t} (key text, batch_number bigint not null)")
     with pytest.raises(SinkError, match="batch_number"):
         database.put(values(1))
+    database.put(values(1, batch_number=[7]))  # as if a step had added it
+    database.make("alter table {t} alter column batch_number set default 0")
+    database.put(values(1), place=world(name="without"))
+
+
+def test_a_view_is_no_table(database: Database) -> None:
+    database.make("create view {t} as select 1 as value")
+    with pytest.raises(SinkError, match="is no table; name another in the setting table"):
+        database.put(values(1))
+    database.put(values(1), table=f"{database.schema}.another")
 
 
 # rows that the server refuses

@@ -96,6 +96,8 @@ def test_another_engine_under_our_name_is_noticed(sink: Delta) -> None:
         with pytest.raises(ForeignCommit, match="another engine writes this table under our name"):
             late.apply(3, pa.Table.from_batches([batch]))
         late.discard([token])
+    publish(sink, batch, 1, world(name="another/name"))
+    publish(sink, batch, 4, place)  # the other one is stopped
 
 
 @pytest.mark.parametrize("trouble", ["half-close", "drop"])

@@ -160,6 +160,10 @@ def test_another_engine_under_our_name_is_noticed(object_store: ObjectStore) -> 
             second.publish(2, [second.stage(2, [batch(2)])])
         with pytest.raises(ForeignCommit, match="another engine writes under our name"):
             first.publish(3, [first.stage(3, [batch(3)])])
+    with closing(sink(object_store, folder).open(world(name="another/name"), batch(1).schema)) as renamed:
+        renamed.publish(1, [renamed.stage(1, [batch(1)])])
+    with closing(sink(object_store, folder).open(one, batch(1).schema)) as alone:
+        alone.publish(3, [alone.stage(3, [batch(3)])])
 
 
 def test_one_of_many_writers_makes_an_object(object_store: ObjectStore, hdfs: Hdfs) -> None:
@@ -212,10 +216,12 @@ def test_refusals_name_the_remedy(object_store: ObjectStore, hdfs: Hdfs) -> None
     assert "HADOOP_USER_NAME" in said({"path": f"{hdfs.url}/x", "storage": {"user": "nobody"}}, SinkError)
     assert "there is user" in said({"path": f"{hdfs.url}/x", "storage": {"name": "nobody"}}, ConfigError)
     said({"path": f"hdfs://127.0.0.1:{free_port()}/x"}, Unavailable)
+    publish(Files.model_validate({"path": f"{hdfs.url}/corrected", "storage": hdfs.options}))
     if object_store.binary is None:
         pytest.skip("moto takes any secret: versitygw is not installed")
     wrong = {**object_store.options, "aws_secret_access_key": "wrong"}
     assert "check the credentials" in said({"path": "s3://plant/x", "storage": wrong}, SinkError)
+    publish(Files.model_validate({"path": "s3://plant/checked", "storage": object_store.options}))
 
 
 def test_what_cannot_work_is_told_by_check(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def command(folder: Path, line: str) -> None:
 COMMANDS = remedies(
     command,
     (
-        "cli",
+        "cli/scoring",
         "make it first",
         "backtest HERE/job.yaml HERE/data.csv -o HERE/none/report.html",
         "backtest HERE/job.yaml HERE/data.csv -o HERE/report.html",

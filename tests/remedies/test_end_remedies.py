@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from advice import Remedy, followed, part, remedies
 
 from tocsin.batch import TIME_TYPE
+from tocsin.errors import SourceError
 from tocsin.lake.schema import delta_type
+from tocsin.objects.store import open_store
 from tocsin.postgres.types import sql_type
 from tocsin.redshift.types import sql_type as redshift_type
 
@@ -161,6 +166,18 @@ SINKS = remedies(
         "redshift: {url: 'postgresql://h/d', table: t, role: default, staging: 's3://bucket/folder'}",
     ),
     (
+        "output/kafka",
+        "write it as plant.{key}.state",
+        "kafka: {brokers: 'b:9092', topic: plant/state}",
+        "kafka: {brokers: 'b:9092', topic: 'plant.{key}.state'}",
+    ),
+    (
+        "output/mqtt",
+        "write it as plant/{key}/state",
+        "mqtt: {url: 'mqtt://h', topic: plant/#}",
+        "mqtt: {url: 'mqtt://h', topic: 'plant/{key}/state'}",
+    ),
+    (
         "postgres/writing",
         "rename it: 1 to {} bytes, and none of the names that the server has for itself",
         "postgres: {url: 'postgresql://h/d', table: " + "t" * 64 + "}",
@@ -190,6 +207,12 @@ CHECKED = [
             "mongodb: {url: 'mongodb://h/d', user: me, password: secret, collections: a}",
             "mongodb: {url: 'mongodb://h/d', collections: a}",
         ),
+        (
+            "mongodb/settings",
+            "write certificate and key into one file, and name it as tls.cert",
+            "mongodb: {url: 'mongodb://h/d', collections: a, tls: {cert: me.pem, key: me.key}}",
+            "mongodb: {url: 'mongodb://h/d', collections: a, tls: {cert: CERTIFICATES/both.pem}}",
+        ),
     ),
     *remedies(
         part("sink", checked=True),
@@ -215,6 +238,7 @@ CHECKED = [
     ),
 ]
 
+REDSHIFT = "redshift: {url: 'postgresql://h/d', table: t, role: default, staging: 's3://bucket/folder'}"
 WIDE = pa.schema([("key", pa.string()), ("time", TIME_TYPE), ("value", pa.float64()), ("many", pa.list_(pa.float64()))])
 LACKING = pa.schema([("key", pa.string()), ("value", pa.null())])
 BY_COLUMNS = [
@@ -238,6 +262,16 @@ BY_COLUMNS = [
         ("postgres/writing", "cast it first", LACKING, LACKING.set(1, pa.field("value", pa.float64()))),
     ),
     *remedies(
+        lambda names: part(
+            "sink", schema=pa.schema([*LACKING, *((name, pa.float64()) for name in names), ("time", TIME_TYPE)])
+        )(REDSHIFT),
+        ("postgres/writing", "rename one of them", ("speed", "Speed"), ("speed", "pace")),
+    ),
+    *remedies(
+        lambda address: open_store(address, {}, SourceError).close(),
+        ("objects/webhdfs", "write hdfs://namenode:{}/folder", "hdfs:///folder", "hdfs://namenode:9870/folder"),
+    ),
+    *remedies(
         lambda kind: sql_type(kind, "value", "PostgreSQL"),
         ("postgres/types", "cast it first", pa.month_day_nano_interval(), pa.string()),
     ),
@@ -254,7 +288,13 @@ BY_COLUMNS = [
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's matter
 @followed(SOURCES + UNDECODED + SINKS + CHECKED + BY_COLUMNS)
-def test_what_an_end_advises(remedy: Remedy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_end_advises(
+    remedy: Remedy, monkeypatch: pytest.MonkeyPatch, certificates: Path, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TOCSIN_HTTP_TOKEN", "0123456789abcdef0123456789abcdef")
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    if any("CERTIFICATES" in one for one in remedy.right if isinstance(one, str)):
+        both = tmp_path / "both.pem"
+        both.write_bytes(b"".join((certificates / name).read_bytes() for name in ("tocsin.pem", "tocsin.key")))
+        remedy = replace(remedy, right=tuple(one.replace("CERTIFICATES", str(tmp_path)) for one in remedy.right))
     remedy.follow()

@@ -102,6 +102,18 @@ SERVED = [
         ),
         (
             "serve/desk",
+            "say what is to be known of the alarm",
+            {"action": "comment", "alarm": "hot:pump#3f2a"},
+            {"action": "comment", "alarm": "hot:pump#3f2a", "reason": "the bearing is new"},
+        ),
+        (
+            "serve/desk",
+            "say whom the alarm is for: the name of an account",
+            {"action": "assign", "assignee": " "},
+            {"action": "assign", "assignee": "ann"},
+        ),
+        (
+            "serve/desk",
             "give a later time",
             {"action": "shelve", "until": NOW - timedelta(days=1)},
             {"action": "shelve", "until": NOW + timedelta(days=1)},

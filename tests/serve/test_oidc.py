@@ -132,10 +132,12 @@ def test_a_token_that_is_not_for_us_now_is_refused(
 
 def test_nobody_takes_the_name_of_an_account(page: PageContext, server: Server) -> None:
     page.keys.accounts = Accounts(page.state_folder)
-    page.keys.accounts.add_token("ann", "viewer", time.time_ns())
+    token = page.keys.accounts.add_token("ann", "viewer", time.time_ns())
     client = client_of(page)
     refused = client.get(back(sent(client)))
-    assert (refused.status_code, "of this name" in refused.text) == (403, True)
+    assert (refused.status_code, "of this name here; sign in with it" in refused.text) == (403, True)
+    assert client.post("/api/session", json={"token": token}).status_code == 200
+    client.cookies.clear()
     server.user["preferred_username"] = "local"
     assert client.get(back(sent(client))).status_code == 403, "nor that of somebody whom nobody knows"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,6 +92,7 @@ def test_data_moves_and_an_alarm_is_acknowledged(browser: object, page: Running,
 
     view.click(".tile:has-text('pump-2')")
     view.wait_for_selector(".card h3:has-text('outlet_pressure')", timeout=WAIT_MS)
+    hovers_and_compares(view)
     view.fill("#filter", "scara")
     view.wait_for_function("() => [...document.querySelectorAll('.tile')].filter(t => !t.hidden).length === 1")
     view.click("#theme")
@@ -98,6 +101,36 @@ def test_data_moves_and_an_alarm_is_acknowledged(browser: object, page: Running,
     assert seen.complaints == []
     assert all(url.startswith(page.url) for url in seen.asked), "it works without the internet"
     seen.close()
+
+
+def hovers_and_compares(view: Any) -> None:
+    """Of a live chart: the value and the moment under the pointer; another machine's curve, which moves on, too."""
+    card = ".card[data-signal=outlet_pressure]"
+    plot = view.locator(f"{card} .plot .nsewdrag")
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    under = (
+        f"() => {{ const [value, at] = ['.plot .hovertext', '.at'].map(one => document.querySelector('{card} ' + one));"
+        " return value && at.textContent ? [value.textContent, at.textContent] : null; }"
+    )
+    told = view.wait_for_function(under, timeout=WAIT_MS).json_value()
+    assert 3 < float(told[0].replace(",", ".")) < 5, "the outlet pressure, in bar"
+    assert re.search(r"\d{2}:\d{2}:\d{2}", told[1])
+    view.mouse.move(1, 1)
+    view.wait_for_function(f"() => !document.querySelector('{card} .at').textContent", timeout=WAIT_MS)
+
+    beside = view.get_by_role("combobox", name="Another machine")
+    beside.fill("pump-1")
+    curve = f"(document.querySelector('{card} .plot').data[5]?.x ?? [])"
+    view.wait_for_function(f"() => {curve}.length > 10", timeout=WAIT_MS)
+    assert "beside=pump-1" in view.url
+    name, _, mean = view.locator(f"{card} .curves li").nth(1).inner_text().partition(": mean ")
+    assert name == "pump-1"
+    assert 4.1 < float(mean) < 4.5, "pump-2 has 3.9"
+    newest = view.evaluate(f"Math.max(...{curve})")
+    view.wait_for_function(f"newest => Math.max(...{curve}) > newest", arg=newest, timeout=3 * WAIT_MS)
+    beside.fill("")
+    view.wait_for_function(f"() => !{curve}.length && !location.hash.includes('beside')", timeout=WAIT_MS)
 
 
 def test_the_page_comes_back_after_a_restart(browser: object, page: Running, plant: Plant, tmp_path: Path) -> None:

@@ -177,8 +177,20 @@ def test_one_finds_the_part_that_rejects_and_the_source_that_is_away(browser: An
     assert serious(axe, view) == []
     view.keyboard.press("Escape")
     view.wait_for_selector("#pipeline", state="hidden", timeout=WAIT_MS)
+    assert "part=" not in view.url
     view.click("#ends button:has-text('yard')")
     view.wait_for_selector("#part-title:has-text('Source yard')", timeout=WAIT_MS)
+    # Its link shows another person the same part; one to a part that is no longer there says so.
+    other = context.new_page()
+    other.goto(view.url)
+    other.wait_for_selector("#part-title:has-text('Source yard')", timeout=WAIT_MS)
+    assert other.locator(".part[aria-pressed=true] b").inner_text() == "yard: mqtt"
+    other.evaluate("location.hash = '#part=hot.0.keep'")
+    other.wait_for_selector("#part-title:has-text('keep of hot')", timeout=WAIT_MS)
+    other.evaluate("location.hash = '#part=cold.0.keep'")
+    other.wait_for_selector(
+        "#pipeline-said:has-text('There is no part cold.0.keep in this pipeline.')", timeout=WAIT_MS
+    )
     assert complaints == []
     context.close()
 

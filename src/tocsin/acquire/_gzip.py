@@ -81,7 +81,9 @@ class Gzip(Plain):
     def _unpack(self, count: int) -> bytes:
         swollen = self._at + len(self._kept)
         if self.damage is None and swollen > BOMB_BYTES and swollen > BOMB_RATIO * self.size():
-            self.damage = Damage("too_large", f"swells more than {BOMB_RATIO}-fold; read up to {swollen:,} bytes", True)
+            self.damage = Damage(
+                "too_large", f"swells more than {BOMB_RATIO}-fold; {swollen:,} bytes of it were read", True
+            )
         while self.damage is None and (self._unpacker is not None or self._next_member()):
             before = self._unpacker.copy()
             try:

@@ -26,6 +26,7 @@ from tocsin.errors import ConfigError
 from tocsin.estimate._ridge import terms
 from tocsin.estimate.forecast import LAGS_MAX, TERMS_MAX, Forecast
 from tocsin.estimate.model import Model
+from tocsin.models.dataset import told
 from tocsin.values.times import parse_times
 
 MONTH_US = 30 * 86_400_000_000
@@ -241,7 +242,7 @@ def _after_training(step: Model, text: str | None, times: Ints) -> int:
     from_us = first_us if text is None else since_us(text, times)
     if from_us < first_us:
         raise ConfigError(
-            f"--since {text}: rows before {_told(first_us)} taught the model or said when to stop; "
+            f"--since {text}: rows before {told(first_us)} taught the model or said when to stop; "
             "judge it by those from then on"
         )
     return from_us

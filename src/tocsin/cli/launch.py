@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tocsin.batch import LATE
-from tocsin.cli import set_aside
+from tocsin.cli import compiling, set_aside
 from tocsin.cli.reload import Reload
 from tocsin.cli.summary import summary
 from tocsin.engine.embedded import EmbeddedRunner
@@ -20,6 +20,8 @@ from tocsin.errors import TocsinError, Undelivered, Unwritten
 from tocsin.pipeline.plan import Plan, Port, SinkNode
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from tocsin.serve.access import Address
 
 PROGRESS_EVERY_S = 0.5
@@ -48,7 +50,8 @@ def launch(
         runner = EmbeddedRunner(plan, feed=feed, forget=forget)
         beside = _progress(runner) if address is None else _page(plan, streams, address, runner)
         reloaded = nullcontext() if reload is None else reload.of(runner)
-        with _told_at_the_end(runner), beside, set_aside.told(plan, runner.counters), reloaded:
+        told = set_aside.told(plan, runner.counters)
+        with _told_at_the_end(runner), beside as bars, compiling.told(plan.name, bars), told, reloaded:
             runner.run()
         _tell_late(plan, runner)
         if _bounded(plan):
@@ -137,10 +140,10 @@ def _page(plan: Plan, streams: Collection[str], address: Address, runner: Embedd
 
 
 @contextmanager
-def _progress(runner: EmbeddedRunner) -> Iterator[None]:
+def _progress(runner: EmbeddedRunner) -> Iterator[Progress | None]:
     """A bar of bytes done, on a terminal and where there is an end."""
     if not sys.stderr.isatty() or not _bounded(runner.plan):
-        yield
+        yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -159,7 +162,7 @@ def _progress(runner: EmbeddedRunner) -> Iterator[None]:
     with bars:
         thread.start()
         try:
-            yield
+            yield bars
         finally:
             ended.set()
             thread.join()

@@ -38,6 +38,7 @@ def watch(
     SOURCE is mqtt://broker/plant/#, kafka://broker/topic, postgresql://host/database/table, sqlite://plant.db/table,
     host, a file, a pattern or a folder. Over files it ends by itself, and says what it saw.
     """
+    from tocsin.cli import compiling
     from tocsin.cli.launch import launch
     from tocsin.cli.sources import named_by
     from tocsin.cli.watch import asked, checked, look, saved_lines, show, told_alarms, write_file
@@ -46,12 +47,13 @@ def watch(
     named = named_by(source, more)
     folder = folder or Path("tocsin-data") / named.name
     hints = Hints(machine, time, tuple(signals.split(",")) if signals else (), zone)
-    seen = look(named, folder, hints, listen, asked if sys.stdin.isatty() else None)
-    click.echo(f"tocsin watch: {named.name}", err=True)
-    show(seen.lines)
-    if save is not None:
-        write_file(seen.text, save)
-    pipeline, plan, sentence = checked(seen.text, folder, seen.sample)
+    with compiling.told("tocsin watch"):
+        seen = look(named, folder, hints, listen, asked if sys.stdin.isatty() else None)
+        click.echo(f"tocsin watch: {named.name}", err=True)
+        show(seen.lines)
+        if save is not None:
+            write_file(seen.text, save)
+        pipeline, plan, sentence = checked(seen.text, folder, seen.sample)
     runs = f"health, alarms at a score of 75; tables in {folder}"
     show([*([("checked", sentence)] if sentence else []), ("runs", runs), *saved_lines(seen.text, save)])
     address = None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import Keyed, added, require
+from tocsin.bases import Keyed, added, explaining, promised, require
 from tocsin.batch import Codes, Floats, floats
 from tocsin.kernels import kernel
 from tocsin.state import Columns, Field
@@ -21,8 +21,8 @@ ADDED = (
     pa.field("score", pa.float64()),
     pa.field("abnormal", pa.bool_()),
     pa.field("cause", pa.string()),
-    pa.field("contributions", pa.list_(pa.float64())),
 )
+EXPLAINED = ("t2", "spe", "score", "abnormal")
 SINGLE = ("count", "dimensions", "limit_t2", "limit_spe", "on")
 COUNT, DIMENSIONS, LIMIT_T2, LIMIT_SPE, ON = range(len(SINGLE))
 CLIP = 50.0  # scaled readings beyond this say no more
@@ -77,7 +77,7 @@ class Multivariate(Keyed):
             require(input, column, self.name(), number=True)
         if self.when is not None:
             require(input, self.when, self.name())
-        return added(input, ADDED, self.name())
+        return added(input, (*ADDED, explaining(EXPLAINED, self.of)), self.name())
 
     def fields(self) -> Mapping[str, Field]:
         p = len(self.of)
@@ -109,9 +109,7 @@ class Multivariate(Keyed):
             if row < len(slots):
                 self._finish_learning(state, slots[row], gain)
                 row += 1
-        return pa.RecordBatch.from_arrays(
-            [*rows.columns, *self._verdict(out)], schema=added(rows.schema, ADDED, self.name())
-        )
+        return pa.RecordBatch.from_arrays([*rows.columns, *self._verdict(out)], schema=promised(self, rows.schema))
 
     def _finish_learning(self, state: Columns, slot: int, gain: float) -> None:
         """Once for each key: scale, directions and limits from the rows it has learned."""

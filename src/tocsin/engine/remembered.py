@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tocsin.batch import empty, ipc_stream
+from tocsin.batch import ipc_stream
 from tocsin.contracts import Checkpoint, Offset, StepState
 from tocsin.engine.fitting import fit, is_set_aside, step_name
 from tocsin.errors import StateMismatch
@@ -76,8 +76,11 @@ class Remembered:
         return {id: table for id in self.states if not is_set_aside(id) and (table := self.get(id)) is not None}
 
     def put(self, id: str, state: pa.Table) -> None:
-        """Remember the state of a step."""
-        self.states[id] = ipc_stream(state.to_batches() or [empty(state.schema)])
+        """Remember the state of a step; without rows it has none, and its settings may change."""
+        if state.num_rows:
+            self.states[id] = ipc_stream(state.to_batches())
+        else:
+            self.states.pop(id, None)
 
     def dump(self, watermarks: Mapping[str, int], offsets: Mapping[str, Offset] | None = None, **rest: Any) -> bytes:
         """Returns all of it as bytes."""

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field as Setting
 
-from tocsin.bases import Stateless, added, promised, require
-from tocsin.batch import as_numbers, floats
+from tocsin.bases import Stateless, added, explaining, promised, require
+from tocsin.batch import Floats, as_numbers, floats
 from tocsin.models import SAMPLES
 from tocsin.models.failure import FailurePredictor
 from tocsin.models.store import FOLDER, Store
 
-ADDED = (pa.field("failure_probability", pa.float64()),)
+PROBABILITY = pa.field("failure_probability", pa.float64())
 
 
 class FailureProbability(Stateless):
@@ -31,7 +31,8 @@ class FailureProbability(Stateless):
     the one that was promoted when the run starts. Where machines have run until they failed, and how long they still
     have matters more than whether it is today, take `remaining_life`.
 
-    Platt, "Probabilistic outputs for support vector machines" (1999) for the calibration; Ke et al., "LightGBM" (2017).
+    Platt, "Probabilistic outputs for support vector machines" (1999) for the calibration; Ke et al., "LightGBM" (2017);
+    Lundberg et al., "From local explanations to global understanding with explainable AI for trees" (2020).
 
     Examples
     --------
@@ -63,10 +64,22 @@ class FailureProbability(Stateless):
     def output_schema(self, input: pa.Schema) -> pa.Schema:
         for column in self.predictor.inputs:
             require(input, column, self.name(), number=True)
-        return added(input, ADDED, self.name())
+        contributions = explaining([PROBABILITY.name], self.predictor.inputs)
+        return added(input, (PROBABILITY, contributions), self.name())
 
     def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         columns = [floats(rows.column(name)) for name in self.predictor.inputs]
         features = np.stack(columns, axis=1)
-        probability = self.predictor.probability(np.where(np.isfinite(features), features, np.nan))
-        return pa.RecordBatch.from_arrays([*rows.columns, as_numbers(probability)], schema=promised(self, rows.schema))
+        features = np.where(np.isfinite(features), features, np.nan)
+        probability = self.predictor.probability(features)
+        made = as_numbers(probability), _lists(self.predictor.contributions(features, probability))
+        return pa.RecordBatch.from_arrays([*rows.columns, *made], schema=promised(self, rows.schema))
+
+
+def _lists(contributions: Floats) -> pa.Array:
+    """Numbers of shape (rows, inputs) as a list a row; null where there are none."""
+    known = np.isfinite(contributions[:, 0])
+    offsets = np.concatenate([[0], np.cumsum(known) * contributions.shape[1]]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(contributions[known].reshape(-1)), mask=pa.array(~known)
+    )

@@ -1,15 +1,14 @@
 """The three functions of a job: each wakes what does the work (reader, group, sink) with the state that Flink has.
 
 State is written as bytes once a bundle, when Flink asks for it; in between the live object holds it. This module is
-imported where PyFlink is, and nowhere else.
+imported in Flink's workers, and nowhere else.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,47 +27,8 @@ from tocsin.flink.orphan import end_with_taskmanager
 from tocsin.flink.outbox import with_outboxes
 from tocsin.flink.places import gather_s, marker, open_reader
 from tocsin.flink.reading import Reading
-from tocsin.pipeline.plan import Plan
+from tocsin.flink.shipped import Job
 from tocsin.pipeline.yamlfile import load_with_plan
-
-ELEMENT = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE())])])
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the functions need to know, on whatever machine they run."""
-
-    file: str
-    """The pipeline file; its variables and secrets are taken from the environment of each worker."""
-    settings: dict[str, str]
-    """What is set beside the file."""
-    directory: str
-    """Where relative paths start."""
-    run: str
-    """A name for this run; one that was interrupted goes on under the same name."""
-    groups: int
-    numbers: dict[str, dict[str, int]]
-    """Of readers and sinks by their names, the same ones for ever, however the pipeline is changed."""
-    change: str
-    """The start that this is."""
-    forget: list[str]
-    """Steps that begin anew with it."""
-    addresses: dict[str, list[int]]
-    """The keys by which Flink brings elements to readers, groups and sinks, each by its number."""
-
-    def plan(self) -> Plan:
-        """Read the pipeline, where it was read when the job was submitted."""
-        os.chdir(self.directory)
-        return with_outboxes(load_with_plan(Path(self.file), self.settings)[1])
-
-    def keys(self, kind: str) -> list[int]:
-        """Returns the keys of all readers or sinks that there are."""
-        return [self.addresses[kind][number] for number in self.numbers[kind].values()]
-
-    def name_of(self, kind: str, key: int) -> str:
-        """Returns which reader or sink has this key."""
-        number = self.addresses[kind].index(key)
-        return next(name for name, one in self.numbers[kind].items() if one == number)
 
 
 class _Dumped:
@@ -81,7 +41,7 @@ class _Dumped:
         return bytes, (self._dump(),)
 
 
-class _Function(KeyedProcessFunction):  # type: ignore[misc]
+class _Function:
     """What the three have in common."""
 
     def __init__(self, job: Job) -> None:
@@ -90,7 +50,9 @@ class _Function(KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         end_with_taskmanager()
-        self.plan, self.change = self.job.plan(), Change(self.job.change, tuple(self.job.forget))
+        os.chdir(self.job.directory)
+        self.plan = with_outboxes(load_with_plan(Path(self.job.file), self.job.settings)[1])
+        self.change = Change(self.job.change, tuple(self.job.forget))
         self.state = runtime_context.get_state(ValueStateDescriptor("state", Types.PICKLED_BYTE_ARRAY()))
 
     def close(self) -> None:
@@ -198,3 +160,7 @@ class Keep(_Function):
         world = Effects().world(self.plan, "staged", target.id)
         groups, place = range(self.job.groups), marker(self.plan, self.job.run, target.id)
         return Keeping(target, world, groups, place, self.plan.lag_bytes, self.state.value())
+
+
+FUNCTIONS: Mapping[str, type[_Function]] = {"read": Read, "step": Step, "keep": Keep}
+"""By the names under which they are shipped."""

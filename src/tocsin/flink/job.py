@@ -11,11 +11,11 @@ import sys
 from typing import Any
 
 from pyflink.common import Configuration
-from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
-from tocsin.flink.functions import ELEMENT, Job, Keep, Read, Step
+from tocsin.flink.shipped import ELEMENT, Job, Shipped
 
 
 def addresses(count: int, groups: int) -> list[int]:
@@ -58,7 +58,6 @@ def keyed(stream: Any) -> KeyedStream:
 def build(environment: StreamExecutionEnvironment, settings: dict[str, Any]) -> None:
     """Put the job together."""
     job = Job(**settings, addresses={})
-    plan = job.plan()
     kinds = {kind: max(numbers.values()) + 1 for kind, numbers in job.numbers.items()} | {"groups": job.groups}
     environment.set_max_parallelism(job.groups)
     job.addresses.update({kind: addresses(count, job.groups) for kind, count in kinds.items()})
@@ -71,18 +70,18 @@ def build(environment: StreamExecutionEnvironment, settings: dict[str, Any]) -> 
             array[at] = one
         return array
 
-    def through(stream: Any, function: KeyedProcessFunction, name: str) -> Any:
-        made = keyed(stream).process(function, ELEMENT).name(name).uid(name)
+    def through(stream: Any, name: str) -> Any:
+        made = keyed(stream).process(Shipped(name, job), ELEMENT).name(name).uid(name)
         return made._j_data_stream
 
     environment_ = environment._j_stream_execution_environment
     seeds = environment_.addSource(java.Seeds(ints(job.keys("readers"))), "seeds", type).uid("seeds")
-    read = through(seeds, Read(job), "read")
-    stepped = through(read, Step(job), "step")
+    read = through(seeds, "read")
+    stepped = through(read, "step")
     epochs = stepped.transform("epochs", type, java.Epochs(ints(job.keys("sinks"))))
     told = epochs.setParallelism(1).uid("epochs")
-    through(told, Keep(job), "keep")
-    environment.execute(plan.name)
+    through(told, "keep")
+    environment.execute(job.name)
 
 
 if __name__ == "__main__":

@@ -195,8 +195,8 @@ class FlinkRunner(Runner):
     def _submit(self, record: Record) -> Record:
         present = {kind: {name: record.numbers[kind][name] for name in names} for kind, names in self._names().items()}
         job = {
-            "file": str(self._file), "settings": self._settings, "directory": str(Path.cwd()),
-            "run": record.run, "groups": record.groups, "numbers": present,
+            "name": self._plan.name, "file": str(self._file), "settings": self._settings,
+            "directory": str(Path.cwd()), "run": record.run, "groups": record.groups, "numbers": present,
             "change": record.change, "forget": list(record.forget),
         }  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="tocsin-flink-") as folder:

@@ -101,7 +101,8 @@ def conclude_time(form: Form, *, is_files: bool, told: str | None = None) -> Tim
     if told is not None:
         said = str((form.get(told).given or ["nothing"])[0])[:40]
         raise ConfigError(
-            f"'{told}' holds no times that can be read ({said!r}); write the file with --save, and a format"
+            f"'{told}' holds no times that can be read ({said!r}); name another field, or none, and say in the file "
+            f"that --save writes how it is written, as time: {{column: {told}, format: ...}}"
         )
     recorded = _in_the_file_name(form) if is_files else None
     if recorded is not None:

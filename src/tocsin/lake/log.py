@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,13 +293,13 @@ class Log:
         missing = set(protocol.get("readerFeatures") or ()) - _READER_FEATURES
         if reader not in (1, 3) or missing:
             raise SinkError(
-                f"{self.folder}: the table needs Delta reader version {reader} {sorted(missing) or ''}, which is not "
+                f"{self.folder}: the table needs Delta reader version {reader}{_with(missing)}, which is not "
                 "supported here; write to a table of its own"
             )
         missing = set(protocol.get("writerFeatures") or ()) - _WRITER_FEATURES
         if writing and (writer not in (1, 2, 7) or missing):
             raise SinkError(
-                f"{self.folder}: the table needs Delta writer version {writer} {sorted(missing) or ''}, which is not "
+                f"{self.folder}: the table needs Delta writer version {writer}{_with(missing)}, which is not "
                 "supported here; write to a table of its own"
             )
 
@@ -308,6 +308,10 @@ def rows_of(add: Mapping[str, Any]) -> int:
     """Returns how many rows a data file has, by its statistics; 0 where its writer noted none."""
     stats = json.loads(add.get("stats") or "{}")
     return int(stats.get("numRecords") or 0)
+
+
+def _with(features: Collection[str]) -> str:
+    return f" with {', '.join(sorted(features))}" if features else ""
 
 
 def parse(data: bytes) -> list[Action] | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from tocsin.batch import Floats
+from tocsin.domain.contributions import in_words
 from tocsin.errors import ConfigError, MissingExtra
 
 JUDGE, CALIBRATE = 0.3, 0.2
@@ -54,13 +55,9 @@ class Explanation:
     contributions: Floats
     """SHAP values of each of them in log odds before calibration, shape (rows, features)."""
 
-    def in_words(self, row: int, count: int = 3) -> str:
+    def in_words(self, row: int) -> str:
         """Returns what raises the probability of a judged row most, as shares of all that raises it."""
-        raising = np.maximum(self.contributions[row], 0)
-        if not raising.any():
-            return "nothing raises it"
-        order = [i for i in np.argsort(-raising, kind="stable")[:count] if raising[i] > 0]
-        return ", ".join(f"{self.features[i]} {raising[i] / raising.sum():.0%}" for i in order)
+        return in_words(self.features, self.contributions[row]) or "nothing raises it"
 
     def agreement(self) -> str:
         """Returns in a sentence which features all rank among their first three, and which they differ on most."""

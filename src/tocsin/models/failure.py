@@ -7,6 +7,7 @@ last ones judge, beside the base rate and a logistic regression that has the sam
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from pydantic import Field as Setting
 
 from tocsin.batch import Floats, Ints
 from tocsin.errors import ConfigError, MissingExtra
+from tocsin.models.contributions import TREES, TreeContributions
 from tocsin.models.dataset import TimedRows, checked, moment, numbers_of, times_of, told
 from tocsin.models.failure_onnx import to_onnx
 from tocsin.models.manifest import MODEL, Manifest
@@ -24,6 +26,7 @@ from tocsin.models.proof import Flags, figures
 from tocsin.models.runtime import ModelSession
 from tocsin.models.store import Store
 from tocsin.models.training import Progress, TrainingFile
+from tocsin.models.trees_onnx import tree_attributes
 from tocsin.settings import Many, Settings
 from tocsin.settings.quantities import Duration
 
@@ -138,8 +141,9 @@ def train_on(
             "logistic": logistic.to_json(),
         },
     )
-    content = to_onnx(trees.booster_.dump_model(), len(data.features), slope, offset)
-    return Store(training.store).add(manifest, {MODEL: content})
+    attributes = tree_attributes(trees.booster_.dump_model())
+    content = to_onnx(attributes, len(data.features), slope, offset)
+    return Store(training.store).add(manifest, {MODEL: content, TREES: json.dumps(attributes).encode()})
 
 
 def _parted(
@@ -235,6 +239,9 @@ class FailurePredictor:
         never = set(manifest.settings["never_missing"])
         self._needed = np.array([name in never for name in self.inputs])
         self._session = ModelSession(files[MODEL], f"{place}/{MODEL}")
+        self._trees = (
+            TreeContributions.read(files[TREES], len(self.inputs), f"{place}/{TREES}") if TREES in files else None
+        )
 
     @classmethod
     def open(cls, store: Store, name: str, version: int | None) -> FailurePredictor:
@@ -251,4 +258,17 @@ class FailurePredictor:
             padding = np.zeros((max(0, self.ROWS_MIN - len(given)), given.shape[1]), np.float32)
             (probability,) = self._session.run({"features": np.concatenate([given, padding])})
             said[some] = probability[: len(some), 0]
+        return said
+
+    def contributions(self, features: Floats, probability: Floats) -> Floats:
+        """Returns how each input has moved the log odds of a row, shape (rows, inputs), for what `probability` said.
+
+        SHAP values of the trees, for rows that are more probable than the base rate: nothing raises the others, and
+        they take a hundred times as long as the probability (0.4 ms). NaN for the others, and by a version without its
+        trees.
+        """
+        said = np.full(features.shape, np.nan)
+        if self._trees is not None:
+            some = np.flatnonzero(probability > self.manifest.settings["base_rate"])
+            said[some] = self.manifest.settings["calibration"]["slope"] * self._trees(features[some])
         return said

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from tocsin.errors import MissingExtra
-from tocsin.models.trees_onnx import tree_attributes
 
 
-def to_onnx(dump: Mapping[str, Any], features: int, slope: float, offset: float) -> bytes:
+def to_onnx(trees: Mapping[str, Any], features: int, slope: float, offset: float) -> bytes:
     """Return the model: input ``features`` (rows, features), output ``probability`` (rows, 1), both float32.
 
-    ``dump`` is LightGBM's description of its trees, whose sum are log odds; slope and offset calibrate them.
+    ``trees`` are as `trees_onnx.tree_attributes` gives them; their sum are log odds, which slope and offset calibrate.
     """
     try:
         import onnx.helper
@@ -23,7 +22,7 @@ def to_onnx(dump: Mapping[str, Any], features: int, slope: float, offset: float)
         raise MissingExtra("onnx", "train", "a model of failures") from None
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
-        node("TreeEnsembleRegressor", ["features"], ["raw"], domain="ai.onnx.ml", **tree_attributes(dump)),
+        node("TreeEnsembleRegressor", ["features"], ["raw"], domain="ai.onnx.ml", **trees),
         node("Mul", ["raw", "slope"], ["scaled"]),
         node("Add", ["scaled", "offset"], ["odds"]),
         node("Sigmoid", ["odds"], ["probability"]),

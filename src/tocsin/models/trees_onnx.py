@@ -11,9 +11,10 @@ import numpy as np
 def tree_attributes(dump: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the attributes of ONNX's ``TreeEnsembleRegressor`` for LightGBM's own description of its trees.
 
-    A missing number (NaN) goes the way that training found for it; where none was missing in training, as 0 does.
+    A missing number (NaN) goes the way that training found for it; where none was missing in training, as 0 does. Hit
+    rates are how many rows of training came by.
     """
-    names = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids",
+    names = ("treeids", "nodeids", "featureids", "values", "hitrates", "modes", "truenodeids", "falsenodeids",
              "missing_value_tracks_true")  # fmt: skip
     nodes: dict[str, list[Any]] = {f"nodes_{name}": [] for name in names}
     target: dict[str, list[Any]] = {f"target_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")}
@@ -22,7 +23,8 @@ def tree_attributes(dump: Mapping[str, Any]) -> Mapping[str, Any]:
         number = len(nodes["nodes_nodeids"]) - begins[tree]
         leaf = "leaf_value" in node
         limit = 0.0 if leaf else at_most(node["threshold"])
-        row = (tree, number, 0 if leaf else node["split_feature"], limit, "LEAF" if leaf else "BRANCH_LEQ", 0, 0,
+        came = float(node.get("leaf_count" if leaf else "internal_count", 1))  # a tree of one leaf counts nothing
+        row = (tree, number, 0 if leaf else node["split_feature"], limit, came, "LEAF" if leaf else "BRANCH_LEQ", 0, 0,
                0 if leaf else _missing_goes_left(node))  # fmt: skip
         for name, value in zip(names, row, strict=True):
             nodes[f"nodes_{name}"].append(value)

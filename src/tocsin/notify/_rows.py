@@ -14,13 +14,28 @@ from tocsin.notify._lifecycle import AlarmEvent, Point, Policy
 
 TOLD = ("raised", "reraised", "escalated", "eased", "realarmed", "cleared")
 """Events whose message is made by the template."""
-TEXT_PLACES = ("key", "rule", "level", "signal", "of", "unit", "severity", "state", "event", "why", "since")
+TEXT_PLACES = (
+    "key",
+    "rule",
+    "level",
+    "signal",
+    "of",
+    "unit",
+    "severity",
+    "state",
+    "event",
+    "why",
+    "since",
+    "contributions",
+)
 NUMBER_PLACES = ("value", "limit", "score", "depth")
 """What the template of a message may name, beside `TEXT_PLACES`."""
 MESSAGE = "{key} {rule}: {level} ({signal} {value:.6g})"
 """The template as it ships."""
 EXPLAINED_MESSAGE = "{key} {rule}: {why}"
 """What takes its place where the detector says why."""
+RAISED_MESSAGE = MESSAGE + ", raised by {contributions}"
+"""What takes its place where it is known what has contributed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,7 @@ class AlarmRows:
             "number": point.told,
         }
         places = {"level": level.name, "limit": limit, "of": about, "depth": point.reading.get("depth")}
-        said = {name: point.reading.get(name) or "" for name in ("why", "since")}
+        said = {name: point.reading.get(name) or "" for name in ("why", "since", "contributions")}
         return row | {"message": self._text(row | places | said)}
 
     @staticmethod
@@ -95,5 +110,7 @@ class AlarmRows:
         if row["event"] not in TOLD:
             return f"{row['key']} {self.rule}: {row['event']}"
         numbers = {name: math.nan if row[name] is None else row[name] for name in NUMBER_PLACES}
-        template = EXPLAINED_MESSAGE if row["why"] and self.message == MESSAGE else self.message
+        template = self.message
+        if template == MESSAGE and (row["why"] or row["contributions"]):
+            template = EXPLAINED_MESSAGE if row["why"] else RAISED_MESSAGE
         return template.format(**{**row, **numbers, "signal": row["signal"] or row["of"]})

@@ -14,12 +14,13 @@ import pyarrow as pa
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
-from tocsin.bases import judged, require
+from tocsin.bases import CONTRIBUTIONS, explanation, judged, require
 from tocsin.batch import ACTIONS, END, START, Batch, Codes, floats, times_us, to_batch
 from tocsin.contracts import Operator
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.domain.alarms import REMARKS, SEVERITIES, operator_action
 from tocsin.domain.calendars import Period, as_us
+from tocsin.domain.contributions import in_words
 from tocsin.notify._conditions import (
     ConditionRows,
     Conditions,
@@ -145,7 +146,8 @@ class Alarm(Operator):
     """Times in which the alarm does not ring; if still active and not acknowledged, it rings when they are over."""
     message: str = MESSAGE
     """Text of the message: {key} {rule} {level} {signal} {value} {unit} {limit} {score} {severity} {state} {event}, and
-    {why} {since} {depth} of a detector that tells them. As it ships, a detector's sentence stands after the rule."""
+    {why} {since} {depth} of a detector that tells them, {contributions} of a verdict that has some. As it ships, a
+    detector's sentence stands after the rule, and contributions stand at the end."""
     advice: str = ""
     """What to do about it, for whoever reads the alarm."""
     unit: str = ""
@@ -278,6 +280,8 @@ class Alarm(Operator):
                     point.signal = signal or point.column
                 read = [*keep, point.column] if point.column in rows.schema.names else keep
                 point.reading = {name: _plain(rows.column(name)[row].as_py()) for name in read}
+                if level and (words := _contributions(rows, row, self.levels[level - 1].column)):
+                    point.reading[CONTRIBUTIONS.name] = words
                 point.condition(at, level, self.policy, emit)
             if not hide_now and point.by_design:
                 point.suppress_by_design(at, False, self.policy, emit)
@@ -386,6 +390,13 @@ def _plain(value: object) -> float | str | None:
 def _signal(rows: pa.RecordBatch, row: int) -> str:
     """Returns what a row's column ``signal`` says; an empty text if there is none."""
     return str(rows.column("signal")[row].as_py() or "") if "signal" in rows.schema.names else ""
+
+
+def _contributions(rows: pa.RecordBatch, row: int, verdict: str) -> str:
+    """Returns in words what has contributed to what is in a column; an empty text if nobody says it."""
+    known = explanation(rows.schema, verdict)
+    numbers = rows.column(known[0])[row].as_py() if known is not None else None
+    return "" if known is None or numbers is None else in_words(known[1], numbers)
 
 
 def _as_us(moment: object) -> int:

@@ -127,6 +127,7 @@ def _alarm(row: Mapping[str, Any]) -> ShownAlarm:
         why=_text(evidence.get("why")),
         since=_text(evidence.get("since")),
         depth=_number(evidence.get("depth")),
+        contributions=_text(evidence.get("contributions")),
     )
 
 

@@ -165,6 +165,8 @@ class ShownAlarm(msgspec.Struct, kw_only=True):
     """The onset as that detector estimates it, ISO 8601."""
     depth: float | None = None
     """How far the level has gone, in standard deviations."""
+    contributions: str = ""
+    """What has raised the verdict that it rests on, as ``vibration 62 %, temperature 21 %``."""
     assignee: str = ""
     """Whose it is, if it was given to a person."""
     by: str = ""

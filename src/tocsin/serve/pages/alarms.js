@@ -199,6 +199,7 @@ function factsOf(alarm) {
   if (known(alarm.score)) facts.push(`score ${Math.round(alarm.score)}${known(alarm.limit) ? ` (limit ${show(alarm.limit)})` : ""}`);
   else if (known(alarm.limit)) facts.push(`limit ${show(alarm.limit)}${unit}`);
   if (known(alarm.depth)) facts.push(`level ${show(alarm.depth)} standard deviations away`);
+  if (alarm.contributions) facts.push(`raised by ${alarm.contributions}`);
   if (alarm.label && worded(alarm.event) !== `labelled ${alarm.label}`) facts.push(`labelled ${alarm.label}`);
   if (alarm.mode) facts.push(worded(alarm.mode));
   if (alarm.assignee) facts.push(`given to ${alarm.assignee}`);

@@ -49,7 +49,7 @@ const vibration = new Vibration({
 });
 const kpis = new Kpis(get("kpis"), () => quietly(ask("/api/kpis", "KeyFigures")));
 const access = new Access(ask, begin);
-const pipeline = new PipelineBox((path, schema) => quietly(ask(path, schema)), () => (get("stale").hidden ? "" : get("stale").textContent));
+const pipeline = new PipelineBox((path, schema) => quietly(ask(path, schema)), () => (get("stale").hidden ? "" : get("stale").textContent), (part) => { range.part = part; range.write(); });
 new QueryBox(access);
 new AdminBox(() => ask("/api/access", "AccessReport"));
 let chosen = null;
@@ -350,9 +350,10 @@ async function explain({ id }) {
   range.write();
 }
 
-// The story that the address bar names, as the link in a message does.
+// What the address bar names: a part of the pipeline, and the story of an alarm, as the link in a message does.
 async function openLinked(tries = STORY_TRIES) {
-  const id = range.alarm;
+  const [id, part] = [range.alarm, range.part];
+  if (part && pipeline.chosen !== part) await pipeline.open(part, true);
   if (!id || story.isOpen(id)) return;
   try { await explain({ id }); } catch (error) {
     if (tries === STORY_TRIES || tries === 1) toast(error.message);

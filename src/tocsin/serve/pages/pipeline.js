@@ -13,13 +13,14 @@ export class PipelineBox {
   /**
    * @param {(path: string, schema: string) => Promise<any>} load  null if the server is away
    * @param {() => string} stale  what is wrong with the server or the engine, in words; empty if nothing is
+   * @param {(id: string) => void} told  of the part that is chosen, empty where none is any more
    */
-  constructor(load, stale) {
-    Object.assign(this, { load, stale });
+  constructor(load, stale, told) {
+    Object.assign(this, { load, stale, told });
     this.box = get("pipeline");
     this.buttons = new Map();
     this.layers = [];
-    this.chosen = null;
+    this.chosen = this.linked = null;
     get("open-pipeline").addEventListener("click", () => this.open());
     get("close-pipeline").addEventListener("click", () => this.box.close());
     this.box.addEventListener("close", () => this.choose(null));
@@ -29,7 +30,9 @@ export class PipelineBox {
   }
 
   // With an id, that part is chosen; a sink of several may be known by the name under which they are published.
-  async open(id = null) {
+  // A link may name one that is no longer there, which is said.
+  async open(id = null, isLinked = false) {
+    this.linked = isLinked ? id : null;
     if (!this.box.open) this.box.showModal();
     await this.refresh();
     if (this.buttons.has(id)) this.choose(id);
@@ -48,7 +51,8 @@ export class PipelineBox {
     for (const part of parts) paintPart(this.buttons.get(part.id), part);
     const bad = parts.filter((one) => one.state === "bad");
     const odd = parts.filter((one) => one.state === "odd");
-    write(get("pipeline-said"), [this.stale(), note,
+    const missing = this.linked && !this.parts.has(this.linked);
+    write(get("pipeline-said"), [missing ? `There is no part ${this.linked} in this pipeline.` : "", this.stale(), note,
       bad.length ? `Needs somebody: ${bad.map(called).join(", ")}.` : "",
       odd.length ? `Sets rows aside: ${odd.map(called).join(", ")}.` : "",
       parts.length ? (bad.length || odd.length || note ? "" : "All parts are well.") : "This page knows no pipeline.",
@@ -132,7 +136,9 @@ export class PipelineBox {
   // --- the chosen part -----------------------------------------------------------------------------------------------
   async choose(id) {
     this.chosen = id;
+    if (id) this.linked = null;
     this.shown = "";
+    this.told(id ?? "");
     for (const [one, button] of this.buttons) button.setAttribute("aria-pressed", String(one === id));
     get("part").hidden = !id;
     get("part-components").replaceChildren();

@@ -1,6 +1,6 @@
 // Which time is shown: live, the last hour to month, or from one moment to another. It stands in the address bar, with the
-// machine, the alarm whose story is open, the filters of alarms and what is compared, so that a link shows what its sender
-// sees.
+// machine, the alarm whose story is open, the part of the pipeline that is looked at, the filters of alarms and what is
+// compared, so that a link shows what its sender sees.
 import { PLACE } from "/access.js";
 import { clock } from "/clock.js";
 
@@ -17,6 +17,7 @@ export class Range {
   constructor(changed, filter, compare) {
     Object.assign(this, { changed, filter, compare });
     this.alarm = ""; // whose story is open
+    this.part = ""; // of the pipeline, which is looked at
     if (!location.hash && sessionStorage.getItem(PLACE)) history.replaceState(null, "", sessionStorage.getItem(PLACE));
     sessionStorage.removeItem(PLACE);
     this.last = 0; // how far back from now; 0 is live, null from `from` to `to`
@@ -91,6 +92,7 @@ export class Range {
     if (this.machine !== null) said.set("machine", this.machine);
     if (this.area) said.set("area", this.area);
     if (this.alarm) said.set("alarm", this.alarm);
+    if (this.part) said.set("part", this.part);
     for (const [name, value] of this.filter.said) said.set(name, value);
     if (this.last) said.set("last", LAST.find(([, last]) => last === this.last)[0]);
     if (this.last === null) for (const end of ["from", "to"]) said.set(end, new Date(this[end]).toISOString());
@@ -106,6 +108,7 @@ export class Range {
     this.machine = said.get("machine");
     this.area = said.get("area") ?? "";
     this.alarm = said.get("alarm") ?? "";
+    this.part = said.get("part") ?? "";
     this.filter.read(said);
     this.last = LAST.find(([name]) => name === said.get("last"))?.[1] ?? 0;
     if (from < to) Object.assign(this, { last: null, from, to });
@@ -115,6 +118,6 @@ export class Range {
   }
 
   get said() {
-    return JSON.stringify([this.machine, this.area, this.alarm, this.last, this.from, this.to, this.filter.said, this.compare.state]);
+    return JSON.stringify([this.machine, this.area, this.alarm, this.part, this.last, this.from, this.to, this.filter.said, this.compare.state]);
   }
 }

@@ -75,6 +75,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @property {string} why
  * @property {string} since
  * @property {number|null} depth
+ * @property {string} contributions  what has raised the verdict that it rests on
  * @property {string} assignee  whose it is, if it was given to a person
  * @property {string} by
  * @property {string} reason

@@ -1,0 +1,202 @@
+"""Commands that README and docs show are run: here, or where a test follows their page; the rest is named, with why."""
+
+# ruff: noqa: E501 (a command stays in one line, as on its page)
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from page_of_docs import PageOfDocs
+from test_commands_in_docs import PAGES, parsed, shown, split
+
+from tocsin.cli import main
+
+ROOT = Path(__file__).parent.parent
+FOLLOWED = ("downtime", "failure", "forecasting", "models", "mongodb", "vibration", "watch")
+"""Pages whose blocks of commands a test of their own runs as they stand, from top to bottom: ``test_PAGE_page.py``."""
+PLANT = """
+name: plant
+source: {files: data.ndjson}
+decode: {json: {columns: {machine: text, t: timestamp, vibration: float, temperature: float, load: float, failed: bool}}}
+key: machine
+time: t
+assets: {machines: {hall: {line 1: {motor: The motor, pump: }}}}
+watch: {of: vibration, detector: {health: {learn: 40}}, alarm: {rule: health}}
+streams: {late: {from: alarms, steps: [{keep: ring}]}}
+jobs: {tidy: {cron: "0 4 * * *", do: compact}}
+"""
+WINDOWS = """
+name: x
+folder: x
+source: {files: data.ndjson}
+decode: {json: {columns: {machine: text, t: timestamp, vibration: float}}}
+key: machine
+time: t
+streams: {hot: {steps: [{window: {every: 1h, compute: mean(vibration)}}], sinks: [{delta: hot}]}}
+jobs: {tidy: {cron: "0 4 * * *", do: compact}}
+"""
+
+
+def prepared(folder: Path) -> None:
+    """Make a folder with what the pages speak of: a plant that has run, whose motor shakes, and files to judge."""
+    rows = []
+    for hour in range(9 * 24):
+        for machine in ("motor", "pump"):
+            shakes = machine == "motor" and hour > 150
+            at = f"2026-03-{1 + hour // 24:02}T{hour % 24:02}:00:00Z"
+            level = 2 + (hour * 7919 % 97) / 970 + (3 if shakes else 0)
+            row = {"machine": machine, "t": at, "vibration": level, "temperature": 50 + hour % 5, "load": hour % 11}
+            rows.append(row | {"failed": hour % 5 == 0})
+    (folder / "data.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"machine": \n')
+    (folder / "plant.yaml").write_text(PLANT)
+    (folder / "pipeline.yaml").write_text(PLANT)
+    (folder / "x.yaml").write_text(WINDOWS)
+    (folder / "steps.yaml").write_text(
+        "- health: {of: vibration, learn: 40}\n- alarm: {rule: health, of: vibration, score: 75}\n"
+    )
+    names = ("machine", "t", "vibration")
+    written = "".join(",".join(str(row[name]) for name in names) + "\n" for row in rows)
+    (folder / "readings.csv").write_text("machine,time,vibration\n" + written)
+    one = [row for row in rows if row["machine"] == "motor"]
+    (folder / "data.csv").write_text("time,value\n" + "".join(f"{row['t']},{row['vibration']}\n" for row in one))
+    (folder / "pump.csv").write_text(
+        "timestamp,pressure\n" + "".join(f"{row['t']},{row['vibration']}\n" for row in one)
+    )
+    modes = "TWF,HDF,PWF,OSF,RNF"
+    lines = [f"{i},P{i},{row['load']},{row['vibration']},{int(row['failed'])},0,0,0,0,0" for i, row in enumerate(rows)]
+    (folder / "ai4i2020.csv").write_text(f"UDI,Product ID,Torque,Speed,Machine_failure,{modes}\n" + "\n".join(lines))
+    for example in (ROOT / "examples").glob("humidity*.yaml"):
+        shutil.copy(example, folder)
+    (press,) = (text for text in PageOfDocs("quickstart").shown("yaml") if text.startswith("# press.yaml"))
+    (folder / "press.yaml").write_text(press)
+    (folder / "readings").mkdir()
+    reading = {"machine": "press-1", "ts": "2026-03-01T00:00:00Z", "force": 812.5}
+    (folder / "readings" / "a.ndjson").write_text(json.dumps(reading) + "\n")
+
+
+RUN = """
+tocsin --help
+tocsin components
+tocsin components NAME
+tocsin components novelty
+tocsin schema > tocsin.schema.json
+tocsin certs certs pump-1 pump-2 tocsin --broker broker.plant.local
+tocsin certs certs --revoke pump-2
+tocsin certs FOLDER DEVICE...
+tocsin check humidity.yaml
+tocsin check press.yaml
+tocsin check press.yaml --expand
+tocsin preview press.yaml
+tocsin check plant.yaml
+tocsin check FILE
+tocsin check FILE --expand
+tocsin check plant.yaml --on flink
+tocsin preview FILE
+tocsin run plant.yaml
+tocsin doctor plant.yaml
+tocsin query "select key, count(*) from readings group by key"
+tocsin query "select key, event, severity, message from alarms order by time desc limit 5"
+tocsin query "select * from alarms" --format csv > alarms.csv
+tocsin query "select reason, count(*) from quarantine group by reason"
+tocsin query "select reason, count(*) from quarantine group by 1"
+tocsin query "select area, line, assets.name, count(*) from alarms join assets on key = machine or starts_with(key, machine || '/') group by all order by all"
+tocsin alarms list
+tocsin alarms kpis
+tocsin alarms ack ALARM --by me --reason "bearing ordered"
+tocsin alarms ack ID
+tocsin alarms comment ID "bearing ordered"
+tocsin access add ann --role admin
+tocsin alarms assign ID PERSON
+tocsin alarms label true ID
+tocsin alarms ignore health:motor --for 2h
+tocsin alarms relearn health:motor
+tocsin alarms maintained health:motor
+tocsin access list
+tocsin access token grafana --role viewer
+tocsin audit verify --noted NUMBER:HASH
+tocsin run plant.yaml
+tocsin backtest steps.yaml readings.csv --key machine --folder tocsin-data --since 2026-03-03
+tocsin replay plant.yaml --set folder=tocsin-data --from 2026-03-02 --to 2026-03-09
+tocsin explain ai4i2020.csv --target Machine_failure --drop UDI --drop "Product ID" --drop TWF --drop HDF --drop PWF --drop OSF --drop RNF -o explain.html
+tocsin explain "SELECT load, temperature, failed, time FROM readings" --target failed --time time
+tocsin score novelty data.csv -o out.csv
+tocsin score novelty pump.csv -o scored.csv --time timestamp --value pressure
+tocsin repair TABLE
+tocsin jobs FILE --run NAME
+tocsin check x.yaml
+tocsin --log-level info run x.yaml
+tocsin run x.yaml --forget hot.0.window
+tocsin backup /backup/monday --folder plant-data
+tocsin restore /backup/monday --folder plant-data
+""".strip().splitlines()
+"""In this order, each as it stands on its page; the plant runs again, so that it takes what people did."""
+LEFT_MAX = 47
+"""How many are not run: they want a server, go on until they are stopped, or read what is not made here. It only falls."""
+
+
+def words_of(command: str, alarm: str, noted: str) -> list[str]:
+    """The words of a command, with names that exist in place of those that stand for one."""
+    job = "tidy" if " jobs " in command else "health"
+    named = {"FILE": "plant.yaml", "NAME": job, "TABLE": "readings", "ALARM": alarm, "ID": alarm, "PERSON": "ann"}
+    named |= {"NUMBER:HASH": noted, "FOLDER": "others", "DEVICE...": "pump-9", "/backup/monday": "backup/monday"}
+    return [named.get(word, word) for word in split(command)]
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's matter
+def test_commands_of_the_pages_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared(tmp_path)
+    alarm = noted = ""
+    wrong = []
+    for command in RUN:
+        if command.startswith("tocsin backup"):
+            shutil.copytree("tocsin-data", "plant-data")
+        if command.startswith("tocsin restore"):
+            shutil.rmtree("plant-data")
+        if command.startswith("tocsin audit"):
+            said = CliRunner().invoke(main, ["audit", "verify"]).output
+            noted = (re.findall(r"\d+:[0-9a-f]{16,}", said) or [said])[0]
+        done = CliRunner().invoke(main, words_of(command, alarm, noted), input="a long enough passphrase\n" * 2)
+        if done.exit_code:
+            wrong.append(f"{command}: {done.exit_code} {done.output.strip()[-300:]} {done.exception!r}")
+        if command == "tocsin alarms list":
+            alarm = (re.findall(r"\b[0-9a-f]{8,}\b", done.output) or [done.output])[0]
+    assert not wrong, "\n".join(wrong)
+    assert (tmp_path / "explain.html").exists()
+    assert (tmp_path / "plant-data" / "readings").is_dir()
+
+
+def one_line(words: list[str]) -> str:
+    return shlex.join(" ".join(word.split()) for word in words)
+
+
+def typed() -> set[str]:
+    """The commands of all pages that could be typed as they stand; a sentence also names some by their first word."""
+    commands = set()
+    for page in PAGES:
+        for command, is_whole in shown(page.read_text(encoding="utf-8")):
+            words = split(command)
+            if not is_whole:
+                if len(words) < 2 and command not in RUN:
+                    continue
+                try:
+                    parsed(list(words), is_whole=True)
+                except click.ClickException:
+                    continue
+            if not (is_whole and page.stem in FOLLOWED) and words:
+                commands.add(one_line(words))
+    return commands
+
+
+def test_no_fewer_commands_are_run() -> None:
+    run, all_of_them = {one_line(split(command)) for command in RUN}, typed()
+    assert run <= all_of_them, "these stand on no page"
+    left = sorted(all_of_them - run)
+    assert len(left) <= LEFT_MAX, "run the new ones of these:\n" + "\n".join(left)
