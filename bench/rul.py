@@ -5,7 +5,8 @@ has all three is run. Units of the training file teach (life capped at 125 cycle
 once, at its last cycle. ``rmse`` and ``score`` (NASA's, summed) are against the truth capped at 125, ``rmse_raw`` and
 ``score_raw`` against the truth as it is; ``coverage`` is the share of capped truths within the 90 % interval, ``width``
 its mean in cycles. ``held_back_rmse`` is that of training units by models that had not seen them: all choices were made
-by it. The baseline says the mean of the training units' capped life at every age. Ends with one line of JSON.
+by it. ``gru`` and ``similarity`` have the same figures of each of these alone. The baseline says the mean of the
+training units' capped life at every age (``mean_life_rmse``). Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -22,8 +23,20 @@ from typing import Any
 import numpy as np
 
 from tocsin.batch import Floats
-from tocsin.models.life import CAP, LifePredictor, nasa_score, remaining, rmse, train, version
+from tocsin.models.life import (
+    CAP,
+    MEMBERS,
+    LifePredictor,
+    Member,
+    nasa_score,
+    remaining,
+    rmse,
+    slots_of,
+    train,
+    version,
+)
 from tocsin.models.life_features import Numbers
+from tocsin.state import Columns
 
 SETTINGS, SENSORS = slice(2, 5), slice(5, 26)
 
@@ -41,21 +54,20 @@ def last_rows(units: Numbers) -> Numbers:
     return np.append(np.flatnonzero(np.diff(units)), len(units) - 1)
 
 
-def judged(taught: Floats, test: Floats, truth: Floats) -> dict[str, Any]:
+def judged(taught: Floats, test: Floats, truth: Floats, members: Sequence[Member]) -> dict[str, Any]:
+    """Figures of models that say the life together, on test units and on training units that were held back."""
     units, whose = taught[:, 0].astype(np.int64), test[:, 0].astype(np.int64)
     begin = time.perf_counter()
-    model = train(units, taught[:, SETTINGS], taught[:, SENSORS])
+    model = train(units, taught[:, SETTINGS], taught[:, SENSORS], members=members)
     seconds = time.perf_counter() - begin
     settings, sensors = [f"setting{i}" for i in range(3)], [f"sensor{i}" for i in range(21)]
     manifest, files = version("turbofan", settings, sensors, model, units)
     predictor = LifePredictor(manifest, files, "bench")
-    slots = np.unique(whose, return_inverse=True)[1].astype(np.int32)
-    ages, memory = np.zeros(slots.max() + 1), np.zeros((slots.max() + 1, predictor.width))
-    features = predictor.features(slots, test[:, SETTINGS], test[:, SENSORS], ages, memory)
-    life, lower, upper = (values[last_rows(whose)] for values in predictor.predict(features))
+    state = Columns(predictor.fields())
+    slots = slots_of(whose, state)
+    features = predictor.features(slots, test[:, SETTINGS], test[:, SENSORS], state)
+    life, lower, upper = (values[last_rows(whose)] for values in predictor.predict(slots, features, state))
     capped = np.minimum(truth, CAP)
-    wanted = np.minimum(remaining(units), CAP)
-    plain = np.full(len(truth), wanted.mean())
     return {
         "rmse": round(rmse(life, capped), 3),
         "score": round(nasa_score(life, capped), 1),
@@ -63,11 +75,22 @@ def judged(taught: Floats, test: Floats, truth: Floats) -> dict[str, Any]:
         "score_raw": round(nasa_score(life, truth), 1),
         "coverage": round(float(np.mean((lower <= capped) & (capped <= upper))), 4),
         "width": round(float(np.mean(upper - lower)), 1),
-        "units": len(truth),
+        "held_back_rmse": round(rmse(model.held_back, np.minimum(remaining(units), CAP)), 3),
         "regimes": model.regimes.count,
-        "held_back_rmse": round(rmse(model.held_back, wanted), 3),
-        "mean_life_rmse": round(rmse(plain, capped), 3),
         "train_s": round(seconds, 1),
+    }
+
+
+def compared(taught: Floats, test: Floats, truth: Floats) -> dict[str, Any]:
+    """Figures of the models that are taught unless others are named, then of two of them alone, and the baseline."""
+    wanted = np.minimum(remaining(taught[:, 0].astype(np.int64)), CAP)
+    plain = np.full(len(truth), wanted.mean())
+    return {
+        **judged(taught, test, truth, MEMBERS),
+        "units": len(truth),
+        "mean_life_rmse": round(rmse(plain, np.minimum(truth, CAP)), 3),
+        "gru": judged(taught, test, truth, ("gru",)),
+        "similarity": judged(taught, test, truth, ("similarity",)),
     }
 
 
@@ -83,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: not all of its three files are there; left out")
             continue
         taught, test, truth = (part for part in parts if part is not None)
-        figures[name.lower()] = judged(taught, test, truth.ravel())
+        figures[name.lower()] = compared(taught, test, truth.ravel())
         print(f"{name}: {figures[name.lower()]}")
     print(json.dumps(figures))
 

@@ -104,7 +104,7 @@ def life(tmp_path: Path, **dataset: str) -> LifeTraining:
 
 
 def test_remaining_life_by_the_page_is_that_of_rows_in_order(tmp_path: Path) -> None:
-    effort, shares = Effort(trees=150, rounds=40), []
+    effort, shares = Effort(trees=150, steps=40), []
     table = failed()
     taught, again = (in_order(life(tmp_path).dataset, one) for one in (table, table.sort_by("time")))
     assert all((ours == theirs).all() for ours, theirs in zip(taught, again, strict=True))

@@ -18,7 +18,9 @@ from tocsin.models.life import LifePredictor
 from tocsin.models.store import FOLDER, Store
 from tocsin.state import Columns, Field
 
-ADDED = tuple(pa.field(name, pa.float64()) for name in ("rul", "rul_lower", "rul_upper", "rul_confidence"))
+ADDED = tuple(
+    pa.field(name, pa.float64()) for name in ("rul", "rul_lower", "rul_upper", "rul_confidence", "health_index")
+)
 
 
 class RemainingLife(Keyed):
@@ -27,14 +29,17 @@ class RemainingLife(Keyed):
     Each row gets ``rul``, ``rul_lower``, ``rul_upper`` and ``rul_confidence``, the share of machines (0.9 unless the
     model was taught otherwise) whose true life lies within the bounds. A reading is what taught the model: a cycle, an
     hour; make them with `window` or `resample` before. An upper bound at the model's cap (125) means "that or more":
-    so far ahead nothing can be seen. All are null until each sensor has been seen once.
+    so far ahead nothing can be seen. ``health_index`` is how healthy the machine is, from 1 as when it was new to 0
+    as at its end (null with a version that was taught before there was one). All are null until each sensor has been
+    seen once.
 
     What counts is how fast the readings move away from what they were when the machine was new, so the first reading of
     a key must be of a new machine, or one just overhauled; a replaced machine needs a key of its own. The model is a
     version in the store of models (kind ``remaining_life``), taught by `tocsin train` with machines that ran
     until they failed. Without ``version`` it is the one that was promoted when the run starts.
 
-    Saxena et al., "Damage propagation modeling for aircraft engine run-to-failure simulation" (2008); Vovk,
+    Saxena et al., "Damage propagation modeling for aircraft engine run-to-failure simulation" (2008); Wang et al., "A
+    similarity-based prognostics approach for remaining useful life estimation" (2008) for the health index; Vovk,
     "Conditional validity of inductive conformal predictors" (2012) for the bounds.
 
     Examples
@@ -72,14 +77,15 @@ class RemainingLife(Keyed):
         return added(input, ADDED, self.name())
 
     def fields(self) -> Mapping[str, Field]:
-        return {"age": Field(), "memory": Field(width=self._predictor.width)}
+        return self._predictor.fields()
 
     def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
         settings, sensors = (_numbers(rows, names) for names in (self._predictor.settings, self._predictor.sensors))
-        features = self._predictor.features(slots, settings, sensors, state["age"], state["memory"])
-        life, lower, upper = self._predictor.predict(features)
+        features = self._predictor.features(slots, settings, sensors, state)
+        life, lower, upper = self._predictor.predict(slots, features, state)
         confidence = np.where(np.isfinite(life), self._predictor.coverage, np.nan)
-        columns = [*rows.columns, *map(as_numbers, (life, lower, upper, confidence))]
+        said = (life, lower, upper, confidence, self._predictor.health_index(features))
+        columns = [*rows.columns, *map(as_numbers, said)]
         return pa.RecordBatch.from_arrays(columns, schema=promised(self, rows.schema))
 
 

@@ -1,25 +1,29 @@
 """Remaining life: how many readings a machine still has before it fails, taught by machines that have failed.
 
-Boosted trees (LightGBM) and three small networks on the same causal features, half and half, in one ONNX model; bounds
-by conformal prediction over machines that were held back.
+Boosted trees (LightGBM) and a GRU on the same causal features, half and half, or the similarity of their health to that
+of machines that failed; bounds by conformal prediction over machines that were held back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from tocsin.batch import Floats
+from tocsin.batch import Codes, Floats
 from tocsin.errors import ConfigError, MissingExtra
-from tocsin.models.life_features import Regimes, feature_count, find_regimes, state_width, wear_features
-from tocsin.models.life_onnx import ensemble
-from tocsin.models.manifest import MODEL, Manifest
-from tocsin.models.runtime import ModelSession
+from tocsin.models import life_gru, life_similarity
+from tocsin.models.life_features import Numbers, Regimes, feature_count, find_regimes, state_width, wear_features
+from tocsin.models.life_health import Health, learn_health
+from tocsin.models.life_members import Members
+from tocsin.models.life_onnx import write_trees
+from tocsin.models.manifest import Manifest
 from tocsin.models.store import Store
+from tocsin.state import Columns, Field
 
 KIND = "remaining_life"
 CAP = 125.0
@@ -28,8 +32,9 @@ FOLDS = 5
 YOUNG = 30
 """Readings of a machine that bounds are not learnt from: it has not shown itself yet."""
 LEVELS = 6
-NETWORKS = 3
-Units = npt.NDArray[np.int64]
+Member = Literal["trees", "gru", "similarity"]
+MEMBERS: tuple[Member, ...] = ("trees", "gru")
+Units = Numbers
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Effort:
     """How much is put into teaching."""
 
     trees: int = 600
-    rounds: int = 25
-    """How often each network sees each row."""
+    steps: int = 640
+    """How many corrections the GRU takes at least."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +65,32 @@ class LifeModel:
     """What was taught."""
 
     regimes: Regimes
-    boosted: Any
-    networks: Any
+    health: Health
+    members: Mapping[str, bytes]
+    """By name, the ONNX models that say it together."""
     bounds: LifeBounds
     cap: float
     held_back: Floats
-    """What was predicted for each row that teaches, by a model that had not seen its machine."""
+    """What was predicted for each row that teaches, by models that had not seen its machine."""
 
-    def features(self, units: Units, settings: Floats, sensors: Floats) -> Floats:
-        """Returns the features of each row, shape (rows, features); the rows of a machine in their order."""
-        return _features(self.regimes, units, settings, sensors)
 
-    def predict(self, features: Floats) -> Floats:
-        """Returns the remaining life of each row, up to the cap, shape (rows,)."""
-        return _predict(self.boosted, self.networks, features, self.cap)
+@dataclass(frozen=True)
+class _Lives:
+    """Rows of machines that failed, each machine's in their order."""
 
-    def to_onnx(self) -> bytes:
-        """Returns the model: input ``features`` (rows, features), output ``life`` (rows, 1), not cut off yet."""
-        return ensemble(self.boosted, self.networks)
+    units: Units
+    features: Floats
+    wanted: Floats
+
+    def part(self, rows: npt.NDArray[np.bool_]) -> _Lives:
+        """Returns some machines of them."""
+        return _Lives(self.units[rows], self.features[rows], self.wanted[rows])
 
 
 def train(
     units: Units, settings: Floats, sensors: Floats, *, cap: float = CAP, coverage: float = 0.9,
-    effort: Effort | None = None, seed: int = 0, progress: Callable[[str], None] = lambda said: None,
+    members: Sequence[Member] = MEMBERS, effort: Effort | None = None, seed: int = 0,
+    progress: Callable[[str], None] = lambda said: None,
 ) -> LifeModel:  # fmt: skip
     """Return a model taught with machines that ran until they failed: the last row of each is its failure.
 
@@ -99,7 +107,7 @@ def train(
     effort = effort or Effort()
     wanted = np.minimum(remaining(units), cap)
     regimes = find_regimes(settings, sensors)
-    features = _features(regimes, units, settings, sensors)
+    lives = _Lives(units, machine_features(regimes, units, settings, sensors), wanted)
     order = np.random.default_rng(seed).permutation(len(names))
     fold_of = np.empty(len(names), np.int64)
     fold_of[order] = np.arange(len(names)) % FOLDS
@@ -107,11 +115,11 @@ def train(
     held_back = np.empty(len(units))
     for fold in range(FOLDS):
         teach, judge = folds != fold, folds == fold
-        fitted = _fit(features[teach], wanted[teach], effort, seed)
-        held_back[judge] = _predict(*fitted, features[judge], cap)
+        held_back[judge] = _said(lives.part(judge), *_taught(lives.part(teach), members, effort, seed), cap)
         progress(f"held back part {fold + 1} of {FOLDS}")
     bounds = learn_bounds(units, held_back, wanted, coverage)
-    return LifeModel(regimes, *_fit(features, wanted, effort, seed), bounds, cap, held_back)
+    files, health = _taught(lives, members, effort, seed)
+    return LifeModel(regimes, health, files, bounds, cap, held_back)
 
 
 def remaining(units: Units) -> Floats:
@@ -179,17 +187,16 @@ def version(
             "machines": len(np.unique(units)),
             "settings": list(settings),
             "sensors": list(sensors),
+            "members": list(model.members),
+            "health": model.health.to_json(),
             "bounds": {n: getattr(model.bounds, n).tolist() for n in ("at", "below", "above")},
         },
     )
-    return manifest, {MODEL: model.to_onnx()}
+    return manifest, {f"{name}.onnx": content for name, content in model.members.items()}
 
 
 class LifePredictor:
     """One version of a model of remaining life, loaded (numpy, numba and onnxruntime only)."""
-
-    ROWS_MIN = 8
-    """Fewer rows are filled up: the last digit must not depend on how many rows come at once."""
 
     def __init__(self, manifest: Manifest, files: Mapping[str, bytes], place: str) -> None:
         if manifest.kind != KIND:
@@ -200,77 +207,95 @@ class LifePredictor:
         self.coverage = float(manifest.settings["coverage"])
         self.regimes = Regimes.from_json(manifest.scaling)
         self.bounds = LifeBounds(*(np.array(manifest.settings["bounds"][n]) for n in ("at", "below", "above")))
-        self._session = ModelSession(files[MODEL], f"{place}/{MODEL}")
+        # A version of before there was a health index has none, and one model, of all features.
+        healthy = manifest.settings.get("health")
+        self.health = None if healthy is None else Health.from_json(healthy)
+        named = {name: files[f"{name}.onnx"] for name in manifest.settings.get("members", ("model",))}
+        self._members = Members(named, feature_count(len(self.sensors)), self.health, place)
 
     @classmethod
     def open(cls, store: Store, name: str, version: int) -> LifePredictor:
         """Returns a version of a model, its files held against their digests."""
         return cls(store.show(name, version), store.files(name, version), str(store.place(name, version)))
 
-    @property
-    def width(self) -> int:
-        """How many numbers the features remember of a machine."""
-        return state_width(len(self.sensors))
+    def fields(self) -> Mapping[str, Field]:
+        """Returns what is remembered of each machine."""
+        return {**_remembered(len(self.sensors)), **self._members.fields()}
 
-    def features(
-        self, slots: npt.NDArray[np.int32], settings: Floats, sensors: Floats, ages: Floats, memory: Floats
-    ) -> Floats:
+    def features(self, slots: Codes, settings: Floats, sensors: Floats, state: Columns) -> Floats:
         """Returns the features of each row, and goes on with what is remembered of each machine."""
-        features = np.empty((len(slots), feature_count(sensors.shape[1])))
-        wear_features(slots, self.regimes.scaled(settings, sensors), ages, memory, features)
-        return features
+        return _wear(slots, self.regimes.scaled(settings, sensors), state)
 
-    def predict(self, features: Floats) -> tuple[Floats, Floats, Floats]:
+    def predict(self, slots: Codes, features: Floats, state: Columns) -> tuple[Floats, Floats, Floats]:
         """Returns remaining life, lower and upper bound, each (rows,); NaN where a feature is missing."""
-        life = np.full(len(features), np.nan)
-        whole = np.flatnonzero(np.isfinite(features).all(axis=1))
-        if len(whole):
-            given = features[whole].astype(np.float32)
-            padding = np.zeros((max(0, self.ROWS_MIN - len(given)), given.shape[1]), np.float32)
-            (said,) = self._session.run({"features": np.concatenate([given, padding])})
-            life[whole] = np.clip(said[: len(whole), 0], 0, self.cap)
+        life = np.clip(self._members.predict(slots, features, state), 0, self.cap)
         return life, *self.bounds.around(life, self.cap)
 
-
-def _features(regimes: Regimes, units: Units, settings: Floats, sensors: Floats) -> Floats:
-    names, slots = np.unique(units, return_inverse=True)
-    features = np.empty((len(units), feature_count(sensors.shape[1])))
-    ages, memory = np.zeros(len(names)), np.zeros((len(names), state_width(sensors.shape[1])))
-    wear_features(slots.astype(np.int32), regimes.scaled(settings, sensors), ages, memory, features)
-    return features.astype(np.float32).astype(np.float64)  # as the model in the stream will see them
+    def health_index(self, features: Floats) -> Floats:
+        """Returns the health of each row, 1 as new to 0 as at the end, shape (rows,); NaN where it is not known."""
+        if self.health is None:
+            return np.full(len(features), np.nan)
+        return np.clip(self.health.of(features), 0, 1)
 
 
-def _fit(features: Floats, wanted: Floats, effort: Effort, seed: int) -> tuple[Any, Any]:
-    import warnings
+def machine_features(regimes: Regimes, units: Units, settings: Floats, sensors: Floats) -> Floats:
+    """Return the features of each row, shape (rows, features), as the models see them: in single precision."""
+    state = Columns(_remembered(sensors.shape[1]))
+    features = _wear(slots_of(units, state), regimes.scaled(settings, sensors), state)
+    return features.astype(np.float32).astype(np.float64)
 
+
+def slots_of(units: Units, state: Columns) -> Codes:
+    """Return where the state keeps the machine of each row, shape (rows,)."""
+    return state.slots(pa.array(units).cast(pa.string()))
+
+
+def _remembered(sensors: int) -> Mapping[str, Field]:
+    return {"age": Field(), "memory": Field(width=state_width(sensors))}
+
+
+def _wear(slots: Codes, scaled: Floats, state: Columns) -> Floats:
+    features = np.empty((len(slots), feature_count(scaled.shape[1])))
+    wear_features(slots, scaled, state["age"], state["memory"], features)
+    return features
+
+
+def _taught(lives: _Lives, members: Sequence[Member], effort: Effort, seed: int) -> tuple[Mapping[str, bytes], Health]:
+    """Returns each model's ONNX, and what the health index is made of."""
+    features, wanted = lives.features, lives.wanted
+    age = features[:, 0]
+    health = learn_health(features, age, remaining(lives.units))
+    begins = np.arange(len(age)) - age.astype(np.int64) + 1
+
+    def write(member: Member) -> bytes:
+        if member == "trees":
+            return write_trees(_boosted(features, wanted, effort, seed))
+        if member == "gru":
+            inputs = features[:, life_gru.columns(features.shape[1])]
+            return life_gru.write(life_gru.learn(inputs, begins, wanted, effort.steps, seed))
+        slots = np.unique(begins, return_inverse=True)[1].astype(np.int32)
+        return life_similarity.learn(slots, health.of(features), age, wanted)
+
+    return {member: write(member) for member in members}, health
+
+
+def _said(lives: _Lives, files: Mapping[str, bytes], health: Health, cap: float) -> Floats:
+    """What models say of machines that did not teach them."""
+    members = Members(files, lives.features.shape[1], health, "held back")
+    state = Columns(members.fields())
+    return np.clip(members.predict(slots_of(lives.units, state), lives.features, state), 0, cap)
+
+
+def _boosted(features: Floats, wanted: Floats, effort: Effort, seed: int) -> Any:
     try:
         from lightgbm import LGBMRegressor
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.neural_network import MLPRegressor
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise MissingExtra(str(error.name), "train", "a model of remaining life") from None
-    boosted = LGBMRegressor(
+    return LGBMRegressor(
         n_estimators=effort.trees, learning_rate=0.03, num_leaves=8, min_child_samples=40, subsample=0.7,
         subsample_freq=1, colsample_bytree=0.4, reg_lambda=5, random_state=seed, n_jobs=1, deterministic=True,
         force_row_wise=True, verbose=-1,
     ).fit(features, wanted)  # fmt: skip
-    networks = []
-    for number in range(NETWORKS):
-        network = MLPRegressor(
-            hidden_layer_sizes=(64, 32), alpha=1.0, max_iter=effort.rounds, random_state=seed + number
-        )
-        with warnings.catch_warnings():
-            # It is stopped early on purpose.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            networks.append(make_pipeline(StandardScaler(), network).fit(features, wanted))
-    return boosted, networks
-
-
-def _predict(boosted: Any, networks: Any, features: Floats, cap: float) -> Floats:
-    by_networks = np.mean([network.predict(features) for network in networks], axis=0)
-    return np.asarray(np.clip((boosted.booster_.predict(features) + by_networks) / 2, 0, cap))
 
 
 def _weighted_quantile(values: Floats, weights: Floats, share: float) -> float:

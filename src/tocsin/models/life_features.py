@@ -134,6 +134,11 @@ def feature_count(sensors: int) -> int:
     return 1 + (len(SPANS) + 1) * sensors
 
 
+def sensors_of(features: int) -> int:
+    """Returns how many sensors so many features are of."""
+    return (features - 1) // (len(SPANS) + 1)
+
+
 def state_width(sensors: int) -> int:
     """Returns how many numbers are remembered of a machine: its means, how much each knows, what it was when new."""
     return (2 * len(SPANS) + 2) * sensors
@@ -167,3 +172,23 @@ def wear_features(slots: Codes, scaled: Floats, ages: Floats, memory: Floats, fe
                 kept[new] += z
             first = kept[new] / kept[news] if kept[news] > 0 else np.nan
             features[i, 1 + wide + j] = features[i, 1 + sensors + j] - first
+
+
+@kernel
+def recent_rows(slots: Codes, values: Floats, memory: Floats, windows: Floats) -> None:
+    """Write the last rows of its machine beside each row, shape (rows, depth, columns), the newest last.
+
+    ``memory`` (machines, depth * columns) is NaN for a machine that has had no whole row yet: before that it is as it
+    was in it. Rows that are not whole are not given.
+    """
+    depth, columns = windows.shape[1], windows.shape[2]
+    for i in range(len(slots)):
+        kept = memory[slots[i]]
+        fresh = np.isnan(kept[-1])
+        for at in range(depth):
+            for j in range(columns):
+                if fresh or at == depth - 1:
+                    kept[at * columns + j] = values[i, j]
+                else:
+                    kept[at * columns + j] = kept[(at + 1) * columns + j]
+                windows[i, at, j] = kept[at * columns + j]

@@ -44,6 +44,9 @@ class LifeTraining(TrainingFile):
     """What is taught."""
     dataset: LifeData
     """Which machines teach."""
+    models: Many[life.Member] = Setting(life.MEMBERS, min_length=1)
+    """Which models say it together, each as much as the others: boosted ``trees``, a ``gru`` over the last readings,
+    and the ``similarity`` of the health to that of machines that failed."""
     cap: float = Setting(life.CAP, gt=0)
     """How many readings before the failure nothing of it can be seen yet: life is taught up to here."""
     coverage: float = Setting(0.9, ge=0.5, lt=1)
@@ -70,8 +73,8 @@ def train_on(
             told(next(done) / (life.FOLDS + 1), float("nan"))
 
     model = life.train(
-        units, settings, sensors, cap=training.cap, coverage=training.coverage, effort=effort, seed=training.seed,
-        progress=progress,
+        units, settings, sensors, cap=training.cap, coverage=training.coverage, members=training.models,
+        effort=effort, seed=training.seed, progress=progress,
     )  # fmt: skip
     manifest, files = life.version(
         training.name, training.dataset.settings, training.dataset.sensors, model, units, training.coverage
