@@ -23,6 +23,7 @@ import pytest
 import uvicorn
 from servers import free_port
 
+from tocsin.engine.wire import Counted, Inferences, Rejected, SinkLag, SourceSilence
 from tocsin.output.delta import Delta
 from tocsin.serve.access import AccessKeys
 from tocsin.serve.api import PageContext
@@ -292,16 +293,21 @@ def test_who_is_not_signed_in_may_not_ask(lake: Path) -> None:
     assert Ours(None).ask("query", query="1").status_code == 422
 
 
-DASHBOARDS = sorted((Path(__file__).parent.parent.parent / "examples" / "grafana").glob("*.json"))
+DASHBOARDS = Path(__file__).parent.parent.parent / "examples" / "grafana"
 
 
-@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-def test_every_panel_of_a_dashboard_shows_something(ours: Ours, begin_ms: int, path: Path) -> None:
-    for panel in json.loads(path.read_text())["panels"]:
+def shown(dashboard: str) -> Iterator[tuple[str, str]]:
+    """The panels' titles, and what they ask."""
+    for panel in json.loads((DASHBOARDS / dashboard).read_text())["panels"]:
         for target in panel["targets"]:
-            asked = {"query": target["expr"].replace("$machine", ".*"), "step": "60"}
-            answer = ours.ask("query_range", start=begin_ms / 1000 + 60, end=begin_ms / 1000 + 3_600, **asked)
-            assert lines(answer), panel["title"]
+            yield panel["title"], target["expr"]
+
+
+def test_every_panel_of_readings_shows_something(ours: Ours, begin_ms: int) -> None:
+    for title, expression in shown("readings.json"):
+        asked = {"query": expression.replace("$machine", ".*"), "step": "60"}
+        answer = ours.ask("query_range", start=begin_ms / 1000 + 60, end=begin_ms / 1000 + 3_600, **asked)
+        assert lines(answer), title
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, which comes with prometheus")
@@ -311,6 +317,59 @@ def test_promtool_finds_nothing_wrong_with_our_metrics() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@contextmanager
+def served(page: PageContext) -> Iterator[int]:
+    """The page on a port of its own."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(build(page, hosts=("127.0.0.1",)), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_every_panel_of_the_engine_shows_something_in_a_real_prometheus(tmp_path: Path) -> None:
+    live, begin_s = Live(), time.monotonic()
+
+    def tell() -> None:
+        n = 1 + int((time.monotonic() - begin_s) * 100)
+        live.count(
+            Counted(
+                rows_in={"plant": n}, rows_out={"judged": n}, late={"judged": n}, lag_s={"judged": 0.5},
+                rejected=(Rejected("plant", "ts", n),), sinks={"lake": SinkLag(1, lag_bytes=4_096)},
+                sources={"plant": SourceSilence(0.1, backpressure=0.25)}, epochs=n, epoch_ms=12,
+                inferences={"judged.model": Inferences(n, n / 1000)},
+            )
+        )  # fmt: skip
+
+    tell()
+    page = PageContext("test", tmp_path, live, Hub(), AccessKeys(None))
+    with served(page) as port, prometheus(tmp_path, SCRAPED.format(port=port)) as url:
+        left, until = dict.fromkeys(shown("engine.json")), time.monotonic() + 60
+        while left and time.monotonic() < until:
+            tell()
+            for panel in list(left):
+                expression = panel[1].replace("$pipeline", ".*").replace("$__rate_interval", "10s")
+                told = httpx.get(f"{url}/api/v1/query", params={"query": expression}).json()
+                assert told["status"] == "success", (panel, told)
+                if told["data"]["result"]:
+                    del left[panel]
+            time.sleep(0.1)
+    assert not left
+
+
+SCRAPED = """
+scrape_configs:
+  - job_name: tocsin
+    scrape_interval: 250ms
+    scrape_timeout: 250ms
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+
+
 def test_a_real_prometheus_federates_from_it(tmp_path: Path) -> None:
     odd = 'the "old"\\ one\n'
     batch = rows({"key": ["fan", odd, "pump"], "time": [datetime.now(UTC)] * 3, "value": [1.5, -2.0, None]})
@@ -318,21 +377,15 @@ def test_a_real_prometheus_federates_from_it(tmp_path: Path) -> None:
     writer = Delta(path="readings").open(place, batch.schema)
     writer.publish(1, [writer.stage(1, [batch])])
     page = PageContext("test", tmp_path, Live(), Hub(), AccessKeys(None))
-    port = free_port()
-    app = build(replace(page, lake_folder=tmp_path), hosts=("127.0.0.1",))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        with prometheus(tmp_path, FEDERATION.format(port=port)) as url:
-            until = time.monotonic() + 60
-            told: list[Any] = []
-            while not told and time.monotonic() < until:
-                told = httpx.get(f"{url}/api/v1/query", params={"query": "readings_value"}).json()["data"]["result"]
-                time.sleep(0.1)
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    with (
+        served(replace(page, lake_folder=tmp_path)) as port,
+        prometheus(tmp_path, FEDERATION.format(port=port)) as url,
+    ):
+        until = time.monotonic() + 60
+        told: list[Any] = []
+        while not told and time.monotonic() < until:
+            told = httpx.get(f"{url}/api/v1/query", params={"query": "readings_value"}).json()["data"]["result"]
+            time.sleep(0.1)
     assert {one["metric"]["key"]: float(one["value"][1]) for one in told} == {"fan": 1.5, odd: -2.0}
 
 
