@@ -23,7 +23,7 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("jax")
     monkeypatch.chdir(tmp_path)
     exec(PAGE.shown("python")[0], {})
-    for name, text in zip(("heating", "load", "live", "load-steps"), PAGE.shown("yaml"), strict=True):
+    for name, text in zip(("heating", "load", "live", "trees", "load-steps"), PAGE.shown("yaml"), strict=True):
         Path(f"{name}.yaml").write_text(text)
     printed = {}
     for line in "".join(PAGE.shown("sh")).splitlines():

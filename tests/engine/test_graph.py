@@ -130,6 +130,18 @@ def test_an_input_that_has_ended_does_not_lead_while_the_other_is_idle(tmp_path:
     assert spy.log[-1] == ([], END)
 
 
+def test_an_end_does_not_let_time_go_on_without_a_source_that_is_not_open_yet(tmp_path: Path) -> None:
+    spy = seen()
+    both = (("in", OUT), ("in1", OUT))
+    graph = Graph(plan(tmp_path, [Step("spy", spy, both, parts.ROWS, {OUT: parts.ROWS})], sources=2), Counters())
+    one = graph.add(graph.plan.sources[0], "0")
+    push(graph, one.id, b"a,10,1")
+    push(graph, one.id, watermark_us=END)
+    two = graph.add(graph.plan.sources[1], "0")
+    push(graph, two.id, b"b,5,2")
+    assert spy.log[-1] == ([2], 5)
+
+
 def test_union_takes_the_least_and_an_idle_input_does_not_hold_it(tmp_path: Path) -> None:
     spy = seen()
     both = (("in", OUT), ("in1", OUT))

@@ -136,6 +136,7 @@ ELSEWHERE = {
     ("lake/read", "bring it back"): "cli/test_expected_trouble.py::test_a_damaged_data_file_is_named_and_the_table_goes_on_without_it",
     ("lake/remote", "stop it, or give one"): "output/test_remote_delta.py::test_another_engine_under_our_name_is_noticed",
     ("lake/schema", "rename it"): "cli/test_remedies.py::test_a_column_of_another_type",
+    ("models/contributions", "train anew"): "remedies/test_model_remedies.py::test_trees_that_cannot_be_read_are_taught_anew",
     ("models/manifest", "roll back"): "remedies/test_model_remedies.py::test_a_damaged_champion_is_rolled_back_or_trained_anew",
     ("models/manifest", "train it anew"): "remedies/test_model_remedies.py::test_a_damaged_version_is_trained_anew",
     ("models/store", "delete it"): "remedies/test_model_remedies.py::test_a_pointer_that_cannot_be_read",

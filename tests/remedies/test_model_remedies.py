@@ -20,6 +20,7 @@ from pumps import pumps
 
 from tocsin.batch import as_times
 from tocsin.errors import CorruptState
+from tocsin.models.contributions import TreeContributions
 from tocsin.models.dataset import Dataset, checked, moment, numbers_of, times_of
 from tocsin.models.explain import CATEGORIES_MAX, _encoded, _features
 from tocsin.models.failure import FailureData, _parted
@@ -27,6 +28,7 @@ from tocsin.models.life_training import LifeData, in_order
 from tocsin.models.manifest import Manifest
 from tocsin.models.store import Store
 from tocsin.models.text import FOLDS, _check
+from tocsin.models.trees_onnx import tree_attributes
 from tocsin.testing import rows
 
 TABLE = rows({"value": [1.0, 2.0, 3.0], "text": ["a", "b", "c"], "day": ["2026-01-01"] * 3})
@@ -164,6 +166,16 @@ def test_a_damaged_champion_is_rolled_back_or_trained_anew(store: Store) -> None
     assert store.rollback("pump") == 1
     assert store.files("pump", 1) == FILES
     assert store.files("pump", store.add(GOOD, FILES).version) == FILES
+
+
+def test_trees_that_cannot_be_read_are_taught_anew() -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    with pytest.raises(CorruptState, match="; train anew") as refused:
+        TreeContributions.read(b"rust", 2, "models/pump/2/trees.json")
+    assert "models/pump/2/trees.json holds no trees (" in str(refused.value)
+    taught = lightgbm.train({"verbosity": -1, "min_data_in_leaf": 1}, lightgbm.Dataset(np.eye(2), [0.0, 1.0]), 1)
+    anew = json.dumps(tree_attributes(taught.dump_model())).encode()
+    assert TreeContributions.read(anew, 2, "models/pump/3/trees.json")(np.eye(2)).shape == (2, 2)
 
 
 def test_a_version_without_manifest(store: Store, tmp_path: Path) -> None:

@@ -51,8 +51,10 @@ class StepTask:
         self.watermark_us = START
 
     def merged(self) -> int:
-        active = [w for w, idle in zip(self.watermarks, self.idle, strict=True) if not idle]
-        return max(self.watermark_us, min(active or self.watermarks))
+        """Returns the least watermark of the inputs that go on; what has ended says no more of the time."""
+        going_on = [(w, idle) for w, idle in zip(self.watermarks, self.idle, strict=True) if w != END]
+        active = [w for w, idle in going_on if not idle]
+        return max(self.watermark_us, min(active or [w for w, _ in going_on], default=END))
 
 
 class Graph:
@@ -116,7 +118,6 @@ class Graph:
             if node.id in self._states:
                 node.state = node.operator.load(self._states.pop(node.id))
         chain.watermark_us = self._watermarks.pop(chain.id, START)
-        chain.idle = chain.watermark_us == END
         self.chains[chain.id] = chain
         return chain
 
@@ -130,9 +131,9 @@ class Graph:
     def push(self, chain: Chain, batch: Batch, traced: Traced | None = None) -> None:
         """Take one batch of a partition, which may be decoded already, through its chain and all steps."""
         self.counters.rows_in[chain.origin.id] += len(batch)
-        if chain.idle or batch.watermark_us == END:
+        if chain.idle:
             self.settle()
-            chain.idle = batch.watermark_us == END  # it says no more of the time, while others may bring rows yet
+            chain.idle = False
             self._mark_idle()
         wave = self._waves.next()
         wave.rows = len(batch)
@@ -145,6 +146,10 @@ class Graph:
             chain.watermark_us = max(chain.watermark_us, out.watermark_us)
             self._emit(wave, chain.origin.id, out.until(self._merged(chain.origin)))
         self._send(wave)
+        if chain.watermark_us == END and any(c.idle for c in self.chains.values() if c.origin is chain.origin):
+            self.settle()  # behind its last rows it no longer holds back the time of those that are idle
+            self._mark_idle()
+            self._go_on(chain.origin)
 
     def fall_idle(self, chain: Chain) -> None:
         """A partition has been silent for too long: time goes on without it."""
@@ -193,9 +198,9 @@ class Graph:
         chains = [chain for chain in self.chains.values() if chain.origin is origin]
         if not chains:
             return self.watermarks[origin.id]
-        active = [chain.watermark_us for chain in chains if not chain.idle]
-        idle = [chain.watermark_us for chain in chains if chain.watermark_us != END]
-        merged = min(active) if active else max(idle, default=END)
+        going_on = [chain for chain in chains if chain.watermark_us != END]
+        active = [chain.watermark_us for chain in going_on if not chain.idle]
+        merged = min(active) if active else max((chain.watermark_us for chain in going_on), default=END)
         return max(merged, self.watermarks[origin.id])
 
     def _without_late(self, wave: Wave, origin: str, out: Batch) -> Batch:
@@ -211,7 +216,7 @@ class Graph:
         silent = {
             origin.id
             for origin in self.plan.sources
-            if all(chain.idle for chain in self.chains.values() if chain.origin is origin)
+            if all(chain.idle or chain.watermark_us == END for chain in self.chains.values() if chain.origin is origin)
         }
         for step_task in self.step_tasks:
             for i, (id, _) in enumerate(step_task.step.inputs):
