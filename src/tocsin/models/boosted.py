@@ -17,7 +17,7 @@ from tocsin.batch import Floats, Ints
 from tocsin.errors import MissingExtra
 from tocsin.models.dataset import Series
 from tocsin.models.training import Progress
-from tocsin.models.trees_onnx import tree_attributes
+from tocsin.models.trees_onnx import DOUBLE, ENSEMBLE, FLOAT, Node, tree_attributes, tree_model
 from tocsin.settings import Settings
 
 F32 = npt.NDArray[np.float32]
@@ -122,27 +122,13 @@ def to_onnx(dump: Mapping[str, Any], window: int, inputs: int) -> bytes:
 
     ``dump`` is LightGBM's description of its trees.
     """
-    try:
-        import onnx.helper
-        from onnx import TensorProto, numpy_helper
-    except ImportError:
-        raise MissingExtra("onnx", "train", "a forecaster of trees") from None
-    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    weights = looks(window)
-    nodes = [
-        node("Transpose", ["window"], ["by_input"], perm=[0, 2, 1]),
-        node("Cast", ["by_input"], ["double"], to=TensorProto.DOUBLE),
-        node("MatMul", ["double", "looks"], ["seen"]),
-        node("Flatten", ["seen"], ["flat"]),
-        node("Cast", ["flat"], ["features"], to=TensorProto.FLOAT),
-        node("TreeEnsembleRegressor", ["features"], ["change"], domain="ai.onnx.ml", **tree_attributes(dump)),
+    nodes: list[Node] = [
+        ("Transpose", ["window"], "by_input", {"perm": [0, 2, 1]}),
+        ("Cast", ["by_input"], "double", {"to": DOUBLE}),
+        ("MatMul", ["double", "looks"], "seen", {}),
+        ("Flatten", ["seen"], "flat", {}),
+        ("Cast", ["flat"], "features", {"to": FLOAT}),
+        (ENSEMBLE, ["features"], "change", tree_attributes(dump)),
     ]
-    graph = onnx.helper.make_graph(
-        nodes,
-        "boosted",
-        [value("window", TensorProto.FLOAT, ["rows", window, inputs])],
-        [value("change", TensorProto.FLOAT, ["rows", 1])],
-        [numpy_helper.from_array(weights, "looks")],
-    )
-    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
-    return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    given = {"window": ("rows", window, inputs)}
+    return tree_model("boosted", "a forecaster of trees", given, "change", nodes, {"looks": looks(window)})

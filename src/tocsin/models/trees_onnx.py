@@ -1,11 +1,50 @@
-"""LightGBM's trees as ONNX keeps them."""
+"""LightGBM's trees as ONNX keeps them, and the models that they are part of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from tocsin.errors import MissingExtra
+
+FLOAT, DOUBLE = 1, 11
+"""What onnx.proto calls numbers of 32 and of 64 bits."""
+ENSEMBLE = "TreeEnsembleRegressor"
+Node = tuple[str, Sequence[str], str, Mapping[str, Any]]
+"""An operator: its kind, the names of its inputs, that of its output, its attributes."""
+
+
+def tree_model(
+    name: str, taught: str, given: Mapping[str, Sequence[int | str]], said: str, nodes: Sequence[Node],
+    constants: Mapping[str, npt.NDArray[Any]] = {},
+) -> bytes:  # fmt: skip
+    """Return the model of these operators, which run in their order: one input by its name and shape, one output.
+
+    Both are float32, the output of shape (rows, 1). ``taught`` says what needs the library, where it is missing.
+    """
+    try:
+        import onnx.helper
+        from onnx import numpy_helper
+    except ImportError:
+        raise MissingExtra("onnx", "train", taught) from None
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node(
+                kind, list(inputs), [output], domain="ai.onnx.ml" if kind == ENSEMBLE else None, **attributes
+            )
+            for kind, inputs, output, attributes in nodes
+        ],
+        name,
+        [value(input, FLOAT, list(shape)) for input, shape in given.items()],
+        [value(said, FLOAT, ["rows", 1])],
+        [numpy_helper.from_array(numbers, constant) for constant, numbers in constants.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
 def tree_attributes(dump: Mapping[str, Any]) -> Mapping[str, Any]:
