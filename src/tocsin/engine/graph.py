@@ -125,7 +125,6 @@ class Graph:
         """Let go of a split: time goes on without it."""
         self.settle()
         chain = self.chains.pop(id)
-        self._mark_idle()
         self._go_on(chain.origin)
 
     def push(self, chain: Chain, batch: Batch, traced: Traced | None = None) -> None:
@@ -148,14 +147,12 @@ class Graph:
         self._send(wave)
         if chain.watermark_us == END and any(c.idle for c in self.chains.values() if c.origin is chain.origin):
             self.settle()  # behind its last rows it no longer holds back the time of those that are idle
-            self._mark_idle()
             self._go_on(chain.origin)
 
     def fall_idle(self, chain: Chain) -> None:
         """A partition has been silent for too long: time goes on without it."""
         self.settle()
         chain.idle = True
-        self._mark_idle()
         self._go_on(chain.origin)
 
     def act(self, actions: pa.RecordBatch) -> None:
@@ -188,6 +185,7 @@ class Graph:
 
     def _go_on(self, origin: SourceNode) -> None:
         """Let time go on where what held it back no longer does."""
+        self._mark_idle()
         merged = self._merged(origin)
         wave = self._waves.next()
         if merged > self.watermarks[origin.id]:
