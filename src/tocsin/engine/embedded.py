@@ -156,7 +156,7 @@ class EmbeddedRunner(Runner):
     def _loop(self, attempt: Attempt) -> None:
         """Take and step; an epoch when it is due. Ends after a last epoch when the sources have, or when stopped."""
         last_epoch_s = last_feed_s = self._clock.monotonic_s()
-        spacing_s, dirty = 0.0, attempt.refitted
+        urgent_from_s, dirty = last_epoch_s, attempt.refitted
         while True:
             attempt.news.clear()
             events, batches = (0, 0) if self._held(attempt) else self._take(attempt)
@@ -164,16 +164,21 @@ class EmbeddedRunner(Runner):
             idle = self._fall_idle(attempt, now_s)
             dirty |= batches > 0 or idle or bool(attempt.revoked)
             last = self._stopping or all(task.finished for task in attempt.sources.values())
-            due_s = spacing_s if attempt.graph.urgent else self.plan.checkpoint_us / 1e6
+            due_s = last_epoch_s + self.plan.checkpoint_us / 1e6
+            urgent = attempt.graph.urgent
+            if urgent:
+                due_s = min(due_s, urgent_from_s)
             full = attempt.graph.bytes >= self.plan.memory_bytes
-            if dirty and (last or attempt.revoked or full or now_s - last_epoch_s >= due_s):
+            if dirty and (last or attempt.revoked or full or now_s >= due_s):
                 first = attempt.before is None
                 self._epoch(attempt)
                 if first:
                     gc.freeze()  # all that is loaded stays: looking through it again and again took 7 % of the time
                 last_epoch_s, dirty = self._clock.monotonic_s(), False
                 cost_s = last_epoch_s - now_s
-                spacing_s = min(max(4 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
+                if urgent:  # one that was due anyway lets the next alarm wait for nothing
+                    spacing_s = min(max(4 * cost_s, URGENT_SPACING_S[0]), URGENT_SPACING_S[1])
+                    urgent_from_s = last_epoch_s + spacing_s
                 self.counters.epoch(1e3 * cost_s)
                 if self.counters.trouble == DISK_FULL:
                     logger.warning("there is space again; it goes on")
@@ -184,7 +189,7 @@ class EmbeddedRunner(Runner):
             if last:
                 return
             if not events and not idle and not attempt.graph.settle():
-                self._rest(attempt, last_epoch_s + due_s - now_s if dirty else IDLE_WAIT_S)
+                self._rest(attempt, due_s - now_s if dirty else IDLE_WAIT_S)
 
     def _rest(self, attempt: Attempt, wait_s: float) -> None:
         """Sleep until a source has something, but no longer than until something else is due."""
