@@ -22,6 +22,7 @@ from tocsin.acquire.files import Files, FilesReader
 from tocsin.batch import END, RAW
 from tocsin.errors import SourceError
 from tocsin.testing import read_from
+from tocsin.values.bytes import WIDE_BYTES
 
 
 def reader(path: Path | str, offset: Any = None, **settings: Any) -> FilesReader:
@@ -241,12 +242,18 @@ def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
     assert reader(tmp_path, follow=True).progress() is None
 
 
-@given(st.binary(max_size=200).map(lambda b: bytes(np.frombuffer(b, np.uint8) % 12)))
-def test_line_ends_are_where_the_line_feeds_are(text: bytes) -> None:
-    buffer = np.frombuffer(text + b"\n" * 8, np.uint8).copy()
+@given(
+    st.binary(max_size=200).map(lambda b: bytes(np.frombuffer(b, np.uint8) % 12 + 1)) | st.text("\n a", max_size=200)
+)
+def test_line_ends_are_where_the_line_feeds_are(drawn: bytes | str) -> None:
+    text = drawn if isinstance(drawn, bytes) else drawn.encode()
+    buffer = np.frombuffer(text + b"\n" * WIDE_BYTES, np.uint8).copy()
     ends = np.zeros(len(text) + 1, np.int32)
-    count = _lines.line_ends(buffer.ctypes.data, len(text), ends)
+    count, any_blank = _lines.line_ends(buffer.ctypes.data, len(text), ends)
     assert ends[1 : count + 1].tolist() == [i + 1 for i, b in enumerate(text) if b == 10]
+    lines = [line for line in text.replace(b"\n", b"\n\0").split(b"\0") if line]
+    assert any_blank == any(line[0] <= 32 for line in lines)
+    assert any_blank or not any(line.isspace() for line in lines)  # or a blank line would be taken for a reading
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

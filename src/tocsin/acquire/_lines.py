@@ -17,7 +17,7 @@ import pyarrow as pa
 from tocsin.batch import Ints
 from tocsin.errors import SourceError
 from tocsin.kernels import kernel
-from tocsin.values.bytes import trailing_zeros, word_at
+from tocsin.values.bytes import WIDE_BYTES, byte_at, equal_bytes, trailing_zeros
 from tocsin.values.text import UTF16_BYTES, utf16_of
 
 BLOCK_BYTES = 8 * 2**20
@@ -30,6 +30,8 @@ BLANK_CSV = BLANK & (np.arange(256) != ord("\t"))
 """The same where a tab may stand between two empty fields."""
 HEAD_BYTES = 1024
 """How much of a file's beginning tells it from others."""
+LINE_FEED, SPACE = 10, 32
+"""What ends a line, and the highest of the blanks."""
 
 
 class FileRefused(SourceError):
@@ -160,13 +162,13 @@ class LineBlock:
 
     def __init__(self, stream: Plain, position: int) -> None:
         self.position = position
-        self.buffer = np.empty(BLOCK_BYTES + 8, np.uint8)
+        self.buffer = np.empty(BLOCK_BYTES + WIDE_BYTES, np.uint8)
         self.size = stream.read_into(self.buffer.data[:BLOCK_BYTES], position)
         self.at_end = self.size < BLOCK_BYTES
-        self.buffer[self.size : self.size + 8] = 0
+        self.buffer[self.size : self.size + WIDE_BYTES] = 0
         ends = np.empty(self.size + 1, np.int32)
         ends[0] = 0
-        count = line_ends(self.buffer.ctypes.data, self.size, ends)
+        count, self.may_have_blanks = line_ends(self.buffer.ctypes.data, self.size, ends)
         self.ends = ends[: count + 1].copy()
 
     @property
@@ -180,6 +182,8 @@ class LineBlock:
 
     def blanks(self, first: int, last: int, is_blank: npt.NDArray[np.bool_] = BLANK) -> npt.NDArray[np.bool_]:
         """Returns which lines hold nothing but blanks and their end, however many, shape (last - first,)."""
+        if not self.may_have_blanks:
+            return np.zeros(last - first, np.bool_)
         blank = np.empty(last - first, np.bool_)
         blank_lines(self.buffer, self.ends, is_blank, first, blank)
         return blank
@@ -197,22 +201,23 @@ class LineBlock:
 
 
 @kernel
-def line_ends(data: int, size: int, ends: npt.NDArray[np.int32]) -> int:
-    """Write where each line ends (behind its line feed) to ``ends[1:]``; how many there are."""
-    ones, highs = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-    sevens = np.uint64(0x7F7F7F7F7F7F7F7F)
-    feeds = np.uint64(10) * ones
+def line_ends(data: int, size: int, ends: npt.NDArray[np.int32]) -> tuple[int, bool]:
+    """Write where each line ends (behind its line feed) to ``ends[1:]``.
+
+    Returns how many there are, and whether one begins with a blank. `WIDE_BYTES` bytes behind the data are read.
+    """
     count = 0
-    for at in range(0, size, 8):
-        x = word_at(data + at) ^ feeds
-        marks = ~(((x & sevens) + sevens) | x | sevens) & highs  # exactly the zero bytes
+    any_blank = size > 0 and byte_at(data) <= SPACE
+    for at in range(0, size, WIDE_BYTES):
+        marks = equal_bytes(data + at, LINE_FEED)
         while marks:
-            end = at + (trailing_zeros(marks) >> 3) + 1
+            end = at + trailing_zeros(marks) + 1
             if end <= size:
                 count += 1
                 ends[count] = end
+                any_blank |= end < size and byte_at(data + end) <= SPACE  # which the next bytes are read for anyway
             marks &= marks - np.uint64(1)
-    return count
+    return count, any_blank
 
 
 @kernel

@@ -17,6 +17,8 @@ from numba.extending import intrinsic
 
 LOW_BYTES = np.array([(1 << (8 * n)) - 1 for n in range(8)], np.uint64)
 """Masks that keep the first n bytes of a word."""
+WIDE_BYTES = 64
+"""How many bytes `equal_bytes` looks at."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -39,6 +41,23 @@ def word_at(typing_context: Any, address: Any) -> Any:
         return builder.load(pointer, align=1)
 
     return types.uint64(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def equal_bytes(typing_context: Any, address: Any, byte: Any) -> Any:
+    """Which of the `WIDE_BYTES` bytes from an address on are this one, as bits, the first one lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(ir.IntType(8), WIDE_BYTES)
+        text = builder.load(builder.inttoptr(arguments[0], wide.as_pointer()), align=1)
+        one = builder.insert_element(
+            ir.Constant(wide, ir.Undefined), builder.trunc(arguments[1], ir.IntType(8)), ir.Constant(ir.IntType(32), 0)
+        )
+        places = ir.Constant(ir.VectorType(ir.IntType(32), WIDE_BYTES), [0] * WIDE_BYTES)
+        wanted = builder.shuffle_vector(one, ir.Constant(wide, ir.Undefined), places)
+        return builder.bitcast(builder.icmp_unsigned("==", text, wanted), ir.IntType(WIDE_BYTES))
+
+    return types.uint64(types.int64, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
