@@ -47,10 +47,15 @@ def package(tmp_path: Path) -> Path:
 
 def call(package: Path) -> tuple[int, int, Path]:
     """Result in a new process, how often the cache had the code, and where it lies."""
-    environment = os.environ | {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(package.parent.parent)}
-    run = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=True)
-    result, hits, path = run.stdout.split()
+    result, hits, path = run(package, RUN).split()
     return int(result), int(hits), Path(path)
+
+
+def run(package: Path, code: str) -> str:
+    """What a new process with this package prints."""
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(package.parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_a_change_in_a_helper_or_a_constant_reaches_the_caller(package: Path) -> None:
@@ -95,3 +100,25 @@ twice_and_offset.stats = twice.stats
     assert call(package)[:2] == (42, 1)
     caller.write_text(of_a_type.replace("Number", "Figure"))
     assert call(package)[:2] == (42, 0)
+
+
+KEPT = """
+import sys
+from tocsin.twice_caller import of_hash, twice_and_offset as f
+
+same = of_hash(40) == hash("40")
+print(same, f(21), sum(of_hash.stats.cache_hits.values()), "numba.np.linalg" in sys.modules, f(1.5))
+"""
+OF_HASH = """
+@kernel
+def of_hash(number):
+    return hash(str(number))
+"""
+
+
+def test_kept_machine_code_needs_no_compiler_and_does_not_keep_it_from_compiling(package: Path) -> None:
+    """What the compiler knows of types is much of a start. A hash needs most of what machine code may call by name."""
+    with (package / "twice_caller.py").open("a") as caller:
+        caller.write(OF_HASH)
+    assert run(package, KEPT) == "True 42 0 True 3.0"
+    assert run(package, KEPT.replace("1.5", "True")) == "True 42 1 False 2"

@@ -19,7 +19,7 @@ WHOLE: dict[str, str] = {
 """Functions that are longer, and why they cannot be parted."""
 NAMED_BY_OTHERS = re.compile(
     r"__\w+__|visit_\w+|do_[A-Z]+|[a-z]+_(received|made|lost)|handle|setup|finish|get_buffer|buffer_updated"
-    r"|pause_writing|resume_writing|\w+_notification|on_(timer|start|end)"
+    r"|pause_writing|resume_writing|\w+_notification|on_(timer|start|end)|load_overload"
 )
 """Names that a protocol of Python or of a library gives: they are called from there."""
 BANNED = {

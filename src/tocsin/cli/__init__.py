@@ -30,6 +30,7 @@ from tocsin.cli.scoring import backtest, score
 from tocsin.cli.serve import page_address, page_options, serve_tables
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
+from tocsin.loading import load
 
 if TYPE_CHECKING:
     from tocsin.pipeline.model import Pipeline
@@ -148,6 +149,7 @@ def run(
     start anew, this stops and says which; everything else goes on in any case. On SIGHUP it goes on with the file as it
     is then; a file that is wrong changes nothing.
     """
+    load("tocsin.cli.launch")
     from tocsin.engine.fitting import CHANGED
 
     if runner is not None:
@@ -159,9 +161,9 @@ def run(
     from tocsin.cli.reload import Reload
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    load = partial(load_with_plan, file, settings_of(settings))
-    reload = Reload(load)
-    taken: tuple[Pipeline, Plan] | None = load()
+    read = partial(load_with_plan, file, settings_of(settings))
+    reload = Reload(read)
+    taken: tuple[Pipeline, Plan] | None = read()
     anew = CHANGED if forget_changed else forget
     with reload.on_signal():
         while taken is not None:
