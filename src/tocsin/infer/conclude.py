@@ -60,7 +60,10 @@ class Conclusion:
         names = signals_of.told(self.signals)
         yield "signals", f"{spoken(names, 8) or 'none'} ({self.signals.reason})"
         if self.is_open:
-            yield "new fields", "become signals by themselves, each is told; with --signals there are those named only"
+            yield (
+                "later",
+                "new fields become signals by themselves, each is told; with --signals there are those named only",
+            )
         if left_out := self.signals.left_out:
             yield "left out", spoken([f"{path} ({why})" for path, why in left_out.items()], 4)
         for note in self.notes:
