@@ -62,7 +62,7 @@ class Conclusion:
         if self.is_open:
             yield (
                 "later",
-                "new fields become signals by themselves, each is told; with --signals there are those named only",
+                "new fields become signals, each is told; --signals takes those named, and no others",
             )
         if left_out := self.signals.left_out:
             yield "left out", spoken([f"{path} ({why})" for path, why in left_out.items()], 4)
