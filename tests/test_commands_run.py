@@ -138,8 +138,44 @@ tocsin backup /backup/monday --folder plant-data
 tocsin restore /backup/monday --folder plant-data
 """.strip().splitlines()
 """In this order, each as it stands on its page; the plant runs again, so that it takes what people did."""
-LEFT_MAX = 47
-"""How many are not run: they want a server, go on until they are stopped, or read what is not made here. It only falls."""
+STAYS = "goes on until it is stopped"
+FLINK = "wants a cluster of Flink"
+MADE_ELSEWHERE = "wants models or files that a page of its own makes, in minutes"
+PLACE = "dots or a name stand for what a person fills in"
+LEFT = {
+    "access add ann --role operator --folder ...": PLACE,
+    "query 'select ...": PLACE,
+    "query 'select key, time, celsius from oven": "wants the table that is taken over from InfluxDB",
+    "query 'select reason, topic, payload from quarantine' --folder tocsin-data/warehouse": MADE_ELSEWHERE,
+    "components celsius": "wants the plug-in of its page installed",
+    "demo": STAYS,
+    "edge": STAYS,
+    "flink": FLINK,
+    "run FILE --on flink": FLINK,
+    "run downtime-flink.yaml": FLINK,
+    "run plant.yaml --on flink": FLINK,
+    "import influxdb": "wants a server of InfluxDB",
+    "jobs": STAYS,
+    "mcp": STAYS,
+    "models": MADE_ELSEWHERE,
+    "train": MADE_ELSEWHERE,
+    "preview humidity.yaml": "wants a broker with certificates",
+    "run FILE --page": STAYS,
+    "run examples/humidity_stream.yaml": "wants a broker",
+    "run examples/influxdb.yaml": "wants a server of InfluxDB",
+    "run examples/plugin/furnace.yaml": "wants the plug-in of its page installed",
+    "run humidity.yaml --page": STAYS,
+    "run pipeline.yaml --page": STAYS,
+    "run plot.yaml --page": STAYS,
+    "run press.yaml --page": STAYS,
+    "run scara": MADE_ELSEWHERE,
+    "run x.yaml --page": STAYS,
+    "serve": STAYS,
+    "simulate": "writes a file a second, for hours",
+    "watch mqtt://broker/plant/": "wants a broker of that name",
+    "watch werk.csv": "the page on watch makes that file and runs the same command with its zone",
+}
+"""Why commands that begin so are not run; each of these begins one."""
 
 
 def words_of(command: str, alarm: str, noted: str) -> list[str]:
@@ -211,4 +247,12 @@ def test_no_fewer_commands_are_run() -> None:
     run, all_of_them = {one_line(split(command)) for command in RUN}, typed()
     assert run <= all_of_them, "these stand on no page"
     left = sorted(all_of_them - run)
-    assert len(left) <= LEFT_MAX, "run the new ones of these:\n" + "\n".join(left)
+    without = [command for command in left if not any(f"{command} ".startswith(_whole(begin)) for begin in LEFT)]
+    assert not without, "run these, or say why not:\n" + "\n".join(without)
+    unused = [begin for begin in LEFT if not any(f"{command} ".startswith(_whole(begin)) for command in left)]
+    assert not unused, f"no command that is left begins with {unused}"
+
+
+def _whole(begin: str) -> str:
+    """A beginning that ends with a word, unless it stands within a text or a path."""
+    return begin if begin.count("'") % 2 or begin.endswith(("/", "run scara")) else f"{begin} "

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic_core import PydanticCustomError
 
 from tocsin.acquire.files import Files
-from tocsin.batch import OUT, RAW, START, Batch, as_times
+from tocsin.batch import NEW, OUT, RAW, START, Batch, as_times
 from tocsin.contracts import Source
 from tocsin.engine.preview import sample as read_some
 from tocsin.errors import ConfigError, SourceError
@@ -297,7 +297,7 @@ def read_sample(plan: Plan, sample: Sample) -> tuple[int, int, Counter[str]]:
                 states[i], out = operator.step(states[i], one)
                 left += out
             for one in left:
-                if one.port != OUT and len(one):
+                if one.port not in (OUT, NEW) and len(one):
                     names = one.rows.schema.names
                     reasons.update(one.rows["reason"].to_pylist() if "reason" in names else ["late"] * len(one))
             flowing = [one for one in left if one.port == OUT]

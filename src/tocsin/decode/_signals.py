@@ -17,8 +17,10 @@ from tocsin.decode._paths import steps_of
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
 from tocsin.settings import Many
+from tocsin.values.names import is_about_the_record
 
 AUTO = "auto"
+ABOUT_THE_RECORD = "about_the_record"
 SIGNAL, VALUE = "signal", "value"
 """The columns of a row: the name of the field, and the number that stands in it."""
 NAME_LENGTH_MAX = 128
@@ -62,6 +64,10 @@ class SignalDecoder(Decoder):
     signals_max: int = Setting(1_000, ge=1)
     """How many signals a machine may have (see `new_signals`, which tells each new one)."""
 
+    signals_exclude: Many[str] = ()
+    """Fields that are no signals though they fit: names, or patterns of names; ``about_the_record`` for all whose names
+    are those of ids, counters, qualities and radio, as `tocsin watch` tells them."""
+
     @model_validator(mode="before")
     @classmethod
     def _auto(cls, given: Any) -> Any:
@@ -69,7 +75,7 @@ class SignalDecoder(Decoder):
             return {"signals": AUTO, **given, "columns": {}}
         return given
 
-    @field_validator("signals")
+    @field_validator("signals", "signals_exclude")
     @classmethod
     def _patterns_are_right(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
         for text in signals:
@@ -114,7 +120,7 @@ class SignalDecoder(Decoder):
         if name in self._fits:
             return self._fits[name]
         made = None
-        if name not in self._taken:
+        if name not in self._taken and not self._is_excluded(name):
             patterns, names = self._patterns
             for text, pattern in zip(self.signals, patterns, strict=True):
                 if match := pattern.fullmatch(name):
@@ -125,6 +131,11 @@ class SignalDecoder(Decoder):
             self._fits.clear()
         self._fits[name] = made
         return made
+
+    def _is_excluded(self, name: str) -> bool:
+        if ABOUT_THE_RECORD in self.signals_exclude and is_about_the_record(name):
+            return True
+        return any(pattern_of(text).fullmatch(name) for text in self.signals_exclude)
 
     def add(
         self, builder: Builder, rejects: Rejects, origin: Origin, values: list[Any],

@@ -16,6 +16,7 @@ from tocsin.infer.machine import Identity, conclude_machine, counted_runs, names
 from tocsin.infer.sample import Form, Sample, spoken
 from tocsin.infer.signals import Signals, conclude_signals, is_value_name
 from tocsin.infer.time import Time, conclude_time
+from tocsin.values.names import is_about_the_record
 from tocsin.values.times import parse_times
 
 
@@ -43,6 +44,8 @@ class Conclusion:
     rate: float | None = None
     """Rows a second, where they are counted from the beginning of a recording."""
     notes: Sequence[str] = field(default_factory=tuple)
+    is_open: bool = False
+    """Whether fields that appear later are signals, too: each number of a record is a row of its own."""
     is_in_blocks: bool = False
     """Whether the rows of each machine stand together in a file, so that time begins again with the next."""
 
@@ -56,6 +59,11 @@ class Conclusion:
         yield "machine", self.machine.reason
         names = signals_of.told(self.signals)
         yield "signals", f"{spoken(names, 8) or 'none'} ({self.signals.reason})"
+        if self.is_open:
+            yield (
+                "later",
+                "new fields become signals, each is told; --signals takes those named, and no others",
+            )
         if left_out := self.signals.left_out:
             yield "left out", spoken([f"{path} ({why})" for path, why in left_out.items()], 4)
         for note in self.notes:
@@ -97,6 +105,7 @@ def conclude(
     signals = conclude_signals(form, taken, topic_names=machine.signal_in_topic)
     if hints.signals:
         signals = Signals(tuple(form.get(path) for path in hints.signals), "as you said", names=hints.signals)
+    is_open = not hints.signals and not sample.is_files and _is_open(form, signals)
     signals, machine = _one_series_each(form, signals, machine, taken)
     if not signals.fields:
         raise ConfigError(
@@ -107,7 +116,7 @@ def conclude(
     is_local = time.is_local and hints.zone is None
     said = (hints.zone, "as you said") if hints.zone else zone
     where, why = said if time.is_local else (None, "")
-    made = Conclusion(form, time, machine, signals, where, why, notes=notes)
+    made = Conclusion(form, time, machine, signals, where, why, notes=notes, is_open=is_open)
     made = _files_as_machines(made, sample)
     if sample.is_files and now_us is not None and any(us is not None and us > now_us for us in _times(made)):
         made = replace(made, time=replace(time, is_ahead=True), notes=[*made.notes, "some times lie in the future"])
@@ -130,11 +139,19 @@ def _is_by_topic(form: Form) -> bool:
     """Whether each topic has the values of one signal."""
     topics = list(dict.fromkeys(form.topics))
     numbers = [one for one in form.fields if one.is_number and is_value_name(one.path)]
-    others = [one for one in form.fields if one.is_number and signals_of.is_about_the_record(one.path) is False]
+    others = [one for one in form.fields if one.is_number and not is_about_the_record(one.path)]
     alone = len(form.fields) == 1 or len(others) <= 2
     return (
         form.decoder in ("csv", "json") and bool(numbers) and alone and (names_signals(topics) or len(form.fields) == 1)
     )
+
+
+def _is_open(form: Form, signals: Signals) -> bool:
+    """Whether each signal is a field of its own that the decoder finds by its name: in no list, and no text."""
+    steps = [one.path.replace("\\.", "").split(".") for one in signals.fields]
+    is_plain = not any(step == "$" or step.isdigit() for path in steps for step in path)
+    quoted = any(one.is_quoted for one in signals.fields)
+    return form.decoder == "json" and signals.named_by is None and is_plain and not quoted
 
 
 def _machine(form: Form, taken: set[str], sample: Sample, hints: Hints, *, topic_names: bool) -> Identity:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from tocsin.infer.sample import Form, SampledField, spoken
-from tocsin.infer.vocabulary import FAIR, NOT_A_NAME, NUMBERED, STRONG, WEAK, words_of
+from tocsin.infer.vocabulary import FAIR, NOT_A_NAME, NUMBERED, STRONG, WEAK
+from tocsin.values.names import words_of
 
 KIND = re.compile(
     r"^(?:sensor|state|status|telemetry|data|up|uplink|events?|info|result|attributes|json|values?|readings?|messages?|"

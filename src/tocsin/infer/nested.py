@@ -12,9 +12,9 @@ from tocsin.decode.json import parse
 from tocsin.decode.xml import Document
 from tocsin.infer.numbers import as_number
 from tocsin.infer.sample import Form, Piece, SampledField
-from tocsin.infer.signals import is_about_the_record
 from tocsin.infer.time import is_time
 from tocsin.infer.vocabulary import is_time_name
+from tocsin.values.names import is_about_the_record
 
 FIELDS_MAX, LIST_MAX, DEPTH_MAX, ROWS_MAX = 400, 16, 8, 3_000
 """Bounds of what is looked at: fields, elements of a list of numbers that are fields, levels, rows."""

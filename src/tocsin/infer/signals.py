@@ -10,7 +10,8 @@ from dataclasses import field as dataclass_field
 from itertools import pairwise
 
 from tocsin.infer.sample import Form, SampledField, last_step
-from tocsin.infer.vocabulary import ABOUT, STRONG_NAMES, VALUE_WORDS, WEAK_NAMES, words_of
+from tocsin.infer.vocabulary import STRONG_NAMES, VALUE_WORDS, WEAK_NAMES
+from tocsin.values.names import is_about_the_record, words_of
 
 SIGNALS_MAX = 64
 """How many signals are judged together at most."""
@@ -28,12 +29,6 @@ class Signals:
     """Other fields with numbers, and why they are no signals."""
     names: tuple[str, ...] = ()
     """What the signals are called."""
-
-
-def is_about_the_record(path: str) -> bool:
-    """Return whether a name is one of ids, counters, qualities and radio, rather than of something measured."""
-    words = words_of(path)
-    return any(word in ABOUT for word in words) or "".join(words) in ABOUT
 
 
 def name_rank(path: str) -> int:

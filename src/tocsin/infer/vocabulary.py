@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from tocsin.values.names import words_of
 
 
 def _words(text: str) -> frozenset[str]:
@@ -36,17 +36,6 @@ NOT_A_NAME = _words(
     """
 )
 """Words in names of what is said of a machine."""
-ABOUT = _words(
-    """
-    label anomaly changepoint target failure fault
-    id ids uuid guid seq sequence sequencenumber index idx nr no row version port fport fcnt cnt quality qual q
-    status statuscode validity code rssi snr lqi linkquality lat lon lng latitude longitude bandwidth spreading rx
-    metadata settings gateway wifi uptime heap batch charge lot order auftrag recipe rezept sn serial channelindex
-    timezone partition offset schema year month day hour minute second count lsb loadavg mqttcount sleep addr
-    devaddr address dr adr tx txinfo rxinfo qc udi
-    """
-)
-"""Words in names of what is said about a record, its way or its order, rather than measured."""
 VALUE_WORDS = _words("v val value wert messwert reading y data number result vl valor magnitude valeur sv pv")
 """Names that say nothing but that it is a value."""
 STRONG_NAMES = _words(
@@ -62,18 +51,6 @@ EXACT = _words("time timestamp ts datetime date zeit zeitstempel datum t date_ti
 """Names that are those of times and of nothing else."""
 TIMES = _words("date time timestamp ts datetime at when zeit datum uhrzeit fecha hora heure utc epoch t bt stamp")
 """Words in names of times."""
-
-
-def words_of(name: str) -> list[str]:
-    """Return the words of a name, in small letters, without places in lists.
-
-    Examples
-    --------
-    >>> words_of("uplink_message.fCnt"), words_of("@dataItemId"), words_of("MotorTemp2")
-    (['uplink', 'message', 'f', 'cnt'], ['data', 'item', 'id'], ['motor', 'temp2'])
-    """
-    parted = re.sub(r"(?<=[a-zäöü0-9])(?=[A-ZÄÖÜ])", " ", name)
-    return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
 
 
 def is_time_name(name: str) -> bool:

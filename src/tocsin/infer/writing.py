@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tocsin.bases import VERDICT
+from tocsin.decode._signals import SIGNAL, VALUE
 from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
 from tocsin.infer.sample import SampledField, last_step
 from tocsin.infer.signals import short_names
+from tocsin.values.names import is_about_the_record
 
 RESERVED = {"key", "received", "late", *(field.name for field in (*VERDICT, *Health.EXTRA))}
 """What key, source and detector add to the columns."""
@@ -29,6 +31,7 @@ def pipeline_file(
     an end; ``told`` goes above it as comments.
     """
     columns = _Columns(made)
+    named = made.signals.named_by is not None or made.is_open
     health = _judged(made, columns, readings)
     above = [f"# {what}: {text}" for what, text in told]
     lines = [
@@ -45,8 +48,9 @@ def pipeline_file(
         "",
         *_streams(
             f": {_flow(health)}" if health else "",
-            None if made.signals.named_by is not None else columns.of[made.signals.fields[0].path],
+            None if named else columns.of[made.signals.fields[0].path],
             columns.cast,
+            _seen(made) if made.is_open else (),
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -92,6 +96,7 @@ class _Columns:
             self.of = {one.path: one.path for one in form.fields}
             return
         self._is_flat = form.decoder == "csv"
+        self._reserved = RESERVED | ({SIGNAL, VALUE} if made.is_open else set())
         self._names = short_names([one.path for one in made.signals.fields])
         for path in time.paths:
             if path != "topic":
@@ -107,7 +112,7 @@ class _Columns:
             self._add(made.machine.path, {"type": "int" if is_int else "category"})
         if (name := made.signals.named_by) not in (None, "topic"):
             self._add(str(name), {"type": "category"}, "signal")
-        for one in made.signals.fields:
+        for one in () if made.is_open else made.signals.fields:
             self._signal(one, "value" if made.signals.named_by is not None else None)
         for one in form.fields:
             if one.path not in self.of and one.path not in signals and _is_label(one):
@@ -125,7 +130,7 @@ class _Columns:
     def _add(self, path: str, settings: Mapping[str, Any], name: str | None = None) -> str:
         base = name or _slug(path if self._is_flat else self._names.get(path, last_step(path)))
         column, n = base, 2
-        taken = {other.casefold() for other in self.written} | (RESERVED if name is None else set())
+        taken = {other.casefold() for other in self.written} | (self._reserved if name is None else set())
         while column.casefold() in taken or (column == "time" and settings.get("type") != "timestamp"):
             column, n = f"{base}_{n}", n + 1
         told = {key: value for key, value in settings.items() if value is not None}
@@ -156,6 +161,8 @@ def _decode(made: Conclusion, columns: _Columns) -> list[str]:
     settings = dict(made.form.settings)
     if not made.form.decoder:
         return []
+    if made.is_open:
+        settings |= {"signals": "auto", "signals_exclude": _excluded(made)}
     if made.machine.template is not None:
         settings["topic"] = made.machine.template
     elif made.time.paths == ("topic",):
@@ -164,9 +171,30 @@ def _decode(made: Conclusion, columns: _Columns) -> list[str]:
         "decode:                          # from bytes to rows",
         f"  {made.form.decoder}:",
         *(f"    {key}: {_flow(value)}" for key, value in settings.items()),
-        "    columns:",
+        f"    columns:{'' if columns.written else ' {}'}",
         *(f"      {column}: {_flow(told)}" for column, told in columns.written.items()),
     ]
+
+
+def _seen(made: Conclusion) -> list[str]:
+    """The signals of the sample, by the names that the decoder gives them."""
+    beyond = [path for path, reason in made.signals.left_out.items() if _is_beyond(reason)]
+    return [path.replace("\\.", ".") for path in (*(one.path for one in made.signals.fields), *beyond)]
+
+
+def _is_beyond(reason: str) -> bool:
+    """Whether a field is left out only since that many cannot be judged side by side."""
+    return reason.startswith("beyond")
+
+
+def _excluded(made: Conclusion) -> list[str]:
+    """What fields are no signals: those about the record, and those that the sample has shown to be none."""
+    others = [
+        path.replace("\\.", ".")
+        for path, reason in made.signals.left_out.items()
+        if not _is_beyond(reason) and not is_about_the_record(path)
+    ]
+    return ["about_the_record", *(name for name in others if not set(name) & set("{}"))]
 
 
 def _key(made: Conclusion, columns: _Columns, name: str) -> str:
@@ -201,15 +229,18 @@ def _time(made: Conclusion, columns: _Columns) -> list[str]:
 def _judged(made: Conclusion, columns: _Columns, readings: int | None) -> dict[str, Any]:
     """The settings of `health`."""
     settings: dict[str, Any] = {}
-    if made.signals.named_by is None:
+    if made.signals.named_by is None and not made.is_open:
         names = [columns.of[one.path] for one in made.signals.fields]
         settings["of"] = names if len(names) > 1 else names[0]
     learn = None if readings is None else max(LEARN_MIN, min(LEARN_MAX, readings // 4))
     return settings | ({"learn": learn} if learn not in (None, LEARN_MAX) else {})
 
 
-def _streams(health: str, first: str | None, cast: Sequence[str]) -> list[str]:
-    """The streams; ``first`` is the first of several judged columns, None where each signal is a series of its own."""
+def _streams(health: str, first: str | None, cast: Sequence[str], seen: Sequence[str] = ()) -> list[str]:
+    """The streams; ``first`` is the first of several judged columns, None where each signal is a series of its own.
+
+    ``seen`` are the signals of a sample beside which there may be others.
+    """
     named = first is None
     steps = [f"    steps: [cast: {_flow(dict.fromkeys(cast, 'float'))}]"] if cast else []
     series = [
@@ -242,9 +273,25 @@ def _streams(health: str, first: str | None, cast: Sequence[str]) -> list[str]:
         "    steps: [keep: ring]",
         "    sinks:",
         '      - notify: {to: console, text: "{severity}: {message}"}',
+        *(_told(seen) if seen else []),
         "",
         "page:",
         "  streams: [judged, alarms]",
+    ]
+
+
+def _told(seen: Sequence[str]) -> list[str]:
+    """The streams that tell signals which were not in the sample."""
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in seen)
+    return [
+        "  signals:                       # the first reading of each signal of each machine",
+        "    from: source.new",
+        "    sinks: [delta: new_signals]",
+        "  later:                         # signals that were not there when this file was written",
+        "    from: signals",
+        f"    steps: [keep: {_flow(f'signal not in ({names})')}]",
+        "    sinks:",
+        '      - notify: {to: console, text: "{key} has a new signal: {signal}"}',
     ]
 
 
