@@ -202,10 +202,8 @@ def stages(file: Path, folder: Path) -> None:
     timed(FilesReader, "poll", "read")
     for operator in (*origin.chain, *(step.operator for step in plan.steps)):
         timed(type(operator), "traced" if isinstance(operator, Decoder) else "step", operator.name())
-    for method, name in (
-        ("_prepare", "stage Parquet, write state"), ("_commit_point", "commit point"),
-    ):  # fmt: skip
-        timed(EmbeddedRunner, method, name)
+    timed(SinkTask, "stage", "stage Parquet")
+    timed(EmbeddedRunner, "_commit_point", "commit point")
     timed(SinkTask, "step", "publish to Delta")
     begin = time.process_time()
     EmbeddedRunner(plan).run()

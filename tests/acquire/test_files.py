@@ -273,7 +273,10 @@ def test_a_large_file_in_utf_16(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"    \r\n", b"\t\n"])
-def test_blank_lines_give_the_loop_back_block_by_block(tmp_path: Path, packed: bool, newline: bytes) -> None:
+def test_blank_lines_give_the_loop_back_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, newline: bytes
+) -> None:
+    monkeypatch.setattr(_lines, "BLOCK_BYTES", 2**20)
     blank = newline * (12 * _lines.BLOCK_BYTES // len(newline))
     text = b"first\n" + blank + b"last\n"
     path = tmp_path / ("a.ndjson.gz" if packed else "a.ndjson")

@@ -20,7 +20,7 @@ from tocsin.kernels import kernel
 from tocsin.values.bytes import trailing_zeros, word_at
 from tocsin.values.text import UTF16_BYTES, utf16_of
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """How much is read at once, and the longest line; what is longer is cut here, and its rest left out."""
 WHOLE_BYTES = 64 * 2**20
 """How much of a document is read at most."""
