@@ -1,9 +1,13 @@
 """Kill the engine with -9 at random moments, and count what was lost or doubled; ends with one JSON line.
 
     python bench/crash.py --kills 200
+    python bench/crash.py --workers 2 --rate 3000 --life 1.5 --kills 24
 
-MQTT at QoS 1 (a real Mosquitto and our own broker, both kept alive) and a growing file as sources; three Delta tables
-and the outbox as sinks. The tables are read by delta-rs, if it is installed, else through their log by hand.
+MQTT at QoS 1 (a real Mosquitto and our own broker, both kept alive) and a growing file as sources; Delta tables of
+readings, windows, windows judged by two detectors, alarms and rejected rows, and messages to Mosquitto through the
+outbox as sinks. The tables are read by delta-rs. What came is counted against what was sent and, row by row,
+against the tables of two runs over the same records that nobody kills: one with one worker, one with as many as the
+killed run had.
 """
 
 from __future__ import annotations
@@ -21,23 +25,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 from engine_process import end, engine
 
-from tocsin.contracts import Channel, Message
-from tocsin.pipeline.model import Pipeline
-from tocsin.pipeline.plan import Plan, SinkNode
+from tocsin.mqtt.client import Client
+from tocsin.pipeline.plan import Plan
+from tocsin.pipeline.yamlfile import load_with_plan
 from tocsin.testing import read_from
-from tocsin.world import World
 
-RATE = 250
-"""Messages a second from each source."""
 STEP_US = 10_000
 """Event time between two messages of a source."""
 WINDOW_US = 1_000_000
@@ -53,74 +53,81 @@ def payload(source: str, n: int) -> bytes:
     return _row(source, n, BEGIN_US + n * STEP_US)
 
 
+def closing_rows(source: str, last: int) -> list[bytes]:
+    """What a source sends at the end, if the longest has sent so many messages."""
+    return [_row(source, -1 - i, BEGIN_US + (last + 1_000 * (i + 1)) * STEP_US) for i in range(CLOSING)]
+
+
 def _row(source: str, n: int, time_us: int) -> bytes:
     row = {"machine": f"{source}{n % 5}", "ts": time_us, "n": n, "value": n * 37 % 101}
     return json.dumps(row).encode()
 
 
-class Bell(Channel):
-    """Writes each alert's id to a file."""
-
-    path: str
-    URGENT: ClassVar[bool] = True
-
-    def messages(self, rows: pa.RecordBatch) -> Sequence[Message]:
-        return [
-            Message(f"{key}/{n}", b"")
-            for key, n in zip(rows["key"].to_pylist(), rows["n"].to_pylist(), strict=True)
-        ]  # fmt: skip
-
-    def open(self, world: World) -> Any:
-        return BellFile(self.path)
-
-
-class BellFile:
-    def __init__(self, path: str) -> None:
-        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-
-    def deliver(self, messages: Sequence[Message]) -> None:
-        os.write(self.file, "".join(f"{m.id}\n" for m in messages).encode())
-
-    def counters(self) -> dict[str, int]:
-        return {}
-
-    def close(self) -> None:
-        os.close(self.file)
-
-
-def plan(folder: Path, urls: dict[str, str]) -> Plan:
-    """All sources united; readings, windows and rejected rows to Delta, some readings to the outbox."""
+def described(folder: Path, sources: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All sources united: readings, what windows hold, what detectors say of them, alarms, rejected rows."""
     decode = {
         "json": {"columns": {"machine": "text", "ts": {"type": "timestamp", "unit": "us"}, "n": "int", "value": "int"}}
     }
     shared = {"decode": decode, "key": "machine", "time": {"column": "ts", "lateness": "2s"}, "idle_timeout": "1h"}
-    sources: dict[str, Any] = {
-        name: {"source": {"mqtt": {"url": url, "topic": "crash/#", "client_id": "crash"}}, **shared}
-        for name, url in urls.items()
-    }
-    sources["files"] = {"source": {"files": {"path": str(folder / "in.ndjson"), "follow": True}}, **shared}
-    pipeline = Pipeline.model_validate(
-        {
-            "name": "crash",
-            "folder": folder / "lake",
-            "checkpoint": "200ms",
-            "sources": sources,
-            "streams": {
-                "readings": {"from": list(sources), "sinks": [{"delta": "readings"}]},
-                "windows": {
-                    "from": "readings",
-                    "steps": [{"window": {"every": "1s", "compute": {"count": "count(*)", "total": "sum(n)"}}}],
-                    "sinks": [{"delta": "windows"}],
-                },
-                "alerts": {"from": "readings", "steps": [{"keep": "value > 98"}]},
+    return {
+        "name": "crash",
+        "folder": str(folder),
+        "checkpoint": "200ms",
+        **settings,
+        "sources": {name: {"source": source, **shared} for name, source in sources.items()},
+        "streams": {
+            "readings": {"from": list(sources), "sinks": [{"delta": "readings"}]},
+            "windows": {
+                "from": "readings",
+                "steps": [{"window": {"every": "1s", "compute": {"count": "count(*)", "total": "sum(n)"}}}],
+                "sinks": [{"delta": "windows"}],
             },
-        }
-    )
-    found = pipeline.plan()
-    (port,) = found.streams["alerts"]
-    schema = next(step for step in found.steps if step.id == port[0]).schemas[port[1]]
-    bell = SinkNode("bell", (port,), Bell(path=str(folder / "bell")), schema)
-    return replace(found, sinks=(*found.sinks, bell))
+            "judged": {
+                "from": "readings",
+                "steps": [
+                    {"window": {"every": "1s", "compute": {"value": "mean(value)"}}},
+                    {"zscore": {"of": "value", "learn": 20}},
+                    {"select": ["value", "z"]},
+                    {"ewma": {"of": "value", "learn": 20}},
+                ],
+                "sinks": [{"delta": "judged"}],
+            },
+            "alarms": {
+                "from": "readings",
+                "steps": [{"alarm": {"rule": "high", "of": "value", "high": 98}}],
+                "sinks": [{"delta": "alarms"}],
+            },
+            "alerts": {"from": "readings", "steps": [{"keep": "value > 98"}]},
+        },
+    }
+
+
+def killed(folder: Path, urls: Mapping[str, str], workers: int) -> Path:
+    """Returns the pipeline file of the run that is killed."""
+    sources: dict[str, Any] = {
+        name: {"mqtt": {"url": url, "topic": "crash/#", "client_id": "crash"}} for name, url in urls.items()
+    }
+    sources["files"] = {"files": {"path": str(folder / "files.ndjson"), "follow": True}}
+    made = described(folder / "lake", sources, {"workers": workers})
+    told = {"mqtt": {"url": urls["mosquitto"], "topic": "rung/alerts", "columns": ["key", "n"]}}
+    made["streams"]["alerts"]["sinks"] = [told]
+    return written(folder / "crash.yaml", made)
+
+
+def unkilled(folder: Path, counts: Mapping[str, int], workers: int) -> Path:
+    """Run over all that was sent, as files, to the end; returns where its tables are."""
+    lake = folder / f"unkilled-{workers}"
+    sources = {name: {"files": {"path": str(folder / f"sent-{name}.ndjson")}} for name in counts}
+    made = described(lake, sources, {"workers": workers})
+    del made["streams"]["alerts"]
+    status = os.waitpid(engine(load_with_plan(written(folder / f"unkilled-{workers}.yaml", made), {})[1]), 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 0, "a run that nobody killed has failed"
+    return lake
+
+
+def written(file: Path, pipeline: Mapping[str, Any]) -> Path:
+    file.write_text(json.dumps(pipeline))
+    return file
 
 
 # What is kept alive
@@ -154,19 +161,18 @@ def mosquitto(folder: Path) -> Any:
         process.wait()
 
 
-def send(folder: Path, mosquitto_url: str) -> None:
+def send(folder: Path, mosquitto_url: str, rate: int) -> None:
     """The other process: our own broker, and whoever publishes, until a line comes; then it tells the counts."""
     from tocsin.mqtt.broker import Broker, BrokerConfiguration
-    from tocsin.mqtt.client import Client
 
     with Broker(BrokerConfiguration(queue_max=1_000_000)) as broker:
         print(broker.url, flush=True)
         sys.stdin.readline()  # the engine has subscribed
         clients = {"mosquitto": Client(mosquitto_url), "own": Client(broker.url)}
         counts, begin = Counter[str](), time.monotonic()
-        with open(folder / "in.ndjson", "ab", buffering=0) as file:
+        with open(folder / "files.ndjson", "ab", buffering=0) as file:
             while not select.select((sys.stdin,), (), (), 0.01)[0]:
-                until = int((time.monotonic() - begin) * RATE)
+                until = int((time.monotonic() - begin) * rate)
                 for name, client in clients.items():
                     numbers = range(counts[name], until)
                     client.publish([(f"crash/{name}", payload(name, n)) for n in numbers])
@@ -175,11 +181,9 @@ def send(folder: Path, mosquitto_url: str) -> None:
                 counts["files"] = max(counts["files"], until)
             sys.stdin.readline()
             last = max(counts.values())
-            for i in range(CLOSING):
-                far = BEGIN_US + (last + 1_000 * (i + 1)) * STEP_US
-                for name, client in clients.items():
-                    client.publish([(f"crash/{name}", _row(name, -1 - i, far))])
-                file.write(_row("files", -1 - i, far) + b"\n")
+            for name, client in clients.items():
+                client.publish([(f"crash/{name}", row) for row in closing_rows(name, last)])
+            file.write(b"".join(row + b"\n" for row in closing_rows("files", last)))
         print(json.dumps(counts), flush=True)
         sys.stdin.readline()  # the broker lives until this process is killed
 
@@ -187,9 +191,9 @@ def send(folder: Path, mosquitto_url: str) -> None:
 # The run
 
 
-def subscribe(found: Plan) -> None:
+def subscribe(plan: Plan) -> None:
     """Open each session once, so that the brokers keep what is published from now on."""
-    for origin in found.sources:
+    for origin in plan.sources:
         if origin.source.name() == "mqtt":
             reader: Any = read_from(origin.source)
             until = time.monotonic() + 10
@@ -198,18 +202,28 @@ def subscribe(found: Plan) -> None:
             reader.close()
 
 
-def rows(folder: Path, table: str) -> list[dict[str, Any]]:
+def heard(url: str, patience_s: float) -> Counter[str]:
+    """What the outbox has delivered to Mosquitto, which keeps it for us from the first call on."""
+    ear = Client(url, client_id="ear", filters=("rung/#",), clean=False, session_expiry_s=86_400)
+    ear.connect()
+    ids = Counter[str]()
+    while (come := ear.poll(1_000, patience_s)) is not None:
+        ids.update(f"{row['key']}/{row['n']}" for row in map(json.loads, come.payloads.to_pylist()))
+        ear.acknowledge(come.packet_ids, come.qos)
+    ear.close()
+    return ids
+
+
+def rows(table: Path) -> pa.Table:
     """The rows of a table, as another engine sees them."""
-    path = folder / "lake" / table
-    if not (path / "_delta_log").is_dir():
-        return []
     from deltalake import DeltaTable
 
-    return list(DeltaTable(path).to_pyarrow_table().to_pylist())
+    return DeltaTable(table).to_pyarrow_table() if (table / "_delta_log").is_dir() else pa.table({})
 
 
-def verdict(folder: Path, counts: dict[str, int]) -> dict[str, int]:
+def verdict(folder: Path, counts: dict[str, int], delivered: Counter[str]) -> dict[str, int]:
     """What is lost, doubled or wrong in the tables and the outbox."""
+    lake = folder / "lake"
     good = Counter((f"{s}{n % 5}", n) for s, count in counts.items() for n in range(count) if n % 50 != 49)
     closing = Counter((f"{s}{(-1 - i) % 5}", -1 - i) for s in counts for i in range(CLOSING))
     bad = Counter(payload(s, n) for s, count in counts.items() for n in range(count) if n % 50 == 49)
@@ -218,16 +232,15 @@ def verdict(folder: Path, counts: dict[str, int]) -> dict[str, int]:
         windows[key, (BEGIN_US + n * STEP_US) // WINDOW_US] += count
     alerts = {f"{key}/{n}" for key, n in (*good, *closing) if n * 37 % 101 > 98}
     last = (BEGIN_US + max(counts.values()) * STEP_US) // WINDOW_US
-    found = Counter((row["key"], row["n"]) for row in rows(folder, "readings"))
-    found_bad = Counter(row["payload"].rstrip() for row in rows(folder, "quarantine"))
+    found = Counter((row["key"], row["n"]) for row in rows(lake / "readings").to_pylist())
+    found_bad = Counter(row["payload"].rstrip() for row in rows(lake / "quarantine").to_pylist())
     found_windows: Counter[tuple[str, int]] = Counter()
     doubled_windows = Counter[tuple[str, int]]()
-    for row in rows(folder, "windows"):
+    for row in rows(lake / "windows").to_pylist():
         place = row["key"], int(row["time"].timestamp() * 1e6) // WINDOW_US
         if place[1] <= last:
             found_windows[place] += row["count"]
             doubled_windows[place] += 1
-    delivered = set((folder / "bell").read_text().split())
     expected = good + closing
     return {
         "sent": (expected + bad).total(),
@@ -239,51 +252,97 @@ def verdict(folder: Path, counts: dict[str, int]) -> dict[str, int]:
             + sum(count - 1 for count in doubled_windows.values())
         ),
         "alerts": len(alerts),
-        "alerts_missing": len(alerts - delivered),
-        "alerts_invented": len(delivered - alerts),
+        "alerts_missing": len(alerts - delivered.keys()),
+        "alerts_invented": len(delivered.keys() - alerts),
     }
 
 
-def run(folder: Path, kills: int, seed: int) -> dict[str, int]:
+def compared(folder: Path, counts: Mapping[str, int], workers: int) -> dict[str, int]:
+    """How many rows there are to compare, and how many of them the killed run lacks or has more than others.
+
+    What comes last differs where a source has an end, so only what lies before it in event time is compared.
+    """
+    for name, count in counts.items():
+        lines = [*(payload(name, n) for n in range(count)), *closing_rows(name, max(counts.values()))]
+        (folder / f"sent-{name}.ndjson").write_bytes(b"".join(line + b"\n" for line in lines))
+    end_us = BEGIN_US + max(counts.values()) * STEP_US
+    mine, result = bags(folder / "lake", end_us), Counter[str]()
+    for number in sorted({1, workers}):
+        other = bags(unkilled(folder, counts, number), end_us)
+        result["compared"] = sum(bag.total() for bag in other.values())
+        for table, bag in other.items():
+            if not bag:
+                raise SystemExit(f"table {table} has no rows, so nothing is proven; send more")
+            result["lost"] += (bag - mine[table]).total()
+            result["doubled"] += (mine[table] - bag).total()
+    return result
+
+
+def bags(lake: Path, end_us: int) -> dict[str, Counter[str]]:
+    """The rows of each table before a time, as text, and how often each is there."""
+    tables = {name: rows(lake / name) for name in ("readings", "windows", "judged", "alarms")}
+    return {
+        name: Counter(repr(row) for row in table.to_pylist() if row["time"].timestamp() * 1e6 < end_us)
+        for name, table in tables.items()
+    }
+
+
+def run(folder: Path, settings: argparse.Namespace) -> dict[str, int]:
     """Kill and start again, then let it catch up, then look."""
     folder.mkdir(exist_ok=True)
-    (folder / "in.ndjson").touch()
-    draw = random.Random(seed)
+    (folder / "files.ndjson").touch()
+    draw, wrote, version = random.Random(settings.seed), 0, -1
     with mosquitto(folder) as url:
-        command = [sys.executable, __file__, "--send", str(folder), url]
+        command = [sys.executable, __file__, "--rate", str(settings.rate), "--send", str(folder), url]
         sender = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert sender.stdin is not None
         assert sender.stdout is not None
         try:
-            found = plan(folder, {"mosquitto": url, "own": sender.stdout.readline().strip()})
-            subscribe(found)
+            file = killed(folder, {"mosquitto": url, "own": sender.stdout.readline().strip()}, settings.workers)
+            plan = load_with_plan(file, {})[1]
+            subscribe(plan)
+            heard(url, 0.1)
             print("go", file=sender.stdin, flush=True)
-            for i in range(kills):
-                child = engine(found)
-                time.sleep(draw.expovariate(1 / 0.4))
+            for i in range(settings.kills):
+                child = engine(plan)
+                time.sleep(draw.expovariate(1 / settings.life))
                 status = end(child, signal.SIGKILL)
                 if not os.WIFSIGNALED(status):
                     raise SystemExit(f"the engine ended by itself with status {os.waitstatus_to_exitcode(status)}")
+                version, before = newest(folder / "lake" / "readings"), version
+                wrote += version > before
                 print(f"\r{i + 1} kills", end="", file=sys.stderr)
             print("x", file=sender.stdin, flush=True)
             counts = json.loads(sender.stdout.readline())
-            child = engine(found)
+            child = engine(plan)
             await_rows(folder, sum(n - n // 50 + CLOSING for n in counts.values()))
             status = end(child, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(status) == 0, "the last stop was not clean"
+            delivered = heard(url, 3.0)
         finally:
             sender.kill()
             sender.wait()
     print(file=sys.stderr)
-    return {"kills": kills, **verdict(folder, counts)}
+    result = verdict(folder, counts, delivered)
+    more = compared(folder, counts, settings.workers)
+    faults = {fault: result[fault] + more[fault] for fault in ("lost", "doubled")}
+    return {"kills": settings.kills, "lives_that_wrote": wrote, **result, "compared": more["compared"], **faults}
+
+
+def newest(table: Path) -> int:
+    """The version of a table, or -1 if it is not there."""
+    return max((int(file.stem) for file in (table / "_delta_log").glob("0*.json")), default=-1)
 
 
 def await_rows(folder: Path, count: int) -> None:
     """Wait until as many readings are there, or no more come."""
+    from deltalake import DeltaTable
+
+    table = folder / "lake" / "readings"
     seen, still = 0, 0
     while still < 30:
         time.sleep(0.5)
-        now = len(rows(folder, "readings"))
+        now = DeltaTable(table).to_pyarrow_dataset().count_rows() if newest(table) >= 0 else 0
         still = 0 if now > seen else still + 1
         seen = now
         if seen >= count:
@@ -291,17 +350,20 @@ def await_rows(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="of the pipeline that is killed")
+    parser.add_argument("--rate", type=int, default=250, help="messages a second from each source")
+    parser.add_argument("--life", type=float, default=0.4, help="mean seconds from a start to its kill")
     parser.add_argument("--keep", type=Path, help="leave tables and state in this folder")
     parser.add_argument("--send", nargs=2, help=argparse.SUPPRESS)
     settings = parser.parse_args()
     if settings.send:
-        send(Path(settings.send[0]), settings.send[1])
+        send(Path(settings.send[0]), settings.send[1], settings.rate)
         return
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run(settings.keep or Path(folder), settings.kills, settings.seed)))
+        print(json.dumps(run(settings.keep or Path(folder), settings)))
 
 
 if __name__ == "__main__":
