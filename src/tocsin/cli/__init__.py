@@ -30,7 +30,6 @@ from tocsin.cli.scoring import backtest, score
 from tocsin.cli.serve import page_address, page_options, serve_tables
 from tocsin.cli.watching import init, watch
 from tocsin.errors import ConfigError, TocsinError
-from tocsin.loading import load
 
 if TYPE_CHECKING:
     from tocsin.pipeline.model import Pipeline
@@ -149,7 +148,6 @@ def run(
     start anew, this stops and says which; everything else goes on in any case. On SIGHUP it goes on with the file as it
     is then; a file that is wrong changes nothing.
     """
-    load("tocsin.cli.launch")
     from tocsin.engine.fitting import CHANGED
 
     if runner is not None:
@@ -161,9 +159,9 @@ def run(
     from tocsin.cli.reload import Reload
     from tocsin.pipeline.yamlfile import load_with_plan
 
-    read = partial(load_with_plan, file, settings_of(settings))
-    reload = Reload(read)
-    taken: tuple[Pipeline, Plan] | None = read()
+    load = partial(load_with_plan, file, settings_of(settings))
+    reload = Reload(load)
+    taken: tuple[Pipeline, Plan] | None = load()
     anew = CHANGED if forget_changed else forget
     with reload.on_signal():
         while taken is not None:

@@ -10,13 +10,13 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from tocsin.contracts import Component
 from tocsin.errors import ConfigError, UnknownName
-from tocsin.loading import load
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "source": ("acquire",),
@@ -60,7 +60,7 @@ def find(kind: str, name: str) -> type[Component]:
     module_name, _, attribute = known[name].partition(":")
     if attribute:
         return _plugged_in(kind, name, known[name])
-    module = load(module_name)
+    module = import_module(module_name)
     classes = [
         value
         for value in vars(module).values()

@@ -25,7 +25,6 @@ import pyarrow.types as pt
 
 from tocsin.batch import empty, floats
 from tocsin.errors import ConfigError, SchemaError, UnknownName
-from tocsin.loading import load
 from tocsin.values.computing import (
     FUNCTIONS,
     PARTS_OF_TIME,
@@ -99,7 +98,6 @@ def condition(text: str, schema: pa.Schema) -> Expression:
 
 def _parsed(text: str) -> Any:
     """The tree of an expression. In brackets, for else a column named load, set or copy would begin a command."""
-    load("sqlglot.dialects.duckdb")
     import sqlglot
     from sqlglot.dialects.duckdb import DuckDB
     from sqlglot.errors import SqlglotError
