@@ -122,6 +122,18 @@ def test_newest_versions_are_tried_each_week() -> None:
     assert step["env"]["TOCSIN_TEST_NEWEST"] == "1"
 
 
+def test_the_versions_that_flink_pins_are_tried_each_week() -> None:
+    job = YAML(typ="safe").load((ROOT / ".github" / "workflows" / "flink.yml").read_text())
+    assert job["on"]["schedule"]
+    commands = [step.get("run", "") for step in job["jobs"]["flink"]["steps"]]
+    (install,) = (command for command in commands if ".[flink" in command)
+    assert declared("", *re.findall(r"[a-z]+", install.partition("[")[2].partition("]")[0]))
+    folders = [word for command in commands for word in command.split() if word.startswith("tests/")]
+    assert "tests/flink" in folders
+    assert len(folders) > 5
+    assert all((ROOT / folder.partition("::")[0]).exists() for folder in folders)
+
+
 def test_the_bill_of_materials_names_what_users_install() -> None:
     bill = json.loads(run("sbom"))
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")

@@ -97,7 +97,8 @@ def test_score_reads_the_column_that_the_job_names(tmp_path: Path) -> None:
     """`created_at` is no usual name of a time, but it is what this job says."""
     file = DATA / "twitter_trends.json"
     job = load_job(file)
-    table = pa.Table.from_batches([documents(job)]).drop_columns(["key"]).rename_columns({"time": "created_at"})
+    table = pa.Table.from_batches([documents(job)]).drop_columns(["key"])
+    table = table.rename_columns(["created_at" if name == "time" else name for name in table.column_names])
     data, out = tmp_path / "tweets.ndjson", tmp_path / "out.ndjson"
     data.write_text("".join(json.dumps(row, default=str) + "\n" for row in table.to_pylist()))
     done = CliRunner().invoke(main, ["score", str(file), str(data), "-o", str(out)])

@@ -206,6 +206,8 @@ class Broker:
         self.next = 0
         self.inflight: dict[int, int] = {}
         """Packet id to line."""
+        self.last: dict[int, bytes] = {}
+        """What was last sent under a packet id."""
         self.dropped = False
 
     def connect(self) -> list[tuple[int, bytes, bool]]:
@@ -215,8 +217,10 @@ class Broker:
     def receive(self, count: int) -> list[tuple[int, bytes, bool]]:
         found = []
         while count and self.next < len(self.lines) and len(self.inflight) < self.WINDOW:
-            id = next(i for i in range(1, 99) if i not in self.inflight)
-            self.inflight[id] = self.next
+            # Nobody could tell the same bytes under the same id from a repetition; real brokers count the ids up.
+            line = self.lines[self.next]
+            id = next(i for i in range(1, 99) if i not in self.inflight and self.last.get(i) != line)
+            self.inflight[id], self.last[id] = self.next, line
             found.append((id, self.lines[self.next], False))
             self.next += 1
             count -= 1

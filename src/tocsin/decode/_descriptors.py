@@ -271,11 +271,17 @@ def plain(message: Any) -> Any:
         return _SPECIAL[name](message)
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
-        if field.is_repeated:
+        if _is_repeated(field):
             fields[field.name] = _many(field, getattr(message, field.name))
         elif not field.has_presence or message.HasField(field.name) or field.has_default_value:
             fields[field.name] = _one(field, getattr(message, field.name))
     return fields
+
+
+def _is_repeated(field: Any) -> bool:
+    if hasattr(field, "is_repeated"):
+        return bool(field.is_repeated)
+    return bool(field.label == field.LABEL_REPEATED)  # protobuf 5, which Flink pins
 
 
 def _many(field: Any, values: Any) -> Any:

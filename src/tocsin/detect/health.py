@@ -187,7 +187,9 @@ class Health(Detector):
             count = overdue(memory, len(state), watermark_us, self.learn, which, known, last)
             order = np.argsort(known[:count], kind="stable")
             parts += [self._silence(state, which[i : i + 1], known[i], last[i], judged.schema) for i in order]
-        return judged if len(parts) == 1 else pa.concat_batches(parts)
+        if len(parts) == 1:
+            return judged
+        return pa.Table.from_batches(parts).unify_dictionaries().combine_chunks().to_batches()[0]
 
     def _silence(self, state: Columns, slot: Codes, known_us: int, last_us: int, schema: pa.Schema) -> pa.RecordBatch:
         """The row that says that a machine is silent; it holds no reading. It costs some 50 µs, once a silence."""
