@@ -10,7 +10,9 @@ from world import LINES, World
 
 from tocsin.engine.embedded import EmbeddedRunner
 from tocsin.engine.graph import Feed
+from tocsin.engine.recovery import Attempt, Effects
 from tocsin.errors import AlreadyRunning, ForeignCommit
+from tocsin.world import SystemClock
 
 
 def test_rows_pass_and_the_end_is_clean(tmp_path: Path) -> None:
@@ -54,6 +56,58 @@ def test_a_run_that_ended_has_nothing_more_to_do(tmp_path: Path) -> None:
     before = {name: dict(table) for name, table in world.tables.items()}
     EmbeddedRunner(world.plan()).run()
     assert world.tables == before
+
+
+class ByTurns(SystemClock):
+    """A clock that goes on when it is told to."""
+
+    at_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+    def sleep(self, seconds: float) -> None:
+        self.at_s += seconds
+
+
+class Timed(EmbeddedRunner):
+    """Notes, for each epoch, when it began and ended, and since when an alarm had waited for it."""
+
+    def __init__(self, plan: Any, clock: ByTurns) -> None:
+        super().__init__(plan, Effects(clock=clock, threads=False))
+        self.time, self.waiting_s = clock, -1.0
+        self.noted: list[tuple[float, float, float]] = []
+
+    def _take(self, attempt: Attempt) -> tuple[int, int]:
+        self.time.at_s += 0.04
+        taken = super()._take(attempt)
+        if attempt.graph.urgent and self.waiting_s < 0:
+            self.waiting_s = self.time.at_s
+        return taken
+
+    def _epoch(self, attempt: Attempt) -> None:
+        began_s, waiting_s, self.waiting_s = self.time.at_s, self.waiting_s, -1.0
+        super()._epoch(attempt)
+        self.time.at_s += 0.03
+        self.noted.append((began_s, self.time.at_s, waiting_s))
+
+
+def test_an_alarm_waits_for_the_alarm_before_it_and_for_no_other_epoch(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    runner = Timed(world.plan(2, checkpoint_us=100_000), ByTurns())
+    runner.run()
+    at_once = after_a_usual_one = held_back = 0
+    urgent_end_s = last_end_s = -1.0
+    for began_s, end_s, waiting_s in runner.noted[:-1]:
+        if waiting_s >= 0:
+            is_free = urgent_end_s < 0 or waiting_s >= urgent_end_s + 4 * 0.03
+            at_once += is_free
+            after_a_usual_one += is_free and last_end_s > urgent_end_s
+            held_back += not is_free
+            assert began_s == waiting_s if is_free else began_s - waiting_s <= 4 * 0.03 + 0.04
+            urgent_end_s = end_s
+        last_end_s = end_s
+    assert min(after_a_usual_one, held_back) > 0, (at_once, after_a_usual_one, held_back)
 
 
 class StopAfter(Feed):
