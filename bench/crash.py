@@ -1,7 +1,7 @@
 """Kill the engine with -9 at random moments, and count what was lost or doubled; ends with one JSON line.
 
     python bench/crash.py --kills 200
-    python bench/crash.py --workers 2 --rate 3000 --life 1.5 --kills 24
+    python bench/crash.py --workers 2 --rate 3000 --life 1.5 --kills 4
 
 MQTT at QoS 1 (a real Mosquitto and our own broker, both kept alive) and a growing file as sources; Delta tables of
 readings, windows, windows judged by two detectors, alarms and rejected rows, and messages to Mosquitto through the

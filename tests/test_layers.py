@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "tocsin"
 LAYERS = (
-    "errors loading",
+    "errors",
     "settings",
     "batch",
     "kernels",

@@ -307,6 +307,15 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
     return pa.array(values, field.type)
 
 
+def as_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Returns batches of one schema, at least one, as one; their keys may stand in dictionaries of their own."""
+    some = [rows for rows in batches if rows.num_rows] or batches[:1]
+    if len(some) == 1:
+        return some[0]
+    (rows,) = pa.Table.from_batches(some).unify_dictionaries().combine_chunks().to_batches()
+    return rows
+
+
 def ipc_stream(batches: Sequence[pa.RecordBatch]) -> bytes:
     """Returns batches of one schema, at least one, as an Arrow stream."""
     sink = pa.BufferOutputStream()

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from tocsin.acquire._registers import Register, RegisterBlock, Value, blocks
-from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
+from tocsin.batch import KEY, TIME, Batch, as_keys, as_one, as_times
 from tocsin.contracts import Offset, Reader, Source
 from tocsin.ends import OneSplit
 from tocsin.errors import MissingExtra, Unavailable
@@ -119,7 +119,7 @@ class ModbusReader(Reader):
             while self._rounds and sum(map(len, taken)) < rows_max:
                 taken.append(self._rounds.popleft())
             self._news.notify_all()
-        rows = pa.Table.from_batches(taken).unify_dictionaries().combine_chunks().to_batches()[0]
+        rows = as_one(taken)
         time_us = int(rows.column("time")[-1].value)
         return Batch(rows, time_us), {"time_us": time_us}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.bases import require
-from tocsin.batch import KEY_TYPE, RAW, REJECTED, TIME_TYPE, Batch, as_times, empty, floats, times_us
+from tocsin.batch import KEY_TYPE, RAW, REJECTED, TIME_TYPE, Batch, as_one, as_times, empty, floats, times_us
 from tocsin.decode._base import RecordDecoder, Traced, raw
 from tocsin.decode._reasons import Bad
 from tocsin.decode._rejects import Rejects
@@ -162,7 +162,7 @@ class Sparkplug(RecordDecoder):
             metrics = {"NBIRTH": [metric, dead], "NDEATH": [dead], "NDATA": [metric]}[kind]
             payload = make(timestamp=us // 1000, seq=i % 40 + (i % 40 > 20), metrics=metrics)
             sent.append(raw([payload.SerializeToString()], f"{NAMESPACE}/plant/{kind}/press", us))
-        return pa.Table.from_batches(sent).unify_dictionaries().combine_chunks().to_batches()[0]
+        return as_one(sent)
 
 
 def _sent_us(ms: int, received_us: int) -> int:

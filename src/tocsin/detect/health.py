@@ -24,6 +24,7 @@ from tocsin.batch import (
     Floats,
     Ints,
     as_numbers,
+    as_one,
     as_times,
     times_us,
 )
@@ -187,9 +188,7 @@ class Health(Detector):
             count = overdue(memory, len(state), watermark_us, self.learn, which, known, last)
             order = np.argsort(known[:count], kind="stable")
             parts += [self._silence(state, which[i : i + 1], known[i], last[i], judged.schema) for i in order]
-        if len(parts) == 1:
-            return judged
-        return pa.Table.from_batches(parts).unify_dictionaries().combine_chunks().to_batches()[0]
+        return as_one(parts)
 
     def _silence(self, state: Columns, slot: Codes, known_us: int, last_us: int, schema: pa.Schema) -> pa.RecordBatch:
         """The row that says that a machine is silent; it holds no reading. It costs some 50 µs, once a silence."""

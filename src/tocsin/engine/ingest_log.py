@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tocsin.batch import END, Batch
+from tocsin.batch import END, Batch, as_one
 from tocsin.contracts import Offset, Reader, Reconnecting
 from tocsin.errors import CorruptState, DurabilityError
 from tocsin.world import Clock, Disk
@@ -267,9 +267,7 @@ class LoggedReader:
             seq, rows_count = frame.seq, rows_count + len(batch)
         if len(batches) < 2:
             return (batches[0], seq) if batches else None
-        table = pa.Table.from_batches([batch.rows for batch in batches]).unify_dictionaries().combine_chunks()
-        rows = table.to_batches()[0] if table.num_rows else batches[0].rows
-        return Batch(rows, batches[-1].watermark_us), seq
+        return Batch(as_one([batch.rows for batch in batches]), batches[-1].watermark_us), seq
 
     def settle(self) -> None:
         """Make what has come durable."""

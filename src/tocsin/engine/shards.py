@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.bases import Keyed
-from tocsin.batch import Batch, Codes, Ints
+from tocsin.batch import Batch, Codes, Ints, as_one
 from tocsin.contracts import Operator
 from tocsin.engine.chain import Node
 
@@ -73,7 +73,7 @@ class Sharded(Node):
         answers = [own, *(other.result() for other in others)]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        whole = pa.Table.from_batches(answers).unify_dictionaries().combine_chunks().to_batches()[0]
+        whole = as_one(answers)
         assert whole.num_rows == rows.num_rows, f"{self._keyed.name()} has not answered each row with one"
         return whole.take(pa.array(back))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tocsin.batch import END, OUT, START, empty
+from tocsin.batch import END, OUT, START, as_one, empty
 from tocsin.contracts import Offset
 from tocsin.engine.chain import Chain, first_time
 from tocsin.engine.keyed import Passage, element, spread
@@ -87,7 +87,7 @@ class Reading:
         """Take what has come, for a while: elements for the groups, in order."""
         has_looked = self._task.has_looked  # then what it had opened is taken here
         for batches, passage in self._gathered():
-            yield from self._spread(_as_one(batches), passage)
+            yield from self._spread(as_one(batches), passage)
         yield from self._idle()
         if self._unsaid and has_looked:
             yield from self._say(self._unsaid.pop())
@@ -204,12 +204,3 @@ class Reading:
             if silent and not chain.idle and chain.watermark_us != END:
                 chain.idle = True
                 yield from self._spread(empty(self._origin.schemas[OUT]), self._passage(name, idle=True))
-
-
-def _as_one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Batches of one schema as one, whose keys and categories may stand in dictionaries of their own."""
-    some = [rows for rows in batches if rows.num_rows] or batches[:1]
-    if len(some) == 1:
-        return some[0]
-    (rows,) = pa.Table.from_batches(some).unify_dictionaries().combine_chunks().to_batches()
-    return rows

@@ -15,6 +15,8 @@ from tocsin.values.names import is_about_the_record, words_of
 
 SIGNALS_MAX = 64
 """How many signals are judged together at most."""
+BEYOND = f"beyond the first {SIGNALS_MAX}"
+"""Why a field is left out that is a signal all the same."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def conclude_signals(form: Form, taken: Collection[str], *, topic_names: bool) -
             reason = f"'{name.path}' names the signal of each '{value.path}'"
             return Signals((value,), reason, name.path, left_out, names)
     if len(kept) > SIGNALS_MAX:
-        left_out |= {one.path: f"beyond the first {SIGNALS_MAX}" for one in kept[SIGNALS_MAX:]}
+        left_out |= {one.path: BEYOND for one in kept[SIGNALS_MAX:]}
         kept = kept[:SIGNALS_MAX]
     short = short_names([one.path for one in kept])
     return Signals(tuple(kept), "numbers that are measured", None, left_out, tuple(short.values()))

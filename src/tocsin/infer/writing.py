@@ -12,7 +12,7 @@ from tocsin.decode._signals import SIGNAL, VALUE
 from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
 from tocsin.infer.sample import SampledField, last_step
-from tocsin.infer.signals import short_names
+from tocsin.infer.signals import BEYOND, short_names
 from tocsin.values.names import is_about_the_record
 
 RESERVED = {"key", "received", "late", *(field.name for field in (*VERDICT, *Health.EXTRA))}
@@ -178,13 +178,8 @@ def _decode(made: Conclusion, columns: _Columns) -> list[str]:
 
 def _seen(made: Conclusion) -> list[str]:
     """The signals of the sample, by the names that the decoder gives them."""
-    beyond = [path for path, reason in made.signals.left_out.items() if _is_beyond(reason)]
+    beyond = [path for path, reason in made.signals.left_out.items() if reason == BEYOND]
     return [path.replace("\\.", ".") for path in (*(one.path for one in made.signals.fields), *beyond)]
-
-
-def _is_beyond(reason: str) -> bool:
-    """Whether a field is left out only since that many cannot be judged side by side."""
-    return reason.startswith("beyond")
 
 
 def _excluded(made: Conclusion) -> list[str]:
@@ -192,7 +187,7 @@ def _excluded(made: Conclusion) -> list[str]:
     others = [
         path.replace("\\.", ".")
         for path, reason in made.signals.left_out.items()
-        if not _is_beyond(reason) and not is_about_the_record(path)
+        if reason != BEYOND and not is_about_the_record(path)
     ]
     return ["about_the_record", *(name for name in others if not set(name) & set("{}"))]
 
