@@ -43,6 +43,20 @@ DECODERS = remedies(
     ),
     (
         "decode/_signals",
+        "write names, patterns of names such as debug.{name}, or about_the_record",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: 'a.{'}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: [a, b]}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: 'debug.{name}'}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: about_the_record}",
+    ),
+    (
+        "decode/_signals",
+        "write names, patterns of names such as debug.{name}, or about_the_record",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: auto}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: about_the_record}",
+    ),
+    (
+        "decode/_signals",
         "write auto, a name, or a pattern of names such as Ax_J{n}.{what}",
         "json: {columns: {at: timestamp}, signals: 'a.{'}",
         "json: {columns: {at: timestamp}, signals: auto}",
