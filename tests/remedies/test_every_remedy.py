@@ -110,6 +110,7 @@ ELSEWHERE = {
     ("flink/runner", "bring it back"): "flink/test_flink_commands.py::test_rows_without_a_checkpoint_are_not_written_twice",
     ("flink/runner", "give it another folder"): "flink/test_flink_commands.py::test_what_ran_embedded_is_not_gone_on_with",
     ("infer/conclude", "change it in the file"): "infer/test_conclusions.py::test_day_and_month_that_cannot_be_told_apart_are_said",
+    ("infer/delimited", "write each record in one line"): "infer/test_awkward_files.py::test_texts_over_several_lines_are_refused",
     ("influxdb/following", "check url and database"): "acquire/test_influxdb_source.py::test_what_the_server_refuses_is_told",
     ("influxdb/following", "check user and password"): "acquire/test_influxdb_source.py::test_what_the_server_refuses_is_told",
     ("influxdb/following", "give the right to read"): "acquire/test_influxdb_source.py::test_who_is_given_the_right_to_read_reads",

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.cli.sources import PASSWORD, Named, estimated_rows, read_sample
+from tocsin.detect.health import Health
 from tocsin.errors import ConfigError
 from tocsin.infer.conclude import Conclusion, Hints, conclude
 from tocsin.infer.sample import Form, Sample
@@ -228,15 +229,23 @@ def saved_lines(text: str, file: Path | None) -> list[tuple[str, str]]:
     return [("saved", f"{file}{f'; set {PASSWORD} before you run it' if PASSWORD in text else ''}")]
 
 
-def told_alarms(folder: Path, name: str) -> str:
-    """Return what a run over files has told: which machines, since when, and why."""
+def learnt(plan: Plan) -> int:
+    """Return how many readings of a machine the plan learns before it judges one."""
+    return next(step.operator.learn for step in plan.steps if isinstance(step.operator, Health))
+
+
+def told_alarms(folder: Path, name: str, learn: int) -> str:
+    """Return what a run over files has told: which machines, since when, and why; or that it could not judge them.
+
+    ``learn`` is how many readings of a machine are learnt before one is judged.
+    """
     from tocsin.lake.read import query
 
-    if not (folder / "alarms").is_dir():
-        return f"{name}: nothing rang: no machine left what it was like at the beginning"
-    rows = query("select key, time, message, evidence from alarms where ring order by time", folder).to_pylist()
+    rows: list[dict[str, Any]] = []
+    if (folder / "alarms").is_dir():
+        rows = query("select key, time, message, evidence from alarms where ring order by time", folder).to_pylist()
     if not rows:
-        return f"{name}: nothing rang: no machine left what it was like at the beginning"
+        return f"{name}: {_nothing_rang(folder, learn)}"
     counted = Counter(row["key"] for row in rows)
     lines = [f"{name}: {_many(len(rows), 'alarm')} at {_many(len(counted), 'machine')}; the first of each:"]
     for key in list(counted)[:10]:
@@ -245,6 +254,29 @@ def told_alarms(folder: Path, name: str) -> str:
     if len(counted) > 10:
         lines.append(f"  ... and {len(counted) - 10} more machines")
     return "\n".join(lines)
+
+
+def _nothing_rang(folder: Path, learn: int) -> str:
+    from tocsin.lake.read import query
+
+    has_names = "signal" in query("select * from readings limit 0", folder).column_names
+    counted = (
+        "select count(*) as n from readings group by key, signal"
+        if has_names
+        else "select count(*) as n from readings group by key"
+    )
+    counts = query(counted, folder)["n"].to_pylist()
+    short = sum(count <= learn for count in counts)
+    if short == len(counts):
+        return (
+            f"nothing was judged: {learn} readings of a machine are learnt first, and there are "
+            f"{max(counts, default=0)} at most"
+        )
+    said = "nothing rang: no machine left what it was like at the beginning"
+    if short:
+        verb = "was" if short == 1 else "were"
+        said += f"; {short:,} of {len(counts):,} {verb} not judged, since {learn} readings are learnt first"
+    return said
 
 
 def _many(count: int, what: str) -> str:

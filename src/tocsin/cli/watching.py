@@ -41,7 +41,7 @@ def watch(
     from tocsin.cli import compiling
     from tocsin.cli.launch import launch
     from tocsin.cli.sources import named_by
-    from tocsin.cli.watch import asked, checked, look, saved_lines, show, told_alarms, write_file
+    from tocsin.cli.watch import asked, checked, learnt, look, saved_lines, show, told_alarms, write_file
     from tocsin.infer.conclude import Hints
 
     named = named_by(source, more)
@@ -63,7 +63,7 @@ def watch(
         address = Address(port=port)
     launch(plan, pipeline.page.streams, address)
     if named.is_files:
-        click.echo(told_alarms(folder, plan.name))
+        click.echo(told_alarms(folder, plan.name, learnt(plan)))
 
 
 @click.command()

@@ -19,6 +19,11 @@ from tocsin.infer.time import Time, conclude_time
 from tocsin.values.names import is_about_the_record
 from tocsin.values.times import parse_times
 
+NEWEST_FIRST = (
+    "the newest row comes first, and rows are judged in the order in which they come; sort the file by its time, "
+    "oldest first, before you trust what rings"
+)
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -107,6 +112,8 @@ def conclude(
         signals = Signals(tuple(form.get(path) for path in hints.signals), "as you said", names=hints.signals)
     is_open = not hints.signals and not sample.is_files and _is_open(form, signals)
     signals, machine = _one_series_each(form, signals, machine, taken)
+    if not signals.fields and form.decoder == "csv" and len(form.topics) == 1 and sample.is_files:
+        raise ConfigError(f"only the names {_first_line(form)} stand there, and no reading yet")
     if not signals.fields:
         raise ConfigError(
             "no field looks like a signal, a number that is measured; there are "
@@ -118,6 +125,8 @@ def conclude(
     where, why = said if time.is_local else (None, "")
     made = Conclusion(form, time, machine, signals, where, why, notes=notes, is_open=is_open)
     made = _files_as_machines(made, sample)
+    if sample.is_files and not time.is_elapsed and _is_newest_first(made):
+        made = replace(made, notes=[*made.notes, NEWEST_FIRST])
     if sample.is_files and now_us is not None and any(us is not None and us > now_us for us in _times(made)):
         made = replace(made, time=replace(time, is_ahead=True), notes=[*made.notes, "some times lie in the future"])
     if is_local and zone[1]:
@@ -125,8 +134,16 @@ def conclude(
     return replace(made, rate=_rate(made, sample), is_in_blocks=sample.is_files and _in_blocks(made))
 
 
+def _first_line(form: Form) -> str:
+    return spoken([str(one.values[0]) for one in form.fields], 20)
+
+
 def _head(sample: Sample) -> str:
     pieces = [piece.payload for piece in sample.pieces if piece.payload.strip()]
+    if pieces and pieces[0].startswith(b"PK\x03\x04"):
+        return "it is a zip archive, as workbooks .xlsx are; save the sheet as CSV, or unpack it"
+    if pieces and pieces[0].startswith(b"\xd0\xcf\x11\xe0"):
+        return "it is a workbook of Excel; save the sheet as CSV"
     return f"it begins with {pieces[0][:24]!r}" if pieces else "it is empty"
 
 
@@ -211,6 +228,12 @@ def _overlap(made: Conclusion) -> bool:
             spans[topic] = min(low, us), max(high, us)
     ordered = sorted(spans.values())
     return any(low <= before for (_, before), (low, _) in pairwise(ordered))
+
+
+def _is_newest_first(made: Conclusion) -> bool:
+    known = [us for us in _times(made) if us is not None]
+    steps = [b - a for a, b in pairwise(known) if a != b]
+    return len(steps) > 2 and sum(step < 0 for step in steps) > 0.9 * len(steps)
 
 
 def _times(made: Conclusion) -> list[int | None]:

@@ -139,6 +139,7 @@ def _delimited(pieces: Sequence[Piece], is_files: bool) -> Form | None:
     if is_files:
         others = [(p.topic, delimited.table_of(p.payload.decode("utf-8", "replace"))) for p in pieces[1:]]
         tables += [(topic, one) for topic, one in others if one is not None and one.names == table.names]
+        table = delimited.told_apart(table)
     rows = [(topic, row) for topic, one in tables for row in one.rows]
     joined = replace(table, rows=[row for _, row in rows])
     topics = [topic for topic, _ in rows]
