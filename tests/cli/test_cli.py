@@ -202,6 +202,23 @@ def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert ":smile: [b]x[/b]" in printed
 
 
+def test_a_preview_of_what_has_not_come_yet_says_so(tmp_path: Path) -> None:
+    press.give(tmp_path, 1)
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        file.read_text().replace(f"{tmp_path}/1.ndjson", f"{{path: {tmp_path}/later/*.ndjson, follow: true}}")
+    )
+    assert "s1.files: no row came within 0.2 s (--wait)" in press.tocsin("preview", file, "--wait", "0.2")
+    press.give(tmp_path, 1)
+    assert "no row" not in press.tocsin("preview", file, "--wait", "0.2")
+
+
+def test_the_shell_can_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    completes = {"_TOCSIN_COMPLETE": "bash_complete", "COMP_WORDS": "tocsin back", "COMP_CWORD": "1"}
+    done = CliRunner().invoke(main, [], prog_name="tocsin", env=completes)
+    assert done.output.split() == ["plain,backtest", "plain,backup"]
+
+
 def test_settings_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     press.give(tmp_path, 3)
     monkeypatch.setenv("TOCSIN_SET", f"folder={tmp_path / 'elsewhere'} memory=2MiB")
