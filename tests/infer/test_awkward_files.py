@@ -134,3 +134,62 @@ def test_what_was_too_short_to_be_judged_is_not_called_well(tmp_path: Path) -> N
         "a: nothing rang: no machine left what it was like at the beginning; "
         "1 of 2 was not judged, since 20 readings are learnt first"
     )
+
+
+def test_times_that_carry_the_name_of_their_zone_are_read_there(tmp_path: Path) -> None:
+    text = table("time,temp", [f"2026-03-01T06:00:{i:02}[Europe/Berlin],{i}.5" for i in range(30)])
+    made = of(text)
+    assert (made.zone, made.zone_reason) == ("Europe/Berlin", "as the times say")
+    assert f"{kept(text, tmp_path)[0]['time']:%H:%M}" == "05:00"
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_readings_under_their_times(tmp_path: Path, is_nested: bool) -> None:
+    text = json.dumps({at: {"temp": i / 2, "load": i % 7} if is_nested else i / 2 for i, at in enumerate(AT)})
+    made = of(text, "a.json")
+    assert (made.time.paths, made.form.settings["rows"]) == (("@key",), "$")
+    read = kept(text, tmp_path, "a.json")
+    assert [row["temp" if is_nested else "value"] for row in read] == [i / 2 for i in range(30)]
+    assert f"{read[29]['time']:%H:%M:%S}" == "06:00:29"
+
+
+def test_a_list_for_each_column_is_refused_with_what_to_write() -> None:
+    columns = {"time": AT * 10, "temp": [i / 2 for i in range(300)]}
+    with pytest.raises(ConfigError, match="its fields are lists, one for each column; write a record for each reading"):
+        of(json.dumps(columns), "a.json")
+    written = [json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    assert of("\n".join(written), "a.ndjson").signals.names == ("temp",)
+
+
+def test_lines_that_end_with_cr_alone_are_refused_with_what_to_write() -> None:
+    text = table("time,temp", [f"{at},{i}.5" for i, at in enumerate(AT)])
+    with pytest.raises(ConfigError, match="its lines end with CR alone; write them with LF or CR LF"):
+        of(text.replace("\n", "\r"))
+    assert of(text.replace("\n", "\r\n")).signals.names == of(text).signals.names == ("temp",)
+
+
+def test_units_behind_numbers_are_named() -> None:
+    said = "'temp' holds '0.5 °C', a number and its unit; write the unit into the name of the column"
+    with pytest.raises(ConfigError, match=f"no field looks like a signal.*; {said}"):
+        of(table("time,temp", [f"{at},{i}.5 °C" for i, at in enumerate(AT)]))
+    made = of(table("time,temp,load", [f"{at},{i}.5 °C,{i % 7}.5" for i, at in enumerate(AT)]))
+    assert any(note.startswith(said) for note in made.notes)
+    made = of(table("time,temp in °C", [f"{at},{i}.5" for i, at in enumerate(AT)]))
+    assert made.signals.names == ("temp in °C",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{\n"a": 1\n}\n' * 9, "it begins as JSON does, but is neither one document nor a record each line"),
+        ("<!DOCTYPE html><html><body>Sign in</body></html>", "it is a web page, as a server sends to sign in"),
+    ],
+)
+def test_what_is_no_data_is_named(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        of(text, "a.json")
+
+
+def test_a_time_in_no_known_form_is_named() -> None:
+    made = of(table("Zeit;temp", [f"{i + 1}. März 2026 06:00;{i % 7},5" for i in range(30)]))
+    assert "'Zeit' holds '1. März 2026 06:00', in no form of a time that is known" in made.time.reason

@@ -74,7 +74,7 @@ def look(
             )
     now_us = time.time_ns() // 1_000
     made = conclude(sample, hints, form=typed, now_us=now_us)
-    if made.time.is_local and hints.zone is None:
+    if made.time.is_local and not made.zone_reason:
         zone, reason = _zone(made, sample, ask)
         made = conclude(sample, replace(hints, zone=None), (zone, reason), made.form, now_us)
     lines = [("source", _seen(named, sample, typed)), *made.lines()]

@@ -61,7 +61,7 @@ def table_of(text: str) -> DelimitedTable | None:
     if not any(may_be_number(cell) for row in split[" "] for cell in row):
         fits[" "] = 0.0  # sentences have blanks, too
     best = max(DELIMITERS, key=lambda mark: (round(fits[mark], 2), -DELIMITERS.index(mark)))
-    if sum(not row for row in split[best]) > 0.2 * len(kept):
+    if len(split[best][0]) > 1 and sum(not row for row in split[best]) > 0.2 * len(kept):
         raise ConfigError("texts in quotes go over several lines; write each record in one line")
     if fits[best] < 0.5:
         return _one_column(kept, comment)

@@ -126,6 +126,8 @@ def _unread(form: Form) -> str:
             why = "a time of day without its date"
         elif one.is_number and all(DAY_2000 <= number < DAY_2100 for number in one.known):
             why = "a day's number as a spreadsheet counts; export it as date and time"
+        elif not one.is_number and all(any(map(str.isdigit, text)) for text in texts):
+            why = "in no form of a time that is known"
         else:
             continue
         return f" that can be read ('{one.name}' holds {texts[0][:40]!r}, {why})"
