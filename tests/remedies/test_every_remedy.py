@@ -167,6 +167,7 @@ ELSEWHERE = {
     ("output/kafka", "raise that, or send fewer"): "output/test_kafka_sink.py::test_a_topic_with_a_smaller_limit_says_so",
     ("output/notify", "see `tocsin components notify`"): "output/test_notify.py::test_unknown_targets_stay_in_the_outbox",
     ("output/notify", "set allow_private if"): "output/test_notify.py::test_a_name_is_judged_by_what_it_resolves_to_and_then_kept",
+    ("pipeline/compile", "say it there"): "pipeline/test_times_written.py::test_how_a_time_is_written_is_said_where_it_is_read",
     ("pipeline/registry", "reinstall its package"): "remedies/test_watching_remedies.py::test_a_plug_in_is_taken_out_or_renamed",
     ("pipeline/registry", "uninstall its package"): "remedies/test_watching_remedies.py::test_a_plug_in_is_taken_out_or_renamed",
     ("postgres/bookkeeping", "give the"): "output/test_postgres_sink.py::test_a_column_that_must_be_given_is_named",
