@@ -6,11 +6,13 @@ reading, and costs the same for one key with a million rows as for a million key
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -106,6 +108,17 @@ class _Kept(FunctionCache):  # type: ignore[misc]
         of, (triple, *_), by = self._index_key(sig, target_context.codegen())
         brought = self._brought.load((of, (triple, brought_for(), ""), by))
         return brought and self._impl.rebuild(target_context, brought)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled. Of two processes that do so at once, one would leave the other out of the index."""
+        self._impl.locator.ensure_cache_path()
+        folder = os.open(self._cache_path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # not every file system locks folders; then it is compiled once more
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            super().save_overload(sig, data)
+        finally:
+            os.close(folder)
 
 
 def _compiled(function: Callable[P, R], **options: bool) -> Callable[P, R]:
