@@ -58,7 +58,7 @@ class Health(Detector):
 
     ``of`` may name several columns of one machine: then the root mean square of their deviations is judged, over those
     that vary, and ``signal`` names the one that stands out most (if one column is judged, a column ``signal`` that is
-    there stays as it is). ``depth`` is how far its level lies from the expected, in standard deviations; ``since`` is
+    there stays as it is). A row may lack some of them: one without the signal that is away ends no episode. ``depth`` is how far its level lies from the expected, in standard deviations; ``since`` is
     the estimated onset, often before the first score of 75.
 
     It also tells a signal that hangs (one value for ten times as many readings as ever before), one of several that is
