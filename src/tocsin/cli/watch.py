@@ -61,6 +61,8 @@ def look(
         lines = [("source", f"{_shown(named)}: Sparkplug B, whose births say what each metric is; each is a series")]
         return Look(sparkplug_file(named.name, named.source(), str(folder), lines), lines)
     hints = hints or Hints()
+    if hints.zone is not None and not _is_zone(hints.zone):
+        raise ConfigError(f"there is no zone '{hints.zone}'; write it as Europe/Berlin")
     typed = named.typed()
     if typed is not None:
         sample = Sample([], is_files=named.is_files)
@@ -122,14 +124,19 @@ def _zone(made: Conclusion, sample: Sample, ask: Callable[[str, str], str] | Non
         return here, f"{why}; the times name none"
     while True:
         said = ask("In which time zone are the times written?", here)
-        try:
-            return ZoneInfo(said).key, "as you said"
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            close = [zone for zone in sorted(available_timezones()) if said.lower() in zone.lower()][:5]
-            click.echo(
-                f"there is no zone '{said}'; {'there is ' + ', '.join(close) if close else 'as Europe/Berlin'}",
-                err=True,
-            )
+        if _is_zone(said):
+            return said, "as you said"
+        close = [zone for zone in sorted(available_timezones()) if said.lower() in zone.lower()][:5]
+        click.echo(
+            f"there is no zone '{said}'; {'there is ' + ', '.join(close) if close else 'as Europe/Berlin'}", err=True
+        )
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(ZoneInfo(name).key)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
 
 
 def _zone_by_clock(made: Conclusion, here: str) -> tuple[str, str] | None:
@@ -182,8 +189,13 @@ def checked(text: str, folder: Path, sample: Sample | None) -> tuple[Pipeline, P
             f"{folder} holds what was read from another source ({_source(before) or 'of a pipeline file'}); "
             "choose another folder with --folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder with --folder"
+        ) from error
     pipeline, plan = load_with_plan(file)
     if sample is None or not (sample.pieces or sample.is_files):
         return pipeline, plan, ""
