@@ -52,7 +52,7 @@ class Job:
             remembered = Remembered(plan)
             if state is not None:
                 remembered.load(state)
-            self.readings.append(Reading(share, origin, share, world, GROUPS, "one", remembered, 0.1))
+            self.readings.append(Reading(share, origin, share, world, GROUPS, "key", "one", remembered, 0.1))
         self.groups = [KeyGroup(plan, state) for state in groups]
         self.out: Counter[str] = Counter()
 
