@@ -37,8 +37,6 @@ class Example:
     """Writes a recording into a folder; returns what stands in the place of each source."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What is set beside the file: how long a plant that is made up goes on."""
-    silent: Sequence[str] = ()
-    """Tables that stay empty."""
 
 
 def stamp(second: float) -> str:
