@@ -20,7 +20,7 @@ from tocsin.pipeline.yamlfile import load_with_plan
 
 __all__ = ["surroundings"]
 DEATHS = (3, 7)
-"""After so many writes each life ends; the next one ends by itself."""
+"""After so many writes a life ends, if it comes so far; the last one ends by itself."""
 
 
 def test_each_pipeline_among_the_examples_is_here() -> None:
@@ -48,18 +48,28 @@ def test_its_rows_are_the_same_wherever_it_runs(name: str, engines: Engines, tmp
     file = written(name, example, tmp_path)
     as_it_stands = load_with_plan(PIPELINES[name], {"folder": str(tmp_path / "none")})[1]
     assert named(as_it_stands) == list(example.refused)
-    plan = planned(file, tmp_path / "flink")
+    plan = planned(file, tmp_path / "embedded")
     assert named(plan) == list(example.stays)
     if example.stays:
         return
-    EmbeddedRunner(planned(file, tmp_path / "embedded")).run()
+    EmbeddedRunner(plan).run()
     ends = engines.live(file, tmp_path / "killed", [*DEATHS, None])
-    assert ends == [-signal.SIGKILL] * len(DEATHS) + [0]
-    happened = run(plan, random.Random(len(name)))[1]
-    assert happened.total() > happened["goes on"], happened
+    assert (ends[0], ends[-1]) == (-signal.SIGKILL, 0)
+    assert set(ends) == {-signal.SIGKILL, 0}
+    crashed = run_with_a_crash(file, tmp_path)
     wanted = rows_of(plan, tmp_path / "embedded")
     assert not {table for table, rows in wanted.items() if not rows and not is_aside(table)}, "they prove nothing"
-    for other in ("killed", "flink"):
-        for table, rows in rows_of(plan, tmp_path / other).items():
+    for other in (tmp_path / "killed", crashed):
+        for table, rows in rows_of(plan, other).items():
             assert not wanted[table] - rows, f"{other}, {table}: lost"
             assert not rows - wanted[table], f"{other}, {table}: doubled, or wrong"
+
+
+def run_with_a_crash(file: Path, folder: Path) -> Path:
+    """Run it as a cluster would, until a run had a crash: a short one may have none. Returns where its tables are."""
+    for seed in range(20):
+        place = folder / f"flink{seed}"
+        happened = run(planned(file, place), random.Random(seed))[1]
+        if happened.total() > happened["goes on"]:
+            return place
+    raise AssertionError("nothing ever crashes")
