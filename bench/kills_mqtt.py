@@ -114,8 +114,7 @@ def through_a_broker(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         sender.start()
         kill(killed, broker, sender, asked)
         kills_s = time.monotonic() - begin_s
-        sender.join()
-        until_done(killed, len(lines), bell, len(ringing))
+        until_done(killed, sender, bell, len(ringing))
     finally:
         broker.stop(signal.SIGKILL)
         bell.shutdown()
@@ -199,10 +198,12 @@ def await_that(holds: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.02)
 
 
-def until_done(killed: Run, readings: int, bell: Bell, alarms: int) -> None:
-    """Run the pipeline until all is there, or nothing more comes, and stop it in good order."""
-    process, there, moved_s = killed.start(), (-1, -1), time.monotonic()
-    while time.monotonic() - moved_s < STILL_S and (there[0] < readings or there[1] < alarms):
+def until_done(killed: Run, sender: Sender, bell: Bell, alarms: int) -> None:
+    """Run the pipeline until all is sent and there, or nothing more comes, and stop it in good order."""
+    process = killed.start()
+    sender.join()
+    there, moved_s = (-1, -1), time.monotonic()
+    while time.monotonic() - moved_s < STILL_S and (there[0] < len(sender.lines) or there[1] < alarms):
         now = rows(killed.lake / "readings").num_rows, len(bell.rung)
         if now != there:
             there, moved_s = now, time.monotonic()
