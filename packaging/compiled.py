@@ -89,7 +89,10 @@ def write(folder: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "in.parquet")
     (folder / "in.json").write_text("".join(json.dumps(row, default=datetime.isoformat) + "\n" for row in rows))
-    lines = [",".join(rows[0]), *(f"{row['machine']},{row['t'].isoformat()},{row['celsius']},{row['bar']},a" for row in rows)]
+    lines = [
+        ",".join(rows[0]),
+        *(f"{row['machine']},{row['t'].isoformat()},{row['celsius']},{row['bar']},a" for row in rows),
+    ]
     (folder / "in.csv").write_text("\n".join(lines) + "\n")
 
 
