@@ -37,7 +37,8 @@ PATIENCE_S = 120.0
 STILL_S = 30.0
 """Once so long nothing more has come, nothing more is waited for."""
 SOURCE = "{{mqtt: {{url: {url}, topic: kills/#, client_id: kills}}}}"
-MORE_STREAMS = """\
+COLUMNS = ", n: int"
+STREAMS = """\
   readings: {{sinks: [delta: readings]}}
   bell: {{from: alarms, steps: [keep: ring], sinks: [notify: {{to: "{bell}", allow_private: true}}]}}
 """
@@ -102,11 +103,13 @@ def through_a_broker(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Kill the run behind a broker while numbered readings are sent; returns figures."""
     lines = numbered(asked.rows)
     (folder / "sent.ndjson").write_bytes(b"".join(line + b"\n" for line in lines))
-    whole = Run(folder / "whole", f"{{files: {folder / 'sent.ndjson'}}}", 1)
+    whole = Run(folder / "whole", f"{{files: {folder / 'sent.ndjson'}}}", 1, COLUMNS)
     whole.to_the_end()
     ringing = {(row["id"], row["number"]) for row in rows(whole.lake / "alarms").to_pylist() if row["ring"]}
     broker, bell = started_broker(folder / "broker"), Bell()
-    killed = Run(folder / "killed", SOURCE.format(url=broker.url), asked.workers, MORE_STREAMS.format(bell=bell.url))
+    killed = Run(
+        folder / "killed", SOURCE.format(url=broker.url), asked.workers, COLUMNS, STREAMS.format(bell=bell.url)
+    )
     sender = Sender(broker.url, lines, asked.rate)
     begin_s = time.monotonic()
     try:

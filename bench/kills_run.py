@@ -17,7 +17,7 @@ folder: {folder}/lake
 workers: {workers}
 checkpoint: 200ms
 source: {source}
-decode: {{json: {{columns: {{machine: category, ts: timestamp, value: float, n: int}}}}}}
+decode: {{json: {{columns: {{machine: category, ts: timestamp, value: float{columns}}}}}}}
 key: machine
 time: {{column: ts, lateness: 2s}}
 streams:
@@ -41,7 +41,9 @@ class Run:
     folder: Path
     source: str
     workers: int
-    more_streams: str = ""
+    columns: str = ""
+    streams: str = ""
+    """What the pipeline has besides; begins with a comma, and with two blanks."""
 
     @property
     def lake(self) -> Path:
@@ -52,8 +54,8 @@ class Run:
         """The pipeline file, written anew."""
         self.folder.mkdir(exist_ok=True)
         file = self.folder / "kills.yaml"
-        text = PIPELINE.format(folder=self.folder, source=self.source, workers=self.workers)
-        file.write_text(text + self.more_streams)
+        text = PIPELINE.format(folder=self.folder, source=self.source, workers=self.workers, columns=self.columns)
+        file.write_text(text + self.streams)
         return file
 
     def start(self) -> subprocess.Popen[bytes]:
