@@ -65,6 +65,7 @@ def test_a_file_is_watched_to_its_end_and_what_was_seen_is_said(werk: Path) -> N
         "as you said",
     ):
         assert said in done.stderr, done.stderr
+    assert f"look at it on the page: tocsin serve {lake / 'watch.yaml'}" in done.stderr
     assert "2 machines" not in done.stdout
     assert "Presse 2" in done.stdout
     assert "Temperatur_degC jumped above" in done.stdout

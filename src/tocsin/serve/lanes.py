@@ -80,7 +80,7 @@ def lanes(
     alarms: dict[str, Lasting] = {}
     left_out, ends_s = [], time.monotonic() + _ALL_S
     if lake_folder is not None and lake_folder.is_dir():
-        for stream in kept(lake_folder, streams):
+        for stream in _told(lake_folder, streams):
             try:
                 if stream.kind == "alarms":
                     alarms |= _alarms(lake_folder, stream.name, grid)
@@ -108,6 +108,14 @@ def lanes(
         machines=len(order),
         note=note,
     )
+
+
+def _told(lake_folder: Path, streams: Collection[StreamColumns]) -> list[StreamColumns]:
+    """The tables to read: those of the streams; if none of these has scores, others that have, as the anomalies."""
+    shown = list(kept(lake_folder, streams))
+    if not streams or any("score" in dict(stream.band) for stream in shown):
+        return shown
+    return shown + [one for one in kept(lake_folder) if "score" in dict(one.band) and one not in shown]
 
 
 def _mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> None:
