@@ -195,7 +195,7 @@ def _cases(of_rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if row["event"] not in REMARKS or "until" not in case:
             case |= {"until": row["time"], "state": row["state"], "message": row["message"]}
         if row["event"] in LABELLED:
-            case["said"].append(LABELLED[row["event"]])
+            case["said"].append(": ".join(filter(None, (LABELLED[row["event"]], row["reason"]))))
         elif row["event"] == COMMENTED:
             case["comments"].append(comment(row["by"], row["reason"]))
     return list(reversed(cases.values()))[:CASES_MAX]

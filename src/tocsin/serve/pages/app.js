@@ -344,8 +344,22 @@ async function goTo(alarm) {
   if (!charts.focus(alarm.signal, moment)) toast(`No readings of ${alarm.signal} are kept here.`);
 }
 
-async function explain({ id }) {
-  story.show(alarms.byId.get(id), await ask(`/api/alarms/${encodeURIComponent(id)}/evidence`, "Evidence"));
+// An alarm that the page knows opens its story at once; the tables, which have it some seconds later, tell the rest.
+async function explain({ id }, tries = STORY_TRIES) {
+  const known = alarms.byId.get(id);
+  if (known && tries === STORY_TRIES) story.wait(known);
+  let told;
+  try {
+    told = await ask(`/api/alarms/${encodeURIComponent(id)}/evidence`, "Evidence");
+  } catch (error) {
+    if (!known) throw error;
+    if (!story.isOpen(id)) return;
+    story.say(error.message);
+    if (error.status === 404 && tries > 1) setTimeout(() => { if (story.isOpen(id)) explain({ id }, tries - 1); }, RETRY_MS);
+    return;
+  }
+  if (known && !story.isOpen(id)) return; // closed meanwhile
+  story.show(known, told);
   range.alarm = id;
   range.write();
 }

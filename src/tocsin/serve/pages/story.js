@@ -16,6 +16,24 @@ export class Story {
     dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   }
 
+  // Opens it at once with what is known, while the tables are read.
+  /** @param {import("/wire.js").ShownAlarm} alarm */
+  wait(alarm) {
+    this.alarm = alarm;
+    this.title.textContent = placeOf(alarm);
+    this.body.replaceChildren(node("p", "message", alarm.message));
+    this.say("Reading the tables …");
+    this.dialog.setAttribute("aria-busy", "true");
+    if (!this.dialog.open) this.dialog.showModal();
+  }
+
+  // Says, under what is known, why there is no more of it yet.
+  say(text) {
+    const line = this.body.querySelector(".waiting") ?? this.body.appendChild(node("p", "waiting"));
+    line.setAttribute("role", "status");
+    line.textContent = text;
+  }
+
   isOpen(id) { return this.dialog.open && this.alarm.id === id; }
 
   /**
@@ -28,7 +46,7 @@ export class Story {
     this.title.textContent = placeOf(alarm);
     this.body.replaceChildren(
       node("p", "message", alarm.message),
-      node("p", "span", `Since ${when(began)}, ${lasting(began, told.alarm.time)} so far as is written.`),
+      node("p", "span", stateOf(told.alarm).active ? `Since ${when(began)}; it is not over.` : `From ${when(began)} on, for ${lasting(began, told.alarm.time)}.`),
       ...(told.onset ? [figure(told.onset, ...this.called(told.onset.signal, alarm.unit))] : []),
       ...part("What happened", told.history.map((row, i) => [row.time, sentence(row, told.history[i - 1])])),
       ...part("What else rang within an hour", told.beside.map((row) => [row.time, `${row.severity}: ${row.message}`])),
@@ -36,6 +54,7 @@ export class Story {
       ...part("Cases before", told.before.map((one) => [one.started, ended(one)])),
       node("p", "rests", `Read from ${[...Object.entries(told.rests_on).map(([table, version]) => `${table} (version ${version})`), ...audited(told.maintenance)].join(", ")}.`),
     );
+    this.dialog.removeAttribute("aria-busy");
     if (!this.dialog.open) this.dialog.showModal();
   }
 }
