@@ -296,7 +296,7 @@ def test_on_a_phone_the_sick_machine_is_found_dealt_with_and_shown_to_others(vie
         assert [(one["action"], one["reason"]) for one in done] == [(action, reason)]
         done.clear()
         view.reload()  # the engine is away, so its answer does not come
-        view.wait_for_selector(f".alarm:has-text('=press') .ack:enabled", timeout=WAIT_MS)
+        view.wait_for_selector(".alarm:has-text('=press') .ack:enabled", timeout=WAIT_MS)
     log.close()
 
     # A week back, and the link to it for somebody else.
