@@ -18,6 +18,7 @@ from tocsin.serve.lanes import heard, lanes
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest
 from tocsin.serve.scores import Grid, ScoreCells
+from tocsin.serve.signal_lanes import signal_lanes
 from tocsin.testing import world
 
 GOOD = pa.table({"key": ["p"], "time": pa.array([1], pa.timestamp("us", tz="UTC")), "x": [1.0]})
@@ -134,7 +135,9 @@ def test_what_is_judged_and_not_kept_is_shown_by_the_readings_that_it_is_made_of
 
 def test_where_no_scores_are_kept_but_those_of_anomalies_the_lanes_show_these(tmp_path: Path) -> None:
     times = pa.array([1_000_000, 61_000_000], pa.timestamp("us", tz="UTC"))
-    keep(tmp_path, "anomalies", pa.table({"key": ["p"], "time": times[1:], "x": [1.0], "score": [80.0]}))
-    judged = StreamColumns(name="judged", kind="readings", values=("x",))
+    keep(tmp_path, "anomalies", pa.table({"key": ["p"], "time": times[1:], "x": [1.0], "y": [2.0], "score": [80.0]}))
+    judged = StreamColumns(name="judged", kind="readings", values=("x", "y"), judged="y")
     told = lanes(tmp_path, [judged], heard(Live()), ScoreCells(), Grid.over(0, 120_000, 2), 0, 10)
     assert [(lane.machine, lane.cells) for lane in told.lanes] == [("p", [-1, 4])]
+    told = signal_lanes(tmp_path, [judged], heard(Live()), (), "p", Grid.over(0, 120_000, 2))
+    assert [(lane.signal, lane.cells) for lane in told.lanes] == [("y", [-1, 4])]

@@ -32,7 +32,7 @@ const compare = new Compare({
   load: (asked) => quietly(ask(`/api/series?${asked}`, "MachineHistory")), machines: () => tiles.byName.keys(), called: (name) => tiles.called(name),
   changed: () => { picked = true; range.show(chosen); }, show: (curves) => charts.compare(curves), join: (signals) => charts.join(signals), toast,
 });
-const range = new Range(() => { lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
+const range = new Range(() => { lanes.take(range.lanes === "signals"); lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
 const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], () => { range.alarm = ""; range.write(); });
 const views = new Views({
   taken: () => new URLSearchParams([...(range.area ? [["area", range.area]] : []), ...filter.said]), say: toast,
@@ -40,9 +40,11 @@ const views = new Views({
 });
 const alarms = new AlarmList(get("alarms"), { goTo, explain: (alarm) => explain(alarm).catch((error) => toast(error.message)), send: act, announce, toast, called: (key) => tiles.called(key) });
 const lanes = new Lanes({
-  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")),
+  choose: ({ machine, signal }) => { if (signal) charts.reveal(signal); else if (tiles.byName.has(machine)) choose(machine, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
-  called: (key) => tiles.called(key),
+  machine: () => chosen, called: ({ machine, signal }) => (signal ? charts.names[signal]?.name || signal : tiles.called(machine)),
+  turned: () => { range.lanes = lanes.ofSignals ? "signals" : ""; range.write(); },
 });
 const vibration = new Vibration({
   load: (asked) => quietly(ask(`/api/spectra?${asked}`, "Spectra")), ends: () => range.ends, colours: () => charts.colours,
@@ -118,6 +120,7 @@ async function reload() {
   else if (chosen && tiles.byName.has(chosen)) choose(chosen, picked);
   else { chosen = null; picked = false; prefer(); }
   if (watched === null) listen("");
+  lanes.take(range.lanes === "signals");
   lanes.refresh();
   kpis.refresh();
 }
@@ -290,6 +293,7 @@ async function choose(name, byPerson) {
   picked = byPerson;
   tiles.repaint();
   sayChosen();
+  if (lanes.ofSignals && lanes.told?.lanes[0]?.machine !== name) lanes.refresh();
   if (byPerson || !range.live) range.show(name);
   range.paint();
   const mine = ++asked;

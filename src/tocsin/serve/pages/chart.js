@@ -138,9 +138,15 @@ export class Charts {
     this.asked = card ? { signal, moment } : null;
     this.markAsked();
     if (!card) return false;
-    card.root.scrollIntoView({ block: "nearest" });
-    card.root.focus({ preventScroll: true });
+    this.reveal(signal);
     return true;
+  }
+
+  // Brings the chart of a signal into view.
+  reveal(signal) {
+    const card = this.cards.get(signal);
+    card?.root.scrollIntoView({ block: "nearest" });
+    card?.root.focus({ preventScroll: true });
   }
 
   markAsked() {

@@ -105,6 +105,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} Lane
  * @property {string} machine
  * @property {number[]} cells  -1: nothing is known; 0: calm; else how severe
+ * @property {string} [signal]  empty where it is of the machine
  *
  * @typedef {Object} Lanes
  * @property {number} begin_ms
