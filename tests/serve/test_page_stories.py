@@ -299,6 +299,20 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     log.close()
 
 
+def test_charts_of_signals_with_an_open_alarm_come_first(engine: Engine, opened: Callable[..., Any]) -> None:
+    engine.tell(range(-60, 1))
+    view = opened()
+    first = "() => document.querySelector('.card')?.dataset.signal"
+    view.wait_for_function(f"() => ({first})() === 't_out'", timeout=WAIT_MS)  # the one that is judged
+    at = as_times(np.array([engine.begun_s * 1_000_000]))
+    schema = pa.schema([KEY, TIME, pa.field("t_in", pa.float64())])
+    rows = pa.RecordBatch.from_arrays([as_keys(pa.array(["oven-1"])), at, pa.array([99.0])], schema=schema)
+    hot = Alarm(rule="hot", of="t_in", high=90)
+    _, passed = hot.step(hot.initial(), Batch(rows))
+    engine.feed.offer("alarms", passed[0])
+    view.wait_for_function(f"() => ({first})() === 't_in'", timeout=WAIT_MS)
+
+
 def test_a_tile_says_how_well_a_machine_is_and_how_long_it_has(engine: Engine, opened: Callable[..., Any]) -> None:
     faulty(engine)
     names = ("rul", "rul_lower", "rul_upper", "rul_confidence")

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.bases import judged
+from tocsin.contracts import Sink
 from tocsin.domain.alarm_rows import KNOWN_BY
 from tocsin.pipeline.plan import Plan, Port
 
@@ -282,7 +283,7 @@ def _tables(plan: Plan, ports: Collection[Port]) -> tuple[str, ...]:
     inputs = {step.id: step.inputs for step in plan.steps}
     kept: dict[Port, list[str]] = {}
     for target in plan.sinks:
-        if target.part.name() == "delta":
+        if isinstance(target.part, Sink) and target.part.name() == "delta":
             for port in target.inputs:
                 kept.setdefault(port, []).append(str(target.part.place()["path"]))
     told: list[str] = []

@@ -58,6 +58,9 @@ export class AlarmList {
     this.announce(texts.join(". "));
   }
 
+  /** The signals with an open alarm, of what is so called. */
+  signalsOf(isIts) { return new Set([...this.byId.values()].filter((alarm) => alarm.signal && open(alarm) && isIts(alarm.machine)).map((alarm) => alarm.signal)); }
+
   textOf(alarm) {
     return alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message;
   }

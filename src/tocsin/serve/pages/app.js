@@ -293,6 +293,7 @@ async function choose(name, byPerson) {
   picked = byPerson;
   tiles.repaint();
   sayChosen();
+  alarms.changed = true; // which of its signals ring
   if (lanes.ofSignals && lanes.told?.lanes[0]?.machine !== name) lanes.refresh();
   if (byPerson || !range.live) range.show(name);
   range.paint();
@@ -433,6 +434,7 @@ function chips(host, names, counts, pressed, press) {
 // --- alarms ----------------------------------------------------------------------------------------------------------
 function paintAlarms() {
   const counts = alarms.paint(filter, (machine) => tiles.standsIn(machine, range.area));
+  charts.ring(alarms.signalsOf((key) => tiles.ownerOf(key) === chosen));
   const hot = counts.worst > SEVERITIES.length / 2; // the upper half of the bands
   get("figure-alarms").textContent = counts.open;
   get("box-alarms").title = `${counts.active} active, ${counts.unacknowledged} not acknowledged`;
