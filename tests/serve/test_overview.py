@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -305,6 +306,8 @@ def test_key_figures_are_those_of_the_command_line(view: Any, plant: Any) -> Non
 
 
 def test_machines_and_signals_are_called_as_people_do_and_found_where_they_stand(view: Any, plant: Any) -> None:
+    assert view.locator(".alarm .where").inner_text() == f"machine-{SICK} · Outlet"
+    assert re.search(r"measured [\d.]+ °C", view.locator(".alarm .facts").inner_text())
     view.goto(f"{plant[0].url}/#machine={NAMES[3]}")
     view.wait_for_selector("#chosen:text-is('The old mill')", timeout=WAIT_MS)
     view.wait_for_selector(".card h3:text-is('Outlet')", timeout=WAIT_MS)

@@ -20,9 +20,9 @@ const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
   // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something;
-  // `called` says what people call a machine.
-  constructor(host, { goTo, explain, send, announce, toast, called }) {
-    Object.assign(this, { host, goTo, explain, send, announce, toast, called });
+  // `called` says what people call a machine, `named` a signal, with its unit.
+  constructor(host, { goTo, explain, send, announce, toast, called, named }) {
+    Object.assign(this, { host, goTo, explain, send, announce, toast, called, named });
     this.byId = new Map();
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
@@ -88,7 +88,7 @@ export class AlarmList {
     const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const fits = filter.fits((alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message, alarm.assignee, alarm.comment].join(" "));
+    const fits = filter.fits((alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, this.named(alarm.signal)?.name ?? "", alarm.rule, alarm.severity, alarm.state, alarm.message, alarm.assignee, alarm.comment].join(" "));
     const shown = all.filter((alarm) => fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
@@ -172,14 +172,14 @@ export class AlarmList {
     Object.assign(row.root.dataset, { severity, active: active(alarm), open: open(alarm), state: alarm.state, id: alarm.id });
     Object.assign(row.pill.dataset, { severity: open(alarm) ? severity : "", status: open(alarm) ? "alarm" : "silent", active: active(alarm) });
     row.pill.textContent = `${shapeOf(severity)} ${severity}`;
-    row.where.textContent = placeOf(alarm, this.called(alarm.machine));
+    row.where.textContent = placeOf(alarm, this.called(alarm.machine), this.named(alarm.signal)?.name || alarm.signal);
     row.where.title = "Show the signal at the moment it began";
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
     row.time.textContent = when(began);
     row.time.title = clock.whole.format(new Date(began));
     row.message.textContent = this.textOf(alarm);
-    row.facts.textContent = factsOf(alarm).join(" · ");
+    row.facts.textContent = factsOf(alarm, alarm.unit || this.named(alarm.signal)?.unit).join(" · ");
     row.comment.hidden = !alarm.comment;
     row.comment.textContent = `Comment by ${alarm.comment}`;
     row.advice.hidden = !alarm.advice;
@@ -199,8 +199,8 @@ export class AlarmList {
 }
 
 // Why it rings and since when, in short phrases.
-function factsOf(alarm) {
-  const unit = alarm.unit ? ` ${alarm.unit}` : "";
+function factsOf(alarm, said) {
+  const unit = said ? ` ${said}` : "";
   const facts = [stateOf(alarm).label];
   if (alarm.started) facts.push(`since ${when(alarm.since || alarm.started)}`);
   if (known(alarm.value)) facts.push(`measured ${show(alarm.value)}${unit}`);

@@ -33,12 +33,12 @@ const compare = new Compare({
   changed: () => { picked = true; range.show(chosen); }, show: (curves) => charts.compare(curves), join: (signals) => charts.join(signals), toast,
 });
 const range = new Range(() => { lanes.take(range.lanes === "signals"); lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
-const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], () => { range.alarm = ""; range.write(); });
+const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], (key) => tiles.called(key), () => { range.alarm = ""; range.write(); });
 const views = new Views({
   taken: () => new URLSearchParams([...(range.area ? [["area", range.area]] : []), ...filter.said]), say: toast,
   choose: (said) => { filter.read(said); chooseArea(said.get("area") ?? ""); },
 });
-const alarms = new AlarmList(get("alarms"), { goTo, explain: (alarm) => explain(alarm).catch((error) => toast(error.message)), send: act, announce, toast, called: (key) => tiles.called(key) });
+const alarms = new AlarmList(get("alarms"), { goTo, explain: (alarm) => explain(alarm).catch((error) => toast(error.message)), send: act, announce, toast, called: (key) => tiles.called(key), named: (signal) => charts.names[signal] });
 const lanes = new Lanes({
   load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")),
   choose: ({ machine, signal }) => { if (signal) charts.reveal(signal); else if (tiles.byName.has(machine)) choose(machine, true); },

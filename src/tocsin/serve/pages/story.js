@@ -6,9 +6,10 @@ import { placeOf, stateOf, worded } from "/wire.js";
 const HOUR_S = 3600;
 
 export class Story {
-  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit; `closed` hears that it is closed.
-  constructor(dialog, goTo, called, closed) {
-    Object.assign(this, { dialog, goTo, called });
+  // `goTo` shows the signal at the moment it began; `called` says what people call a signal, and its unit; `machineCalled` a
+  // machine; `closed` hears that it is closed.
+  constructor(dialog, goTo, called, machineCalled, closed) {
+    Object.assign(this, { dialog, goTo, called, machineCalled });
     dialog.addEventListener("close", closed);
     this.title = dialog.querySelector("h2");
     this.body = dialog.querySelector(".body");
@@ -20,7 +21,7 @@ export class Story {
   /** @param {import("/wire.js").ShownAlarm} alarm */
   wait(alarm) {
     this.alarm = alarm;
-    this.title.textContent = placeOf(alarm);
+    this.title.textContent = this.place(alarm);
     this.body.replaceChildren(node("p", "message", alarm.message));
     this.say("Reading the tables …");
     this.dialog.setAttribute("aria-busy", "true");
@@ -34,6 +35,8 @@ export class Story {
     line.textContent = text;
   }
 
+  place(alarm) { return placeOf(alarm, this.machineCalled(alarm.machine), this.called(alarm.signal)[0]); }
+
   isOpen(id) { return this.dialog.open && this.alarm.id === id; }
 
   /**
@@ -43,7 +46,7 @@ export class Story {
   show(known, told) {
     const alarm = this.alarm = known ?? { ...told.alarm, machine: told.alarm.key, signal: told.onset?.signal ?? "", unit: "", started: null };
     const began = alarm.started ?? told.history[0].time;
-    this.title.textContent = placeOf(alarm);
+    this.title.textContent = this.place(alarm);
     this.body.replaceChildren(
       node("p", "message", alarm.message),
       node("p", "span", stateOf(told.alarm).active ? `Since ${when(began)}; it is not over.` : `From ${when(began)} on, for ${lasting(began, told.alarm.time)}.`),

@@ -283,10 +283,10 @@ export const shapeOf = (severity) => SEVERITIES.find((one) => one.name === sever
 export const severityOf = (alarm) => (rank(alarm.severity) ? alarm.severity : SEVERITIES[0].name);
 
 /** Where an alarm is: its machine, as people call it, and the signal if it is of one. */
-export function placeOf(alarm, machine = alarm.machine) {
+export function placeOf(alarm, machine = alarm.machine, signal = alarm.signal) {
   if (!alarm.signal) return machine;
   const end = `/${alarm.signal}`; // keys go down to the signal where each signal is judged by itself
-  return `${machine.endsWith(end) ? machine.slice(0, -end.length) : machine} · ${alarm.signal}`;
+  return `${machine.endsWith(end) ? machine.slice(0, -end.length) : machine} · ${signal}`;
 }
 
 /** Where a machine stands; empty if nobody has said it. */
