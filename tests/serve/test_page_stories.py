@@ -160,6 +160,15 @@ def test_charts_and_alarms_show_the_time_of_the_browsers_zone(
     assert view.locator(".alarm time").inner_text() == began
 
 
+def test_without_a_reading_the_page_says_where_to_look(engine: Engine, opened: Callable[..., Any]) -> None:
+    view = opened()
+    box = view.locator("#empty").bounding_box()
+    assert box["y"] < 400, "in sight, not below a void"
+    assert "which part waits" in view.locator("#empty-text").inner_text()
+    view.click("#empty-pipeline")
+    view.wait_for_selector("#pipeline[open]", timeout=WAIT_MS)
+
+
 def test_an_engine_that_says_nothing_is_shown_as_silent(engine: Engine, opened: Callable[..., Any]) -> None:
     view = opened()
     engine.tell(range(-30, 1))

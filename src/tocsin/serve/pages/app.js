@@ -329,6 +329,8 @@ function lookAt(name) {
   if (NARROW.matches) document.querySelector(".detail").scrollIntoView();
 }
 
+get("empty-pipeline").addEventListener("click", () => pipeline.open());
+
 function sayEmpty(title, text) {
   get("empty-title").textContent = title;
   get("empty-text").textContent = text;

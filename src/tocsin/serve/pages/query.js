@@ -93,7 +93,7 @@ export class QueryBox {
     const colour = getComputedStyle(document.documentElement);
     const axis = { gridcolor: colour.getPropertyValue("--line"), automargin: true, type: over === "time" ? "date" : "category" };
     const layout = {
-      margin: { l: 50, r: 10, t: 10, b: 40 }, height: 240, showlegend: numbers.length > 1, xaxis: axis, yaxis: { gridcolor: axis.gridcolor, automargin: true },
+      margin: { l: 50, r: 10, t: 10, b: 40 }, height: 240, showlegend: numbers.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, xaxis: axis, yaxis: { gridcolor: axis.gridcolor, automargin: true },
       separators: SEPARATORS, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: colour.getPropertyValue("--text"), size: 11 },
     };
     globalThis.Plotly.newPlot(host, traces, layout, { responsive: true, displayModeBar: false });
@@ -101,8 +101,9 @@ export class QueryBox {
     axis.hoverformat = "%Y-%m-%d %H:%M:%S";
     const tick = () => {
       const [from, to] = host._fullLayout.xaxis.range.map((end) => (typeof end === "number" ? end : Date.parse(end.length > 10 ? `${end.slice(0, 23).replace(" ", "T")}Z` : end)));
+      // as texts: Plotly takes numbers to be by the browser's clock
       const { moments, texts } = this.clock.ticks(from, to, TICKS_MAX);
-      globalThis.Plotly.relayout(host, { "xaxis.tickmode": "array", "xaxis.tickvals": moments, "xaxis.ticktext": texts });
+      globalThis.Plotly.relayout(host, { "xaxis.tickmode": "array", "xaxis.tickvals": moments.map((at) => new Date(at).toISOString()), "xaxis.ticktext": texts });
     };
     tick();
     host.on("plotly_relayout", (changed) => { if (Object.keys(changed).some((name) => /^xaxis\.(range|autorange)/.test(name))) tick(); });
