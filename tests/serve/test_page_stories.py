@@ -239,8 +239,9 @@ def test_an_alarm_says_why_since_when_and_what_to_do_and_leads_there(
     engine.close()
 
 
+@pytest.mark.parametrize("size", [(1480, 900), (390, 844)], ids=["desktop", "phone"])
 def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
-    engine: Engine, opened: Callable[..., Any], tmp_path: Path
+    engine: Engine, opened: Callable[..., Any], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     health, alarm = Health(of="vibration", learn=100), Alarm(rule="worn", of="vibration")
     states: list[Any] = [health.initial(), alarm.initial()]
@@ -260,8 +261,12 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     rows = pa.RecordBatch.from_arrays(columns, schema=pa.schema([KEY, TIME, pa.field("vibration", pa.float64())]))
     judge(Batch(rows.slice(0, 350)))
     engine.count()
-    view = opened()
+    view = opened(viewport=dict(zip(("width", "height"), size, strict=True)))
     view.click(".alarm .more summary", timeout=WAIT_MS)
+    assert "since " in view.locator(".alarm .facts").inner_text()
+    for _ in ("light", "dark"):
+        assert serious(view) == []
+        view.click("#theme")
     view.wait_for_selector(".alarm .relearn:visible", timeout=WAIT_MS)
     assert "vibration jumped above its usual" in view.locator(".alarm .message").inner_text()
     assert "standard deviations away" in view.locator(".alarm .facts").inner_text()
@@ -272,6 +277,14 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     judge(Batch(rows.slice(350, 50)))
     view.wait_for_selector(".alarm[data-active=true]", state="detached", timeout=WAIT_MS)
     log.close()
+
+
+def serious(view: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds on the page that keeps people out; what Plotly draws is not ours."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    wrong = axe.Axe().run(view, context={"exclude": [[".plot"]]}).response["violations"]
+    grave = [one for one in wrong if one["impact"] in ("serious", "critical")]
+    return [(one["id"], [node["html"][:100] for node in one["nodes"]][:3]) for one in grave]
 
 
 def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
