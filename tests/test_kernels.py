@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -51,9 +52,9 @@ def call(package: Path) -> tuple[int, int, Path]:
     return int(result), int(hits), Path(path)
 
 
-def run(package: Path, code: str) -> str:
+def run(package: Path, code: str, **told: str) -> str:
     """What a new process with this package prints."""
-    environment = os.environ | {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(package.parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(package.parent.parent)} | told
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -74,6 +75,26 @@ def test_a_package_that_cannot_be_written_is_cached_for_the_user(package: Path) 
     result, hits, path = call(package)
     assert (result, hits) == (42, 1)
     assert package not in path.parents
+
+
+BROUGHT = "from tocsin import kernels; print(*kernels.BROUGHT_FOR[kernels.platform.machine()])"
+LESS = "import llvmlite.binding as b; b.get_host_cpu_features = b.targets.FeatureMap; "
+
+
+def test_a_wheels_machine_code_is_run_where_the_processor_can_and_while_it_is_of_this_code(package: Path) -> None:
+    processor, *_ = run(package, BROUGHT).split()
+    assert run(package, RUN, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES="").split()[:2] == ["42", "0"]
+    for path in package.rglob("*.nb[ci]"):
+        to = package / "machine_code" / path.relative_to(package).parent.parent / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(to)
+    assert call(package)[:2] == (42, 1)
+    assert not list(package.glob("__pycache__/*.nbc"))
+    if platform.machine() == "x86_64":
+        assert run(package, LESS + RUN).split()[:2] == ["42", "0"]
+        assert list(package.glob("__pycache__/*.nbc"))
+    (package / "twice_helper.py").write_text(HELPER.replace("2 *", "3 *"))
+    assert call(package)[:2] == (63, 0)
 
 
 def test_a_type_that_is_no_longer_there_does_not_stop_what_was_compiled_with_it(package: Path) -> None:

@@ -6,10 +6,13 @@ reading, and costs the same for one key with a million rows as for a million key
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -17,7 +20,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core.caching import FunctionCache
+from llvmlite.binding import get_host_cpu_features
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
@@ -51,8 +55,26 @@ def sources() -> str:
     return hashlib.sha256(b"".join(files.get(path, b"") for path in sorted(used))).hexdigest()
 
 
+BROUGHT = Path(__file__).parent / "machine_code"
+"""What a wheel brings (packaging/machine_code.py), as the files of the package lie; not there in a source tree."""
+V3 = "avx avx2 bmi bmi2 cmov cx16 cx8 f16c fma fxsr lzcnt mmx movbe popcnt sahf sse sse2 sse3 sse4.1 sse4.2 ssse3 xsave"
+BROUGHT_FOR = {"x86_64": ("x86-64-v3", V3.split()), "aarch64": ("generic", [])}
+"""The processor that a wheel's machine code is for, by machine, and what one must have to run it."""
+
+
+@cache
+def brought_for() -> str | None:
+    """Returns the name of the processor whose machine code this one runs, None where it does not run what is brought.
+
+    x86-64-v3 (x86-64 psABI) is every desktop, server and gateway of Intel and AMD since 2013 to 2021.
+    """
+    name, needs = BROUGHT_FOR.get(platform.machine(), (None, []))
+    has = get_host_cpu_features() if needs else {}
+    return name if BROUGHT.is_dir() and all(has.get(one) for one in needs) else None
+
+
 class _Kept(FunctionCache):  # type: ignore[misc]
-    """Machine code beside the file of its function, or in the user's cache if that cannot be written.
+    """Machine code beside the file of its function, or in the user's cache if that cannot be written; else a wheel's.
 
     numba keeps it for as long as the function's own file stays the same, although the code of all kernels that it
     calls is part of it: so what it goes by is widened to every file that holds a kernel. That is made part of numba's
@@ -62,6 +84,15 @@ class _Kept(FunctionCache):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file._version += f" {sources()}"
+        self._brought: IndexDataCacheFile | None = None
+        file, package = Path(function.__code__.co_filename), Path(__file__).parent
+        if package in file.parents:
+            # Its text is in the version: when the file was written says nothing more.
+            self._cache_file._source_stamp = None
+            if brought_for() is not None:
+                folder = BROUGHT / file.parent.relative_to(package)
+                self._brought = IndexDataCacheFile(str(folder), self._impl.filename_base, None)
+                self._brought._version = self._cache_file._version
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Returns what is kept for a signature, or None.
@@ -71,7 +102,23 @@ class _Kept(FunctionCache):  # type: ignore[misc]
         comes with the modules that its pickle names. Compiling loads the rest when it begins.
         """
         rtsys.initialize(target_context)
-        return self._load_overload(sig, target_context)
+        own = self._load_overload(sig, target_context)
+        if own is not None or self._brought is None:
+            return own
+        of, (triple, *_), by = self._index_key(sig, target_context.codegen())
+        brought = self._brought.load((of, (triple, brought_for(), ""), by))
+        return brought and self._impl.rebuild(target_context, brought)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled. Of two processes that do so at once, one would leave the other out of the index."""
+        self._impl.locator.ensure_cache_path()
+        folder = os.open(self._cache_path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # not every file system locks folders; then it is compiled once more
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            super().save_overload(sig, data)
+        finally:
+            os.close(folder)
 
 
 def _compiled(function: Callable[P, R], **options: bool) -> Callable[P, R]:

@@ -1,8 +1,12 @@
-"""Puts into a wheel which commit it was built from, for `tocsin --version`; a source package hands it on."""
+"""Puts into a wheel which commit it was built from, for `tocsin --version`, and the machine code of backend.py.
+
+A source package hands its commit on.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,10 +17,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NAME = "commit.json"
 
 
-class CommitHook(BuildHookInterface):  # type: ignore[type-arg]
+class AdditionsHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
+        if self.target_name == "wheel" and (made := os.environ.get("TOCSIN_MACHINE_CODE")):
+            build_data["force_include"][made] = "tocsin/machine_code"
         handed_on = Path(self.root) / NAME
         told = json.loads(handed_on.read_text()) if handed_on.is_file() else self._asked()
         if told is None:
