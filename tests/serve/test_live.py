@@ -297,6 +297,8 @@ def test_a_tile_says_how_well_a_machine_is_and_what_pulls_it_down() -> None:
     take(live, "several", blamed)
     (glance,) = live.glances([1])
     assert (glance.health, [part.signal for part in glance.pulled_by]) == (32, ["a", "b"])
+    scores = {signal: points(live, "q", signal)["score"] for signal in ("a", "b")}
+    assert scores == {"a": [90.0, 90.0, 90.0, None], "b": [None, None, None, 90.0]}, "marks on what is blamed"
 
 
 def test_forecasts_and_remaining_life_count_for_a_machines_health() -> None:

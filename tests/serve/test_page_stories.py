@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -261,9 +262,11 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     rows = pa.RecordBatch.from_arrays(columns, schema=pa.schema([KEY, TIME, pa.field("vibration", pa.float64())]))
     judge(Batch(rows.slice(0, 350)))
     engine.count()
-    view = opened(viewport=dict(zip(("width", "height"), size, strict=True)))
+    view = opened(viewport=dict(zip(("width", "height"), size, strict=True)), timezone_id="America/New_York")
     view.click(".alarm .more summary", timeout=WAIT_MS)
-    assert "since " in view.locator(".alarm .facts").inner_text()
+    began = re.search(r"since (.+?) ·", view.locator(".alarm .facts").inner_text())
+    assert began is not None
+    assert view.locator(".alarm .message").inner_text().endswith(f" at {began[1]}"), "by the same clock, not in UTC"
     for _ in ("light", "dark"):
         assert serious(view) == []
         view.click("#theme")

@@ -87,6 +87,11 @@ class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tables: tuple[str, ...] = ()
     """The tables that keep its rows or, where none does, the rows that it is made of; empty if that is not known."""
 
+    @property
+    def score_of_several(self) -> str | None:
+        """The column with the score where each row says itself which of several columns it is about."""
+        return dict(self.band).get("score") if self.blamed and not self.judged else None
+
     def columns(self) -> frozenset[str]:
         """Returns the columns that are shown; of alarms none is named: all plain ones are."""
         if self.kind == "alarms":

@@ -79,6 +79,11 @@ export class Clock {
     return date === this.day.format(new Date()) ? this.second.format(at) : `${date} ${this.second.format(at)}`;
   }
 
+  /** Returns a sentence of the engine's with its moments, which are in UTC there, as people here say them. */
+  worded(text) {
+    return text.replace(/(\d\d:\d\d:\d\d) on (\d{4}-\d\d-\d\d) \(UTC\)/g, (_, time, day) => this.when(`${day}T${time}Z`));
+  }
+
   /** Returns the ticks of an axis of time, `most` at most: moments, and how they are written. */
   ticks(from, to, most) {
     const step = STEPS.find((one) => (to - from) / one <= most);

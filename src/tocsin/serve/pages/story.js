@@ -1,5 +1,6 @@
 // An alarm as a story, in a dialog: what happened, who did what, what else rang, and how earlier cases ended.
 import { node, when } from "/chart.js";
+import { clock } from "/clock.js";
 import { figure } from "/onset.js";
 import { placeOf, stateOf, worded } from "/wire.js";
 
@@ -22,7 +23,7 @@ export class Story {
   wait(alarm) {
     this.alarm = alarm;
     this.title.textContent = this.place(alarm);
-    this.body.replaceChildren(node("p", "message", alarm.message));
+    this.body.replaceChildren(node("p", "message", clock.worded(alarm.message)));
     this.say("Reading the tables …");
     this.dialog.setAttribute("aria-busy", "true");
     if (!this.dialog.open) this.dialog.showModal();
@@ -48,11 +49,11 @@ export class Story {
     const began = alarm.started ?? told.history[0].time;
     this.title.textContent = this.place(alarm);
     this.body.replaceChildren(
-      node("p", "message", alarm.message),
+      node("p", "message", clock.worded(alarm.message)),
       node("p", "span", stateOf(told.alarm).active ? `Since ${when(began)}; it is not over.` : `From ${when(began)} on, for ${lasting(began, told.alarm.time)}.`),
       ...(told.onset ? [figure(told.onset, ...this.called(told.onset.signal, alarm.unit))] : []),
       ...part("What happened", told.history.map((row, i) => [row.time, sentence(row, told.history[i - 1])])),
-      ...part("What else rang within an hour", told.beside.map((row) => [row.time, `${row.severity}: ${row.message}`])),
+      ...part("What else rang within an hour", told.beside.map((row) => [row.time, `${row.severity}: ${clock.worded(row.message)}`])),
       ...part("Maintenance of the machine", (told.maintenance ?? []).map((one) => [one.time, maintained(one)]), told.maintenance ? "none is written down" : "the audit cannot be read"),
       ...part("Cases before", told.before.map((one) => [one.started, ended(one)])),
       node("p", "rests", `Read from ${[...Object.entries(told.rests_on).map(([table, version]) => `${table} (version ${version})`), ...audited(told.maintenance)].join(", ")}.`),
@@ -82,7 +83,7 @@ function sentence(row, before) {
 
 function ended(one) {
   const said = one.said.length ? `, said to be ${one.said.at(-1)}` : "";
-  return [`${one.message} (${lasting(one.started, one.until)}, ${stateOf(one).label}${said})`, ...one.comments].join("; ");
+  return [`${clock.worded(one.message)} (${lasting(one.started, one.until)}, ${stateOf(one).label}${said})`, ...one.comments].join("; ");
 }
 
 function maintained(one) {
