@@ -1,6 +1,6 @@
 """What most pipelines are made of, run on a few readings so that its loops are compiled: python compiled.py FOLDER
 
-Decoders, the usual steps, the detectors; then the demo as it is, for MQTT and the rest. FOLDER takes the data.
+Decoders, steps, detectors, a job; beside them the demo as it is, for MQTT and the rest. FOLDER takes the data.
 """
 
 from __future__ import annotations
@@ -45,6 +45,22 @@ streams:
     from: readings
     steps:
       - window: {every: 20s, compute: {n: count(*), mean: mean(celsius), std: std(celsius), high: max(celsius)}}
+  stuck: {from: readings, steps: [{stuck: {of: celsius, after: 5m}}]}
+  silent: {from: readings, steps: [{deadman: {after: 5m}}]}
+  change: {from: readings, steps: [{difference: {of: celsius, per: 1h}}]}
+  downtime: {from: readings, steps: [{downtime: {of: celsius, running_above: 20.1}}]}
+  together: {from: readings, steps: [{multivariate: {of: [celsius, bar], learn: 50}}]}
+  forecast: {from: readings, steps: [{forecast: {of: celsius, learn: 50}}]}
+  job:
+    from: readings
+    steps:
+      - job:
+          definition:
+            job_id: level
+            analysis_config:
+              bucket_span: 20s
+              detectors: [{function: mean, field_name: celsius, partition_field_name: key}, {function: count}]
+            data_description: {time_field: time}
 """
 DETECTOR = "  by_{name}: {{from: readings, steps: [{{{name}: {{of: celsius}}}}]}}\n"
 QUIET_S = 8.0
@@ -68,12 +84,15 @@ def write(folder: Path) -> None:
     begin = datetime(2026, 11, 24, 6, tzinfo=UTC)
     times = (begin + timedelta(seconds=at) for at in range(ROWS))
     rows = [
-        {"machine": f"press-{at % MACHINES}", "t": t, "celsius": 20 + at % 7 / 10, "signal": "a"}
+        {"machine": f"press-{at % MACHINES}", "t": t, "celsius": 20 + at % 7 / 10, "bar": at % 5 / 10, "signal": "a"}
         for at, t in enumerate(times)
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "in.parquet")
     (folder / "in.json").write_text("".join(json.dumps(row, default=datetime.isoformat) + "\n" for row in rows))
-    lines = [",".join(rows[0]), *(f"{row['machine']},{row['t'].isoformat()},{row['celsius']},a" for row in rows)]
+    lines = [
+        ",".join(rows[0]),
+        *(f"{row['machine']},{row['t'].isoformat()},{row['celsius']},{row['bar']},a" for row in rows),
+    ]
     (folder / "in.csv").write_text("\n".join(lines) + "\n")
 
 

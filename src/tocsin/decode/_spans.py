@@ -84,7 +84,8 @@ def codes_of(
 ) -> int:  # fmt: skip
     """Code each text by first appearance; a hit is verified byte by byte. Returns how many words there are.
 
-    A span is start << 32 | length. The table (a power of two, at least four times the rows) is used as far as needed.
+    A span is start << 32 | length. The table (a power of two, at least four times the rows) is used as far as needed,
+    and is an eighth full where it can be: a second look costs more than the memory, for no processor can tell when.
     """
     size, count = TABLE_MIN, 0
     table[:size] = -1
@@ -114,7 +115,7 @@ def codes_of(
             table[slot] = code
             firsts[code], hashes[code] = span, h
             count += 1
-            if 2 * count > size:
+            if 8 * count > size and size < len(table):
                 size *= 2
                 table[:size] = -1
                 for c in range(count):
