@@ -62,7 +62,7 @@ export class AlarmList {
   signalsOf(isIts) { return new Set([...this.byId.values()].filter((alarm) => alarm.signal && open(alarm) && isIts(alarm.machine)).map((alarm) => alarm.signal)); }
 
   textOf(alarm) {
-    return clock.worded(alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message);
+    return clock.worded(alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message, alarm.why);
   }
 
   // Does what a key stands for; returns whether it stands for something.
