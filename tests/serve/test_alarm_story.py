@@ -354,14 +354,14 @@ def test_where_nothing_can_ring_the_csv_has_its_header_only(tmp_path: Path) -> N
             "21,5",
             "4. Mai 2026 06:00:00",
             "5. Mai",
-            "M 1.5 odd: v1.5 is 0,25 at 4. Mai 2026 06:00:00",
+            "M 1.5 odd: Load of v1.5 is 0,25 at 4. Mai 2026 06:00:00",
         ),
         (
             "en-US",
             "21.5",
             "May 4, 2026 06:00:00",
             "May 5",
-            "M 1.5 odd: v1.5 is 0.25 at May 4, 2026 06:00:00",
+            "M 1.5 odd: Load of v1.5 is 0.25 at May 4, 2026 06:00:00",
         ),
     ],
 )
@@ -372,11 +372,11 @@ def test_numbers_and_dates_are_written_in_the_browsers_language(
     view = context.new_page()
     view.goto(page.url)
     written = """async (at) => {
-      const why = "v1.5 is 0.25 at 06:00:00 on 2026-05-04 (UTC)";
+      const why = "value of v1.5 is 0.25 at 06:00:00 on 2026-05-04 (UTC)";
       const { show } = await import("/chart.js");
       const { clock, when } = await import("/clock.js");
       return [show(21.5), when(at), clock.ticks(at, at + 3 * 86400000, 3).texts[0],
-        clock.worded("M 1.5 odd: " + why, why)];
+        clock.worded("M 1.5 odd: " + why, why, "Load")];
     }"""
     assert view.evaluate(written, BEGIN.timestamp() * 1000) == [number, moment, tick, sentence]
     context.close()

@@ -62,7 +62,7 @@ export class AlarmList {
   signalsOf(isIts) { return new Set([...this.byId.values()].filter((alarm) => alarm.signal && open(alarm) && isIts(alarm.machine)).map((alarm) => alarm.signal)); }
 
   textOf(alarm) {
-    return clock.worded(alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message, alarm.why);
+    return clock.worded(alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message, alarm.why, this.named(alarm.signal)?.name || alarm.signal);
   }
 
   // Does what a key stands for; returns whether it stands for something.

@@ -83,11 +83,13 @@ export class Clock {
 
   /**
    * Returns a sentence of the engine's as people here write it: with its moments, which are in UTC there, by this clock, and
-   * with the numbers of its reason, at its end, in the browser's language (a name before that is left as it is).
+   * with the numbers of its reason, at its end, in the browser's language (a name before that is left as it is). Where each row
+   * names its signal the reason says "value", for which the `signal` stands.
    */
-  worded(text, why = "") {
+  worded(text, why = "", signal = "") {
     const reason = why && text.endsWith(why) ? why : "";
-    const local = reason.replace(/(?<![\w.:])\d+\.\d+(?![\w.:])/g, (number) => number.replace(".", DECIMAL));
+    const about = signal ? reason.replace(/^value(?= )/, () => signal) : reason;
+    const local = about.replace(/(?<![\w.:])\d+\.\d+(?![\w.:])/g, (number) => number.replace(".", DECIMAL));
     return (text.slice(0, text.length - reason.length) + local).replace(/(\d\d:\d\d:\d\d) on (\d{4}-\d\d-\d\d) \(UTC\)/g, (_, time, day) => this.when(`${day}T${time}Z`));
   }
 

@@ -23,7 +23,7 @@ export class Story {
   wait(alarm) {
     this.alarm = alarm;
     this.title.textContent = this.place(alarm);
-    this.body.replaceChildren(node("p", "message", clock.worded(alarm.message, alarm.why)));
+    this.body.replaceChildren(node("p", "message", clock.worded(alarm.message, alarm.why, this.called(alarm.signal)[0])));
     this.say("Reading the tables …");
     this.dialog.setAttribute("aria-busy", "true");
     if (!this.dialog.open) this.dialog.showModal();
@@ -49,7 +49,7 @@ export class Story {
     const began = alarm.started ?? told.history[0].time;
     this.title.textContent = this.place(alarm);
     this.body.replaceChildren(
-      node("p", "message", clock.worded(alarm.message, alarm.why)),
+      node("p", "message", clock.worded(alarm.message, alarm.why, this.called(alarm.signal)[0])),
       node("p", "span", stateOf(told.alarm).active ? `Since ${when(began)}; it is not over.` : `From ${when(began)} on, for ${lasting(began, told.alarm.time)}.`),
       ...(told.onset ? [figure(told.onset, ...this.called(told.onset.signal, alarm.unit))] : []),
       ...part("What happened", told.history.map((row, i) => [row.time, sentence(row, told.history[i - 1])])),
