@@ -76,7 +76,7 @@ class Mosquitto:
         config = self.folder / "mosquitto.conf"
         config.write_text(
             f"listener {self.port} 127.0.0.1\n{self.lines}\npersistence true\npersistence_location {self.folder}/\n"
-            "max_queued_messages 100000\nmax_inflight_messages 1000\n"
+            "max_queued_messages 1000000\nmax_inflight_messages 1000\n"
             + (f"user {os.environ.get('USER', 'root')}\n" if os.getuid() == 0 else "")
         )
         self.process = subprocess.Popen(

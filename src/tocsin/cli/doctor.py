@@ -212,7 +212,8 @@ def _session(id: str, part: Mqtt, given: Path) -> Finding:
     if not kept:
         remedy = "let the broker keep sessions (Mosquitto: remove persistent_client_expiration or make it longer)"
         return Finding(id, "the broker keeps no session: what is sent while tocsin is away is lost", "trouble", remedy)
-    return Finding(id, "the broker keeps sessions; that they outlast its restart is its own setting (persistence true)")
+    own = "that they outlast its restart, and how much each holds, it does not tell"
+    return Finding(id, f"the broker keeps sessions; {own} (Mosquitto: persistence true, max_queued_messages)")
 
 
 def _certificates(id: str, tls: Tls, given: Path) -> Iterator[Finding]:
