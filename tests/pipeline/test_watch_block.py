@@ -90,6 +90,7 @@ def test_streams_of_ones_own_stand_beside_it(tmp_path: Path) -> None:
         ("watch:\n  of: t_in\n  alarm: {{on_dely: 2s}}\n", 9, "watch.alarm.alarm.on_dely"),
         ("watch:\n  of: nothing\n", 7, "watch.detector: health needs column 'nothing'"),
         ("watch:\n  off: t_in\n", 8, "watch.off"),
+        ("watch: {{}}\n", 7, "say with 'of' which columns are judged; what reaches it is [key, time, t_in, t_out]"),
         ("watch:\n  of: t_in\n  tell: {{text: '{{nope}}'}}\n", 9, "watch.tell: the text of notify names column 'nope'"),
         ("watch: {{of: t_in}}\nstreams: {{alarms: {{}}}}\n", 1, "watch: stands for a stream 'alarms', too"),
     ],
