@@ -169,7 +169,7 @@ def test_earlier_cases_say_how_they_ended() -> None:
         row("b", 20, "raised", "ACTIVE_UNACK"),
     ])  # fmt: skip
     assert [(case["id"], case["state"], case["said"]) for case in told] == [
-        ("b", "ACTIVE_UNACK", []), ("a", "NORMAL", ["false"])
+        ("b", "ACTIVE_UNACK", []), ("a", "NORMAL", ["false: new bearing"])
     ]  # fmt: skip
     assert told[1]["until"] == BEGIN + timedelta(minutes=5), "what is said later does not make it longer"
     assert told[1]["comments"] == ["ann: new bearing"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tocsin.cli.sources import PASSWORD, Named, named_by
 from tocsin.cli.watch import checked, look
 from tocsin.errors import ConfigError
 from tocsin.lake.read import query
+from tocsin.pipeline.yamlfile import load_with_plan
 
 BEGIN = datetime(2026, 3, 23, 6, 0, 0)
 ROWS, FAULT = 1_200, 900
@@ -65,6 +67,10 @@ def test_a_file_is_watched_to_its_end_and_what_was_seen_is_said(werk: Path) -> N
         "as you said",
     ):
         assert said in done.stderr, done.stderr
+    look = re.search(r"look at it on the page: tocsin (serve .*)", done.stderr)
+    assert look is not None
+    assert look[1] == f"serve {lake / 'watch.yaml'}"
+    assert load_with_plan(lake / "watch.yaml")[1].folder == lake
     assert "2 machines" not in done.stdout
     assert "Presse 2" in done.stdout
     assert "Temperatur_degC jumped above" in done.stdout
@@ -77,6 +83,18 @@ def test_a_file_is_watched_to_its_end_and_what_was_seen_is_said(werk: Path) -> N
     assert [row["key"] for row in rung] == ["Presse 2"]
     fault = (BEGIN + timedelta(seconds=10 * FAULT, hours=-1)).replace(tzinfo=UTC)
     assert abs(rung[0]["time"] - fault) < timedelta(minutes=2)
+
+
+def test_units_behind_or_under_the_names_are_those_of_the_signals(tmp_path: Path) -> None:
+    rows = [f"2026-03-01 {i // 60:02}:{i % 60:02}:00;press;{i % 7}.5;{50 + i % 3};{i % 5}" for i in range(600)]
+    (tmp_path / "p.csv").write_text("\n".join(["at;machine;flow;Lager °C;count", ";;m³/h;;-", *rows]), encoding="utf-8")
+    saved = tmp_path / "p.yaml"
+    arguments = ["--no-page", "--zone", "UTC", "--folder", str(tmp_path / "lake"), "--save", str(saved)]
+    assert "units m³/h, °C" in invoked("watch", str(tmp_path / "p.csv"), *arguments).stderr
+    kept = query("select signal, name, unit from signal_names order by signal", tmp_path / "lake").to_pylist()
+    assert [(row["signal"], row["name"], row["unit"]) for row in kept] == [
+        ("Lager_degC", "Lager", "°C"), ("flow", "flow", "m³/h"),
+    ]  # fmt: skip
 
 
 def test_the_saved_file_is_right_and_runs_to_the_same_rows(werk: Path) -> None:

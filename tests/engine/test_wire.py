@@ -57,6 +57,18 @@ def test_a_verdict_is_about_what_the_detector_was_told_to_judge(tmp_path: Path) 
     assert told["alarms"].kind == "alarms"
 
 
+def test_a_stream_names_the_tables_that_keep_it_or_what_it_is_made_of(tmp_path: Path) -> None:
+    told = streams(
+        tmp_path,
+        readings={"sinks": [{"delta": "all"}]},
+        judged={"from": "readings", "steps": [{"ewma": {"of": "t_out"}}]},
+        odd={"from": "judged", "steps": [{"keep": "score > 75"}], "sinks": [{"delta": "odd"}]},
+    )
+    assert {name: told[name].tables for name in ("readings", "judged", "odd")} == {
+        "readings": ("all",), "judged": ("all",), "odd": ("odd",),
+    }  # fmt: skip
+
+
 def test_a_forecast_is_drawn_on_the_column_that_is_forecast(tmp_path: Path) -> None:
     told = streams(
         tmp_path,

@@ -90,6 +90,7 @@ def test_streams_of_ones_own_stand_beside_it(tmp_path: Path) -> None:
         ("watch:\n  of: t_in\n  alarm: {{on_dely: 2s}}\n", 9, "watch.alarm.alarm.on_dely"),
         ("watch:\n  of: nothing\n", 7, "watch.detector: health needs column 'nothing'"),
         ("watch:\n  off: t_in\n", 8, "watch.off"),
+        ("watch: {{}}\n", 7, "say with 'of' which columns are judged; what reaches it is [key, time, t_in, t_out]"),
         ("watch:\n  of: t_in\n  tell: {{text: '{{nope}}'}}\n", 9, "watch.tell: the text of notify names column 'nope'"),
         ("watch: {{of: t_in}}\nstreams: {{alarms: {{}}}}\n", 1, "watch: stands for a stream 'alarms', too"),
     ],
@@ -100,6 +101,12 @@ def test_mistakes_are_told_where_they_are_written(tmp_path: Path, block: str, li
         load_with_plan(file)
     assert str(told.value).startswith(f"{file}:{line}: ")
     assert said in str(told.value)
+
+
+def test_of_says_which_columns_are_judged(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="say with 'of' which columns are judged"):
+        load_with_plan(written(tmp_path, WIDE + "watch: {{}}\n"))
+    assert load_with_plan(written(tmp_path, WIDE + "watch: {{of: [t_in, t_out]}}\n"))[1].sinks
 
 
 def test_check_says_what_columns_hold_as_people_do(tmp_path: Path) -> None:

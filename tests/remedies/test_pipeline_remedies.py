@@ -243,6 +243,12 @@ SPREAD = remedies(
         f"{{{KAFKA}, streams: {{s: {{sinks: [files: t]}}}}}}",
         f"{{{KAFKA}, streams: {{s: {{sinks: [delta: t]}}}}}}",
     ),
+    (
+        "engine/keyed",
+        "let key: of the source begin with what they have in common (hall{}press), or run it embedded",
+        f"{{{KAFKA}, streams: {{s: {{steps: [{{rekey: '{{site}}/{{key}}'}}], sinks: [delta: t]}}}}}}",
+        f"{{{KAFKA}, key: '{{site}}/{{machine}}', streams: {{s: {{sinks: [delta: t]}}}}}}",
+    ),
 )
 
 

@@ -13,8 +13,12 @@ from tocsin.engine.feed import connect, listen
 from tocsin.engine.wire import COUNTERS, FRAME_BYTES_MAX, HEADER, ROWS, StreamColumns, describe, encode_rows, frame
 from tocsin.output.delta import Delta
 from tocsin.serve.app import hear
+from tocsin.serve.following import LakeFollower
+from tocsin.serve.lanes import heard, lanes
 from tocsin.serve.live import NEVER_S, Live
 from tocsin.serve.past import newest
+from tocsin.serve.scores import Grid, ScoreCells
+from tocsin.serve.signal_lanes import signal_lanes
 from tocsin.testing import world
 
 GOOD = pa.table({"key": ["p"], "time": pa.array([1], pa.timestamp("us", tz="UTC")), "x": [1.0]})
@@ -70,13 +74,13 @@ def test_garbage_ends_one_connection_and_nothing_else(tmp_path: Path, garbage: b
     assert list(live.machines["p"].series)[-1] == ("readings", "x")
 
 
-def keep(folder: Path, name: str, rows: pa.Table) -> None:
+def keep(folder: Path, name: str, rows: pa.Table, epoch: int = 1) -> None:
     schema = pa.schema([KEY, TIME, *list(rows.schema)[2:]])
     batch = pa.RecordBatch.from_arrays(
         [as_keys(rows["key"].combine_chunks()), *(c.combine_chunks() for c in rows.columns[1:])], schema=schema
     )
     writer = Delta(path=name).open(world(folder, "test"), schema)
-    writer.publish(1, [writer.stage(1, [batch])])
+    writer.publish(epoch, [writer.stage(epoch, [batch])])
     writer.close()
 
 
@@ -105,3 +109,35 @@ def test_what_a_table_does_not_say_of_its_verdicts_comes_from_the_plan(tmp_path:
     assert [stream.judged for stream, _ in newest(tmp_path)] == [""]
     ((stream, _),) = newest(tmp_path, [planned])
     assert (stream.judged, stream.values) == ("y", ("x", "y")), "a column that came later is not in the table yet"
+
+
+def test_what_is_judged_and_not_kept_is_shown_by_the_readings_that_it_is_made_of(tmp_path: Path) -> None:
+    times = pa.array([1, 2], pa.timestamp("us", tz="UTC"))
+    keep(tmp_path, "readings", pa.table({"key": ["p"] * 2, "time": times, "x": [1.0, 2.0], "speed": [9.0, 9.0]}))
+    keep(tmp_path, "anomalies", pa.table({"key": ["p"], "time": times[:1], "x": [1.0], "score": [80.0]}))
+    judged = StreamColumns(
+        name="judged", kind="readings", values=("x",), judged="x", band=(("score", "score"),), tables=("readings",)
+    )
+    ((stream, rows),) = newest(tmp_path, [judged])
+    assert (stream.name, stream.values, rows["x"].to_pylist()) == ("judged", ("x",), [1.0, 2.0])
+    assert "x" not in stream.judged, "they are not judged"
+    of_its_own = describe("readings", rows.schema)
+    assert [stream.name for stream, _ in newest(tmp_path, [judged, of_its_own])] == ["readings"], "not twice"
+    live = Live()
+    for stream, rows in newest(tmp_path, [judged]):
+        live.take(stream, rows, now_s=NEVER_S)
+    assert [*live.machines["p"].series] == [("judged", "x")]
+    follower = LakeFollower(tmp_path, [judged])
+    keep(tmp_path, "readings", pa.table({"key": ["q"], "time": times[:1], "x": [5.0], "speed": [1.0]}), epoch=2)
+    ((stream, rows),) = follower.take()
+    assert (stream.name, rows["x"].to_pylist()) == ("judged", [5.0])
+
+
+def test_where_no_scores_are_kept_but_those_of_anomalies_the_lanes_show_these(tmp_path: Path) -> None:
+    times = pa.array([1_000_000, 61_000_000], pa.timestamp("us", tz="UTC"))
+    keep(tmp_path, "anomalies", pa.table({"key": ["p"], "time": times[1:], "x": [1.0], "y": [2.0], "score": [80.0]}))
+    judged = StreamColumns(name="judged", kind="readings", values=("x", "y"), judged="y")
+    told = lanes(tmp_path, [judged], heard(Live()), ScoreCells(), Grid.over(0, 120_000, 2), 0, 10)
+    assert [(lane.machine, lane.cells) for lane in told.lanes] == [("p", [-1, 4])]
+    told = signal_lanes(tmp_path, [judged], heard(Live()), (), "p", Grid.over(0, 120_000, 2))
+    assert [(lane.signal, lane.cells) for lane in told.lanes] == [("y", [-1, 4])]

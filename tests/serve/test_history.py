@@ -106,6 +106,19 @@ def test_what_is_shown_but_not_kept_is_taken_from_what_is_kept(lake: Path) -> No
     assert history(lake, STREAMS[:1], "oven-1", begin_ms, begin_ms + 60_000, 600)[0].stream == "ovens"
 
 
+def test_a_score_stands_on_the_signal_that_its_row_names(tmp_path: Path) -> None:
+    kinds = [("signal", pa.string()), ("t_in", pa.float64()), ("t_out", pa.float64()), ("score", pa.float64())]
+    schema = pa.schema([KEY, TIME, *(pa.field(name, kind) for name, kind in kinds)])
+    times = as_times((BEGIN_S + np.arange(3)) * 1_000_000)
+    columns = [["t_out", "t_in", "t_out"], [1.0] * 3, [2.0] * 3, [90.0, 80.0, 10.0]]
+    rows = pa.RecordBatch.from_arrays([as_keys(pa.array(["p"] * 3)), times, *map(pa.array, columns)], schema=schema)
+    writer = Delta(path="judged").open(World(SystemClock(), SystemDisk(), tmp_path, tmp_path / ".state", "t"), schema)
+    writer.publish(1, [writer.stage(1, [rows])])
+    begin_ms = BEGIN_S * 1000
+    drawn = {one.signal: one.points.score for one in history(tmp_path, (), "p", begin_ms, begin_ms + 3000, 3)}
+    assert drawn == {"t_in": [None, 80.0, None], "t_out": [90.0, None, 10.0]}
+
+
 def test_nothing_is_shown_of_another_time_or_machine(lake: Path) -> None:
     begin_ms = BEGIN_S * 1000
     assert history(lake, STREAMS, "press-1", begin_ms - 10_000, begin_ms, 10) == []

@@ -297,6 +297,8 @@ def test_a_tile_says_how_well_a_machine_is_and_what_pulls_it_down() -> None:
     take(live, "several", blamed)
     (glance,) = live.glances([1])
     assert (glance.health, [part.signal for part in glance.pulled_by]) == (32, ["a", "b"])
+    scores = {signal: points(live, "q", signal)["score"] for signal in ("a", "b")}
+    assert scores == {"a": [90.0, 90.0, 90.0, None], "b": [None, None, None, 90.0]}, "marks on what is blamed"
 
 
 def test_forecasts_and_remaining_life_count_for_a_machines_health() -> None:
@@ -322,6 +324,25 @@ def names_of_kept(live: Live) -> set[str]:
     return {
         name for name, machine in live.machines.items() if any(one.points().size for one in machine.series.values())
     }
+
+
+def test_a_tile_has_the_signals_that_ring_or_are_ill_on_top_with_the_line_of_the_first() -> None:
+    live = Live()
+    signals = {name: [float(i)] * 30 for i, name in enumerate("abcdef")}
+    take(live, "readings", rows(["p"] * 30, **signals))
+    for signal, score in (("b", 20.0), ("e", 95.0)):
+        take(
+            live,
+            "judged",
+            rows(["p"] * 30, signal=[signal] * 30, value=[7.0] * 30, expected=[1.0] * 30, score=[score] * 30),
+        )
+    (glance,) = live.glances([0])
+    assert [one.signal for one in glance.values] == ["e", "a", "b"]
+    assert glance.recent == [4.0] * 30
+    take(live, "alarms", alarm("a1", "p", state="ACTIVE_UNACK", signal="f"))
+    live.tiles()
+    (glance,) = live.glances([0])
+    assert ([one.signal for one in glance.values], glance.recent) == (["f", "e", "a"], [5.0] * 30)
 
 
 def test_points_are_kept_of_whole_machines_and_of_those_that_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

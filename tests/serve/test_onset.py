@@ -19,11 +19,13 @@ BEGIN = datetime(2026, 5, 4, 6, tzinfo=UTC)
 MINUTES, BROKEN = 300, 200
 
 
-def told(folder: Path, judged: dict[str, Any], rekey: str = "") -> dict[str, Any]:
-    """What is known of the alarm of a bearing that is 20 K hotter from the 200th minute on."""
+def told(
+    folder: Path, judged: dict[str, Any], rekey: str = "", every: timedelta = timedelta(minutes=1)
+) -> dict[str, Any]:
+    """What is known of the alarm of a bearing that is 20 K hotter from the 200th minute (or reading) on."""
     celsius = np.random.default_rng(3).normal(60, 1, MINUTES) + 20 * (np.arange(MINUTES) >= BROKEN)
     lines = [
-        {"machine": "m", "signal": "bearing", "ts": (BEGIN + timedelta(minutes=i)).isoformat(), "celsius": round(c, 3)}
+        {"machine": "m", "signal": "bearing", "ts": (BEGIN + i * every).isoformat(), "celsius": round(c, 3)}
         for i, c in enumerate(celsius)
     ]
     (folder / "in.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -79,3 +81,35 @@ def test_where_only_readings_are_kept_there_is_the_band_when_it_began(tmp_path: 
     assert onset["band"] == {"time": [], "value": []} or not onset["band"].get("lower")
     assert 50 < onset["at_onset"]["lower"] < 57 < 63 < onset["at_onset"]["upper"] < 70
     assert len(onset["points"]["time"]) == 120
+
+
+def test_of_a_plant_that_has_just_begun_the_picture_shows_what_there_is(tmp_path: Path) -> None:
+    onset = told(tmp_path, {}, every=timedelta(seconds=1))
+    assert len(onset["points"]["time"]) > 100, "of five minutes, not one for each half minute of two hours"
+    assert onset["before"]["least"] < 66 < 75 < onset["after"]["least"]
+
+
+def test_a_signal_that_is_a_series_of_its_own_is_shown_beside_a_table_of_its_windows(tmp_path: Path) -> None:
+    """As in the demo: readings by machine, alarms and windows by machine and signal."""
+    value = np.random.default_rng(3).normal(60, 1, MINUTES) + 20 * (np.arange(MINUTES) >= BROKEN)
+    lines = [
+        {"machine": "m", "signal": "bearing", "ts": (BEGIN + timedelta(minutes=i)).isoformat(), "value": round(one, 3)}
+        for i, one in enumerate(value)
+    ]
+    (tmp_path / "in.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    columns = {"machine": "category", "signal": "text", "ts": "timestamp", "value": "float"}
+    windows = {"from": "series", "steps": [{"window": {"every": "10m", "compute": {"mean": "mean(value)"}}}]}
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "plant", "folder": str(tmp_path / "data"),
+            "source": {"files": {"path": str(tmp_path / "in.ndjson")}},
+            "decode": {"json": {"columns": columns}}, "key": "machine", "time": "ts",
+            "watch": {"detector": {"health": {"learn": 100}}},
+            "streams": {"windows": {**windows, "sinks": [{"delta": "windows"}]}},
+        }
+    )  # fmt: skip
+    EmbeddedRunner(pipeline.plan()).run()
+    (alarm,) = query("SELECT id FROM alarms WHERE event = 'raised'", tmp_path / "data").to_pylist()
+    onset = evidence(tmp_path / "data", tmp_path / "data" / ".state", alarm["id"])["onset"]
+    assert (onset["signal"], len(onset["points"]["time"])) == ("bearing", 120)
+    assert onset["before"]["most"] < 66 < 75 < onset["after"]["least"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from servers import free_port
 from tocsin.bases import VERDICT, judging
 from tocsin.batch import KEY, TIME, Batch, as_keys, as_times
 from tocsin.engine.feed import SOCKET, PageFeed
+from tocsin.engine.wire import StreamColumns, describe
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
 from tocsin.pipeline.plan import Asset
@@ -69,7 +71,9 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, P
     halls = {name: Asset(name, f"hall {i % 3}", f"line {i % 2}") for i, name in enumerate(NAMES[:12])}
     halls[NAMES[3]] = Asset(NAMES[3], "hall 0", "line 1", "The old mill")
     known = Plant(halls, {SIGNALS[0]: SignalLabel("Outlet", "°C")}, zone="Asia/Kathmandu")
-    page = start(folder, folder / "lake", Address(port=free_port()), title="many machines", plant=known)
+    streams = [describe("judged", pa.schema(FIELDS)), StreamColumns(name="alarms", kind="alarms")]
+    address = Address(port=free_port())
+    page = start(folder, folder / "lake", address, title="many machines", plant=known, streams=streams)
     feed, stop = PageFeed(folder / SOCKET), threading.Event()
 
     def tell() -> None:
@@ -227,6 +231,35 @@ def test_the_heat_map_leads_to_machine_and_time_by_mouse_and_by_keys(view: Any, 
     view.click("#ranges button:text-is('live')")
 
 
+def test_the_heat_map_shows_the_signals_of_the_chosen_machine_too_with_ticks_and_what_colours_mean(
+    view: Any, plant: Any
+) -> None:
+    view.goto(f"{plant[0].url}/#machine=machine-{SICK}")
+    view.wait_for_function(f"() => document.getElementById('chosen').textContent === 'machine-{SICK}'", timeout=WAIT_MS)
+    view.click("#lanes-signals")
+    view.wait_for_selector("#heat-names span:text-is('Outlet')", timeout=WAIT_MS)
+    assert view.locator("#heat-names span").count() == 1, "one signal of twenty is judged"
+    assert "lanes=signals" in view.url
+    worst = view.locator("#heat-table tr").first.locator("th, td").all_text_contents()
+    assert worst[:2] == ["Outlet", "critical"]
+    assert len(view.locator("#heat-axis span").all_text_contents()) > 1
+    meant = view.locator("#heat-key span").all_inner_texts()
+    assert meant == ["nothing known", "calm", "warning", "minor", "major", "critical"]
+    view.focus("#heat")
+    assert view.locator("#heat-said").inner_text().startswith("Outlet, ")
+    view.keyboard.press("Enter")
+    assert view.evaluate("() => document.activeElement.dataset.signal") == SIGNALS[0], "its chart"
+    link = view.url
+    view.goto("about:blank")
+    view.goto(link)
+    view.wait_for_selector("#heat-names span:text-is('Outlet')", timeout=WAIT_MS)
+    view.click(".tile:has-text('machine-000')")
+    view.wait_for_function("() => document.querySelector('#heat-table td')?.textContent === 'calm'", timeout=WAIT_MS)
+    view.click("#lanes-machines")
+    view.wait_for_selector("#heat-names span >> text=machine-217", timeout=WAIT_MS)
+    assert "lanes=" not in view.url
+
+
 def test_times_are_those_of_the_plants_clocks_wherever_the_browser_is(view: Any, plant: Any) -> None:
     view.goto(f"{plant[0].url}/#machine=machine-000&from=2026-03-01T06:00:00Z&to=2026-03-01T09:00:00Z")
     view.wait_for_function("() => document.getElementById('from').value === '2026-03-01T11:45'", timeout=WAIT_MS)
@@ -273,6 +306,8 @@ def test_key_figures_are_those_of_the_command_line(view: Any, plant: Any) -> Non
 
 
 def test_machines_and_signals_are_called_as_people_do_and_found_where_they_stand(view: Any, plant: Any) -> None:
+    assert view.locator(".alarm .where").inner_text() == f"machine-{SICK} · Outlet"
+    assert re.search(r"measured [\d.]+ °C", view.locator(".alarm .facts").inner_text())
     view.goto(f"{plant[0].url}/#machine={NAMES[3]}")
     view.wait_for_selector("#chosen:text-is('The old mill')", timeout=WAIT_MS)
     view.wait_for_selector(".card h3:text-is('Outlet')", timeout=WAIT_MS)

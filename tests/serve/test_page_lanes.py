@@ -13,9 +13,10 @@ from tocsin.batch import as_keys
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.engine.wire import describe
 from tocsin.output.delta import Delta
-from tocsin.serve.lanes import Heard, heard, lanes
+from tocsin.serve.lanes import Heard, Lasting, heard, lanes
 from tocsin.serve.live import Live
 from tocsin.serve.scores import Cells, Grid, ScoreCells
+from tocsin.serve.signal_lanes import heard_of, signal_lanes
 from tocsin.testing import world
 
 BEGIN_MS = 1_772_323_200_000  # 2026-03-01T00:00:00Z
@@ -148,3 +149,31 @@ def test_cells_begin_at_multiples_of_their_length() -> None:
         BEGIN_MS + 11 * MINUTE_MS,
     )
     assert Grid.over(5, 6, 200) == Grid(5, 1, 1)
+
+
+def test_the_signals_of_one_machine_have_lanes_by_what_their_stream_says_of_them(lake: Path, tmp_path: Path) -> None:
+    told = signal_lanes(lake, (), NOTHING, (), "press", GRID)
+    assert [(lane.signal, lane.cells) for lane in told.lanes] == [
+        ("stroke", [-1, 4, -1, -1, -1, -1, -1, -1, -1, -1]), ("force", [3, 0, -1, -1, -1, -1, -1, -1, -1, -1]),
+    ]  # fmt: skip
+    assert {lane.machine for lane in told.lanes} == {"press"}
+    keep(
+        tmp_path,
+        "wide",
+        judged(["m", "m", "n"], [1.5, 2.5, 2.5], [90.0, 60.0, 99.0], signal=["a", "b", "a"], a=[1.0] * 3, b=[1.0] * 3),
+    )
+    live = Live()
+    at_ms = BEGIN_MS + 5.5 * MINUTE_MS
+    heard_now = [("b", np.array([80.0]), np.array([at_ms]))]
+    alarms = Heard(
+        frozenset(), {}, {"x": Lasting("m", "major", at_ms, None, "c"), "y": Lasting("n", "major", at_ms, None)}
+    )
+    told = signal_lanes(tmp_path, (), alarms, heard_now, "m", GRID)
+    assert {lane.signal: [i for i, cell in enumerate(lane.cells) if cell > 0] for lane in told.lanes} == {
+        "a": [1], "b": [2, 5], "c": [5, 6, 7, 8, 9],
+    }  # fmt: skip
+    rows = judged(["m"] * 2, [1.0, 2.0], [float("nan"), 70.0], signal=["a", "a"])
+    live.take(describe("judged", rows.schema), rows)
+    ((signal, scores, times),) = heard_of(live, "m")
+    assert (signal, scores[1], times[1]) == ("a", 70.0, BEGIN_MS + 2 * MINUTE_MS)
+    assert heard_of(live, "nobody") == []

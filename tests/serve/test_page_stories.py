@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -160,6 +161,15 @@ def test_charts_and_alarms_show_the_time_of_the_browsers_zone(
     assert view.locator(".alarm time").inner_text() == began
 
 
+def test_without_a_reading_the_page_says_where_to_look(engine: Engine, opened: Callable[..., Any]) -> None:
+    view = opened()
+    box = view.locator("#empty").bounding_box()
+    assert box["y"] < 400, "in sight, not below a void"
+    assert "which part waits" in view.locator("#empty-text").inner_text()
+    view.click("#empty-pipeline")
+    view.wait_for_selector("#pipeline[open]", timeout=WAIT_MS)
+
+
 def test_an_engine_that_says_nothing_is_shown_as_silent(engine: Engine, opened: Callable[..., Any]) -> None:
     view = opened()
     engine.tell(range(-30, 1))
@@ -230,8 +240,9 @@ def test_an_alarm_says_why_since_when_and_what_to_do_and_leads_there(
     engine.close()
 
 
+@pytest.mark.parametrize("size", [(1480, 900), (390, 844)], ids=["desktop", "phone"])
 def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
-    engine: Engine, opened: Callable[..., Any], tmp_path: Path
+    engine: Engine, opened: Callable[..., Any], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     health, alarm = Health(of="vibration", learn=100), Alarm(rule="worn", of="vibration")
     states: list[Any] = [health.initial(), alarm.initial()]
@@ -251,7 +262,14 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     rows = pa.RecordBatch.from_arrays(columns, schema=pa.schema([KEY, TIME, pa.field("vibration", pa.float64())]))
     judge(Batch(rows.slice(0, 350)))
     engine.count()
-    view = opened()
+    view = opened(viewport=dict(zip(("width", "height"), size, strict=True)), timezone_id="America/New_York")
+    view.click(".alarm .more summary", timeout=WAIT_MS)
+    began = re.search(r"since (.+?) ·", view.locator(".alarm .facts").inner_text())
+    assert began is not None
+    assert view.locator(".alarm .message").inner_text().endswith(f" at {began[1]}"), "by the same clock, not in UTC"
+    for _ in ("light", "dark"):
+        assert serious(view) == []
+        view.click("#theme")
     view.wait_for_selector(".alarm .relearn:visible", timeout=WAIT_MS)
     assert "vibration jumped above its usual" in view.locator(".alarm .message").inner_text()
     assert "standard deviations away" in view.locator(".alarm .facts").inner_text()
@@ -264,6 +282,14 @@ def test_what_is_abnormal_is_taken_for_the_new_normal_by_a_button(
     log.close()
 
 
+def serious(view: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds on the page that keeps people out; what Plotly draws is not ours."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    wrong = axe.Axe().run(view, context={"exclude": [[".plot"]]}).response["violations"]
+    grave = [one for one in wrong if one["impact"] in ("serious", "critical")]
+    return [(one["id"], [node["html"][:100] for node in one["nodes"]][:3]) for one in grave]
+
+
 def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     engine: Engine, opened: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -271,7 +297,7 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     engine.tell(range(1, 30))  # it has cleared
     log = ActionLog(tmp_path, 0)
     view = opened()
-    view.wait_for_selector(".alarm[data-active=false] .label.false:visible", timeout=WAIT_MS)
+    view.wait_for_selector(".alarm[data-active=false]", timeout=WAIT_MS)
     actions: list[Any] = []
 
     def press(button: str) -> None:
@@ -283,6 +309,7 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     press(".ack")
     view.locator("#alarm-chips button").last.click()  # all: it is no longer open
     view.wait_for_selector(".alarm .facts:has-text('acknowledged by local')", timeout=WAIT_MS)
+    view.click(".alarm .more summary")
     press(".label.false")
     (done,) = actions[-1].to_pylist()
     id = view.locator(".alarm").get_attribute("data-id")
@@ -295,6 +322,20 @@ def test_an_alarm_is_labelled_on_the_page_and_the_label_stays(
     assert "labelled" not in view.locator(".alarm[data-active=true] .facts").inner_text()
     assert "labelled false" in view.locator(f".alarm[data-id='{id}'] .facts").inner_text()
     log.close()
+
+
+def test_charts_of_signals_with_an_open_alarm_come_first(engine: Engine, opened: Callable[..., Any]) -> None:
+    engine.tell(range(-60, 1))
+    view = opened()
+    first = "() => document.querySelector('.card')?.dataset.signal"
+    view.wait_for_function(f"() => ({first})() === 't_out'", timeout=WAIT_MS)  # the one that is judged
+    at = as_times(np.array([engine.begun_s * 1_000_000]))
+    schema = pa.schema([KEY, TIME, pa.field("t_in", pa.float64())])
+    rows = pa.RecordBatch.from_arrays([as_keys(pa.array(["oven-1"])), at, pa.array([99.0])], schema=schema)
+    hot = Alarm(rule="hot", of="t_in", high=90)
+    _, passed = hot.step(hot.initial(), Batch(rows))
+    engine.feed.offer("alarms", passed[0])
+    view.wait_for_function(f"() => ({first})() === 't_in'", timeout=WAIT_MS)
 
 
 def test_a_tile_says_how_well_a_machine_is_and_how_long_it_has(engine: Engine, opened: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def site(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.mark.timeout(120)
 def test_an_engineer_asks_on_the_page_and_a_viewer_is_not_offered_it(browser: Any, site: str) -> None:
-    context = browser.new_context(viewport={"width": 1480, "height": 900})
+    context = browser.new_context(viewport={"width": 1480, "height": 900}, locale="de-DE", timezone_id="Europe/Berlin")
     view, complaints = context.new_page(), []
     view.on("console", lambda m: complaints.append(m.text) if m.type == "error" and "401" not in m.text else None)
     view.on("pageerror", lambda error: complaints.append(str(error)))
@@ -171,6 +172,17 @@ def test_an_engineer_asks_on_the_page_and_a_viewer_is_not_offered_it(browser: An
         view.click("#query-csv")
     assert download.value.suggested_filename == "query.csv"
     assert "'=1+1" in Path(download.value.path()).read_text()
+    view.fill("#sql", "select timestamptz '2026-05-04 00:00Z' + to_days(range::int) as time, range as n from range(5)")
+    view.click("#run-query")
+    ticks = "() => document.getElementById('query-chart')._fullLayout?.xaxis.ticktext ?? []"
+    view.wait_for_function(f"() => ({ticks})().includes('5. Mai')", timeout=WAIT_MS)
+    at = "() => document.getElementById('query-chart')._fullLayout.xaxis._vals.map((tick) => [tick.x, tick.text])"
+    first = [datetime(2026, 5, 4, tzinfo=UTC).timestamp() * 1000, "4. Mai"]
+    assert first in view.evaluate(at), "by UTC, as the table beside it, in whatever zone the browser is"
+    view.evaluate(
+        "() => Plotly.relayout('query-chart', {'xaxis.range': ['2026-05-05 06:00', '2026-05-05 07:00:00.1234']})"
+    )
+    view.wait_for_function(f"() => ({ticks})().includes('06:30')", timeout=WAIT_MS)
     view.fill("#sql", "selec 1")
     view.click("#run-query")
     view.wait_for_selector("#query-said.error:has-text('syntax')", timeout=WAIT_MS)

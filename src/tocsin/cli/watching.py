@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def watch(
     from tocsin.cli import compiling
     from tocsin.cli.launch import launch
     from tocsin.cli.sources import named_by
-    from tocsin.cli.watch import asked, checked, learnt, look, saved_lines, show, told_alarms, write_file
+    from tocsin.cli.watch import SAVED, asked, checked, learnt, look, saved_lines, show, told_alarms, write_file
     from tocsin.infer.conclude import Hints
 
     named = named_by(source, more)
@@ -64,6 +65,7 @@ def watch(
     launch(plan, pipeline.page.streams, address)
     if named.is_files:
         click.echo(told_alarms(folder, plan.name, learnt(plan)))
+        click.echo(f"  look at it on the page: tocsin serve {shlex.quote(str(folder / SAVED))}", err=True)
 
 
 @click.command()

@@ -8,6 +8,7 @@ page sends one thing, `LOOK`: the ids of the parts whose last rows somebody look
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Collection
 from typing import Literal
 
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from tocsin.bases import judged
+from tocsin.contracts import Sink
 from tocsin.domain.alarm_rows import KNOWN_BY
-from tocsin.pipeline.plan import Plan
+from tocsin.pipeline.plan import Plan, Port
 
 HEADER = struct.Struct(">IB")
 ROWS = 1
@@ -82,6 +84,13 @@ class StreamColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The columns of a remaining life, as `LIFE`; empty if there is none."""
     state: str = ""
     """The column in which the machine says what it is doing; empty if there is none."""
+    tables: tuple[str, ...] = ()
+    """The tables that keep its rows or, where none does, the rows that it is made of; empty if that is not known."""
+
+    @property
+    def score_of_several(self) -> str | None:
+        """The column with the score where each row says itself which of several columns it is about."""
+        return dict(self.band).get("score") if self.blamed and not self.judged else None
 
     def columns(self) -> frozenset[str]:
         """Returns the columns that are shown; of alarms none is named: all plain ones are."""
@@ -268,8 +277,29 @@ def streams_of(plan: Plan, names: Collection[str] = ()) -> tuple[StreamColumns, 
     schemas = {(origin.id, port): schema for origin in plan.sources for port, schema in origin.schemas.items()}
     schemas |= {(step.id, port): schema for step in plan.steps for port, schema in step.schemas.items()}
     return tuple(
-        describe(name, schemas[ports[0]]) for name, ports in plan.streams.items() if not names or name in names
+        msgspec.structs.replace(describe(name, schemas[ports[0]]), tables=_tables(plan, ports))
+        for name, ports in plan.streams.items()
+        if not names or name in names
     )
+
+
+def _tables(plan: Plan, ports: Collection[Port]) -> tuple[str, ...]:
+    """Returns the tables that keep what comes out there or, where none does, what goes in before it."""
+    inputs = {step.id: step.inputs for step in plan.steps}
+    kept: dict[Port, list[str]] = {}
+    for target in plan.sinks:
+        if isinstance(target.part, Sink) and target.part.name() == "delta":
+            for port in target.inputs:
+                kept.setdefault(port, []).append(str(target.part.place()["path"]))
+    told: list[str] = []
+    seen, waiting = set(ports), deque(ports)
+    while waiting:
+        port = waiting.popleft()
+        told += kept.get(port, ())
+        before = [] if port in kept else [one for one in inputs.get(port[0], ()) if one not in seen]
+        seen.update(before)
+        waiting.extend(before)
+    return tuple(dict.fromkeys(told))
 
 
 def frame(kind: int, body: bytes) -> bytes:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tocsin.decode._reasons import Bad
 from tocsin.decode.csv import Csv
 from tocsin.errors import ConfigError
 from tocsin.infer.numbers import as_number, may_be_number, number_style
-from tocsin.infer.sample import SampledField
+from tocsin.infer.sample import SampledField, spoken
 from tocsin.infer.time import is_time
+from tocsin.infer.vocabulary import UNITS
 
 DELIMITERS = ("\t", ";", "|", ",", " ")
 """What is tried, the least likely to stand inside a field first."""
@@ -35,6 +37,8 @@ class DelimitedTable:
     rows: Sequence[Sequence[str]]
     fit: float
     """Share of the lines that have as many fields as the table."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """By the name of a column: its unit, from a line under the names or from behind the name."""
     twice: str = ""
     """A name that stands several times in the header; the columns have got names of their own."""
 
@@ -123,7 +127,8 @@ def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> D
     skip = [*range(1, first + 1), *(first + i + 1 for i in range(1, begin))]
     cells = [row for row in body[begin:] if len(row) == width]
     style = number_style((cell for row in cells[:STYLE_ROWS] for cell in row if not is_time(cell)), delimiter)
-    return DelimitedTable(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit)
+    units = _units(names, body[1:begin]) if has_header else {}
+    return DelimitedTable(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit, units)
 
 
 def told_apart(table: DelimitedTable) -> DelimitedTable:
@@ -139,7 +144,8 @@ def told_apart(table: DelimitedTable) -> DelimitedTable:
         names.append(one)
     header = next(n for n in range(1, len(table.skip) + 2) if n not in table.skip)
     skip = tuple(sorted((*table.skip, header)))
-    return replace(table, names=tuple(names), skip=skip, has_header=False, twice=twice)
+    units = {name: unit for name, unit in table.units.items() if table.names.count(name) == 1}
+    return replace(table, names=tuple(names), skip=skip, has_header=False, units=units, twice=twice)
 
 
 def _is_text(row: Sequence[str]) -> bool:
@@ -153,6 +159,37 @@ def _is_beside(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
         return False
     places = [i for i, cell in enumerate(row) if cell]
     return any(i < len(one) and may_be_number(one[i]) and one[i] for one in below[:6] for i in places)
+
+
+def _units(names: Sequence[str], below: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the units of columns: from behind their names, else from the line below them of which most are units."""
+    units = {name: split[1] for name in names if (split := split_name(name))[1]}
+    for row in below:
+        given = [(name, cell.strip("[]()")) for name, cell in zip(names, row, strict=False) if cell and cell != "-"]
+        known = [(name, unit) for name, unit in given if unit in UNITS]
+        if 2 * len(known) > len(given):
+            both = {**dict(known), **units}
+            return {name: both[name] for name in names if name in both}
+    return units
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the name of a column and the unit behind it, empty if there is none.
+
+    Letters alone are a unit in brackets only: the A of "Phase A" is none.
+
+    Examples
+    --------
+    >>> split_name("Druck (bar)"), split_name("Temperatur °C"), split_name("speed [rpm]"), split_name("Phase A")
+    (('Druck', 'bar'), ('Temperatur', '°C'), ('speed', 'rpm'), ('Phase A', ''))
+    """
+    in_brackets = re.fullmatch(r"(.*\S)\s*(?:\[\s*(\S+?)\s*\]|\(\s*(\S+?)\s*\))", name)
+    if in_brackets and (unit := in_brackets[2] or in_brackets[3]) in UNITS:
+        return in_brackets[1], unit
+    before, _, last = name.rpartition(" ")
+    if before.strip() and last in UNITS and not last.isalpha():
+        return before.strip(), last
+    return name, ""
 
 
 def dialect(table: DelimitedTable, *, is_files: bool) -> dict[str, object]:
@@ -191,4 +228,6 @@ def told(table: DelimitedTable) -> list[str]:
         parts.append("names in the header" if table.has_header else "no header, so columns are called c1, c2 ...")
     if table.skip and not table.twice:
         parts.append(f"passes over line {', '.join(map(str, table.skip))} (no values)")
+    if table.units:
+        parts.append(f"units {spoken(list(dict.fromkeys(table.units.values())))}")
     return parts

@@ -156,4 +156,4 @@ def _delimited(pieces: Sequence[Piece], is_files: bool) -> Form | None:
     reasons = ["CSV: " + ", ".join(delimited.told(table))]
     settings = delimited.dialect(table, is_files=is_files)
     files = {"format": "csv", **({} if table.has_header else {"header": "none"})}
-    return Form("csv", settings, topics, joined.fields(), reasons, files, table.decimal)
+    return Form("csv", settings, topics, joined.fields(), reasons, files, table.decimal, table.units)

@@ -94,6 +94,8 @@ class Form:
     files: Mapping[str, Any] = field(default_factory=dict)
     """Settings of source `files`."""
     decimal: str = "."
+    units: Mapping[str, str] = field(default_factory=dict)
+    """By path, where the sample says it."""
 
     def get(self, path: str) -> SampledField:
         """Return the field at a path; KeyError if there is none."""

@@ -51,6 +51,16 @@ EXACT = _words("time timestamp ts datetime date zeit zeitstempel datum t date_ti
 """Names that are those of times and of nothing else."""
 TIMES = _words("date time timestamp ts datetime at when zeit datum uhrzeit fecha hora heure utc epoch t bt stamp")
 """Words in names of times."""
+UNITS = _words(
+    """
+    °C °F K degC mbar bar Pa hPa kPa MPa psi mV V kV mA A kA W kW MW VA kVA var kvar Wh kWh MWh J kJ MJ Hz kHz MHz
+    rpm U/min 1/min min-1 1/s % %RH %rF mm cm m km µm um mil mm/s mm/s² m/s m/s² m/s2 km/h g mg kg t N kN Nm kNm l L
+    ml m² m³ m3 l/s l/min l/h L/min m³/h m3/h Nm³/h m³/s m³/min kg/h kg/s t/h s ms min h d ppm ppb dB dB(A) lx lux Ω
+    Ohm kOhm ohm pH µS/cm mS/cm mg/l
+    ° deg rad rad/s g/l g/m³ kg/m³ W/m² kW/m² V/m mbara barg bar(g) bar(a) Stk pcs
+    """
+)
+"""Units, as they stand behind the names of columns or under them."""
 
 
 def is_time_name(name: str) -> bool:

@@ -11,6 +11,7 @@ from tocsin.bases import VERDICT
 from tocsin.decode._signals import SIGNAL, VALUE
 from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
+from tocsin.infer.delimited import split_name
 from tocsin.infer.numbers import may_be_number
 from tocsin.infer.sample import SampledField, last_step
 from tocsin.infer.signals import BEYOND, short_names
@@ -53,8 +54,29 @@ def pipeline_file(
             columns.cast,
             _seen(made) if made.is_open else (),
         ),
+        *_named(made, columns),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _named(made: Conclusion, columns: _Columns) -> list[str]:
+    """What people call the signals, and their units, where columns say it; a name without its unit is what is shown."""
+    if made.signals.named_by is not None:
+        return []
+    lines = []
+    for one in made.signals.fields:
+        name, _ = split_name(one.path)
+        said = {
+            "name": name if name != columns.of.get(one.path, one.path) else None,
+            "unit": made.form.units.get(one.path),
+        }
+        if said["unit"]:
+            lines.append(f"    {_flow(columns.of[one.path])}: {_flow(said)}")
+    return (
+        ["", "assets:", "  signals:                       # what people call them, and their units", *lines]
+        if lines
+        else []
+    )
 
 
 def host_file(name: str, folder: str, told: Sequence[tuple[str, str]]) -> str:

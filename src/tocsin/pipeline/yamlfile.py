@@ -56,7 +56,8 @@ def load_with_plan(path: Path | str, settings: Mapping[str, str] | None = None) 
         except ValidationError as error:
             mistakes = list(_mistakes(error, tree))
         except Misplaced as error:
-            mistakes = [(_as_written(_steps(error.place), tree), error.sentence)]
+            place = _steps(error.place)
+            mistakes = [(_as_written(place, tree), _sentence(error, place, tree))]
     lines = [f"{path}:{_line(tree, place)}: {_dotted(place)}: {text}" for place, text in mistakes]
     raise ConfigError("\n".join(lines))
 
@@ -100,6 +101,14 @@ def _as_written(place: Place, tree: Mapping[str, Any]) -> Place:
         if place[:1] == ("streams",):
             return ("watch",)
     return place[2:] if place[:2] == ("sources", "source") and "sources" not in tree else place
+
+
+def _sentence(error: Misplaced, place: Place, tree: Mapping[str, Any]) -> str:
+    """What is wrong, in words of the file: where ``watch`` says no columns, rows have to name their signal."""
+    if "watch" not in tree or place[:2] != ("streams", "series") or "series" in (tree.get("streams") or {}):
+        return error.sentence
+    there = error.sentence.partition("; ")[2]
+    return f"no column names the signal of a row, so say with 'of' which columns are judged; {there}"
 
 
 def _line(tree: Any, place: Place) -> int:

@@ -28,6 +28,7 @@ from tocsin.pipeline.assets import owner
 from tocsin.pipeline.plan import Asset
 from tocsin.serve.desk import list_alarms, rows
 from tocsin.serve.history import history
+from tocsin.serve.messages import Onset
 from tocsin.serve.onset import onset_of
 from tocsin.serve.past import kept
 
@@ -155,11 +156,19 @@ def evidence(folder: Path, state_folder: Path, alarm: str, around: timedelta = t
         "alarm": _as_json(of_state[-1]),
         "history": _as_json(of_it),
         "series": drawn["series"],
-        "onset": msgspec.to_builtins(onset_of(folder, of_it[0], machine, onset)),
+        "onset": msgspec.to_builtins(_onset(folder, of_it[0], machine, onset)),
         "beside": _as_json(list(beside.values())[:ROWS_MAX]),
         "before": _as_json(before),
         "maintenance": _maintenance(state_folder, machine),
     }
+
+
+def _onset(folder: Path, row: Mapping[str, Any], machine: str, since: datetime) -> Onset | None:
+    """The signal around its onset: of a series with a key of its own it stands among those of the machine."""
+    said, (parent, _, last) = str(row.get("signal") or ""), str(row["key"]).rpartition("/")
+    if parent and last == said and (drawn := onset_of(folder, row, parent, since)) is not None and drawn.signal == said:
+        return drawn
+    return onset_of(folder, row, machine, since)
 
 
 def alarms_as_csv(folder: Path, assets: Mapping[str, Asset] = NO_ASSETS) -> bytes:
@@ -195,7 +204,7 @@ def _cases(of_rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if row["event"] not in REMARKS or "until" not in case:
             case |= {"until": row["time"], "state": row["state"], "message": row["message"]}
         if row["event"] in LABELLED:
-            case["said"].append(LABELLED[row["event"]])
+            case["said"].append(": ".join(filter(None, (LABELLED[row["event"]], row["reason"]))))
         elif row["event"] == COMMENTED:
             case["comments"].append(comment(row["by"], row["reason"]))
     return list(reversed(cases.values()))[:CASES_MAX]

@@ -16,7 +16,7 @@ from tocsin.errors import TocsinError
 from tocsin.lake.following import Place, TableFollower
 from tocsin.lake.log import Log
 from tocsin.serve.live import Live
-from tocsin.serve.past import kept
+from tocsin.serve.past import shown
 from tocsin.world import SystemDisk
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ class LakeFollower:
 
     def __init__(self, lake_folder: Path, streams: Collection[StreamColumns]) -> None:
         self._folder, self._streams = lake_folder, streams
-        self._tables: dict[str, tuple[StreamColumns, TableFollower]] = {}
+        self._tables: dict[tuple[str, str], tuple[StreamColumns, TableFollower]] = {}
+        """By table and the stream that it is shown as."""
         self._listed_s = -LIST_EVERY_S
         self._list(new=False)
 
@@ -41,15 +42,15 @@ class LakeFollower:
         """Gives what has come since the last call, table by table."""
         if time.monotonic() - self._listed_s > LIST_EVERY_S:
             self._list(new=True)
-        for name, (stream, follower) in list(self._tables.items()):
+        for place, (stream, follower) in list(self._tables.items()):
             try:
                 for _ in range(FILES_MAX):
                     if (rows := follower.take()) is None:
                         break
                     yield stream, rows
             except (TocsinError, OSError, pa.ArrowException) as error:
-                log.warning("the page shows nothing new of table %s for a while: %s", name, error)
-                del self._tables[name]  # it is found again, and goes on from then
+                log.warning("the page shows nothing new of table %s for a while: %s", place[0], error)
+                del self._tables[place]  # it is found again, and goes on from then
 
     def _list(self, *, new: bool) -> None:
         """Find tables. Those that are ``new`` since the last time are shown whole, others from now on."""
@@ -59,12 +60,12 @@ class LakeFollower:
         from tocsin.lake.read import tables
 
         places = tables(self._folder)
-        for stream in kept(self._folder, self._streams):
-            if stream.name not in self._tables and stream.name in places:
-                folder, disk = places[stream.name].absolute(), SystemDisk()
+        for name, stream in shown(self._folder, self._streams):
+            if (name, stream.name) not in self._tables and name in places:
+                folder, disk = places[name].absolute(), SystemDisk()
                 version = Log(folder, disk).snapshot.version
                 place = Place(0 if new and version < FILES_MAX else version + 1)
-                self._tables[stream.name] = stream, TableFollower(folder, disk, place)
+                self._tables[name, stream.name] = stream, TableFollower(folder, disk, place)
 
 
 async def follow_tables(live: Live, follower: LakeFollower) -> None:

@@ -74,6 +74,9 @@ def _parts(lake_folder: Path, stream: StreamColumns, machine: str, begin_ms: int
     figures += [
         f"{'max' if name == 'score' else 'avg'}({_finite(judgement)}) AS {name}_" for name, judgement in stream.band
     ]
+    if (score := stream.score_of_several) is not None:
+        of_it = f"FILTER (WHERE CAST({quoted(stream.blamed)} AS VARCHAR) = $signal"
+        figures += [f"max({_finite(score)}) {of_it}{i}) AS score{i}" for i in range(len(stream.values))]
     sql = f"""
         SELECT {", ".join(names)}, {", ".join(figures)} FROM {quoted(stream.name)}
         WHERE time >= make_timestamptz($begin_us) AND time < make_timestamptz($end_us)
@@ -81,7 +84,7 @@ def _parts(lake_folder: Path, stream: StreamColumns, machine: str, begin_ms: int
         GROUP BY {", ".join(str(i + 1) for i in range(len(names)))}, (epoch_ms(time) - $begin_ms) // $part_ms
         ORDER BY first_ms
     """  # noqa: S608
-    given = {
+    given: dict[str, object] = {
         "begin_us": begin_ms * 1000,
         "end_us": end_ms * 1000,
         "begin_ms": begin_ms,
@@ -89,6 +92,8 @@ def _parts(lake_folder: Path, stream: StreamColumns, machine: str, begin_ms: int
         "machine": machine,
         "below": f"{machine}/",
     }
+    if score is not None:
+        given |= {f"signal{i}": column for i, column in enumerate(stream.values)}
     return query(sql, lake_folder, parameters=given, timeout_s=_QUERY_S)
 
 
@@ -111,6 +116,8 @@ def _series(stream: StreamColumns, machine: str, rows: pa.Table) -> Iterator[tup
             part = part.filter(pc.is_valid(part[f"mean{i}"]))
             if part.num_rows:
                 band = {name: _numbers(part, f"{name}_") for name, _ in stream.band} if column == stream.judged else {}
+                if stream.score_of_several is not None:
+                    band = {"score": _numbers(part, f"score{i}")}
                 yield (
                     signal,
                     Points(

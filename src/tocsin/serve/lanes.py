@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from tocsin.domain.alarms import ACTIVE, CASE_EVENTS, REMARKS, rank
 from tocsin.engine.wire import StreamColumns
@@ -39,6 +40,7 @@ class Lasting:
     severity: str
     begin_ms: float
     over_ms: float | None
+    signal: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ def heard(live: Live) -> Heard:
     scores = {name: list(machine.worst.values()) for name, machine in live.machines.items() if machine.worst}
     alarms = {
         one.id: Lasting(
-            one.machine, one.severity, _ms(one.started or one.time), None if one.state in ACTIVE else _ms(one.time)
+            one.machine,
+            one.severity,
+            _ms(one.started or one.time),
+            None if one.state in ACTIVE else _ms(one.time),
+            one.signal,
         )
         for one in live.alarms.by_id.values()
         if one.time
@@ -80,10 +86,10 @@ def lanes(
     alarms: dict[str, Lasting] = {}
     left_out, ends_s = [], time.monotonic() + _ALL_S
     if lake_folder is not None and lake_folder.is_dir():
-        for stream in kept(lake_folder, streams):
+        for stream in tables_of(lake_folder, streams):
             try:
                 if stream.kind == "alarms":
-                    alarms |= _alarms(lake_folder, stream.name, grid)
+                    alarms |= alarms_of(lake_folder, stream.name, grid)
                 elif "score" in dict(stream.band) and not read.take(lake_folder, stream, grid, known, ends_s):
                     left_out.append(stream.name)
             except TocsinError as error:
@@ -95,7 +101,7 @@ def lanes(
     alarms |= {id: one for id, one in now.alarms.items() if id not in alarms or alarms[id].over_ms is None}
     machines = now.machines | known.keys()
     for one in alarms.values():
-        _mark(known, owner(one.key, machines), one, grid)
+        mark(known, owner(one.key, machines), one, grid)
     order = sorted(
         filter(is_wanted, known), key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name)
     )
@@ -110,7 +116,18 @@ def lanes(
     )
 
 
-def _mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> None:
+def tables_of(lake_folder: Path, streams: Collection[StreamColumns]) -> list[StreamColumns]:
+    """The tables to read: those of the streams; if none of these has scores, others that have, as the anomalies."""
+    shown = list(kept(lake_folder, streams))
+    if not streams or any("score" in dict(stream.band) for stream in shown):
+        return shown
+    about = {stream.judged for stream in streams if stream.judged}
+    judged = about.pop() if len(about) == 1 else ""
+    others = [one for one in kept(lake_folder) if "score" in dict(one.band) and one not in shown]
+    return shown + [replace(one, judged=judged) if judged in one.values else one for one in others]
+
+
+def mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> None:
     """Mark the cells in which an alarm was active."""
     begin = (alarm.begin_ms - grid.begin_ms) / grid.cell_ms
     over = grid.cells if alarm.over_ms is None else (alarm.over_ms - grid.begin_ms) / grid.cell_ms
@@ -121,14 +138,16 @@ def _mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> 
     cells[part] = np.maximum(cells[part], rank(alarm.severity))
 
 
-def _alarms(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
+def alarms_of(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
     """Returns the alarms of a table that were active in the range, by id."""
     from tocsin.lake.read import query, quoted, schema
 
-    onset = "coalesce(started, time)" if "started" in schema(table, lake_folder).names else "time"
+    names = schema(table, lake_folder).names
+    onset = "coalesce(started, time)" if "started" in names else "time"
+    signal = "coalesce(CAST(any_value(signal) AS VARCHAR), '')" if "signal" in names else "''"
     sql = f"""
         WITH told AS (
-            SELECT id, CAST(min(key) AS VARCHAR) AS key, arg_max(severity, number) AS severity,
+            SELECT id, CAST(min(key) AS VARCHAR) AS key, arg_max(severity, number) AS severity, {signal} AS signal,
                    epoch_ms(min({onset})) AS begin_ms,
                    epoch_ms(min(time) FILTER (WHERE NOT list_contains($active, state))) AS over_ms
             FROM {quoted(table)} WHERE NOT list_contains($others, event) GROUP BY id)
@@ -141,7 +160,9 @@ def _alarms(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
         "end_ms": grid.end_ms,
     }
     rows = query(sql, lake_folder, parameters=given, timeout_s=_ALARMS_S).to_pylist()
-    return {row["id"]: Lasting(row["key"], row["severity"], row["begin_ms"], row["over_ms"]) for row in rows}
+    return {
+        row["id"]: Lasting(row["key"], row["severity"], row["begin_ms"], row["over_ms"], row["signal"]) for row in rows
+    }
 
 
 def _take_heard(scored: Sequence[tuple[float, float]], machine: str, grid: Grid, known: dict[str, Cells]) -> None:

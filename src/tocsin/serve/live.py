@@ -107,6 +107,9 @@ class Live:
         if column == stream.judged:
             for name, judgement in stream.band:
                 points[COLUMNS.index(name)] = _floats(rows.column(judgement))
+        elif (score := stream.score_of_several) is not None:  # the band is of another signal in each row
+            is_about = pc.equal(rows.column(stream.blamed).cast(pa.string()), column).fill_null(False)
+            points[COLUMNS.index("score")] = np.where(is_about.to_numpy(), _floats(rows.column(score)), np.nan)
         points[~np.isfinite(points)] = np.nan
         where, what = (names.combine_chunks().dictionary_encode() for names in (machines, signals))
         codes = where.indices.to_numpy().astype(np.int64) * len(what.dictionary) + what.indices.to_numpy()
@@ -149,8 +152,8 @@ class Live:
 
     def _take_estimates(self, stream: StreamColumns, names: pa.ChunkedArray, rows: pa.Table) -> None:
         """Take in verdicts on several columns, forecasts and remaining lives: the newest few of each machine."""
-        is_of_several = bool(stream.blamed) and not stream.judged
-        if not (is_of_several or stream.foretold or stream.life):
+        score = stream.score_of_several
+        if not (score or stream.foretold or stream.life):
             return
         where = names.combine_chunks().dictionary_encode()
         codes = where.indices.to_numpy()
@@ -160,9 +163,9 @@ class Live:
             if machine is None:
                 continue
             few = rows.take(pa.array(part[-SPAN:]))
-            if is_of_several:
+            if score is not None:
                 about = [str(name or "")[:TEXT_MAX] for name in few.column(stream.blamed).to_pylist()]
-                scores = np.where(np.array(about) != "", _floats(few.column("score")), np.nan)
+                scores = np.where(np.array(about) != "", _floats(few.column(score)), np.nan)
                 machine.condition.judge(stream.name, "", scores, about)
                 machine.score(scores, few.column("time").cast(pa.int64()).to_numpy() / 1000)
             if stream.foretold:

@@ -25,6 +25,8 @@ GRAVEST_FIRST = ("abnormal", "warming")
 SILENT_S_MIN = 10.0
 SILENT_INTERVALS = 5.0
 """Nothing has come for so many times the usual interval, and for `SILENT_S_MIN` at least: that is silent."""
+ILL_HEALTH, ILL_PERCENT = 50, 25
+"""A signal is ill that has so much of a share in what pulls a health down, which is so low."""
 _COMMON_MIN = 4
 """What the names of all signals begin with is left out if it is at least so long."""
 
@@ -43,7 +45,7 @@ class MachineView:
     series: dict[tuple[str, str], SeriesBuffer] = field(default_factory=dict)
     """By stream and signal."""
     first: SeriesBuffer | None = None
-    """The series that came first, of which a tile has a small line."""
+    """The series that a tile has on top, with a small line: the one that came first, or the first that is ill."""
     left_out: set[tuple[str, str]] = field(default_factory=set)
     """The series beyond those that are shown."""
     kept_s: float | None = None
@@ -62,6 +64,8 @@ class MachineView:
     _states: dict[tuple[str, str], str] = field(default_factory=dict)
     """What is said of it, by stream and signal (the signal is empty where the stream has none); the newest last."""
     _state: str = ""
+    _rings: str = ""
+    """The signal of its worst open alarm."""
 
     def hear(self, now_s: float) -> None:
         """Note that something has come."""
@@ -102,6 +106,7 @@ class MachineView:
     def tile(self, worst: ShownAlarm | None, now_s: float) -> Tile:
         """Returns its state, given its worst open alarm."""
         silent = self.silent(now_s)
+        self._rings = "" if worst is None else worst.signal
         return Tile(
             id=self.id,
             name=self.name,
@@ -116,12 +121,20 @@ class MachineView:
         )
 
     def glance(self) -> Glance:
-        """Returns what its tile shows beside the state; of streams with the same signal the first counts."""
-        first: dict[str, SeriesBuffer] = {}
-        for (_, signal), one in self.series.items():
-            first.setdefault(signal, one)
-        start = _common_start(list(first))
+        """Returns what its tile shows beside the state: signals that ring or are ill, then the others as they came.
+
+        Of streams with the same signal the first counts.
+        """
         health, pulled_by, life = self.condition.told()
+        is_ill = health is not None and health <= ILL_HEALTH
+        ill = {one.signal for one in pulled_by if is_ill and one.percent >= ILL_PERCENT}
+        first: dict[str, SeriesBuffer] = {}
+        for (_, signal), one in sorted(
+            self.series.items(), key=lambda item: (item[0][1] != self._rings, item[0][1] not in ill)
+        ):
+            first.setdefault(signal, one)
+        self._lead(next(iter(first.values()), None))
+        start = _common_start(list(first))
         return Glance(
             id=self.id,
             health=health,
@@ -134,6 +147,15 @@ class MachineView:
             ],
             recent=[rounded(value, digits=4) for _, value in self.line],
         )
+
+    def _lead(self, series: SeriesBuffer | None) -> None:
+        """Draw the small line of this series from now on, from its points where they are kept."""
+        if series is self.first:
+            return
+        self.first = series
+        self.line.clear()
+        if series is not None:
+            self.line.extend(zip(*series.points()[:2, -RECENT_POINTS:].tolist(), strict=True))
 
     def forget(self) -> None:
         """Let go of the points of its series."""

@@ -431,11 +431,13 @@ class Spectra(msgspec.Struct, kw_only=True):
 
 
 class Lane(msgspec.Struct):
-    """How a machine was over a range of time."""
+    """How a machine, or one of its signals, was over a range of time."""
 
     machine: str
     cells: list[int]
     """-1: nothing is known; 0: calm; else how severe, from 1 for the least severe band."""
+    signal: str = ""
+    """Empty where it is of the machine."""
 
 
 class Lanes(msgspec.Struct, kw_only=True):
@@ -448,7 +450,7 @@ class Lanes(msgspec.Struct, kw_only=True):
     first: int
     """The place of the first of these lanes among all."""
     machines: int
-    """How many machines have a lane."""
+    """How many machines, or signals, have a lane."""
     note: str
     """What is left out, in words for people."""
 

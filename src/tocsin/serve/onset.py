@@ -29,11 +29,13 @@ def onset_of(folder: Path, row: Mapping[str, Any], machine: str, since: datetime
     """
     begin_ms, at_ms, end_ms = (round(one.timestamp() * 1000) for one in (since - AROUND, since, since + AROUND))
     streams = [_judging(stream, str(row.get("signal") or "")) for stream in kept(folder)]
-    drawn = history(folder, streams, machine, begin_ms, end_ms, PARTS)
-    signal = _signal(row, machine, drawn)
-    mine = [one for one in drawn if one.signal == signal]
+    signal, mine = _drawn(folder, streams, row, machine, begin_ms, end_ms)
     if not mine:
         return None
+    times = [at for one in mine for at in (one.points.time[0], one.points.time[-1])]
+    first, last = int(min(times)), int(max(times)) + (end_ms - begin_ms) // PARTS
+    if last - first < (end_ms - begin_ms) // 2:  # there is less: of that, as much as a picture has room for
+        signal, mine = _drawn(folder, streams, row, machine, first, min(last, end_ms))
     # Of several tables that have the signal: where there is most of it, and of these one that has the band as well.
     shown = max(mine, key=lambda one: (len(one.points.time), bool(one.points.upper))).points
     banded = [one.points for one in mine if one.points.upper or one.points.lower]
@@ -47,6 +49,15 @@ def onset_of(folder: Path, row: Mapping[str, Any], machine: str, since: datetime
         before=_span(shown, begin_ms, at_ms),
         after=_span(shown, at_ms, end_ms),
     )
+
+
+def _drawn(
+    folder: Path, streams: Sequence[StreamColumns], row: Mapping[str, Any], machine: str, begin_ms: int, end_ms: int
+) -> tuple[str, list[MachineSeries]]:
+    """The name of the signal of an alarm, and what each table has of it."""
+    drawn = history(folder, streams, machine, begin_ms, end_ms, PARTS)
+    signal = _signal(row, machine, drawn)
+    return signal, [one for one in drawn if one.signal == signal and one.points.time]
 
 
 def _judging(stream: StreamColumns, signal: str) -> StreamColumns:

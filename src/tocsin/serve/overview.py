@@ -30,7 +30,10 @@ async def glances(request: Request) -> Response:
 
 
 async def lanes(request: Request) -> Response:
-    """Returns the worst machines over a range of time, cut into cells; of one area or line, if that is asked for."""
+    """Returns the worst machines over a range of time, cut into cells; of one area or line, if that is asked for.
+
+    Of one ``machine``, if that is asked for, its signals.
+    """
     from tocsin.serve import lanes as by_time  # on demand, as everything that reads the tables
 
     page, asked = page_of(request), request.query_params
@@ -44,6 +47,11 @@ async def lanes(request: Request) -> Response:
     if first < 0 or not 0 < count <= by_time.LANES_MAX:
         return refused(422, f"first is 0 or more, count 1 to {by_time.LANES_MAX}")
     tables, now, grid = (page.lake_folder, page.streams), by_time.heard(page.live), Grid.over(begin, end, cells)
+    if machine := asked.get("machine", ""):
+        from tocsin.serve.signal_lanes import heard_of, signal_lanes
+
+        scored = heard_of(page.live, machine)
+        return answer(await asyncio.to_thread(signal_lanes, *tables, now, scored, machine, grid))
     stands, wanted = page.plant.machines, asked.get("area", "")
 
     def is_wanted(machine: str) -> bool:

@@ -26,14 +26,14 @@ that lacks machines for good."""
 def newest(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterator[tuple[StreamColumns, pa.Table]]:
     """Gives, table by table, the newest rows, oldest first; of alarms the newest row of each.
 
-    The tables are those named like one of these streams, or all if none is given. It takes half a minute at most.
+    The tables are those that `shown` gives. It takes half a minute at most.
     """
     from tocsin.lake.read import query, quoted
 
     ends = time.monotonic() + _ALL_S_MAX
     labels = ", ".join(f"'{event}'" for event in LABELLED)
-    for stream in kept(lake_folder, streams):
-        name, left_s = stream.name, ends - time.monotonic()
+    for name, stream in shown(lake_folder, streams):
+        left_s = ends - time.monotonic()
         if left_s <= 0:
             log.warning("the page shows nothing from before of table %s: those before it took too long", name)
             continue
@@ -54,6 +54,27 @@ def newest(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterat
             log.warning("the page shows nothing from before of table %s: %s", name, error)
             continue
         yield stream, rows
+
+
+def shown(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterator[tuple[str, StreamColumns]]:
+    """Gives tables by name, each with what its rows are shown as.
+
+    They are those named like one of these streams, or all if none is given. A stream that no table keeps is shown by
+    the readings that it is made of, where these are kept and are not shown themselves: without its verdicts.
+    """
+    own = list(kept(lake_folder, streams))
+    yield from ((stream.name, stream) for stream in own)
+    names = {stream.name for stream in streams}
+    unkept = [one for one in streams if one.kind == "readings" and one.values and one.name not in {s.name for s in own}]
+    if not any(set(one.tables) - names for one in unkept):
+        return
+    tables = {stream.name: stream for stream in kept(lake_folder) if stream.name not in names}
+    for one in unkept:
+        for table in (tables[name] for name in one.tables if name in tables):
+            is_by_name = one.signal or table.signal
+            values = tuple(value for value in table.values if is_by_name or value in one.values)
+            if table.kind == "readings" and values:
+                yield table.name, msgspec.structs.replace(table, name=one.name, values=values)
 
 
 def kept(lake_folder: Path, streams: Collection[StreamColumns] = ()) -> Iterator[StreamColumns]:

@@ -150,7 +150,7 @@ class ScoreCells:
 
         score = f"CAST({quoted(dict(stream.band)['score'])} AS DOUBLE)"
         sql = f"""
-            SELECT {_machine(stream)} AS machine, epoch_ms(time) // $cell_ms AS cell, max({score}) AS score
+            SELECT {machine_of(stream)} AS machine, epoch_ms(time) // $cell_ms AS cell, max({score}) AS score
             FROM {quoted(stream.name)}
             WHERE time >= make_timestamptz($begin_us) AND time < make_timestamptz($end_us) AND isfinite({score})
             GROUP BY 1, 2
@@ -168,7 +168,7 @@ class ScoreCells:
             self._read.popitem(last=False)
 
 
-def _machine(stream: StreamColumns) -> str:
+def machine_of(stream: StreamColumns) -> str:
     """Returns the machine of a row as SQL, as `naming.placed` has it."""
     from tocsin.lake.read import quoted
 

@@ -9,6 +9,7 @@ const SHOWN_MAX = 100;
 const KEPT_MAX = 600;
 const ANNOUNCED_MAX = 3;
 const ANSWER_MS = 15000;
+const BEHIND = ["relearn", "ignore", "maintained", "label_true", "label_false"]; // what is seldom done stands behind "More"
 const USUAL_HOURS = "1 h"; // as the labels of actions that last say it
 
 const active = (alarm) => stateOf(alarm).active;
@@ -19,9 +20,9 @@ const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
   // `goTo` shows an alarm's signal and moment; `explain` its evidence; `send` does an action; `announce` and `toast` say something;
-  // `called` says what people call a machine.
-  constructor(host, { goTo, explain, send, announce, toast, called }) {
-    Object.assign(this, { host, goTo, explain, send, announce, toast, called });
+  // `called` says what people call a machine, `named` a signal, with its unit.
+  constructor(host, { goTo, explain, send, announce, toast, called, named }) {
+    Object.assign(this, { host, goTo, explain, send, announce, toast, called, named });
     this.byId = new Map();
     this.rows = new Map(); // alarm id to its elements
     this.changed = true;
@@ -57,8 +58,11 @@ export class AlarmList {
     this.announce(texts.join(". "));
   }
 
+  /** The signals with an open alarm, of what is so called. */
+  signalsOf(isIts) { return new Set([...this.byId.values()].filter((alarm) => alarm.signal && open(alarm) && isIts(alarm.machine)).map((alarm) => alarm.signal)); }
+
   textOf(alarm) {
-    return alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message;
+    return clock.worded(alarm.message.startsWith(`${alarm.machine} `) ? alarm.message.slice(alarm.machine.length + 1) : alarm.message, alarm.why, this.named(alarm.signal)?.name || alarm.signal);
   }
 
   // Does what a key stands for; returns whether it stands for something.
@@ -84,7 +88,7 @@ export class AlarmList {
     const focused = this.host.contains(document.activeElement) ? document.activeElement : null;
     const all = [...this.byId.values()];
     const opened = all.filter(open);
-    const fits = filter.fits((alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, alarm.rule, alarm.severity, alarm.state, alarm.message, alarm.assignee, alarm.comment].join(" "));
+    const fits = filter.fits((alarm) => [alarm.machine, this.called(alarm.machine), alarm.signal, this.named(alarm.signal)?.name ?? "", alarm.rule, alarm.severity, alarm.state, alarm.message, alarm.assignee, alarm.comment].join(" "));
     const shown = all.filter((alarm) => fits(alarm) && standsThere(alarm.machine)).sort((a, b) =>
       active(b) - active(a) || unacknowledged(b) - unacknowledged(a) || rank(b.severity) - rank(a.severity) ||
       b.time.localeCompare(a.time)).slice(0, SHOWN_MAX);
@@ -128,9 +132,13 @@ export class AlarmList {
     evidence.type = "button";
     evidence.title = "Show what happened, what else rang and how earlier cases ended";
     evidence.addEventListener("click", () => this.explain(this.byId.get(id)));
-    acts.append(...buttons, evidence);
+    const more = node("details", "more");
+    more.append(node("summary", "act", "More"), ...buttons.filter((_, i) => BEHIND.includes(ACTIONS[i].name)));
+    const front = buttons.filter((_, i) => !BEHIND.includes(ACTIONS[i].name));
+    const first = front.findIndex((button) => button.classList.contains("assign"));
+    acts.append(...front.slice(0, first), evidence, ...front.slice(first), more);
     root.append(top, where, message, facts, comment, advice, acts);
-    return { root, pill, where, time, message, facts, comment, advice, buttons, sent: "", about: null };
+    return { root, pill, where, time, message, facts, comment, advice, buttons, more, sent: "", about: null };
   }
 
   async act(id, action) {
@@ -164,14 +172,14 @@ export class AlarmList {
     Object.assign(row.root.dataset, { severity, active: active(alarm), open: open(alarm), state: alarm.state, id: alarm.id });
     Object.assign(row.pill.dataset, { severity: open(alarm) ? severity : "", status: open(alarm) ? "alarm" : "silent", active: active(alarm) });
     row.pill.textContent = `${shapeOf(severity)} ${severity}`;
-    row.where.textContent = placeOf(alarm, this.called(alarm.machine));
+    row.where.textContent = placeOf(alarm, this.called(alarm.machine), this.named(alarm.signal)?.name || alarm.signal);
     row.where.title = "Show the signal at the moment it began";
     const began = alarm.started ?? alarm.time;
     row.time.dateTime = began;
     row.time.textContent = when(began);
     row.time.title = clock.whole.format(new Date(began));
     row.message.textContent = this.textOf(alarm);
-    row.facts.textContent = factsOf(alarm).join(" · ");
+    row.facts.textContent = factsOf(alarm, alarm.unit || this.named(alarm.signal)?.unit).join(" · ");
     row.comment.hidden = !alarm.comment;
     row.comment.textContent = `Comment by ${alarm.comment}`;
     row.advice.hidden = !alarm.advice;
@@ -186,12 +194,13 @@ export class AlarmList {
         action.asks === "person" ? `${action.label} to ${get("person").value.trim() || "me"}` : action.label;
       row.buttons[i].textContent = row.sent === action.name ? `${label} …` : label;
     });
+    row.more.hidden = row.buttons.every((button, i) => button.hidden || !BEHIND.includes(ACTIONS[i].name));
   }
 }
 
 // Why it rings and since when, in short phrases.
-function factsOf(alarm) {
-  const unit = alarm.unit ? ` ${alarm.unit}` : "";
+function factsOf(alarm, said) {
+  const unit = said ? ` ${said}` : "";
   const facts = [stateOf(alarm).label];
   if (alarm.started) facts.push(`since ${when(alarm.since || alarm.started)}`);
   if (known(alarm.value)) facts.push(`measured ${show(alarm.value)}${unit}`);

@@ -32,17 +32,19 @@ const compare = new Compare({
   load: (asked) => quietly(ask(`/api/series?${asked}`, "MachineHistory")), machines: () => tiles.byName.keys(), called: (name) => tiles.called(name),
   changed: () => { picked = true; range.show(chosen); }, show: (curves) => charts.compare(curves), join: (signals) => charts.join(signals), toast,
 });
-const range = new Range(() => { lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
-const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], () => { range.alarm = ""; range.write(); });
+const range = new Range(() => { lanes.take(range.lanes === "signals"); lanes.refresh(); tiles.changed = alarms.changed = true; openLinked(); if (range.machine !== chosen && tiles.byName.has(range.machine)) choose(range.machine, true); else if (chosen) choose(chosen, picked); }, filter, compare);
+const story = new Story(get("story"), goTo, (signal, unit) => [charts.names[signal]?.name || signal, unit || charts.names[signal]?.unit || ""], (key) => tiles.called(key), () => { range.alarm = ""; range.write(); });
 const views = new Views({
   taken: () => new URLSearchParams([...(range.area ? [["area", range.area]] : []), ...filter.said]), say: toast,
   choose: (said) => { filter.read(said); chooseArea(said.get("area") ?? ""); },
 });
-const alarms = new AlarmList(get("alarms"), { goTo, explain: (alarm) => explain(alarm).catch((error) => toast(error.message)), send: act, announce, toast, called: (key) => tiles.called(key) });
+const alarms = new AlarmList(get("alarms"), { goTo, explain: (alarm) => explain(alarm).catch((error) => toast(error.message)), send: act, announce, toast, called: (key) => tiles.called(key), named: (signal) => charts.names[signal] });
 const lanes = new Lanes({
-  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")), choose: (name) => { if (tiles.byName.has(name)) choose(name, true); },
+  load: (asked) => quietly(ask(`/api/lanes?${asked}&area=${encodeURIComponent(range.area)}`, "Lanes")),
+  choose: ({ machine, signal }) => { if (signal) charts.reveal(signal); else if (tiles.byName.has(machine)) choose(machine, true); },
   zoom: (from, to) => range.choose({ from, to }), ends: () => range.ends,
-  called: (key) => tiles.called(key),
+  machine: () => chosen, called: ({ machine, signal }) => (signal ? charts.names[signal]?.name || signal : tiles.called(machine)),
+  turned: () => { range.lanes = lanes.ofSignals ? "signals" : ""; range.write(); },
 });
 const vibration = new Vibration({
   load: (asked) => quietly(ask(`/api/spectra?${asked}`, "Spectra")), ends: () => range.ends, colours: () => charts.colours,
@@ -118,6 +120,7 @@ async function reload() {
   else if (chosen && tiles.byName.has(chosen)) choose(chosen, picked);
   else { chosen = null; picked = false; prefer(); }
   if (watched === null) listen("");
+  lanes.take(range.lanes === "signals");
   lanes.refresh();
   kpis.refresh();
 }
@@ -290,6 +293,8 @@ async function choose(name, byPerson) {
   picked = byPerson;
   tiles.repaint();
   sayChosen();
+  alarms.changed = true; // which of its signals ring
+  if (lanes.ofSignals && lanes.told?.lanes[0]?.machine !== name) lanes.refresh();
   if (byPerson || !range.live) range.show(name);
   range.paint();
   const mine = ++asked;
@@ -324,6 +329,8 @@ function lookAt(name) {
   if (NARROW.matches) document.querySelector(".detail").scrollIntoView();
 }
 
+get("empty-pipeline").addEventListener("click", () => pipeline.open());
+
 function sayEmpty(title, text) {
   get("empty-title").textContent = title;
   get("empty-text").textContent = text;
@@ -344,8 +351,22 @@ async function goTo(alarm) {
   if (!charts.focus(alarm.signal, moment)) toast(`No readings of ${alarm.signal} are kept here.`);
 }
 
-async function explain({ id }) {
-  story.show(alarms.byId.get(id), await ask(`/api/alarms/${encodeURIComponent(id)}/evidence`, "Evidence"));
+// An alarm that the page knows opens its story at once; the tables, which have it some seconds later, tell the rest.
+async function explain({ id }, tries = STORY_TRIES) {
+  const known = alarms.byId.get(id);
+  if (known && tries === STORY_TRIES) story.wait(known);
+  let told;
+  try {
+    told = await ask(`/api/alarms/${encodeURIComponent(id)}/evidence`, "Evidence");
+  } catch (error) {
+    if (!known) throw error;
+    if (!story.isOpen(id)) return;
+    story.say(error.message);
+    if (error.status === 404 && tries > 1) setTimeout(() => { if (story.isOpen(id)) explain({ id }, tries - 1); }, RETRY_MS);
+    return;
+  }
+  if (known && !story.isOpen(id)) return; // closed meanwhile
+  story.show(known, told);
   range.alarm = id;
   range.write();
 }
@@ -415,6 +436,7 @@ function chips(host, names, counts, pressed, press) {
 // --- alarms ----------------------------------------------------------------------------------------------------------
 function paintAlarms() {
   const counts = alarms.paint(filter, (machine) => tiles.standsIn(machine, range.area));
+  charts.ring(alarms.signalsOf((key) => tiles.ownerOf(key) === chosen));
   const hot = counts.worst > SEVERITIES.length / 2; // the upper half of the bands
   get("figure-alarms").textContent = counts.open;
   get("box-alarms").title = `${counts.active} active, ${counts.unacknowledged} not acknowledged`;

@@ -89,6 +89,7 @@ export class Charts {
     this.restUntil = 0;
     this.machine = null;
     this.asked = null; // signal and moment that an alarm has led to
+    this.rings = ""; // the signals of open alarms, as a JSON list
     this.readColours();
     setInterval(() => this.drawNext(), 40);
     new ResizeObserver(() => { for (const card of this.cards.values()) card.dirty = true; }).observe(host);
@@ -138,9 +139,15 @@ export class Charts {
     this.asked = card ? { signal, moment } : null;
     this.markAsked();
     if (!card) return false;
-    card.root.scrollIntoView({ block: "nearest" });
-    card.root.focus({ preventScroll: true });
+    this.reveal(signal);
     return true;
+  }
+
+  // Brings the chart of a signal into view.
+  reveal(signal) {
+    const card = this.cards.get(signal);
+    card?.root.scrollIntoView({ block: "nearest" });
+    card?.root.focus({ preventScroll: true });
   }
 
   markAsked() {
@@ -234,9 +241,18 @@ export class Charts {
     return card;
   }
 
-  // Signals with anomalies come first, then those with a band, then by name.
+  /** Takes over which signals of the machine have an open alarm. */
+  ring(signals) {
+    const rings = JSON.stringify([...signals].sort());
+    if (rings === this.rings) return;
+    this.rings = rings;
+    this.sort();
+  }
+
+  // Signals with an open alarm come first, then those with anomalies, those with a band, and the others; of these by name.
   sort() {
-    const rank = (card) => (card.series.some((one) => one.points.anomalous) ? 0 : card.series.some((one) => one.points.banded) ? 1 : 2);
+    const rings = new Set(JSON.parse(this.rings || "[]"));
+    const rank = (card) => (rings.has(card.signal) ? 0 : card.series.some((one) => one.points.anomalous) ? 1 : card.series.some((one) => one.points.banded) ? 2 : 3);
     const sorted = [...this.cards].map(([signal, card]) => [signal, card, rank(card)])
       .sort((a, b) => a[2] - b[2] || a[0].localeCompare(b[0], "en", { numeric: true }));
     arrange(this.host, sorted.map(([, card]) => card.root));

@@ -4,6 +4,8 @@
 // The browser's language, in which numbers and dates are written; hours always from 0 to 23, as plants have them.
 export const LANGUAGE = navigator.language;
 
+const DECIMAL = new Intl.NumberFormat(LANGUAGE).formatToParts(1.5).find(({ type }) => type === "decimal").value;
+
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
 const HOUR_MS = 60 * MINUTE_MS;
@@ -77,6 +79,18 @@ export class Clock {
     const at = new Date(moment);
     const date = this.day.format(at);
     return date === this.day.format(new Date()) ? this.second.format(at) : `${date} ${this.second.format(at)}`;
+  }
+
+  /**
+   * Returns a sentence of the engine's as people here write it: with its moments, which are in UTC there, by this clock, and
+   * with the numbers of its reason, at its end, in the browser's language (a name before that is left as it is). Where each row
+   * names its signal the reason says "value", for which the `signal` stands.
+   */
+  worded(text, why = "", signal = "") {
+    const reason = why && text.endsWith(why) ? why : "";
+    const about = signal ? reason.replace(/^value(?= )/, () => signal) : reason;
+    const local = about.replace(/(?<![\w.:])\d+\.\d+(?![\w.:])/g, (number) => number.replace(".", DECIMAL));
+    return (text.slice(0, text.length - reason.length) + local).replace(/(\d\d:\d\d:\d\d) on (\d{4}-\d\d-\d\d) \(UTC\)/g, (_, time, day) => this.when(`${day}T${time}Z`));
   }
 
   /** Returns the ticks of an axis of time, `most` at most: moments, and how they are written. */

@@ -1,5 +1,7 @@
-// Machines by time as a heat map: the worst on top, a page of them; who draws over a part of it zooms into that time.
+// Machines by time, or the signals of one machine, as a heat map: the worst on top, a page of them; who draws over a part of
+// it zooms into that time.
 import { node, when } from "/chart.js";
+import { clock } from "/clock.js";
 import { SEVERITIES } from "/words.js";
 
 const HOUR_MS = 3.6e6;
@@ -7,14 +9,19 @@ const CELLS = 60;
 const ROW = 16; // pixels
 const REFRESH_MS = 15000;
 const MORE_MS = 2000; // not all has been read yet
+const TICK_PX = 90; // a tick needs so much room
 const MOVED_MIN = 5; // pixels; less is a click
 const WORDS = ["calm", ...SEVERITIES.map((one) => one.name)];
 const get = (id) => document.getElementById(id);
 
 export class Lanes {
-  // `load` gets lanes from the server, `choose` shows a machine, `zoom` a range of time; `ends` says which time is shown, `called` what people call a machine.
-  constructor({ load, choose, zoom, ends, called }) {
-    Object.assign(this, { load, choose, zoom, ends, called });
+  // `load` gets lanes from the server, `choose` shows what a lane is of, `zoom` a range of time; `ends` says which time is
+  // shown, `machine` which machine, `called` what people call a lane; `turned` hears that a person wants other lanes.
+  constructor({ load, choose, zoom, ends, machine, called, turned }) {
+    Object.assign(this, { load, choose, zoom, ends, machine, called });
+    this.ofSignals = false; // of the chosen machine; else of machines
+    for (const [id, ofSignals] of [["lanes-machines", false], ["lanes-signals", true]]) get(id).addEventListener("click", () => { this.take(ofSignals); turned(); });
+    this.paintKey();
     this.canvas = get("heat-map");
     this.host = get("heat");
     this.told = null; // what the server has told last
@@ -32,6 +39,13 @@ export class Lanes {
     setInterval(() => { const ends = this.ends(); if (!ends || ends[1] > Date.now() - REFRESH_MS) this.refresh(); }, REFRESH_MS);
   }
 
+  /** Shows signals of the chosen machine, or machines. */
+  take(ofSignals) {
+    if (ofSignals === this.ofSignals) return;
+    Object.assign(this, { ofSignals, first: 0, at: null, marked: null });
+    this.refresh();
+  }
+
   get cells() { return this.told.lanes[0]?.cells.length ?? CELLS; }
 
   get count() { return window.innerHeight > 1100 ? 25 : 10; }
@@ -45,7 +59,8 @@ export class Lanes {
     if (document.hidden || !get("lanes").open || this.marked) return;
     const mine = ++this.asked;
     const [from, to] = (this.ends() ?? [Date.now() - HOUR_MS, Date.now()]).map(Math.round);
-    const told = await this.load(`from=${from}&to=${to}&cells=${CELLS}&first=${this.first}&count=${this.count}`);
+    const whose = this.ofSignals && this.machine() ? `&machine=${encodeURIComponent(this.machine())}` : `&first=${this.first}&count=${this.count}`;
+    const told = await this.load(`from=${from}&to=${to}&cells=${CELLS}${whose}`);
     if (!told || mine !== this.asked || this.marked) return;
     if (told.first && told.first >= told.machines) { this.first = 0; this.refresh(); return; }
     this.told = told;
@@ -57,20 +72,25 @@ export class Lanes {
 
   describe() {
     const { lanes, first, machines, note } = this.told;
-    get("lanes").hidden = !machines;
+    get("lanes").hidden = !machines && !this.ofSignals;
+    get("lanes-title").textContent = this.ofSignals ? "Signals by time, worst first" : "Machines by time, worst first";
+    get("heat-what").textContent = this.ofSignals ? "Signal" : "Machine";
+    this.host.setAttribute("aria-label", `Heat map of ${this.ofSignals ? "the signals of the chosen machine" : "machines"} by time: arrow keys go from cell to cell, with Shift they mark a time, Enter zooms into it or shows ${this.ofSignals ? "the signal" : "the machine"}`);
+    for (const [id, pressed] of [["lanes-machines", !this.ofSignals], ["lanes-signals", this.ofSignals]]) get(id).setAttribute("aria-pressed", String(pressed));
     get("lanes-span").textContent = `${when(this.begin(0))} to ${when(this.begin(this.cells))}`;
     get("lanes-place").textContent = `${first + 1} to ${first + lanes.length} of ${machines}`;
     get("lanes-pages").hidden = machines <= lanes.length;
     get("lanes-before").disabled = first === 0;
     get("lanes-after").disabled = first + lanes.length >= machines;
-    get("lanes-note").textContent = note;
-    get("lanes-note").hidden = !note;
-    get("heat-names").replaceChildren(...lanes.map((lane) => { const name = node("span", "", this.called(lane.machine)); name.title = lane.machine; return name; }));
+    const said = note || (lanes.length || !this.ofSignals ? "" : "No signal of this machine was judged or has rung in this time.");
+    get("lanes-note").textContent = said;
+    get("lanes-note").hidden = !said;
+    get("heat-names").replaceChildren(...lanes.map((lane) => { const name = node("span", "", this.called(lane)); name.title = lane.signal || lane.machine; return name; }));
     get("heat-table").replaceChildren(...lanes.map((lane) => {
       const worst = Math.max(...lane.cells);
       const bad = lane.cells.map((cell, i) => [cell, i]).filter(([cell]) => cell > 0);
       const row = node("tr");
-      const name = node("th", "", this.called(lane.machine));
+      const name = node("th", "", this.called(lane));
       name.scope = "row";
       row.append(name, node("td", "", WORDS[worst]), node("td", "", bad.length ? when(this.begin(bad[0][1])) : "–"),
         node("td", "", bad.length ? when(this.begin(bad.at(-1)[1] + 1)) : "–"), node("td", "", `${bad.length} of ${this.cells}`));
@@ -93,6 +113,7 @@ export class Lanes {
     const style = getComputedStyle(document.documentElement);
     const colours = ["--calm", ...SEVERITIES.map((one) => `--${one.name}`)].map((name) => style.getPropertyValue(name).trim());
     const across = width / this.cells;
+    this.paintAxis(width);
     lanes.forEach((lane, row) => lane.cells.forEach((cell, i) => {
       if (cell < 0) return;
       pen.fillStyle = colours[cell];
@@ -105,6 +126,27 @@ export class Lanes {
       pen.strokeRect(a * across, 1, (b - a + 1) * across, lanes.length * ROW - 2);
     }
     if (this.at && document.activeElement === this.host) pen.strokeRect(this.at.cell * across, this.at.lane * ROW + 1, across, ROW - 2);
+  }
+
+  paintAxis(width) {
+    const [from, to] = [this.begin(0), this.begin(this.cells)];
+    const { moments, texts } = clock.ticks(from, to, Math.max(2, Math.floor(width / TICK_PX)));
+    get("heat-axis").replaceChildren(...moments.map((moment, i) => {
+      const tick = node("span", "", texts[i]);
+      tick.style.left = `${(moment - from) / (to - from) * 100}%`;
+      return tick;
+    }));
+  }
+
+  // What the colours mean.
+  paintKey() {
+    get("heat-key").replaceChildren(...["nothing known", ...WORDS].map((word, i) => {
+      const one = node("span", "", word);
+      const colour = node("i", i ? "" : "unknown");
+      if (i) colour.style.setProperty("--own", `var(--${word})`);
+      one.prepend(colour);
+      return one;
+    }));
   }
 
   // --- pointer and keyboard -----------------------------------------------------------------------------------------
@@ -134,7 +176,7 @@ export class Lanes {
       if (!from) return;
       const { lane } = place(event);
       from = null;
-      if (this.marked) this.zoomIn(); else this.choose(this.told.lanes[lane].machine);
+      if (this.marked) this.zoomIn(); else this.choose(this.told.lanes[lane]);
     });
     this.canvas.addEventListener("pointercancel", () => { from = this.marked = null; this.paint(); });
   }
@@ -149,7 +191,7 @@ export class Lanes {
       this.marked = event.shiftKey && right ? [this.marked?.[0] ?? at.cell, cell] : null;
       this.reach(Math.max(0, Math.min(this.told.lanes.length - 1, at.lane + down)), cell);
     } else if (event.key === "Enter") {
-      if (this.marked) this.zoomIn(); else this.choose(this.told.lanes[at.lane].machine);
+      if (this.marked) this.zoomIn(); else this.choose(this.told.lanes[at.lane]);
     } else if (event.key === "Escape" && this.marked) {
       this.marked = null;
       this.reach(at.lane, at.cell);
@@ -167,8 +209,8 @@ export class Lanes {
   }
 
   sentence(lane, cell) {
-    const { machine, cells } = this.told.lanes[lane];
-    return `${this.called(machine)}, ${when(this.begin(cell))} to ${when(this.begin(cell + 1))}: ${cells[cell] < 0 ? "nothing known" : WORDS[cells[cell]]}`;
+    const { cells } = this.told.lanes[lane];
+    return `${this.called(this.told.lanes[lane])}, ${when(this.begin(cell))} to ${when(this.begin(cell + 1))}: ${cells[cell] < 0 ? "nothing known" : WORDS[cells[cell]]}`;
   }
 
   zoomIn() {

@@ -1,7 +1,7 @@
 // The signal of an alarm before and after it began, with its band, as a small picture that is also told in words.
 import { node, show, when } from "/chart.js";
 
-const [WIDTH, HEIGHT, LEFT, BELOW] = [640, 190, 54, 18];
+const [WIDTH_MAX, HEIGHT, LEFT, BELOW] = [640, 190, 54, 18];
 const SVG = "http://www.w3.org/2000/svg";
 const told = (value) => typeof value === "number";
 
@@ -10,24 +10,25 @@ const told = (value) => typeof value === "number";
  * @param {string} unit
  */
 export function drawn({ signal, at_ms, points, band, at_onset, before, after }, unit) {
+  const width = Math.min(WIDTH_MAX, Math.max(280, Math.round(innerWidth * 0.92) - 50)); // as wide as the dialog: its texts are not shrunk
   const edges = [at_onset.lower, at_onset.upper, at_onset.limit].filter(told);
   const values = [...points.least, ...points.most, ...(band.lower ?? []), ...(band.upper ?? []), ...edges].filter(told);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = (high - low || Math.abs(high) || 1) * 0.08;
   const times = [...points.time, at_ms];
   const [from, to] = [Math.min(...times), Math.max(...times) + 1];
-  const x = (time) => LEFT + (time - from) / (to - from) * (WIDTH - LEFT - 2);
+  const x = (time) => LEFT + (time - from) / (to - from) * (width - LEFT - 2);
   const y = (value) => (high + pad - value) / (high - low + 2 * pad) * (HEIGHT - BELOW);
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "onset" });
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", class: "onset" });
   picture.setAttribute("aria-label", sentences({ signal, at_onset, before, after }, unit).join(" "));
   area(picture, "band", band.time, band.lower, band.upper, x, y);
-  for (const edge of edges) picture.append(svg("line", { class: "edge", x1: LEFT, x2: WIDTH, y1: y(edge), y2: y(edge) }));
+  for (const edge of edges) picture.append(svg("line", { class: "edge", x1: LEFT, x2: width, y1: y(edge), y2: y(edge) }));
   area(picture, "spread", points.time, points.least, points.most, x, y);
   const line = points.time.map((time, i) => [time, points.value[i]]).filter(([, value]) => told(value));
   picture.append(svg("polyline", { class: "line", points: line.map(([time, value]) => `${x(time)},${y(value)}`).join(" ") }));
   picture.append(svg("line", { class: "began", x1: x(at_ms), x2: x(at_ms), y1: 0, y2: HEIGHT - BELOW }));
   for (const [value, at] of [[high, 10], [low, HEIGHT - BELOW - 2]]) picture.append(words(show(value), LEFT - 6, at, "end"));
-  picture.append(words(when(from), LEFT, HEIGHT - 4, "start"), words("began", x(at_ms), HEIGHT - 4, "middle"), words(when(to), WIDTH, HEIGHT - 4, "end"));
+  picture.append(words(when(from), LEFT, HEIGHT - 4, "start"), words("began", x(at_ms) + 5, 10, "start"), words(when(to), width, HEIGHT - 4, "end"));
   return picture;
 }
 

@@ -1,10 +1,12 @@
 // The box for SQL: a query over the tables, its rows as a table and a simple chart, and as files. Cells are set as text.
 import { LANGUAGE, SEPARATORS, node, show } from "/chart.js";
+import { Clock } from "/clock.js";
 import { checked } from "/wire.js";
 
 const get = (id) => document.getElementById(id);
 const CELL_MAX = 200;
 const LINES_MAX = 8;
+const TICKS_MAX = 8;
 const MEDIA = { csv: "text/csv", parquet: "application/vnd.apache.parquet" };
 
 export class QueryBox {
@@ -12,6 +14,8 @@ export class QueryBox {
   constructor(access) {
     this.access = access;
     this.running = null;
+    this.clock = new Clock();
+    this.clock.take("UTC"); // as the table beside the chart has it
     get("open-query").addEventListener("click", () => { get("query").showModal(); get("sql").focus(); });
     get("close-query").addEventListener("click", () => get("query").close());
     get("query").addEventListener("close", () => this.running?.abort());
@@ -82,16 +86,27 @@ export class QueryBox {
     const x = answer.columns.findIndex((one) => one.kind === over);
     const numbers = answer.columns.map((one, i) => [one, i]).filter(([one]) => one.kind === "number").slice(0, LINES_MAX);
     host.hidden = x < 0 || !numbers.length || answer.rows.length < 2;
-    if (host.hidden) { globalThis.Plotly.purge(host); return; }
+    globalThis.Plotly.purge(host);
+    if (host.hidden) return;
     const xs = answer.rows.map((row) => row[x]);
     const traces = numbers.map(([column, i]) => ({ name: column.name, x: xs, y: answer.rows.map((row) => row[i]), type: over === "time" ? "scatter" : "bar", mode: "lines+markers", marker: { size: 4 } }));
     const colour = getComputedStyle(document.documentElement);
     const axis = { gridcolor: colour.getPropertyValue("--line"), automargin: true, type: over === "time" ? "date" : "category" };
     const layout = {
-      margin: { l: 50, r: 10, t: 10, b: 40 }, height: 240, showlegend: numbers.length > 1, xaxis: axis, yaxis: { gridcolor: axis.gridcolor, automargin: true },
+      margin: { l: 50, r: 10, t: 10, b: 40 }, height: 240, showlegend: numbers.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, xaxis: axis, yaxis: { gridcolor: axis.gridcolor, automargin: true },
       separators: SEPARATORS, paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: colour.getPropertyValue("--text"), size: 11 },
     };
-    globalThis.Plotly.react(host, traces, layout, { responsive: true, displayModeBar: false });
+    globalThis.Plotly.newPlot(host, traces, layout, { responsive: true, displayModeBar: false });
+    if (over !== "time") return;
+    axis.hoverformat = "%Y-%m-%d %H:%M:%S";
+    const tick = () => {
+      const [from, to] = host._fullLayout.xaxis.range.map((end) => (typeof end === "number" ? end : Date.parse(end.length > 10 ? `${end.slice(0, 23).replace(" ", "T")}Z` : end)));
+      // as texts: Plotly takes numbers to be by the browser's clock
+      const { moments, texts } = this.clock.ticks(from, to, TICKS_MAX);
+      globalThis.Plotly.relayout(host, { "xaxis.tickmode": "array", "xaxis.tickvals": moments.map((at) => new Date(at).toISOString()), "xaxis.ticktext": texts });
+    };
+    tick();
+    host.on("plotly_relayout", (changed) => { if (Object.keys(changed).some((name) => /^xaxis\.(range|autorange)/.test(name))) tick(); });
   }
 }
 

@@ -18,6 +18,7 @@ export class Range {
     Object.assign(this, { changed, filter, compare });
     this.alarm = ""; // whose story is open
     this.part = ""; // of the pipeline, which is looked at
+    this.lanes = ""; // whose lanes are shown: signals (of the machine); machines if empty
     if (!location.hash && sessionStorage.getItem(PLACE)) history.replaceState(null, "", sessionStorage.getItem(PLACE));
     sessionStorage.removeItem(PLACE);
     this.last = 0; // how far back from now; 0 is live, null from `from` to `to`
@@ -93,6 +94,7 @@ export class Range {
     if (this.area) said.set("area", this.area);
     if (this.alarm) said.set("alarm", this.alarm);
     if (this.part) said.set("part", this.part);
+    if (this.lanes) said.set("lanes", this.lanes);
     for (const [name, value] of this.filter.said) said.set(name, value);
     if (this.last) said.set("last", LAST.find(([, last]) => last === this.last)[0]);
     if (this.last === null) for (const end of ["from", "to"]) said.set(end, new Date(this[end]).toISOString());
@@ -109,6 +111,7 @@ export class Range {
     this.area = said.get("area") ?? "";
     this.alarm = said.get("alarm") ?? "";
     this.part = said.get("part") ?? "";
+    this.lanes = said.get("lanes") ?? "";
     this.filter.read(said);
     this.last = LAST.find(([name]) => name === said.get("last"))?.[1] ?? 0;
     if (from < to) Object.assign(this, { last: null, from, to });
@@ -118,6 +121,6 @@ export class Range {
   }
 
   get said() {
-    return JSON.stringify([this.machine, this.area, this.alarm, this.part, this.last, this.from, this.to, this.filter.said, this.compare.state]);
+    return JSON.stringify([this.machine, this.area, this.alarm, this.part, this.lanes, this.last, this.from, this.to, this.filter.said, this.compare.state]);
   }
 }

@@ -171,6 +171,7 @@ export class Tiles {
     this.columns = Math.max(1, Math.floor((width + GAP) / (WIDTH_MIN + GAP)));
     this.width = (width + GAP) / this.columns - GAP;
     const rows = Math.ceil(this.shown.length / this.columns);
+    this.room.style.setProperty("--lines", this.height === HEIGHTS[2] ? 2 : 1);
     this.room.style.height = `${Math.max(0, rows * (this.height + GAP) - GAP)}px`;
     arrange(this.room, this.render().map((i) => this.elements.get(this.shown[i].name).root));
     return counts;

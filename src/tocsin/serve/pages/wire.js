@@ -105,6 +105,7 @@ import { SCHEMAS, SEVERITIES, STATES } from "/words.js";
  * @typedef {Object} Lane
  * @property {string} machine
  * @property {number[]} cells  -1: nothing is known; 0: calm; else how severe
+ * @property {string} [signal]  empty where it is of the machine
  *
  * @typedef {Object} Lanes
  * @property {number} begin_ms
@@ -282,7 +283,11 @@ export const shapeOf = (severity) => SEVERITIES.find((one) => one.name === sever
 export const severityOf = (alarm) => (rank(alarm.severity) ? alarm.severity : SEVERITIES[0].name);
 
 /** Where an alarm is: its machine, as people call it, and the signal if it is of one. */
-export const placeOf = (alarm, machine = alarm.machine) => (alarm.signal ? `${machine} · ${alarm.signal}` : machine);
+export function placeOf(alarm, machine = alarm.machine, signal = alarm.signal) {
+  if (!alarm.signal) return machine;
+  const end = `/${alarm.signal}`; // keys go down to the signal where each signal is judged by itself
+  return `${machine.endsWith(end) ? machine.slice(0, -end.length) : machine} · ${signal}`;
+}
 
 /** Where a machine stands; empty if nobody has said it. */
 export const standOf = (tile) => [tile.area, tile.line].filter(Boolean).join(" · ");
