@@ -207,6 +207,7 @@ LEFT = {
     "run pipeline.yaml --page": AS_PRESS,
     "run plot.yaml --page": AS_PRESS,
     "serve downtime-flink.yaml": "it is served here with another file: serve FILE",
+    "serve seen/watch.yaml": "it is served here with another file: serve FILE",
 }
 """Why commands that begin so are not run; each of these begins one."""
 
