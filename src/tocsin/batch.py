@@ -33,6 +33,8 @@ KEY_TYPE = pa.dictionary(pa.int32(), pa.string())
 TIME_TYPE = pa.timestamp("us", tz="UTC")
 KEY = pa.field("key", KEY_TYPE, nullable=False)
 """Which machine or series a row belongs to."""
+STEP = "/"
+"""Stands between the steps of a key's path: ``hall/press``."""
 TIME = pa.field("time", TIME_TYPE, nullable=False)
 """When it happened, there."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -137,6 +137,14 @@ class Operator(Component, ABC):
         shard is that shard: a state may be kept by it.
         """
         return pa.repeat(pa.scalar(""), len(keys)) if self.ACROSS_KEYS else keys
+
+    def meets(self) -> Literal["key", "path", "all"]:
+        """Returns which rows may touch each other in this step, so that a runner that spreads keys keeps them together.
+
+        ``key``: those of one key. ``path``: those whose keys have the first step of a path in common (``hall`` of
+        ``hall/press``); the keys that leave begin with it, too. ``all``: any.
+        """
+        return "all" if self.ACROSS_KEYS or type(self).shard is not Operator.shard else "key"
 
     @abstractmethod
     def dump(self, state: State) -> pa.Table:

@@ -18,7 +18,7 @@ from tocsin.batch import START, empty
 from tocsin.cli import main
 from tocsin.engine.chain import Chain
 from tocsin.engine.embedded import EmbeddedRunner
-from tocsin.engine.keyed import KeyGroup, Passage, element, refusals, spread
+from tocsin.engine.keyed import KeyGroup, Passage, element, refusals, spread, spread_by
 from tocsin.engine.recovery import Effects
 from tocsin.pipeline.plan import Plan
 
@@ -105,10 +105,12 @@ def test_rows_are_those_of_the_embedded_run(data: Path, tmp_path: Path, seed: in
 
 def test_what_cannot_be_spread_is_refused_by_name(data: Path, tmp_path: Path) -> None:
     hot = {"steps": [{"derive": {"hot": "value > 60"}}, {"alarm": {"rule": "hot", "when": "hot"}}]}
-    calls = {"from": "hot", "steps": ["cases", {"keep": "ring"}], "sinks": [{"notify": "console"}]}
-    streams = {"hot": hot, "calls": calls}
+    calls = {"from": "hot", "steps": [{"cases": {"depth": 1, "separator": ":"}}], "sinks": [{"notify": "console"}]}
+    other = {"steps": [{"derive": {"room": "'hall'"}}, {"rekey": "room"}, {"select": ["value"]}]}
+    streams = {"hot": hot, "calls": calls, "other": other}
     said = refusals(pipeline(tmp_path, data, streams=streams).plan())
-    assert [one.partition(":")[0] for one in said] == ["calls.0.cases"]
+    assert [one.partition(":")[0] for one in said] == ["calls.0.cases", "other.1.rekey"]
+    assert "rows of several keys together" in said[0]
     live = refusals(pipeline(tmp_path, data, source={"mqtt": {"url": "mqtt://x", "topic": "a"}}).plan())
     assert len(live) == 1
     assert "mqtt cannot be read again" in live[0]
@@ -138,8 +140,28 @@ def test_each_group_has_its_rows_in_their_order_and_no_key_of_another() -> None:
     assert sorted(seen) == sorted({names[code] for code in codes})
 
 
+def test_keys_that_meet_in_a_step_are_in_one_group(data: Path, tmp_path: Path) -> None:
+    """A series of each signal, and one case for a hall: both are where the first step of the key's path is."""
+    hot = {"steps": [{"derive": {"hot": "value > 60"}}, {"alarm": {"rule": "hot", "when": "hot"}}]}
+    by = {
+        steps: spread_by(pipeline(tmp_path, data, streams={"hot": hot, "more": {"from": "hot", **more}}).plan())
+        for steps, more in {
+            "whole": {"steps": ["cases"]},
+            "series": {"steps": [{"rekey": "{key}/{rule}"}]},
+            "halls": {"steps": [{"cases": {"depth": 1}}]},
+        }.items()
+    }
+    assert by == {"whole": "key", "series": "path", "halls": "path"}
+    keys = pa.DictionaryArray.from_arrays(pa.array(range(40), pa.int32()), [f"h{n % 8}/m{n}" for n in range(40)])
+    came = pa.RecordBatch.from_arrays([keys, pa.array(range(40))], names=["key", "n"])
+    groups = {by: [rows.to_pylist() for _, rows in spread(came, 64, by)] for by in ("key", "path")}
+    halls = [{row["key"].partition("/")[0] for row in rows} for rows in groups["path"] if rows]
+    assert sorted(hall for some in halls for hall in some) == [f"h{n}" for n in range(8)]
+    assert len([rows for rows in groups["key"] if rows]) > 8
+
+
 def test_check_on_flink_refuses_by_name() -> None:
-    example = str(Path(__file__).parents[2] / "examples" / "downtime.yaml")
+    example = str(Path(__file__).parents[2] / "examples" / "population.yaml")
     done = CliRunner().invoke(main, ["check", example, "--on", "flink"])
     assert done.exit_code == 2
-    assert "on flink: calls.0.cases" in done.output
+    assert "on flink: results.1.job" in done.output

@@ -120,10 +120,11 @@ class Attempt:
 
 def run(
     plan: Plan, rng: random.Random, before: Snapshot | None = None, change: Change = NO_CHANGE, name: str = RUN,
-    until: Callable[[int], bool] = lambda number: False,
+    until: Callable[[int], bool] = lambda number: False, polls: int = 4,
 ) -> tuple[Snapshot | None, Counter[str]]:  # fmt: skip
     """Run to the end, or ``until`` it is so far, with a crash at about every other barrier.
 
+    Between two barriers there are fewer than ``polls`` of each reader: more, where a server takes its time to answer.
     Returns the last checkpoint, and what happened, and how often.
     """
     last, happened = before, Counter[str]()
@@ -132,7 +133,7 @@ def run(
     if last is not None:
         attempt.publish(last.number)
     while not attempt.whole() and not until(number):
-        for _ in range(rng.randrange(1, 4)):
+        for _ in range(rng.randrange(1, polls)):
             attempt.pass_on()
         number += 1
         made = attempt.barrier(number)

@@ -19,7 +19,7 @@ from tocsin.errors import ForeignCommit, StateMismatch, Unavailable
 from tocsin.flink.cluster import Cluster
 from tocsin.flink.runner import FlinkRunner
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "downtime.yaml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "population.yaml"
 
 
 def pipeline(folder: Path, **more: object) -> Pipeline:
@@ -36,7 +36,7 @@ def pipeline(folder: Path, **more: object) -> Pipeline:
 def test_what_cannot_run_there_is_refused_before_anything_is_submitted() -> None:
     done = CliRunner().invoke(main, ["run", str(EXAMPLE), "--on", "flink"])
     assert done.exit_code == 2
-    assert "on flink: calls.0.cases" in done.output
+    assert "on flink: results.1.job" in done.output
 
 
 @pytest.mark.skipif(find_spec("pyflink") is not None, reason="Flink is installed here")
@@ -124,6 +124,24 @@ def test_a_step_that_has_changed_is_named_before_anything_is_submitted(
     monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
     monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
     with pytest.raises(StateMismatch, match=f"run with --forget {step}"):
+        FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
+
+
+def test_keys_that_would_be_spread_otherwise_are_named_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_signal = {"steps": [{"rekey": "{key}/{m2}"}], "sinks": [{"delta": "hot"}]}
+    decode = {"json": {"columns": {"m": "text", "m2": {"type": "text", "optional": True}, "v": "float"}}}
+    plan = pipeline(tmp_path, streams={"hot": by_signal}, decode=decode).plan()
+    folder = plan.state_folder / "flink"
+    (folder / "checkpoints" / "a" / "chk-7").mkdir(parents=True)
+    (folder / "checkpoints" / "a" / "chk-7" / "_metadata").touch()
+    record = {"run": "one", "job": "a", "groups": 32, "prints": {}, "numbers": {}}
+    (folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
+    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
+    monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
+    with pytest.raises(StateMismatch, match=r"spread its keys by the whole key, .* by the first step of its path"):
         FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tocsin.bases import Detector, Keyed, Stateless, Tells, require
-from tocsin.batch import END, Batch, Codes, Floats, Ints, floats, times_us
+from tocsin.batch import END, Batch, Codes, Floats, Ints, as_keys, floats, times_us
 from tocsin.state import Columns, Field
 from tocsin.testing import checks
 
@@ -131,6 +131,14 @@ class ByBatch(Doubled):
 class OneForAll(Total):
     def update(self, state: Columns, rows: pa.RecordBatch, slots: Codes) -> pa.RecordBatch:
         return super().update(state, rows, np.zeros_like(slots))
+
+
+class Renames(Doubled):
+    """Gives each machine's rows the key of another one, and does not tell that rows of several may meet behind it."""
+
+    def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        at, names = rows.schema.get_field_index("key"), rows.column("key").cast(pa.string())
+        return rows.set_column(at, rows.schema.field(at), as_keys(pc.binary_join_element_wise("new", names, "-")))
 
 
 class ForgetsOnLoad(Total):
@@ -310,6 +318,7 @@ MUTANTS: Mapping[Any, str] = {
     Random: "same_in_same_out",
     ByBatch: "chopping_changes_nothing",
     OneForAll: "keys_do_not_touch_each_other",
+    Renames: "keys_do_not_touch_each_other",
     ForgetsOnLoad: "dump_and_load_change_nothing",
     LoadsByPosition: "state_can_be_split_by_key",
     AnswersTogether: "parting_by_key_changes_nothing",

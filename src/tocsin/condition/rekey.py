@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from unicodedata import normalize
 
 import numpy as np
@@ -15,7 +15,7 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 
 from tocsin.bases import promised, require
-from tocsin.batch import KEY, KEY_TYPE, REJECTED, REJECTED_SCHEMA, Batch
+from tocsin.batch import KEY, KEY_TYPE, REJECTED, REJECTED_SCHEMA, STEP, Batch
 from tocsin.condition._rejects import rejected
 from tocsin.contracts import Operator
 from tocsin.errors import ConfigError, SchemaError
@@ -112,6 +112,10 @@ class Rekey(Operator):
 
     def side_schemas(self, input: pa.Schema) -> Mapping[str, pa.Schema]:
         return {REJECTED: REJECTED_SCHEMA}
+
+    def meets(self) -> Literal["key", "path", "all"]:
+        """A series of a machine, ``{key}/{signal}``, is where the machine is; any other key may be made of several."""
+        return "path" if (self.of or "").startswith(f"{{key}}{STEP}") else "all"
 
     def initial(self) -> Columns:
         return Columns({})

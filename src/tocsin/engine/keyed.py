@@ -12,19 +12,20 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from tocsin.batch import Batch, ipc_stream
-from tocsin.contracts import Channel, Operator
+from tocsin.batch import STEP, Batch, ipc_stream
+from tocsin.contracts import Channel
 from tocsin.engine.counters import Counters
 from tocsin.engine.graph import Graph
 from tocsin.engine.remembered import NO_CHANGE, Change, Remembered
 from tocsin.pipeline.plan import Plan, SinkNode
 
-SOURCES = ("files", "kafka", "simulate")
-"""The sources that are read where keys are spread."""
+By = Literal["key", "path"]
+"""What keys are spread by: the whole key, or the first step of its path."""
 _HEAD = b"tocsin"
 
 
@@ -49,16 +50,14 @@ def refusals(plan: Plan) -> list[str]:
         for origin in plan.sources
         if not origin.source.REPLAYABLE
     ]
-    said += [
-        f"{origin.id}: {origin.source.name()} is not read there yet; {' and '.join(SOURCES)} are"
-        for origin in plan.sources
-        if origin.source.REPLAYABLE and origin.source.name() not in SOURCES
-    ]
     for step in plan.steps:
         if step.operator.ACROSS_KEYS:
             said.append(f"{step.id}: {step.operator.ACROSS_KEYS}; its keys cannot be spread, run it embedded")
-        elif type(step.operator).shard is not Operator.shard:
-            said.append(f"{step.id}: it shares its state among several keys; run it embedded, behind the table")
+        elif step.operator.meets() == "all":
+            said.append(
+                f"{step.id}: it brings rows of several keys together, which are on several machines there; let key: of "
+                f"the source begin with what they have in common (hall{STEP}press), or run it embedded"
+            )
     said += [sentence for target in plan.sinks if (sentence := _refused(target)) is not None]
     return said
 
@@ -78,7 +77,12 @@ def _refused(target: SinkNode) -> str | None:
     return None
 
 
-def spread(rows: pa.RecordBatch, groups: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def spread_by(plan: Plan) -> By:
+    """Returns what the keys of a plan are spread by: by no more than what keeps together what meets in a step."""
+    return "path" if any(step.operator.meets() == "path" for step in plan.steps) else "key"
+
+
+def spread(rows: pa.RecordBatch, groups: int, by: By = "key") -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each group, all groups in turn: one without rows is to hear the time.
 
     Each has a dictionary of its own keys alone: one of all keys would go to every group.
@@ -88,7 +92,8 @@ def spread(rows: pa.RecordBatch, groups: int) -> Iterator[tuple[int, pa.RecordBa
         return
     at = rows.schema.get_field_index("key")
     codes, texts = rows.column(at).indices.to_numpy(zero_copy_only=False), rows.column(at).dictionary
-    of_code = np.array([zlib.crc32(text.encode()) % groups for text in texts.to_pylist()], np.int64)
+    names = texts.to_pylist() if by == "key" else [text.partition(STEP)[0] for text in texts.to_pylist()]
+    of_code = np.array([zlib.crc32(name.encode()) % groups for name in names], np.int64)
     there = np.bincount(codes, minlength=len(of_code)) > 0
     own = [np.flatnonzero(there & (of_code == group)) for group in range(groups)]
     own_code = np.zeros(len(of_code), np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tocsin.engine.keyed import spread_by
 from tocsin.engine.recovery import ACTIONS_SPLIT, Effects
 from tocsin.engine.remembered import Change, Remembered
 from tocsin.flink.acting import Acting, takes_actions
@@ -30,7 +31,7 @@ def open_reader(
     id, _, share = name.rpartition("#")
     origin = next(one for one in plan.sources if one.id == id)
     world = Effects().world(plan, "ingest", id)
-    return Reading(number, origin, int(share), world, groups, run, remembered, gather_s(plan))
+    return Reading(number, origin, int(share), world, groups, spread_by(plan), run, remembered, gather_s(plan))
 
 
 def gather_s(plan: Plan) -> float:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tocsin.batch import END, OUT, START, as_one, empty
 from tocsin.contracts import Offset
 from tocsin.engine.chain import Chain, first_time
-from tocsin.engine.keyed import Passage, element, spread
+from tocsin.engine.keyed import By, Passage, element, spread
 from tocsin.engine.recovery import decoder_ahead
 from tocsin.engine.remembered import Remembered
 from tocsin.engine.source_task import Opened, Rows, SourceTask
@@ -50,11 +50,11 @@ class Reading:
     """One source of a plan being read; its state is bytes, whole between any two polls."""
 
     def __init__(
-        self, number: int, origin: SourceNode, share: int, world: World, groups: int, run: str,
+        self, number: int, origin: SourceNode, share: int, world: World, groups: int, by: By, run: str,
         remembered: Remembered, gather_s: float,
     ) -> None:  # fmt: skip
-        """``gather_s``: so long rows may wait for others, where more come for ever."""
-        self._number, self._origin, self._groups, self._run = number, origin, groups, run
+        """``by``: what keys are spread by; ``gather_s``: so long rows may wait for others, where more come for ever."""
+        self._number, self._origin, self._groups, self._by, self._run = number, origin, groups, by, run
         shares = origin.source.SHARES
         self._stand_ins = [f"share {one}" for one in range(shares)] if shares > 1 else []
         """For splits of other shares that are not known yet, so that none is overtaken: idle once its share is."""
@@ -191,7 +191,7 @@ class Reading:
             return
         if moved:
             split.told_us = passage.watermark_us
-        for group, some in spread(rows, self._groups):
+        for group, some in spread(rows, self._groups, self._by):
             if moved or some.num_rows:
                 yield Element(group, ROWS, self._number, element(some, passage))
 

@@ -20,6 +20,7 @@ from tocsin.bases import Stateless
 from tocsin.contracts import Checkpoint, Runner, Sink, StepState
 from tocsin.engine.checkpoint import peek
 from tocsin.engine.fitting import fit
+from tocsin.engine.keyed import spread_by
 from tocsin.engine.recovery import Effects
 from tocsin.engine.signals import stopped_by_signals
 from tocsin.errors import ConfigError, ForeignCommit, StateMismatch, TocsinError, Unavailable
@@ -46,6 +47,7 @@ SUBMIT_S = 600.0
 """So long Flink may take for it: several Java and Python processes start, on a machine that may be busy."""
 _SUBMITTED = re.compile(r"JobID ([0-9a-f]{32})")
 _ERROR = re.compile(r"([\w$]+\.)*(errors\.\w+|\w+(Error|Exception))(: |$)")
+_BY = {"key": "the whole key", "path": "the first step of its path"}
 _RUNNING = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
 
 
@@ -67,6 +69,8 @@ class Record:
     forget: Sequence[str] = ()
     """Steps that it has let begin anew."""
     ended: bool = False
+    by: str = "key"
+    """What keys are spread by: a state is where its keys are."""
 
 
 class FlinkRunner(Runner):
@@ -152,10 +156,17 @@ class FlinkRunner(Runner):
         # What is new must hear, too, that all is read: so it is asked again, as in a new run.
         run = uuid.uuid4().hex[:12] if known.ended or self._changed(known) else known.run
         change, prints = uuid.uuid4().hex[:12], self._prints()
-        return self._submit(replace(known, run=run, prints=prints, numbers=numbers, change=change, forget=forget))
+        made = replace(known, run=run, prints=prints, numbers=numbers, change=change, forget=forget)
+        return self._submit(replace(made, by=spread_by(self._plan)))
 
     def _fitted(self, known: Record) -> Sequence[str]:
         """Returns what is to begin anew; `StateMismatch` where something would that nobody has named."""
+        if known.by != spread_by(self._plan):
+            raise StateMismatch(
+                f"'{self._plan.name}' spread its keys by {_BY[known.by]}, and its steps now need them by "
+                f"{_BY[spread_by(self._plan)]} (as rekey to {{key}}/... and cases with a depth do), where its state is "
+                "not; give it another folder with --set folder=..., or take back the change"
+            )
         # A step is `stream.0.name`; what stands at a source is `source.name`, and has a state for each split.
         ids = [name if name.count(".") > 1 else name.replace(".", "/*/") for name in known.prints]
         states = {id: StepState("", "", *one) for id, one in zip(ids, known.prints.values(), strict=True)}

@@ -6,13 +6,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field as Setting
 
 from tocsin.bases import added
-from tocsin.batch import END, START, Batch, short_id, times_us, to_batch
+from tocsin.batch import END, START, STEP, Batch, short_id, times_us, to_batch
 from tocsin.contracts import Operator
 from tocsin.domain.alarm_rows import ALARM_SCHEMA
 from tocsin.domain.alarms import (
@@ -120,7 +120,7 @@ class Cases(Operator):
 
     depth: int = Setting(0, ge=0)
     """How many steps of the key's path name the asset (``site/line/machine``); 0 for the whole key."""
-    separator: str = Setting("/", min_length=1)
+    separator: str = Setting(STEP, min_length=1)
     """What stands between the steps of a key's path."""
     quiet: Duration = Setting(0, ge=0)
     """How long all alarms must have been closed before their case closes."""
@@ -186,6 +186,11 @@ class Cases(Operator):
     def shard(self, keys: pa.Array) -> pa.Array:
         """The asset: the alarms of all its keys make one case."""
         return pa.array([self.asset(key) for key in keys.to_pylist()], pa.string()) if self.depth else keys
+
+    def meets(self) -> Literal["key", "path", "all"]:
+        if not self.depth:
+            return "key"
+        return "path" if self.separator == STEP else "all"
 
     def asset(self, key: str) -> str:
         """Returns the asset that a key belongs to."""

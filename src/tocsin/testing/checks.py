@@ -23,7 +23,7 @@ import pyarrow.types as pt
 
 from tocsin import testing
 from tocsin.bases import VERDICT, Detector, Keyed
-from tocsin.batch import END, OUT, START, Batch, Floats, as_times, times_us
+from tocsin.batch import END, OUT, START, STEP, Batch, Floats, as_times, times_us
 from tocsin.contracts import Component, Operator
 from tocsin.errors import SchemaError
 from tocsin.settings import sentences
@@ -181,14 +181,27 @@ def chopping_changes_nothing(operator: Operator, sample: pa.RecordBatch) -> None
 
 
 def keys_do_not_touch_each_other(operator: Operator, sample: pa.RecordBatch) -> None:
-    """A key's rows are the same whether or not there are keys of other shards (see `Operator.shard`)."""
+    """A key's rows are the same whether or not there are keys of other shards (see `Operator.shard`); rows that leave
+    have no key that `Operator.meets` does not tell of."""
     shards = _all_shards(operator, sample)
     if not shards:
         return
     alone: list[Batch] = []
     for shard in shards:
-        alone += _run(operator, stream(_of_shards(operator, sample, [shard]), 40))[1]
+        left = _run(operator, stream(_of_shards(operator, sample, [shard]), 40))[1]
+        _expect_told(operator, shard, left)
+        alone += left
     _expect_same(_by_port(alone), _run(operator, stream(sample, 40))[0], "each shard alone")
+
+
+def _expect_told(operator: Operator, shard: str, left: Sequence[Batch]) -> None:
+    """Rows that came of one shard's keys have these keys, or begin with the same step of a path."""
+    meets = operator.meets()
+    for batch in left if meets != "all" else ():
+        for row in batch.rows.to_pylist():
+            key = row.get("key", shard)
+            told = key == shard if meets == "key" else key.partition(STEP)[0] == shard.partition(STEP)[0]
+            assert told, f"a row of {shard!r} leaves as {key!r}: say by meets() which rows come together"
 
 
 def dump_and_load_change_nothing(operator: Operator, sample: pa.RecordBatch) -> None:
