@@ -110,6 +110,8 @@ def test_a_signal_that_is_a_series_of_its_own_is_shown_beside_a_table_of_its_win
     )  # fmt: skip
     EmbeddedRunner(pipeline.plan()).run()
     (alarm,) = query("SELECT id FROM alarms WHERE event = 'raised'", tmp_path / "data").to_pylist()
-    onset = evidence(tmp_path / "data", tmp_path / "data" / ".state", alarm["id"])["onset"]
+    told = evidence(tmp_path / "data", tmp_path / "data" / ".state", alarm["id"])
+    onset = told["onset"]
+    assert "readings" in told["rests_on"]
     assert (onset["signal"], len(onset["points"]["time"])) == ("bearing", 120)
     assert onset["before"]["most"] < 66 < 75 < onset["after"]["least"]

@@ -28,7 +28,6 @@ from tocsin.pipeline.assets import owner
 from tocsin.pipeline.plan import Asset
 from tocsin.serve.desk import list_alarms, rows
 from tocsin.serve.history import history
-from tocsin.serve.messages import Onset
 from tocsin.serve.onset import onset_of
 from tocsin.serve.past import kept
 
@@ -144,11 +143,7 @@ def evidence(folder: Path, state_folder: Path, alarm: str, around: timedelta = t
     onset = of_it[0]["started"] or of_it[0]["time"]
     of_state = [row for row in of_it if row["event"] not in REMARKS] or of_it
     begin, end = onset - around, max(row["time"] for row in of_state) + around
-    drawn = series(folder, key, begin, end)
-    machine = key
-    if not drawn["series"]:  # keys of alarms go down to the signal where readings are of the machine
-        machine = key.rpartition("/")[0] or key
-        drawn = series(folder, machine, begin, end)
+    machine, drawn = _readings(folder, key, str(of_it[0].get("signal") or ""), begin, end)
     beside = {row["id"]: row for row in every if row["id"] != id and begin <= row["time"] <= end}
     before = _cases([row for row in every if (row["key"], row["rule"]) == (key, rule) and row["id"] != id])
     return {
@@ -156,19 +151,26 @@ def evidence(folder: Path, state_folder: Path, alarm: str, around: timedelta = t
         "alarm": _as_json(of_state[-1]),
         "history": _as_json(of_it),
         "series": drawn["series"],
-        "onset": msgspec.to_builtins(_onset(folder, of_it[0], machine, onset)),
+        "onset": msgspec.to_builtins(onset_of(folder, of_it[0], machine, onset)),
         "beside": _as_json(list(beside.values())[:ROWS_MAX]),
         "before": _as_json(before),
         "maintenance": _maintenance(state_folder, machine),
     }
 
 
-def _onset(folder: Path, row: Mapping[str, Any], machine: str, since: datetime) -> Onset | None:
-    """The signal around its onset: of a series with a key of its own it stands among those of the machine."""
-    said, (parent, _, last) = str(row.get("signal") or ""), str(row["key"]).rpartition("/")
-    if parent and last == said and (drawn := onset_of(folder, row, parent, since)) is not None and drawn.signal == said:
-        return drawn
-    return onset_of(folder, row, machine, since)
+def _readings(folder: Path, key: str, signal: str, begin: datetime, end: datetime) -> tuple[str, Answer]:
+    """The machine of an alarm, as the tables name it, and its signals.
+
+    Keys of alarms go down to the signal where each is a series of its own and readings are of the machine; the tables
+    may hold other things by that key, such as windows.
+    """
+    parent, _, last = key.rpartition("/")
+    if parent and last == signal:
+        drawn = series(folder, parent, begin, end)
+        if any(one["signal"] == signal for one in drawn["series"]):
+            return parent, drawn
+    drawn = series(folder, key, begin, end)
+    return (key, drawn) if drawn["series"] or not parent else (parent, series(folder, parent, begin, end))
 
 
 def alarms_as_csv(folder: Path, assets: Mapping[str, Asset] = NO_ASSETS) -> bytes:

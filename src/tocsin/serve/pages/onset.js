@@ -28,7 +28,7 @@ export function drawn({ signal, at_ms, points, band, at_onset, before, after }, 
   picture.append(svg("polyline", { class: "line", points: line.map(([time, value]) => `${x(time)},${y(value)}`).join(" ") }));
   picture.append(svg("line", { class: "began", x1: x(at_ms), x2: x(at_ms), y1: 0, y2: HEIGHT - BELOW }));
   for (const [value, at] of [[high, 10], [low, HEIGHT - BELOW - 2]]) picture.append(words(show(value), LEFT - 6, at, "end"));
-  picture.append(words(when(from), LEFT, HEIGHT - 4, "start"), words("began", x(at_ms) + 5, 10, "start"), words(when(to), width, HEIGHT - 4, "end"));
+  picture.append(words(when(from), LEFT, HEIGHT - 4, "start"), words("began", x(at_ms) + (x(at_ms) > width / 2 ? -5 : 5), 10, x(at_ms) > width / 2 ? "end" : "start"), words(when(to), width, HEIGHT - 4, "end"));
   return picture;
 }
 
