@@ -4,20 +4,31 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner
 from page_of_docs import PageOfDocs
+from servers import free_port
 from test_commands_in_docs import PAGES, parsed, shown, split
 
 from tocsin.cli import main
 from tocsin.lake.read import query
+from tocsin.models import SAMPLES
+from tocsin.mqtt.authority import Authority
+from tocsin.serve.accounts import Accounts
 
 ROOT = Path(__file__).parent.parent
 FOLLOWED = ("downtime", "failure", "forecasting", "models", "mongodb", "vibration", "watch")
@@ -77,6 +88,8 @@ def prepared(folder: Path) -> None:
         shutil.copy(example, folder)
     (press,) = (text for text in PageOfDocs("quickstart").shown("yaml") if text.startswith("# press.yaml"))
     (folder / "press.yaml").write_text(press)
+    exec(PageOfDocs("watch").shown("python")[0], {})  # werk.csv
+    shutil.copytree(SAMPLES, folder / "models")
     (folder / "readings").mkdir()
     reading = {"machine": "press-1", "ts": "2026-03-01T00:00:00Z", "force": 812.5}
     (folder / "readings" / "a.ndjson").write_text(json.dumps(reading) + "\n")
@@ -120,6 +133,7 @@ tocsin alarms ignore health:motor --for 2h
 tocsin alarms relearn health:motor
 tocsin alarms maintained health:motor
 tocsin access list
+tocsin access add ann --role operator --folder ...
 tocsin access token grafana --role viewer
 tocsin audit verify --noted NUMBER:HASH
 tocsin run plant.yaml
@@ -129,6 +143,10 @@ tocsin explain ai4i2020.csv --target Machine_failure --drop UDI --drop "Product 
 tocsin explain "SELECT load, temperature, failed, time FROM readings" --target failed --time time
 tocsin score novelty data.csv -o out.csv
 tocsin score novelty pump.csv -o scored.csv --time timestamp --value pressure
+tocsin query "select reason, topic, payload from quarantine" --folder tocsin-data/warehouse
+tocsin watch werk.csv --save werk.yaml
+tocsin models show maintenance
+tocsin models promote maintenance 1
 tocsin repair TABLE
 tocsin jobs FILE --run NAME
 tocsin check x.yaml
@@ -138,42 +156,58 @@ tocsin backup /backup/monday --folder plant-data
 tocsin restore /backup/monday --folder plant-data
 """.strip().splitlines()
 """In this order, each as it stands on its page; the plant runs again, so that it takes what people did."""
-STAYS = "goes on until it is stopped"
-FLINK = "wants a cluster of Flink"
-MADE_ELSEWHERE = "wants models or files that a page of its own makes, in minutes"
+GO_ON = """
+tocsin run press.yaml --page
+tocsin run x.yaml --page --host 0.0.0.0 --tls-cert page.pem --tls-key page.key
+tocsin serve FILE
+tocsin jobs x.yaml
+tocsin jobs FILE
+tocsin simulate scara-xml
+tocsin simulate scara-xml --seconds 20000
+tocsin edge FILE
+""".strip().splitlines()
+"""These go on until they are stopped, as by Ctrl-C."""
+SYSTEMS_SCARA = "test_systems_scara.py::test_archive_train_forecast_and_alarm"
+INFLUX = "acquire/test_influxdb_source.py::test_the_commands_of_the_page_take_over_what_there_is"
+ON_FLINK = "flink/test_flink_cluster.py::test_every_table_is_that_of_the_embedded_run"
+OVER_HTTP = "cli/test_mcp.py::test_over_http_each_token_has_the_tools_of_its_role"
+ELSEWHERE = {
+    "components celsius": "pipeline/test_plugins.py::test_it_is_listed_and_shown",
+    "run examples/plugin/furnace.yaml": "pipeline/test_plugins.py::test_the_example_runs_and_goes_on",
+    "demo": "cli/test_demo.py::test_demo_shows_live_data_and_rings",
+    "flink down": ON_FLINK,
+    "flink up": ON_FLINK,
+    "run FILE --on flink": ON_FLINK,
+    "run plant.yaml --on flink": ON_FLINK,
+    "run downtime-flink.yaml": "flink/test_systems_downtime_cluster.py::test_the_whole_system_on_a_cluster",
+    "import influxdb": INFLUX,
+    "query 'select key, time, celsius from oven": INFLUX,
+    "run examples/influxdb.yaml": "acquire/test_influxdb_source.py::test_history_into_the_lake",
+    "run examples/humidity_stream.yaml": "test_systems_kinesis.py::test_humidity_by_way_of_a_stream",
+    "mcp": OVER_HTTP,
+    "preview humidity.yaml": "test_systems.py::test_humidity_preview_shows_each_step",
+    "run humidity.yaml --page": "test_systems.py::test_humidity",
+    "train trade.yaml": "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
+    "models promote trade 1": "models/test_training_kinds.py::test_texts_by_the_page_the_last_ones_judge",
+    "train scara/train.yaml --promote": SYSTEMS_SCARA,
+    "run scara": SYSTEMS_SCARA,
+    "watch mqtt://broker/plant/": "cli/test_watch.py::test_a_broker_is_listened_to_and_then_watched",
+}
+"""Commands that begin so are run by a test of their own, with names and numbers of its own; each of these begins one."""
 PLACE = "dots or a name stand for what a person fills in"
+FLINK = "wants a cluster of Flink; test_flink_sinks.py delivers without one"
+AS_PRESS = "it is run here with another file: run press.yaml --page"
 LEFT = {
-    "access add ann --role operator --folder ...": PLACE,
     "query 'select ...": PLACE,
-    "query 'select key, time, celsius from oven": "wants the table that is taken over from InfluxDB",
-    "query 'select reason, topic, payload from quarantine' --folder tocsin-data/warehouse": MADE_ELSEWHERE,
-    "components celsius": "wants the plug-in of its page installed",
-    "demo": STAYS,
-    "edge": STAYS,
-    "flink": FLINK,
-    "run FILE --on flink": FLINK,
-    "run downtime-flink.yaml": FLINK,
-    "run plant.yaml --on flink": FLINK,
-    "import influxdb": "wants a server of InfluxDB",
-    "jobs": STAYS,
-    "mcp": STAYS,
-    "models": MADE_ELSEWHERE,
-    "train": MADE_ELSEWHERE,
-    "preview humidity.yaml": "wants a broker with certificates",
-    "run FILE --page": STAYS,
-    "run examples/humidity_stream.yaml": "wants a broker",
-    "run examples/influxdb.yaml": "wants a server of InfluxDB",
-    "run examples/plugin/furnace.yaml": "wants the plug-in of its page installed",
-    "run humidity.yaml --page": STAYS,
-    "run pipeline.yaml --page": STAYS,
-    "run plot.yaml --page": STAYS,
-    "run press.yaml --page": STAYS,
-    "run scara": MADE_ELSEWHERE,
-    "run x.yaml --page": STAYS,
-    "serve": STAYS,
-    "simulate": "writes a file a second, for hours",
-    "watch mqtt://broker/plant/": "wants a broker of that name",
-    "watch werk.csv": "the page on watch makes that file and runs the same command with its zone",
+    "flink deliver": FLINK,
+    "flink status": "wants a cluster of Flink",
+    "models promote turbofan 1": "wants the model that is trained in minutes",
+    "train turbofan.yaml": "trains for minutes; models/test_training_kinds.py trains the same with less effort",
+    "run FILE --page": AS_PRESS,
+    "run pipeline.yaml --page": AS_PRESS,
+    "run plot.yaml --page": AS_PRESS,
+    "serve downtime-flink.yaml": "it is served here with another file: serve FILE",
+    "serve seen/watch.yaml": "it is served here with another file: serve FILE",
 }
 """Why commands that begin so are not run; each of these begins one."""
 
@@ -183,20 +217,24 @@ def words_of(command: str, alarm: str, noted: str) -> list[str]:
     job = "tidy" if " jobs " in command else "health"
     named = {"FILE": "plant.yaml", "NAME": job, "TABLE": "readings", "ALARM": alarm, "ID": alarm, "PERSON": "ann"}
     named |= {"NUMBER:HASH": noted, "FOLDER": "others", "DEVICE...": "pump-9", "/backup/monday": "backup/monday"}
+    named |= {"...": "others"} | ({"FILE": "edge.json"} if command.startswith("tocsin edge") else {})
     return [named.get(word, word) for word in split(command)]
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's matter
 def test_commands_of_the_pages_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOCSIN_WATCH_PORT", str(free_port()))
     prepared(tmp_path)
     alarm = noted = ""
     wrong = []
     for command in RUN:
         if command.startswith("tocsin backup"):
-            shutil.copytree("tocsin-data", "plant-data")
+            shutil.copytree("tocsin-data", "plant-data", ignore=shutil.ignore_patterns("werk"))
         if command.startswith("tocsin restore"):
             shutil.rmtree("plant-data")
+        if command.endswith("tocsin-data/warehouse"):
+            shutil.copytree("tocsin-data", "tocsin-data/warehouse", ignore=shutil.ignore_patterns("warehouse"))
         if command.startswith("tocsin audit"):
             said = CliRunner().invoke(main, ["audit", "verify"]).output
             noted = (re.findall(r"\d+:[0-9a-f]{16,}", said) or [said])[0]
@@ -219,6 +257,78 @@ def run_until_labelled(run: list[str], patience: int = 30) -> None:
         assert patience > 0, "no run took the label"
         patience -= 1
         assert CliRunner().invoke(main, run).exit_code == 0
+
+
+@contextmanager
+def stopped(goes_on: Callable[[], bool], patience_s: float = 60.0) -> Iterator[threading.Event]:
+    """Ctrl-C once that is so, or after the patience; what it gives is set if it was so."""
+    done, has_gone_on = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        for _ in range(int(patience_s / 0.05)):
+            if goes_on():
+                has_gone_on.set()
+                break
+            if done.wait(0.05):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield has_gone_on
+    finally:
+        done.set()
+        watching.join()
+
+
+def answers(port: int, *, over_tls: bool) -> bool:
+    """Whether a page answers: its port is open before it can be stopped in order."""
+    try:
+        httpx.get(f"http{'s' if over_tls else ''}://127.0.0.1:{port}/", timeout=5, verify=False)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's matter
+@pytest.mark.parametrize("command", GO_ON)
+def test_commands_that_go_on_end_well(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared(tmp_path)
+    port = free_port()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for name in ("RUN", "SERVE"):
+        monkeypatch.setenv(f"TOCSIN_{name}_PORT", str(port))
+    (tmp_path / "x.yaml").write_text(WINDOWS.replace("data.ndjson", "{path: data.ndjson, follow: true}"))
+    if "--tls-cert" in command:
+        pytest.importorskip("cryptography")
+        Authority(tmp_path).server("127.0.0.1", 1)
+        for made, shown in (("server.pem", "page.pem"), ("server.key", "page.key")):
+            (tmp_path / made).rename(shown)
+        Accounts(tmp_path / "x" / ".state").add("ann", "admin", "a long enough passphrase")
+    (tmp_path / "edge.key").write_bytes(bytes(32))
+    (tmp_path / "edge.json").write_text(json.dumps({"key": "edge.key", "url": f"mqtt://127.0.0.1:{port}"}))
+    words = words_of(command, "", "")
+
+    def goes_on() -> bool:
+        if words[0] == "simulate":
+            return any(Path("scara-xml").glob("*.xml"))
+        waits_for_it = signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
+        return waits_for_it and (words[0] not in ("run", "serve") or answers(port, over_tls="--tls-cert" in words))
+
+    # Not by CliRunner: a web server sets up the log anew, and what libraries have of it would close the streams of pytest.
+    aborted = False
+    try:
+        with stopped(goes_on) as has_gone_on:
+            main.main(words, prog_name="tocsin", standalone_mode=False)
+    except click.Abort:
+        aborted = True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert has_gone_on.is_set()
+    assert aborted == (words[0] == "simulate")
 
 
 def one_line(words: list[str]) -> str:
@@ -244,13 +354,21 @@ def typed() -> set[str]:
 
 
 def test_no_fewer_commands_are_run() -> None:
-    run, all_of_them = {one_line(split(command)) for command in RUN}, typed()
+    run, all_of_them = {one_line(split(command)) for command in [*RUN, *GO_ON]}, typed()
     assert run <= all_of_them, "these stand on no page"
     left = sorted(all_of_them - run)
-    without = [command for command in left if not any(f"{command} ".startswith(_whole(begin)) for begin in LEFT)]
+    begins = [*ELSEWHERE, *LEFT]
+    without = [command for command in left if not any(f"{command} ".startswith(_whole(begin)) for begin in begins)]
     assert not without, "run these, or say why not:\n" + "\n".join(without)
-    unused = [begin for begin in LEFT if not any(f"{command} ".startswith(_whole(begin)) for command in left)]
+    unused = [begin for begin in begins if not any(f"{command} ".startswith(_whole(begin)) for command in left)]
     assert not unused, f"no command that is left begins with {unused}"
+
+
+@pytest.mark.parametrize("begin", ELSEWHERE)
+def test_the_test_that_runs_it_exists(begin: str) -> None:
+    path, name = ELSEWHERE[begin].split("::")
+    tree = ast.parse((ROOT / "tests" / path).read_text())
+    assert any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.walk(tree))
 
 
 def _whole(begin: str) -> str:

@@ -117,6 +117,14 @@ def test_a_file_that_is_of_no_use_ends_it_all(
     assert bool(of_device) == ("the device ended (exit status 1)" in ended.value.code)
 
 
+def test_a_command_that_fails_ends_it_all_after_what_it_said(capfd: pytest.CaptureFixture[str]) -> None:
+    fails = [sys.executable, "-c", "raise SystemExit('nothing to train on; give more rows')"]
+    with pytest.raises(SystemExit) as ended:
+        script("everything").carry_out("training", *fails)
+    assert ended.value.code == "training ended (exit status 1); what it said stands above"
+    assert capfd.readouterr().err == "nothing to train on; give more rows\n"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

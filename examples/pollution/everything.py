@@ -69,13 +69,13 @@ def main() -> None:
 
         training = [f"folder={lake}", f"store={models}", f"model.epochs={options.epochs}"]
         words = [word for one in training for word in ("--set", one)]
-        subprocess.run([*TOCSIN, "train", HERE / "train.yaml", *words], check=True)
+        carry_out("training", *TOCSIN, "train", HERE / "train.yaml", *words)
         # With little history it may not beat the last reading; the way is shown all the same.
-        subprocess.run([*TOCSIN, "models", "promote", "pollution", "1", "--force", "--store", models], check=True)
+        carry_out("promoting", *TOCSIN, "models", "promote", "pollution", "1", "--force", "--store", models)
         key = folder / "edge.key"
         key.write_bytes(secrets.token_bytes(32))
         deploy = ["models", "deploy", "pollution", "--store", models, "--key", key]
-        subprocess.run([*TOCSIN, *deploy, "--to", f"{url}/pollution/model"], check=True)
+        carry_out("deploying", *TOCSIN, *deploy, "--to", f"{url}/pollution/model")
         told = json.loads((HERE / "edge.json").read_text())
         told |= {"key": str(key), "url": url, "folder": str(folder / "edge")}
         (folder / "edge.json").write_text(json.dumps(told))
@@ -136,6 +136,13 @@ class Parts:
 
         self.wait_until(came)
         return heard[0]
+
+
+def carry_out(name: str, *command: object) -> None:
+    """Run a command to its end, which ends all if it fails."""
+    status = subprocess.run(list(map(str, command))).returncode
+    if status:
+        raise SystemExit(f"{name} ended (exit status {status}); what it said stands above")
 
 
 def infer(parts: Parts, user: Plain, count: int, lake: Path) -> None:

@@ -65,9 +65,9 @@ def main() -> None:
         wait_until(lambda: rows("archive", lake) >= options.history - 1)
         print(f"kept: {options.history - 1:,} seconds", flush=True)
         settings = [word for one in (f"folder={lake}", f"store={models}", *options.set) for word in ("--set", one)]
-        subprocess.run([*TOCSIN, "train", HERE / "train.yaml", *settings], check=True)
+        carry_out("training", *TOCSIN, "train", HERE / "train.yaml", *settings)
         # It may not beat the cycle before, which it says; the way is shown all the same.
-        subprocess.run([*TOCSIN, "models", "promote", "scara", "1", "--force", "--store", models], check=True)
+        carry_out("promoting", *TOCSIN, "models", "promote", "scara", "1", "--force", "--store", models)
         subscriber = Plain(url, "scara-forecast", ["scara/total"])
         subscriber.connect()  # from now on the broker keeps what comes, until the forecasts have started
         subscriber.close()
@@ -97,6 +97,13 @@ def write(folder: Path, history: int, seconds: int) -> list[Path]:
     start = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=history)
     write_scara_xml(folder, history + seconds, start=start, faults=(Fault.model_validate(blocked),))
     return sorted(folder.iterdir())
+
+
+def carry_out(name: str, *command: object) -> None:
+    """Run a command to its end, which ends all if it fails."""
+    status = subprocess.run(list(map(str, command))).returncode
+    if status:
+        raise SystemExit(f"{name} ended (exit status {status}); what it said stands above")
 
 
 def hand_over(paths: list[Path], to: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from page_of_docs import PageOfDocs
 from servers import InfluxDb, free_port
 
 import tocsin
@@ -231,6 +233,24 @@ def test_history_by_one_command_that_ends_and_goes_on_when_it_is_called_again(pl
     }  # fmt: skip
     assert kept[0]["time"].timestamp() == AT_NS / 1e9
     assert kept[40]["bar_max"] == 1.5
+
+
+def test_the_commands_of_the_page_take_over_what_there_is(
+    plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant.write(*(f",machine=m{n % 2} celsius={n} {AT_NS + n}" for n in range(10)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOCSIN_INFLUX_PASSWORD", InfluxDb.PASSWORD)
+    lines = PageOfDocs("influxdb").shown("sh")[0].replace("oven", plant.measurement)
+    commands = [line for line in lines.splitlines() if line.startswith("tocsin ")]
+    for line in commands:
+        words = shlex.split(line.replace("http://127.0.0.1:8086", plant.server.url))[1:]
+        if words[0] == "query":
+            words += ["--folder", f"tocsin-data/{plant.measurement}"]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in commands] == ["tocsin"] * 2
+    assert "m1" in done.output
 
 
 def test_another_measurement_into_the_same_table_has_a_position_of_its_own(plant: Plant, tmp_path: Path) -> None:

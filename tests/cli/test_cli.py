@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from written_actions import ActionLog
 
 from tocsin.cli import main
-from tocsin.cli.tables import show
+from tocsin.cli.tables import show, write
 from tocsin.domain.alarms import OPERATOR_ACTIONS, operator_action
 from tocsin.notify.alarm import Alarm
 from tocsin.output.delta import Delta
@@ -200,6 +200,44 @@ def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert printed.count(":x:") == 2
     assert ":smile: [b]x[/b]" in printed
+
+
+def test_other_programs_get_values_whole_and_people_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    text, numbers = "pump abnormal: pressure jumped above its usual 4.8 to 5.2", list(range(9))
+    given = pa.table({"raw": [b"x" * 60], "numbers": [numbers], "text": [text]})
+    write(given, "csv")
+    (_, line) = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert line == ["x" * 60, str(numbers), text]
+    write(given, "json")
+    assert json.loads(capsys.readouterr().out) == {"raw": "x" * 60, "numbers": numbers, "text": text}
+    write(given, "table")
+    shown = capsys.readouterr().out
+    assert text in shown
+    assert "x" * 39 + "…" in shown
+    assert "[0, 1, 2, 3, 4, 5, ...]" in shown
+
+
+def test_alarms_are_listed_without_columns_that_say_nothing(folder: Path) -> None:
+    (head, *_) = [line for line in tocsin("alarms", "list", "--folder", folder).output.splitlines() if " id " in line]
+    assert "message" in head
+    assert "assignee" not in head
+
+
+def test_a_preview_of_what_has_not_come_yet_says_so(tmp_path: Path) -> None:
+    press.give(tmp_path, 1)
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        file.read_text().replace(f"{tmp_path}/1.ndjson", f"{{path: {tmp_path}/later/*.ndjson, follow: true}}")
+    )
+    assert "s1.files: no row came within 0.2 s (--wait)" in press.tocsin("preview", file, "--wait", "0.2")
+    press.give(tmp_path, 1)
+    assert "no row" not in press.tocsin("preview", file, "--wait", "0.2")
+
+
+def test_the_shell_can_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    completes = {"_TOCSIN_COMPLETE": "bash_complete", "COMP_WORDS": "tocsin back", "COMP_CWORD": "1"}
+    done = CliRunner().invoke(main, [], prog_name="tocsin", env=completes)
+    assert done.output.split() == ["plain,backtest", "plain,backup"]
 
 
 def test_settings_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

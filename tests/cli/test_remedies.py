@@ -146,6 +146,13 @@ def test_an_entry_of_the_log_that_is_none(press: Path) -> None:
     assert "is missing; bring it back from a backup" in said
     (log / f"{9:020d}.json").unlink()
     run(press)
+    first = log / f"{0:020d}.json"
+    kept = first.read_bytes()
+    first.write_bytes(kept[:40])  # a bad block, say
+    said = run(press, code=1)
+    assert "0.json is not a log entry: the table is damaged; bring it back from a backup" in said
+    first.write_bytes(kept)
+    run(press)
     assert rows(press / "lake") == 150
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tocsin.cli.sources import PASSWORD, Named, named_by
 from tocsin.cli.watch import checked, look
 from tocsin.errors import ConfigError
 from tocsin.lake.read import query
+from tocsin.pipeline.yamlfile import load_with_plan
 
 BEGIN = datetime(2026, 3, 23, 6, 0, 0)
 ROWS, FAULT = 1_200, 900
@@ -65,7 +67,10 @@ def test_a_file_is_watched_to_its_end_and_what_was_seen_is_said(werk: Path) -> N
         "as you said",
     ):
         assert said in done.stderr, done.stderr
-    assert f"look at it on the page: tocsin serve {lake / 'watch.yaml'}" in done.stderr
+    look = re.search(r"look at it on the page: tocsin (serve .*)", done.stderr)
+    assert look is not None
+    assert look[1] == f"serve {lake / 'watch.yaml'}"
+    assert load_with_plan(lake / "watch.yaml")[1].folder == lake
     assert "2 machines" not in done.stdout
     assert "Presse 2" in done.stdout
     assert "Temperatur_degC jumped above" in done.stdout
@@ -165,10 +170,27 @@ def test_parquet_has_columns_of_its_own(tmp_path: Path) -> None:
         ("kafka://broker", "write broker and topic, as kafka://broker:9092/plant.telemetry"),
         ("postgresql://host/plant", "write database and table"),
         ("mqtt://", "write broker and topics"),
+        ("empty", "empty is a folder that holds no file yet"),
+        (
+            "sqlite://none.db/readings",
+            "there is no file none.db; write a file and a table of it, as sqlite://plant.db/",
+        ),
     ],
 )
-def test_a_source_that_is_none_is_told_with_a_remedy(source: str, sentence: str) -> None:
+def test_a_source_that_is_none_is_told_with_a_remedy(
+    source: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert sentence in invoked("watch", source, "--no-page", code=2).stderr
+
+
+def test_a_zone_and_a_folder_that_are_none_are_told(werk: Path) -> None:
+    words = ["watch", str(werk), "--no-page", "--folder", str(werk)]
+    told = invoked(*words, "--zone", "Europe/Berln", code=2).stderr
+    assert "there is no zone 'Europe/Berln'; write it as Europe/Berlin" in told
+    told = invoked(*words, "--zone", "Europe/Berlin", code=2).stderr
+    assert f"{werk} cannot be written (File exists); choose another folder with --folder" in told
 
 
 def test_a_password_in_an_address_reaches_no_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,8 +89,15 @@ def test_a_header_in_each_record_names_the_fields() -> None:
     assert rejected == [(2, "empty"), (3, "missing_field")]
 
 
+def test_a_decimal_comma_stands_in_quotes_between_commas() -> None:
+    decoder = Csv(columns={"id": "text", "v": "float"}, decimal=",")
+    rows, rejected = decoded([b'a,"20,05"\n', b"b,7\n", b"c,20,05\n", b'd,"1.5"\n'], decoder)
+    assert [(r["id"], r["v"]) for r in rows] == [("a", 20.05), ("b", 7.0)]
+    assert rejected == [(2, "csv_shape"), (3, "type")]
+
+
 def test_impossible_dialects_are_refused() -> None:
-    for settings_ in ({"delimiter": "a"}, {"delimiter": ",", "decimal": ","}, {"delimiter": '"'}, {"fields": ("x",)}):
+    for settings_ in ({"delimiter": "a"}, {"decimal": ",", "quote": ""}, {"delimiter": '"'}, {"fields": ("x",)}):
         with pytest.raises(ValidationError):
             Csv.model_validate({"columns": {"v": "int"}, **settings_})
 

@@ -287,6 +287,22 @@ def test_several_signals_name_the_one_that_stands_out() -> None:
     assert set(left["signal"][2050:].to_pylist()) == {"b"}
 
 
+def test_an_episode_is_not_over_in_rows_that_lack_its_signal() -> None:
+    """Devices that send each signal in a message of its own: between two readings that are away nothing is back."""
+    values = np.column_stack([noise(1200), noise(1200, 2)])
+    values[800:1000, 0] += 15
+    values[::2, 1] = values[1::2, 0] = np.nan
+    columns = {
+        name: [None if np.isnan(x) else float(x) for x in values[:, i]] for i, name in enumerate(("value", "other"))
+    }
+    left = feed(Health(of=("value", "other"), learn=200), rows(columns)).to_pylist()
+    assert {row["state"] for row in left[802:1000]} == {"abnormal"}
+    assert {row["signal"] for row in left[802:1000]} == {"value"}
+    assert min(row["score"] for row in left[802:1000]) >= 75
+    assert {row["state"] for row in left[1100:]} == {"normal"}
+    assert len({row["since"] for row in left[802:1000]}) == 1, "one episode"
+
+
 def actions(action: str, at_s: float, until_s: float | None = None, alarm: str = "health:machine") -> Batch:
     until = None if until_s is None else BEGIN + timedelta(seconds=until_s)
     at = BEGIN + timedelta(seconds=at_s)

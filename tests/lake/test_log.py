@@ -111,7 +111,9 @@ def test_a_torn_last_entry_is_set_aside_by_a_writer_and_passed_over_by_a_reader(
 def test_damage_before_the_end_is_no_table(tmp_path: Path) -> None:
     log = table(tmp_path, 3)
     log.entry(2).write_bytes(b"")
-    with pytest.raises(SinkError, match=r"2\.json is not a log entry"):
+    with pytest.raises(
+        SinkError, match=r"2\.json is not a log entry: the table is damaged; bring it back from a backup"
+    ):
         Log(tmp_path, SystemDisk(), "app")
     log.entry(2).unlink()
     with pytest.raises(SinkError, match="entry 2 is missing"):

@@ -24,7 +24,9 @@ PIPELINE: dict[str, Any] = {
     "memory": "1MiB",
     "lag": "1GiB",
     "source": {"files": {"path": "in.ndjson"}},
-    "decode": {"json": {"columns": {"m": "text", "ts": "timestamp", "v": "float"}}},
+    "decode": {
+        "json": {"columns": {"m": "text", "ts": {"type": "timestamp", "unit": "ms", "zone": "UTC"}, "v": "float"}}
+    },
     "key": {"of": "m", "keys_max": 10},
     "time": {"column": "ts", "lateness": "5s", "unit": "ms", "zone": "UTC"},
     "idle_timeout": "10s",

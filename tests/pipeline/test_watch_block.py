@@ -103,6 +103,12 @@ def test_mistakes_are_told_where_they_are_written(tmp_path: Path, block: str, li
     assert said in str(told.value)
 
 
+def test_of_says_which_columns_are_judged(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="say with 'of' which columns are judged"):
+        load_with_plan(written(tmp_path, WIDE + "watch: {{}}\n"))
+    assert load_with_plan(written(tmp_path, WIDE + "watch: {{of: [t_in, t_out]}}\n"))[1].sinks
+
+
 def test_check_says_what_columns_hold_as_people_do(tmp_path: Path) -> None:
     done = invoked("check", str(written(tmp_path, WIDE + "watch: {{of: t_in}}\n")))
     assert "source: key: text, time: time, t_in: number, t_out: number" in done.stdout

@@ -43,6 +43,20 @@ DECODERS = remedies(
     ),
     (
         "decode/_signals",
+        "write names, patterns of names such as debug.{name}, or about_the_record",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: 'a.{'}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: [a, b]}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: 'debug.{name}'}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: about_the_record}",
+    ),
+    (
+        "decode/_signals",
+        "write names, patterns of names such as debug.{name}, or about_the_record",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: auto}",
+        "json: {columns: {at: timestamp}, signals: auto, signals_exclude: about_the_record}",
+    ),
+    (
+        "decode/_signals",
         "write auto, a name, or a pattern of names such as Ax_J{n}.{what}",
         "json: {columns: {at: timestamp}, signals: 'a.{'}",
         "json: {columns: {at: timestamp}, signals: auto}",
@@ -228,6 +242,12 @@ SPREAD = remedies(
         "write to delta there",
         f"{{{KAFKA}, streams: {{s: {{sinks: [files: t]}}}}}}",
         f"{{{KAFKA}, streams: {{s: {{sinks: [delta: t]}}}}}}",
+    ),
+    (
+        "engine/keyed",
+        "let key: of the source begin with what they have in common (hall{}press), or run it embedded",
+        f"{{{KAFKA}, streams: {{s: {{steps: [{{rekey: '{{site}}/{{key}}'}}], sinks: [delta: t]}}}}}}",
+        f"{{{KAFKA}, key: '{{site}}/{{machine}}', streams: {{s: {{sinks: [delta: t]}}}}}}",
     ),
 )
 

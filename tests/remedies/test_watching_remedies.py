@@ -206,6 +206,12 @@ def test_a_database_is_watched_by_its_table(plant: Path) -> None:
         Named(str(plant / "logger.db")).sample(1)
     address = str(told.value).rpartition("name a table in it: ")[2].replace("TABLE", "readings")
     assert Named(address).source()["sqlite"]["table"] == "readings"
+    with pytest.raises(
+        ConfigError, match=r"there is no file .*plant\.db; write a file and a table of it, as sqlite://plant"
+    ):
+        Named(f"sqlite://{plant}/plant.db/readings").source()
+    shutil.copy(plant / "logger.db", plant / "plant.db")
+    assert Named(f"sqlite://{plant}/plant.db/readings").source()["sqlite"]["table"] == "readings"
 
 
 def test_a_folder_of_another_source_is_left_for_another(plant: Path) -> None:

@@ -204,7 +204,10 @@ def preview(file: Path, settings: tuple[str, ...], rows: int, sample: int, wait:
     from tocsin.pipeline.yamlfile import load_with_plan
 
     _, plan = load_with_plan(file, settings_of(settings))
+    places = {f"{origin.id}.{origin.source.name()}" for origin in plan.sources}
     for place, table in preview_plan(plan, sample, wait):
+        if place in places and not len(table):
+            click.echo(f"{place}: no row came within {wait:g} s (--wait)", err=True)
         show(table.slice(0, rows), f"{place}: {table.num_rows} rows")
 
 

@@ -7,13 +7,16 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
 from tocsin.cli.options import folder_option, form_option
 from tocsin.domain.alarms import OPERATOR_ACTIONS, OperatorAction
 from tocsin.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,6 +25,8 @@ SHOWN = (
     "id", "started", "key", "signal", "severity", "state", "mode", "label", "assignee", "message", "comment", "advice",
 )  # fmt: skip
 """What a person wants to see of an alarm; the other formats have all columns."""
+ALWAYS = ("id", "started", "key", "severity", "state", "message")
+"""Of these, what is shown even if nothing stands there."""
 
 
 @click.group()
@@ -49,7 +54,14 @@ def list_(folder: Path, table: str, form: str, everything: bool) -> None:
     from tocsin.serve.desk import list_alarms
 
     listed = list_alarms(folder, table=table, everything=everything)
-    write(listed.select([*SHOWN]) if form == "table" else listed, form)
+    if form == "table":
+        listed = listed.select([name for name in SHOWN if name in ALWAYS or _says(listed[name])])
+    write(listed, form)
+
+
+def _says(column: pa.ChunkedArray) -> bool:
+    """Whether some alarm has something there: people need no columns in which nothing stands."""
+    return any(value not in (None, "") for value in column.to_pylist())
 
 
 @alarms.command()

@@ -137,7 +137,7 @@ class Named:
         where, _, more = self.address.partition("://")[2].partition("?")
         path, _, table = where.rpartition("/")
         if not Path(path).is_file():
-            raise ConfigError(f"{self.address}: write the file and a table of it, as sqlite://plant.db/readings")
+            raise ConfigError(f"there is no file {path}; write a file and a table of it, as sqlite://plant.db/readings")
         cursor = parse_qs(more).get("cursor", [""])[0]
         return {"path": path, "table": table} | ({"cursor": cursor.split(",")} if cursor else {}) | {"follow": True}
 
@@ -169,6 +169,8 @@ class Named:
         whole = Path(self.address)
         if not known and whole.is_dir():
             known = Files(path=self.address, format="text").paths()
+        if not known and whole.is_dir():
+            raise ConfigError(f"{self.address} is a folder that holds no file yet. A source is {_KNOWN}")
         if not known:
             here = ", ".join(sorted(p.name for p in whole.parent.iterdir())[:5]) if whole.parent.is_dir() else ""
             hint = f"; in that folder there are {here}" if here and not glob.has_magic(self.address) else ""

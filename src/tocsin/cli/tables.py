@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from tocsin.values.text import printable, unformula
 
-WIDTH_MAX = 40
+WIDTH_MAX, TEXT_MAX, LISTED_MAX = 40, 200, 6
+"""How much of a value people are shown: of raw bytes and lists, of text, and of the elements of a list."""
 
 
 def show(table: pa.Table, title: str = "") -> None:
@@ -31,11 +32,11 @@ def show(table: pa.Table, title: str = "") -> None:
             no_wrap=field.name == table.column_names[0],
         )
     for row in table.to_pylist():
-        drawn.add_row(*(Text(_text(value)) for value in row.values()))
+        drawn.add_row(*(Text(_shown(value)) for value in row.values()))
     console = Console()
     if not console.is_terminal:
         # A pipe or a file is as wide as the table; without this it would be 80.
-        console = Console(width=max(console.width, (WIDTH_MAX + 3) * table.num_columns))
+        console = Console(width=max(console.width, (TEXT_MAX + 3) * table.num_columns))
     console.print(drawn)
 
 
@@ -62,7 +63,18 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, int | float) or value is None else _text(value)
 
 
+def _shown(value: Any) -> str:
+    """A value for people, cut where it is long."""
+    most = WIDTH_MAX if isinstance(value, bytes | list) else TEXT_MAX
+    if isinstance(value, list) and len(value) > LISTED_MAX:
+        text = f"[{', '.join(map(_text, value[:LISTED_MAX]))}, ...]"
+    else:
+        text = _text(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _text(value: Any) -> str:
+    """A value for a file or another program, whole."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -72,7 +84,5 @@ def _text(value: Any) -> str:
     elif isinstance(value, datetime):
         value = value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
     elif isinstance(value, list):
-        shown = ", ".join(_text(v) for v in value[:6])
-        value = f"[{shown}{', ...' if len(value) > 6 else ''}]"
-    text = printable(str(value))
-    return text if len(text) <= WIDTH_MAX else text[: WIDTH_MAX - 1] + "…"
+        value = f"[{', '.join(map(_text, value))}]"
+    return printable(str(value))

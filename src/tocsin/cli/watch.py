@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.cli.sources import PASSWORD, Named, estimated_rows, read_sample
+from tocsin.detect.health import Health
 from tocsin.errors import ConfigError
 from tocsin.infer.conclude import Conclusion, Hints, conclude
 from tocsin.infer.sample import Form, Sample
@@ -60,6 +61,8 @@ def look(
         lines = [("source", f"{_shown(named)}: Sparkplug B, whose births say what each metric is; each is a series")]
         return Look(sparkplug_file(named.name, named.source(), str(folder), lines), lines)
     hints = hints or Hints()
+    if hints.zone is not None and not _is_zone(hints.zone):
+        raise ConfigError(f"there is no zone '{hints.zone}'; write it as Europe/Berlin")
     typed = named.typed()
     if typed is not None:
         sample = Sample([], is_files=named.is_files)
@@ -73,7 +76,7 @@ def look(
             )
     now_us = time.time_ns() // 1_000
     made = conclude(sample, hints, form=typed, now_us=now_us)
-    if made.time.is_local and hints.zone is None:
+    if made.time.is_local and not made.zone_reason:
         zone, reason = _zone(made, sample, ask)
         made = conclude(sample, replace(hints, zone=None), (zone, reason), made.form, now_us)
     lines = [("source", _seen(named, sample, typed)), *made.lines()]
@@ -121,14 +124,19 @@ def _zone(made: Conclusion, sample: Sample, ask: Callable[[str, str], str] | Non
         return here, f"{why}; the times name none"
     while True:
         said = ask("In which time zone are the times written?", here)
-        try:
-            return ZoneInfo(said).key, "as you said"
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            close = [zone for zone in sorted(available_timezones()) if said.lower() in zone.lower()][:5]
-            click.echo(
-                f"there is no zone '{said}'; {'there is ' + ', '.join(close) if close else 'as Europe/Berlin'}",
-                err=True,
-            )
+        if _is_zone(said):
+            return said, "as you said"
+        close = [zone for zone in sorted(available_timezones()) if said.lower() in zone.lower()][:5]
+        click.echo(
+            f"there is no zone '{said}'; {'there is ' + ', '.join(close) if close else 'as Europe/Berlin'}", err=True
+        )
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(ZoneInfo(name).key)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
 
 
 def _zone_by_clock(made: Conclusion, here: str) -> tuple[str, str] | None:
@@ -181,8 +189,13 @@ def checked(text: str, folder: Path, sample: Sample | None) -> tuple[Pipeline, P
             f"{folder} holds what was read from another source ({_source(before) or 'of a pipeline file'}); "
             "choose another folder with --folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder with --folder"
+        ) from error
     pipeline, plan = load_with_plan(file)
     if sample is None or not (sample.pieces or sample.is_files):
         return pipeline, plan, ""
@@ -228,15 +241,23 @@ def saved_lines(text: str, file: Path | None) -> list[tuple[str, str]]:
     return [("saved", f"{file}{f'; set {PASSWORD} before you run it' if PASSWORD in text else ''}")]
 
 
-def told_alarms(folder: Path, name: str) -> str:
-    """Return what a run over files has told: which machines, since when, and why."""
+def learnt(plan: Plan) -> int:
+    """Return how many readings of a machine the plan learns before it judges one."""
+    return next(step.operator.learn for step in plan.steps if isinstance(step.operator, Health))
+
+
+def told_alarms(folder: Path, name: str, learn: int) -> str:
+    """Return what a run over files has told: which machines, since when, and why; or that it could not judge them.
+
+    ``learn`` is how many readings of a machine are learnt before one is judged.
+    """
     from tocsin.lake.read import query
 
-    if not (folder / "alarms").is_dir():
-        return f"{name}: nothing rang: no machine left what it was like at the beginning"
-    rows = query("select key, time, message, evidence from alarms where ring order by time", folder).to_pylist()
+    rows: list[dict[str, Any]] = []
+    if (folder / "alarms").is_dir():
+        rows = query("select key, time, message, evidence from alarms where ring order by time", folder).to_pylist()
     if not rows:
-        return f"{name}: nothing rang: no machine left what it was like at the beginning"
+        return f"{name}: {_nothing_rang(folder, learn)}"
     counted = Counter(row["key"] for row in rows)
     lines = [f"{name}: {_many(len(rows), 'alarm')} at {_many(len(counted), 'machine')}; the first of each:"]
     for key in list(counted)[:10]:
@@ -245,6 +266,29 @@ def told_alarms(folder: Path, name: str) -> str:
     if len(counted) > 10:
         lines.append(f"  ... and {len(counted) - 10} more machines")
     return "\n".join(lines)
+
+
+def _nothing_rang(folder: Path, learn: int) -> str:
+    from tocsin.lake.read import query
+
+    has_names = "signal" in query("select * from readings limit 0", folder).column_names
+    counted = (
+        "select count(*) as n from readings group by key, signal"
+        if has_names
+        else "select count(*) as n from readings group by key"
+    )
+    counts = query(counted, folder)["n"].to_pylist()
+    short = sum(count <= learn for count in counts)
+    if short == len(counts):
+        return (
+            f"nothing was judged: {learn} readings of a machine are learnt first, and there are "
+            f"{max(counts, default=0)} at most"
+        )
+    said = "nothing rang: no machine left what it was like at the beginning"
+    if short:
+        verb = "was" if short == 1 else "were"
+        said += f"; {short:,} of {len(counts):,} {verb} not judged, since {learn} readings are learnt first"
+    return said
 
 
 def _many(count: int, what: str) -> str:

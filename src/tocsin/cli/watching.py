@@ -42,7 +42,7 @@ def watch(
     from tocsin.cli import compiling
     from tocsin.cli.launch import launch
     from tocsin.cli.sources import named_by
-    from tocsin.cli.watch import SAVED, asked, checked, look, saved_lines, show, told_alarms, write_file
+    from tocsin.cli.watch import SAVED, asked, checked, learnt, look, saved_lines, show, told_alarms, write_file
     from tocsin.infer.conclude import Hints
 
     named = named_by(source, more)
@@ -64,7 +64,7 @@ def watch(
         address = Address(port=port)
     launch(plan, pipeline.page.streams, address)
     if named.is_files:
-        click.echo(told_alarms(folder, plan.name))
+        click.echo(told_alarms(folder, plan.name, learnt(plan)))
         click.echo(f"  look at it on the page: tocsin serve {shlex.quote(str(folder / SAVED))}", err=True)
 
 

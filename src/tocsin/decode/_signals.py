@@ -75,12 +75,23 @@ class SignalDecoder(Decoder):
             return {"signals": AUTO, **given, "columns": {}}
         return given
 
-    @field_validator("signals", "signals_exclude")
+    @field_validator("signals")
     @classmethod
     def _patterns_are_right(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
         for text in signals:
-            pattern_of(text)
+            if pattern_of(text) is None:
+                raise ValueError(f"{text!r}: write auto, a name, or a pattern of names such as Ax_J{{n}}.{{what}}")
         return signals
+
+    @field_validator("signals_exclude")
+    @classmethod
+    def _exceptions_are_right(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for text in names:
+            if text == AUTO or pattern_of(text) is None:
+                raise ValueError(
+                    f"{text!r}: write names, patterns of names such as debug.{{name}}, or about_the_record"
+                )
+        return names
 
     def behind(self) -> Mapping[str, Any]:
         return {"new_signals": {"most": self.signals_max}} if self.signals else {}
@@ -97,7 +108,7 @@ class SignalDecoder(Decoder):
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], ...], tuple[str, ...]]:
         """The patterns, and the names in their braces."""
-        patterns = tuple(map(pattern_of, self.signals))
+        patterns = _all_of(self.signals)
         return patterns, tuple(dict.fromkeys(name for pattern in patterns for name in pattern.groupindex))
 
     @cached_property
@@ -135,7 +146,7 @@ class SignalDecoder(Decoder):
     def _is_excluded(self, name: str) -> bool:
         if ABOUT_THE_RECORD in self.signals_exclude and is_about_the_record(name):
             return True
-        return any(pattern_of(text).fullmatch(name) for text in self.signals_exclude)
+        return any(pattern.fullmatch(name) for pattern in _all_of(self.signals_exclude))
 
     def add(
         self, builder: Builder, rejects: Rejects, origin: Origin, values: list[Any],
@@ -171,8 +182,14 @@ class SignalDecoder(Decoder):
             raise Bad("missing_field", f"no field is a signal ({', '.join(self.signals)})")
 
 
-def pattern_of(text: str) -> re.Pattern[str]:
+def _all_of(texts: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(pattern for text in texts if (pattern := pattern_of(text)) is not None)
+
+
+def pattern_of(text: str) -> re.Pattern[str] | None:
     """Returns a pattern of names: ``{name}`` stands for anything without a dot, ``{name...}`` for anything.
+
+    None if braces are not in pairs around a word. Raises ValueError where a name in braces cannot be a column.
 
     Examples
     --------
@@ -185,10 +202,10 @@ def pattern_of(text: str) -> re.Pattern[str]:
     for place in _PLACE.finditer(text):
         name = place[1]
         if name in seen or name in (SIGNAL, VALUE):
-            raise ValueError(f"signals: {text!r} has {{{name}}} twice, or it is taken; call it otherwise")
+            raise ValueError(f"{text!r} has {{{name}}} twice, or it is taken; call it otherwise")
         seen.add(name)
         made += re.escape(text[at : place.start()]) + (f"(?P<{name}>.+)" if place[2] else f"(?P<{name}>[^.]+)")
         at = place.end()
     if not text or set(text[at:]) & set("{}") or set(_PLACE.sub("", text)) & set("{}"):
-        raise ValueError(f"signals: {text!r}: write auto, a name, or a pattern of names such as Ax_J{{n}}.{{what}}")
+        return None
     return re.compile(made + re.escape(text[at:]), re.DOTALL)

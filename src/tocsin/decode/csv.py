@@ -89,7 +89,7 @@ class Csv(SignalDecoder):
     quote: str = '"'
     """What stands around fields that hold delimiters; empty for none."""
     decimal: str = "."
-    """What stands before the fraction of a number."""
+    """What stands before the fraction of a number; that may be the delimiter, where such numbers stand in quotes."""
     thousands: str = ""
     """What stands between groups of three digits, as ``.`` in 1.234,5."""
     fields: tuple[str, ...] = ()
@@ -113,8 +113,8 @@ class Csv(SignalDecoder):
         for name, mark in (("delimiter", self.delimiter), ("quote", self.quote or "'"), ("decimal", self.decimal)):
             if len(mark) != 1 or not mark.isascii() or mark.isalnum() or mark in "\r\n":
                 raise ValueError(f"{name} must be one ASCII character, no letter, digit or line end; it is {mark!r}")
-        if len({self.delimiter, self.quote, self.decimal}) < 3:
-            raise ValueError("delimiter, quote and decimal must differ")
+        if self.quote in (self.delimiter, self.decimal) or (self.delimiter == self.decimal and not self.quote):
+            raise ValueError("delimiter, quote and decimal must differ; without quotes delimiter and decimal, too")
         if len(self.thousands) > 1 or self.thousands.isalnum() or self.thousands in (self.decimal, "+", "-"):
             raise ValueError(f"thousands must be one character, and not that of decimal; it is {self.thousands!r}")
         if self.fields and (lacking := [p for p in self._paths() if p not in self.fields]):
@@ -285,7 +285,8 @@ class Csv(SignalDecoder):
         if names not in state.layouts:
             if len(state.layouts) >= LAYOUTS_MAX:
                 state.layouts.clear()
-            one_by_one = self.header == "each" or len(names) == 1 or self.is_read_one_by_one
+            is_in_quotes = self.delimiter == self.decimal  # are numbers
+            one_by_one = self.header == "each" or len(names) == 1 or self.is_read_one_by_one or is_in_quotes
             ends = () if one_by_one else (b"", b"\n", b"\r\n")
             state.layouts[names] = [self._layout(names, end) for end in ends]
         return state.layouts[names]

@@ -283,7 +283,10 @@ def _verdict(
     jump, level = np.sqrt(jumps / judged), np.sqrt(levels / judged)
     at = speaking(k, own + which * PER_SIGNAL)
     share = max(jump, level)
-    if m[b + STATE] == ABNORMAL and stillest < 1 and (m[b + REASON] >= STUCK or (jump < 1 and level < BACK)):
+    # An episode is not over in a row without the signal that it is about: nobody saw it come back.
+    unseen = m[b + STATE] == ABNORMAL and m[b + REASON] < STUCK and np.isnan(row[int(m[b + SIGNAL]) * PER_ROW + JUMP])
+    over = m[b + REASON] >= STUCK or (jump < 1 and level < BACK and not unseen)
+    if m[b + STATE] == ABNORMAL and stillest < 1 and over:
         m[b + STATE] = NORMAL
     if m[b + STATE] != ABNORMAL:
         m[b + STATE] = NORMAL
@@ -292,9 +295,13 @@ def _verdict(
         elif stillest >= 1:
             _begin_still(m, b, still, s + still_signal * PER_STILL, still_signal)
     middle, width = k[at + MEAN] + row[which * PER_ROW + TAKEN_OFF], settings[WIDTH]
-    verdicts[OUT_EXPECTED, i] = middle
-    verdicts[OUT_LOWER, i] = middle - reach(k, at, -1.0, width)
-    verdicts[OUT_UPPER, i] = middle + reach(k, at, 1.0, width)
+    if unseen:
+        which = int(m[b + SIGNAL])
+        at = speaking(k, own + which * PER_SIGNAL)
+    else:
+        verdicts[OUT_EXPECTED, i] = middle
+        verdicts[OUT_LOWER, i] = middle - reach(k, at, -1.0, width)
+        verdicts[OUT_UPPER, i] = middle + reach(k, at, 1.0, width)
     states[i] = m[b + STATE]
     if m[b + STATE] == ABNORMAL:
         verdicts[OUT_SCORE, i] = max(score_of(max(share, stillest)), 75.0)

@@ -58,8 +58,9 @@ class Health(Detector):
 
     ``of`` may name several columns of one machine: then the root mean square of their deviations is judged, over those
     that vary, and ``signal`` names the one that stands out most (if one column is judged, a column ``signal`` that is
-    there stays as it is). ``depth`` is how far its level lies from the expected, in standard deviations; ``since`` is
-    the estimated onset, often before the first score of 75.
+    there stays as it is). A row may lack some of them: one without the signal that is away ends no episode. ``depth``
+    is how far its level lies from the expected, in standard deviations; ``since`` is the estimated onset, often before
+    the first score of 75.
 
     It also tells a signal that hangs (one value for ten times as many readings as ever before), one of several that is
     missing from its machine's rows for that long, and a machine that is silent: no reading for ten times as long as

@@ -6,18 +6,26 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
+from zoneinfo import available_timezones
 
 import pyarrow as pa
 
 from tocsin.errors import ConfigError
 from tocsin.infer import signals as signals_of
-from tocsin.infer.form import recognise
+from tocsin.infer.form import is_web_page, recognise
 from tocsin.infer.machine import Identity, conclude_machine, counted_runs, names_signals
 from tocsin.infer.sample import Form, Sample, spoken
 from tocsin.infer.signals import Signals, conclude_signals, is_value_name
 from tocsin.infer.time import Time, conclude_time
 from tocsin.values.names import is_about_the_record
 from tocsin.values.times import parse_times
+
+NEWEST_FIRST = (
+    "the newest row comes first, and rows are judged in the order in which they come; sort the file by its time, "
+    "oldest first, before you trust what rings"
+)
+_WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)? ?[^\d\s.,:/+-][^\s,;:]{0,9}")
+_ZONE = re.compile(r"\[[A-Za-z0-9_+/-]+\]$")
 
 
 @dataclass(frozen=True)
@@ -107,17 +115,18 @@ def conclude(
         signals = Signals(tuple(form.get(path) for path in hints.signals), "as you said", names=hints.signals)
     is_open = not hints.signals and not sample.is_files and _is_open(form, signals)
     signals, machine = _one_series_each(form, signals, machine, taken)
+    if not signals.fields and form.decoder == "csv" and len(form.topics) == 1 and sample.is_files:
+        raise ConfigError(f"only the names {_first_line(form)} stand there, and no reading yet")
     if not signals.fields:
-        raise ConfigError(
-            "no field looks like a signal, a number that is measured; there are "
-            f"[{spoken([one.path for one in form.fields], 20)}]. Name them: --signals pressure,temperature"
-        )
+        raise ConfigError(_no_signals(form, sample))
     notes = _notes(form, time, sample)
     is_local = time.is_local and hints.zone is None
-    said = (hints.zone, "as you said") if hints.zone else zone
+    said = (hints.zone, "as you said") if hints.zone else _own_zone(form, time) or zone
     where, why = said if time.is_local else (None, "")
     made = Conclusion(form, time, machine, signals, where, why, notes=notes, is_open=is_open)
     made = _files_as_machines(made, sample)
+    if sample.is_files and not time.is_elapsed and _is_newest_first(made):
+        made = replace(made, notes=[*made.notes, NEWEST_FIRST])
     if sample.is_files and now_us is not None and any(us is not None and us > now_us for us in _times(made)):
         made = replace(made, time=replace(time, is_ahead=True), notes=[*made.notes, "some times lie in the future"])
     if is_local and zone[1]:
@@ -125,9 +134,51 @@ def conclude(
     return replace(made, rate=_rate(made, sample), is_in_blocks=sample.is_files and _in_blocks(made))
 
 
+def _first_line(form: Form) -> str:
+    return spoken([str(one.values[0]) for one in form.fields], 20)
+
+
 def _head(sample: Sample) -> str:
     pieces = [piece.payload for piece in sample.pieces if piece.payload.strip()]
+    if pieces and pieces[0].startswith(b"PK\x03\x04"):
+        return "it is a zip archive, as workbooks .xlsx are; save the sheet as CSV, or unpack it"
+    if pieces and pieces[0].startswith(b"\xd0\xcf\x11\xe0"):
+        return "it is a workbook of Excel; save the sheet as CSV"
+    if pieces and pieces[0].lstrip()[:1] in (b"{", b"["):
+        return "it begins as JSON does, but is neither one document nor a record each line"
+    if pieces and is_web_page(pieces[0]):
+        return "it is a web page, as a server sends to sign in"
     return f"it begins with {pieces[0][:24]!r}" if pieces else "it is empty"
+
+
+def _no_signals(form: Form, sample: Sample) -> str:
+    """Why there is nothing to watch, and what to do."""
+    if _has_long_lists(form, sample):
+        return "its fields are lists, one for each column; write a record for each reading"
+    said = (
+        "no field looks like a signal, a number that is measured; there are "
+        f"[{spoken([one.path for one in form.fields], 20)}]"
+    )
+    if united := _with_unit(form):
+        return f"{said}; {united}"
+    return f"{said}. Name them: --signals pressure,temperature"
+
+
+def _with_unit(form: Form) -> str:
+    """What a field with units behind its numbers holds, and what to do; empty if there is none."""
+    for one in form.fields:
+        texts = [str(value).strip() for value in one.given]
+        if texts and not one.is_number and all(_WITH_UNIT.fullmatch(text) for text in texts):
+            return f"'{one.path}' holds {texts[0]!r}, a number and its unit; write the unit into the name of the column"
+    return ""
+
+
+def _own_zone(form: Form, time: Time) -> tuple[str, str] | None:
+    """The zone whose name stands behind each time, as in 2026-01-31T12:00:00[Europe/Berlin]."""
+    if len(time.paths) != 1 or time.paths == ("topic",):
+        return None
+    names = {(_ZONE.search(str(value)) or [""])[0].strip("[]") for value in form.get(time.paths[0]).given}
+    return (names.pop(), "as the times say") if len(names) == 1 and names <= available_timezones() else None
 
 
 def _require(form: Form, path: str | None) -> None:
@@ -213,6 +264,12 @@ def _overlap(made: Conclusion) -> bool:
     return any(low <= before for (_, before), (low, _) in pairwise(ordered))
 
 
+def _is_newest_first(made: Conclusion) -> bool:
+    known = [us for us in _times(made) if us is not None]
+    steps = [b - a for a, b in pairwise(known) if a != b]
+    return len(steps) > 2 and sum(step < 0 for step in steps) > 0.9 * len(steps)
+
+
 def _times(made: Conclusion) -> list[int | None]:
     """The time of each row in microseconds, by its own clock."""
     if not made.time.paths or made.time.paths == ("topic",):
@@ -238,6 +295,11 @@ def _rate(made: Conclusion, sample: Sample) -> float | None:
     return 1.0 if sample.is_files and not made.time.paths else None
 
 
+def _has_long_lists(form: Form, sample: Sample) -> bool:
+    lists = any(re.search(rb"\[\s*-?\d[^\[\]]{400,}\]", piece.payload) for piece in sample.pieces[:5])
+    return lists and form.decoder == "json"
+
+
 def _notes(form: Form, time: Time, sample: Sample) -> list[str]:
     notes = []
     if time.is_ambiguous:
@@ -246,7 +308,8 @@ def _notes(form: Form, time: Time, sample: Sample) -> list[str]:
         )
     if time.paths == ("topic",):
         notes.append("how many samples a second a recording has is not told: each file is read as one second long")
-    lists = [piece for piece in sample.pieces[:5] if re.search(rb"\[\s*-?\d[^\[\]]{400,}\]", piece.payload)]
-    if lists and form.decoder == "json":
+    if united := _with_unit(form):
+        notes.append(united)
+    if _has_long_lists(form, sample):
         notes.append("a long list of numbers is passed over; for waveforms see docs/vibration.md")
     return notes

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tocsin.decode._reasons import Bad
 from tocsin.decode.csv import Csv
+from tocsin.errors import ConfigError
 from tocsin.infer.numbers import as_number, may_be_number, number_style
 from tocsin.infer.sample import SampledField, spoken
 from tocsin.infer.time import is_time
@@ -38,6 +39,8 @@ class DelimitedTable:
     """Share of the lines that have as many fields as the table."""
     units: Mapping[str, str] = field(default_factory=dict)
     """By the name of a column: its unit, from a line under the names or from behind the name."""
+    twice: str = ""
+    """A name that stands several times in the header; the columns have got names of their own."""
 
     def fields(self) -> list[SampledField]:
         """Return the columns; names that are empty or stand twice are left out, since nothing can be found by them."""
@@ -62,6 +65,8 @@ def table_of(text: str) -> DelimitedTable | None:
     if not any(may_be_number(cell) for row in split[" "] for cell in row):
         fits[" "] = 0.0  # sentences have blanks, too
     best = max(DELIMITERS, key=lambda mark: (round(fits[mark], 2), -DELIMITERS.index(mark)))
+    if len(split[best][0]) > 1 and sum(not row for row in split[best]) > 0.2 * len(kept):
+        raise ConfigError("texts in quotes go over several lines; write each record in one line")
     if fits[best] < 0.5:
         return _one_column(kept, comment)
     return _table(split[best], best, comment, fits[best])
@@ -121,11 +126,26 @@ def _table(rows: list[list[str]], delimiter: str, comment: str, fit: float) -> D
         begin += 1
     skip = [*range(1, first + 1), *(first + i + 1 for i in range(1, begin))]
     cells = [row for row in body[begin:] if len(row) == width]
-    style = number_style(cell for row in cells[:STYLE_ROWS] for cell in row if not is_time(cell))
-    if style[0] == delimiter:
-        style = (".", "")
+    style = number_style((cell for row in cells[:STYLE_ROWS] for cell in row if not is_time(cell)), delimiter)
     units = _units(names, body[1:begin]) if has_header else {}
     return DelimitedTable(delimiter, *style, comment, tuple(skip), names, has_header, cells, fit, units)
+
+
+def told_apart(table: DelimitedTable) -> DelimitedTable:
+    """Return a file's table with a name of its own for each column, where a name stands several times."""
+    twice = next((name for name in table.names if name and table.names.count(name) > 1), "")
+    if not table.has_header or not twice:
+        return table
+    names: list[str] = []
+    for name in table.names:
+        one, n = name, 2
+        while name and one in names:
+            one, n = f"{name}_{n}", n + 1
+        names.append(one)
+    header = next(n for n in range(1, len(table.skip) + 2) if n not in table.skip)
+    skip = tuple(sorted((*table.skip, header)))
+    units = {name: unit for name, unit in table.units.items() if table.names.count(name) == 1}
+    return replace(table, names=tuple(names), skip=skip, has_header=False, units=units, twice=twice)
 
 
 def _is_text(row: Sequence[str]) -> bool:
@@ -201,8 +221,12 @@ def told(table: DelimitedTable) -> list[str]:
         f"{len(table.names)} columns apart by {WORDS_FOR[table.delimiter]}" if len(table.names) > 1 else "1 column"
     ]
     parts.append(f"decimal '{table.decimal}'" + (f", thousands '{table.thousands}'" if table.thousands else ""))
-    parts.append("names in the header" if table.has_header else "no header, so columns are called c1, c2 ...")
-    if table.skip:
+    if table.twice:
+        one = table.twice
+        parts.append(f"{one} stands several times in the header, so they are called {one}, {one}_2 ...")
+    else:
+        parts.append("names in the header" if table.has_header else "no header, so columns are called c1, c2 ...")
+    if table.skip and not table.twice:
         parts.append(f"passes over line {', '.join(map(str, table.skip))} (no values)")
     if table.units:
         parts.append(f"units {spoken(list(dict.fromkeys(table.units.values())))}")

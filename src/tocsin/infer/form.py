@@ -10,6 +10,7 @@ from typing import Any
 from tocsin.decode._reasons import Bad
 from tocsin.decode.influx import parts_of as influx_parts
 from tocsin.decode.prometheus import parts_of as prometheus_parts
+from tocsin.errors import ConfigError
 from tocsin.infer import delimited
 from tocsin.infer.nested import ROWS_MAX, json_form, xml_form
 from tocsin.infer.numbers import as_number, number_style
@@ -26,8 +27,10 @@ def recognise(sample: Sample) -> Form | None:
     """Return the form of a sample, None if it is none that is known: empty, or binary."""
     pieces = [piece for piece in sample.pieces if piece.payload.strip()]
     encoding = _encoding(pieces)
-    if not pieces or encoding is None:
+    if not pieces or encoding is None or is_web_page(pieces[0].payload):
         return None
+    if sample.is_files and b"\n" not in pieces[0].payload and pieces[0].payload.count(b"\r") > 2:
+        raise ConfigError("its lines end with CR alone; write them with LF or CR LF")
     texts = [Piece(p.topic, p.payload.decode(encoding, "replace").lstrip("\ufeff").encode()) for p in pieces]
     form = _of_text(texts, sample.is_files)
     if form is not None and not sample.is_files:
@@ -41,6 +44,11 @@ def recognise(sample: Sample) -> Form | None:
     settings = form.settings if is_marked else {**form.settings, "encoding": encoding}
     said = f"text in {encoding}, by its mark" if is_marked else f"text in {encoding}, since it is not UTF-8"
     return replace(form, settings=settings, reasons=[*form.reasons, said])
+
+
+def is_web_page(payload: bytes) -> bool:
+    """Return whether a payload is HTML."""
+    return payload.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _size(piece: Piece) -> int:
@@ -139,6 +147,7 @@ def _delimited(pieces: Sequence[Piece], is_files: bool) -> Form | None:
     if is_files:
         others = [(p.topic, delimited.table_of(p.payload.decode("utf-8", "replace"))) for p in pieces[1:]]
         tables += [(topic, one) for topic, one in others if one is not None and one.names == table.names]
+        table = delimited.told_apart(table)
     rows = [(topic, row) for topic, one in tables for row in one.rows]
     joined = replace(table, rows=[row for _, row in rows])
     topics = [topic for topic, _ in rows]

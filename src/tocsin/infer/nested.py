@@ -46,7 +46,8 @@ def json_form(pieces: Sequence[Piece]) -> Form | None:
     made = [(topic, row) for topic, record in nested for row in _elements(record, rows)][:ROWS_MAX]
     reasons = [f"JSON, {len(nested)} of {len(pieces)} records in the sample"]
     if rows is not None:
-        reasons.append("a row for each element of " + ("the list" if rows == "$" else f"'{rows}'"))
+        where = f"'{rows}'" if rows != "$" else "the list" if isinstance(nested[0][1], list) else "the object"
+        reasons.append(f"a row for each element of {where}")
     return Form(
         "json", {"rows": rows} if rows is not None else {}, [topic for topic, _ in made], _fields(made), reasons
     )
@@ -91,6 +92,9 @@ def _elements(record: Any, rows: str | None) -> list[dict[str, Any]]:
     """The rows of one record, each by path as the decoder takes it."""
     if rows is None:
         return [dict(flat(record))] if isinstance(record, dict) else []
+    if rows == "$" and isinstance(record, dict):
+        inner = [(key, dict(flat(one)) if isinstance(one, dict) else {"@value": one}) for key, one in record.items()]
+        return [{"@key": key, **one} for key, one in inner]
     listed = record
     for step in [] if rows == "$" else rows.split("."):
         listed = listed.get(step) if isinstance(listed, dict) else None
@@ -112,6 +116,8 @@ def _rows_path(records: Sequence[tuple[str, Any]]) -> str | None:
     if sum(isinstance(record, list) for _, record in records) * 2 > len(records):
         return "$"
     objects = [record for _, record in records if isinstance(record, dict)]
+    if all(len(record) > 2 and all(map(is_time, record)) for record in objects):
+        return "$"
     counted = Counter(path for record in objects for path in _lists(record))
     best: tuple[int, str] | None = None
     for path, times in counted.items():

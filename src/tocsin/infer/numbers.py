@@ -15,8 +15,10 @@ NOT_A_NUMBER = frozenset(("nan", "inf", "-inf", "infinity", "-infinity", "null",
 """Words that stand for a number that there is none."""
 
 
-def number_style(cells: Iterable[str]) -> tuple[str, str]:
+def number_style(cells: Iterable[str], delimiter: str = "") -> tuple[str, str]:
     """Return the mark before a fraction and the one between thousands (empty: none), of cells that may be numbers.
+
+    Where fields are apart by commas, ``"1,200"`` is rather English than German; ``"20,05"`` has a fraction anywhere.
 
     Examples
     --------
@@ -32,6 +34,8 @@ def number_style(cells: Iterable[str]) -> tuple[str, str]:
     commas = sum(bool(_COMMA.fullmatch(t)) for t in texts)
     points = sum(bool(_POINT.fullmatch(t)) for t in texts)
     if commas > points:
+        if delimiter == "," and all(_GROUPED[","].fullmatch(t) for t in texts if _COMMA.fullmatch(t)):
+            return ".", ","
         is_grouped = points and all(_GROUPED["."].fullmatch(t) for t in texts if _POINT.fullmatch(t))
         return ",", "." if is_grouped else ""
     return ".", ""

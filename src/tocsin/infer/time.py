@@ -30,6 +30,8 @@ PARTS = (
 )  # fmt: skip
 """Names of the parts of a date, from the largest on."""
 YEAR_2001, YEAR_2100 = 978_307_200, 4_102_444_800
+DAY_2000, DAY_2100 = 36_526, 73_051
+"""By the count of spreadsheets, which began with 1900."""
 UNITS = (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9))
 _DAY = r"\d{1,2}(?P<mark>[./-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})"
 _CLOCK = r"\d{1,2}:\d\d(?::\d\d(?P<fraction>[.,:]\d+)?)?"
@@ -108,8 +110,28 @@ def conclude_time(form: Form, *, is_files: bool, told: str | None = None) -> Tim
     if recorded is not None:
         return recorded
     if is_files:
-        return Time((), "no column has a time: rows are counted, one a second from 1970 on", is_elapsed=True)
-    return Time((), "no field has a time: the arrival counts")
+        return Time(
+            (), f"no column has a time{_unread(form)}: rows are counted, one a second from 1970 on", is_elapsed=True
+        )
+    return Time((), f"no field has a time{_unread(form)}: the arrival counts")
+
+
+def _unread(form: Form) -> str:
+    """What a field holds that is called a time, and why that is none."""
+    for one in form.fields:
+        if not one.given or not is_time_name(one.name):
+            continue
+        texts = [str(value).strip() for value in one.given]
+        if all(_CLOCK_ALONE.fullmatch(text) for text in texts):
+            why = "a time of day without its date"
+        elif one.is_number and all(DAY_2000 <= number < DAY_2100 for number in one.known):
+            why = "a day's number as a spreadsheet counts; export it as date and time"
+        elif not one.is_number and all(any(map(str.isdigit, text)) for text in texts):
+            why = "in no form of a time that is known"
+        else:
+            continue
+        return f" that can be read ('{one.name}' holds {texts[0][:40]!r}, {why})"
+    return ""
 
 
 def _candidates(one: SampledField, form: Form, is_files: bool, told: str | None) -> list[tuple[float, Time]]:

@@ -12,6 +12,7 @@ from tocsin.decode._signals import SIGNAL, VALUE
 from tocsin.detect.health import Health
 from tocsin.infer.conclude import Conclusion
 from tocsin.infer.delimited import split_name
+from tocsin.infer.numbers import may_be_number
 from tocsin.infer.sample import SampledField, last_step
 from tocsin.infer.signals import BEYOND, short_names
 from tocsin.values.names import is_about_the_record
@@ -141,7 +142,7 @@ class _Columns:
                 self._add(one.path, {"type": "text", "optional": True})
 
     def _signal(self, one: SampledField, name: str | None) -> None:
-        words = [word for word in one.words if word.lower() not in ("nan", "null", "n/a", "na", "-")]
+        words = [word for word in one.words if not may_be_number(word)]
         settings: dict[str, Any] = {"type": "text" if one.is_quoted else "float", "optional": True}
         if words and not one.is_quoted:
             settings["null"] = words[:20]

@@ -255,7 +255,9 @@ class Log:
             if actions is None:
                 if version == entries[-1]:
                     break
-                raise SinkError(f"{self.entry(version)} is not a log entry; the table is damaged")
+                raise SinkError(
+                    f"{self.entry(version)} is not a log entry: the table is damaged; bring it back from a backup"
+                )
             self.snapshot.apply(actions)
             self.snapshot.version = version
         if repair:

@@ -21,6 +21,9 @@ from tocsin.pipeline.plan import LATE_COLUMN, Plan, Port, SinkNode, SourceNode, 
 if TYPE_CHECKING:
     from tocsin.pipeline.model import Input, Pipeline, Stream
 
+WRITTEN = ("zone", "format", "unit")
+"""The settings that say how a time is written, of a column and under ``time:`` alike."""
+
 
 class Compiler:
     """Goes through a pipeline in the order in which rows pass, and works out the schema at every place."""
@@ -98,6 +101,8 @@ class Compiler:
                 operator = _by_arrival()
             chain.append(operator)
             with _at(f"sources.{name}.{place}"):
+                if place == "time":
+                    _require_times_unread(input)
                 schema = operator.output_schema(schema)
         for name_of_step, settings in () if input.decode is None else input.decode.behind().items():
             told = build("operator", {name_of_step: settings})
@@ -282,6 +287,24 @@ class Compiler:
             if port[1] == LATE:
                 table = f"late_{re.sub('[^a-z0-9]+', '_', port[0])}"
                 self.sinks.append(SinkNode(table, (port,), delta_table(table), schema))
+
+
+def _require_times_unread(input: Input) -> None:
+    """Raises ConfigError if ``time`` says how a column is written that the decoder has read as times before."""
+    if input.decode is None or input.time is None or input.steps:
+        return
+    columns = input.decode.model_dump().get("columns", {})
+    told = input.time.model_dump()
+    for column in told["column"] or ():
+        decoded = columns.get(column, {})
+        if decoded.get("type") != "timestamp":
+            continue
+        if late := {name: told[name] for name in WRITTEN if told[name] and not decoded[name]}:
+            there = ", ".join(f"{name}: {value!r}" for name, value in late.items())
+            raise ConfigError(
+                f"column '{column}' is a timestamp where it is decoded, before this tells its {' and '.join(late)}; "
+                f"say it there, as {column}: {{type: timestamp, {there}}}, or leave the column as text or a number"
+            )
 
 
 def _by_arrival() -> Operator:
