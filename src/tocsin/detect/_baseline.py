@@ -30,8 +30,9 @@ BEYOND = 6
 PRIOR = 16.0
 """How many differences the extrapolation from shorter blocks is worth."""
 STEEPEST = 2.0
-"""Most that the difference grows to an octave that was seldom or never seen: 2 is a random walk, 0.5 white noise. A trend,
-or a slow swing before it turns, is 4: a view of its own follows the one, and the other does turn."""
+"""Most that the difference grows to an octave that was seldom or never seen: 2 is a random walk, 0.5 white noise.
+
+A trend, or a slow swing before it turns, is 4: a view of its own follows the one, and the other does turn."""
 CLIP = 3.0
 """A difference of blocks counts for no more than this many times the usual one."""
 SURELY_INSIDE = 8.99
