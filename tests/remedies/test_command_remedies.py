@@ -205,7 +205,7 @@ GIVEN = [
         ),
         (
             "cli/sources",
-            "write the file and a table of it, as sqlite://plant.db/readings",
+            "write a file and a table of it, as sqlite://plant.db/readings",
             "sqlite://readings",
             "sqlite://HERE/plant.db/readings",
         ),

@@ -129,8 +129,8 @@ KEYS_AND_TIMES = remedies(
     (
         "condition/event_time",
         "write it as Europe/Berlin",
-        "time: {column: at, zone: Mars/Base}",
-        "time: {column: at, zone: Europe/Berlin}",
+        "{decode: {json: {columns: {machine: text, at: text, value: float}}}, time: {column: at, zone: Mars/Base}}",
+        "{decode: {json: {columns: {machine: text, at: text, value: float}}}, time: {column: at, zone: Europe/Berlin}}",
     ),
     (
         "condition/event_time",

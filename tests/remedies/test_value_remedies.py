@@ -146,9 +146,6 @@ def clustered(changes: Mapping[str, Any]) -> None:
         raise ConfigError("; ".join(said))
 
 
-ALARMS = [{"alarm": {"rule": "hot", "high": 80}}, {"cases": {"depth": 1}}]
-CASES = {"streams": {"s": {"steps": ALARMS, "sinks": [{"delta": "t"}]}}}
-KEPT = {"source": {"delta": {"path": "lake/readings"}}, "decode": None}
 LOAD = {"url": "postgresql://h/d", "table": "t", "load": "shop"}
 IN_A_LOAD = {"streams": {"s": {"sinks": [{"postgres": LOAD}]}}}
 ALONE = {"streams": {"s": {"sinks": [{"postgres": {k: v for k, v in LOAD.items() if k != "load"}}]}}}
@@ -167,7 +164,6 @@ PIPELINES = [
     ),
     *remedies(
         clustered,
-        ("engine/keyed", "it shares its state among several keys; run it embedded, behind the table", CASES, {**CASES, "embedded": True}),
         ("engine/keyed", "run it embedded, or leave out load", IN_A_LOAD, {**IN_A_LOAD, "embedded": True}, {"streams": {"s": {"sinks": [{"delta": "t"}]}}}),
     ),
     *remedies(

@@ -137,7 +137,9 @@ class Named:
         where, _, more = self.address.partition("://")[2].partition("?")
         path, _, table = where.rpartition("/")
         if not Path(path).is_file():
-            raise ConfigError(f"there is no file {path}; write a file and a table of it, as sqlite://plant.db/readings")
+            raise ConfigError(
+                f"there is no file {path or where}; write a file and a table of it, as sqlite://plant.db/readings"
+            )
         cursor = parse_qs(more).get("cursor", [""])[0]
         return {"path": path, "table": table} | ({"cursor": cursor.split(",")} if cursor else {}) | {"follow": True}
 

@@ -9,13 +9,13 @@ const SHOWN_MAX = 100;
 const KEPT_MAX = 600;
 const ANNOUNCED_MAX = 3;
 const ANSWER_MS = 15000;
-const BEHIND = ["relearn", "ignore", "maintained", "label_true", "label_false"]; // what is seldom done stands behind "More"
 const USUAL_HOURS = "1 h"; // as the labels of actions that last say it
 
 const active = (alarm) => stateOf(alarm).active;
 const open = (alarm) => stateOf(alarm).open;
 const unacknowledged = (alarm) => stateOf(alarm).unacknowledged;
 const get = (id) => document.getElementById(id);
+const seldom = (action) => action.detector || action.labels; // done once a case is known; stands behind "More"
 const known = (value) => value !== null && value !== undefined;
 
 export class AlarmList {
@@ -133,9 +133,9 @@ export class AlarmList {
     evidence.title = "Show what happened, what else rang and how earlier cases ended";
     evidence.addEventListener("click", () => this.explain(this.byId.get(id)));
     const more = node("details", "more");
-    more.append(node("summary", "act", "More"), ...buttons.filter((_, i) => BEHIND.includes(ACTIONS[i].name)));
-    const front = buttons.filter((_, i) => !BEHIND.includes(ACTIONS[i].name));
-    const first = front.findIndex((button) => button.classList.contains("assign"));
+    more.append(node("summary", "act", "More"), ...buttons.filter((_, i) => seldom(ACTIONS[i])));
+    const front = buttons.filter((_, i) => !seldom(ACTIONS[i]));
+    const first = ACTIONS.filter((action) => !seldom(action)).findIndex((action) => action.asks); // the evidence stands before it
     acts.append(...front.slice(0, first), evidence, ...front.slice(first), more);
     root.append(top, where, message, facts, comment, advice, acts);
     return { root, pill, where, time, message, facts, comment, advice, buttons, more, sent: "", about: null };
@@ -194,7 +194,7 @@ export class AlarmList {
         action.asks === "person" ? `${action.label} to ${get("person").value.trim() || "me"}` : action.label;
       row.buttons[i].textContent = row.sent === action.name ? `${label} …` : label;
     });
-    row.more.hidden = row.buttons.every((button, i) => button.hidden || !BEHIND.includes(ACTIONS[i].name));
+    row.more.hidden = row.buttons.every((button, i) => button.hidden || !seldom(ACTIONS[i]));
   }
 }
 
