@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -237,7 +239,8 @@ def test_a_shard_is_read_five_times_in_a_second_at_most(kinesis: Server, gate: G
             kinesis.send(stream, [b"%d" % i])
             polled(reader, 1)
         at = asked()
-    assert at[-1] - at[0] > (len(at) - 1) * 0.2 - 0.1
+    pauses = [after - before for before, after in pairwise(at)]
+    assert median(pauses) > 0.15, "one that arrives late makes one pause short, not most of them"
 
 
 def test_a_silent_shard_is_asked_less_and_less(kinesis: Server, gate: Gate) -> None:
