@@ -30,11 +30,10 @@ def main() -> None:
 
         if platform.machine() not in BROUGHT_FOR:
             sys.exit(f"no machine code is brought for {platform.machine()}")
-        path = os.pathsep.join(
-            filter(None, (name, os.environ.get("PYTHONPATH")))
-        )  # pip's own build environment is in it
-        told = {"PYTHONPATH": path, "NUMBA_CPU_NAME": BROUGHT_FOR[platform.machine()][0], "NUMBA_CPU_FEATURES": ""}
-        kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+        # pip's own build environment is in the path that there is.
+        search = os.pathsep.join(filter(None, (name, os.environ.get("PYTHONPATH"))))
+        told = {"PYTHONPATH": search, "NUMBA_CPU_NAME": BROUGHT_FOR[platform.machine()][0], "NUMBA_CPU_FEATURES": ""}
+        kept = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
         command = [sys.executable, HERE / "compiled.py", name]
         try:
             subprocess.run(command, env=kept | told, check=True, timeout=SECONDS)

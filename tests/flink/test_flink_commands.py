@@ -18,6 +18,7 @@ from tocsin.engine.keyed import refusals
 from tocsin.errors import ForeignCommit, StateMismatch, Unavailable
 from tocsin.flink.cluster import Cluster
 from tocsin.flink.runner import FlinkRunner
+from tocsin.pipeline.plan import Plan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "population.yaml"
 
@@ -109,20 +110,27 @@ def test_rows_without_a_checkpoint_are_not_written_twice(tmp_path: Path, monkeyp
     elsewhere._refuse_other_rows()
 
 
+def a_job_that_was_cancelled(
+    plan: Plan, prints: dict[str, list[str]], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let there be a record of a job whose steps had these prints, its checkpoint, and a cluster that ended it."""
+    folder = plan.state_folder / "flink"
+    (folder / "checkpoints" / "a" / "chk-7").mkdir(parents=True)
+    (folder / "checkpoints" / "a" / "chk-7" / "_metadata").touch()
+    record = {"run": "one", "job": "a", "groups": 32, "prints": prints, "numbers": {}}
+    (folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: home)
+    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
+    monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
+
+
 def test_a_step_that_has_changed_is_named_before_anything_is_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window = {"window": {"every": "5s", "compute": {"n": "count(v)"}}}
     plan = pipeline(tmp_path, streams={"counted": {"steps": [window], "sinks": [{"delta": "counted"}]}}).plan()
     (step,) = [step.id for step in plan.steps]
-    folder = plan.state_folder / "flink"
-    (folder / "checkpoints" / "a" / "chk-7").mkdir(parents=True)
-    (folder / "checkpoints" / "a" / "chk-7" / "_metadata").touch()
-    record = {"run": "one", "job": "a", "groups": 32, "prints": {step: ["another", "one"]}, "numbers": {}}
-    (folder / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
-    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
-    monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
+    a_job_that_was_cancelled(plan, {step: ["another", "one"]}, tmp_path, monkeypatch)
     with pytest.raises(StateMismatch, match=f"run with --forget {step}"):
         FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
 
@@ -133,14 +141,7 @@ def test_keys_that_would_be_spread_otherwise_are_named_before_anything_is_submit
     by_signal = {"steps": [{"rekey": "{key}/{m2}"}], "sinks": [{"delta": "hot"}]}
     decode = {"json": {"columns": {"m": "text", "m2": {"type": "text", "optional": True}, "v": "float"}}}
     plan = pipeline(tmp_path, streams={"hot": by_signal}, decode=decode).plan()
-    folder = plan.state_folder / "flink"
-    (folder / "checkpoints" / "a" / "chk-7").mkdir(parents=True)
-    (folder / "checkpoints" / "a" / "chk-7" / "_metadata").touch()
-    record = {"run": "one", "job": "a", "groups": 32, "prints": {}, "numbers": {}}
-    (folder / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr("tocsin.flink.runner.flink_home", lambda: tmp_path)
-    monkeypatch.setattr("tocsin.flink.rest.Rest.overview", lambda self: {})
-    monkeypatch.setattr("tocsin.flink.rest.Rest.state", lambda self, job: "CANCELED")
+    a_job_that_was_cancelled(plan, {}, tmp_path, monkeypatch)
     with pytest.raises(StateMismatch, match=r"spread its keys by the whole key, .* by the first step of its path"):
         FlinkRunner(tmp_path / "x.yaml", {}, plan, "localhost:1").run()
 

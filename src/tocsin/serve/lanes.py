@@ -83,28 +83,16 @@ def lanes(
 ) -> Lanes:
     """Returns ``count`` lanes of wanted machines from the ``first`` on, the worst first; an unknown one has none."""
     known: dict[str, Cells] = {}
-    alarms: dict[str, Lasting] = {}
-    left_out, ends_s = [], time.monotonic() + _ALL_S
-    if lake_folder is not None and lake_folder.is_dir():
-        for stream in tables_of(lake_folder, streams):
-            try:
-                if stream.kind == "alarms":
-                    alarms |= alarms_of(lake_folder, stream.name, grid)
-                elif "score" in dict(stream.band) and not read.take(lake_folder, stream, grid, known, ends_s):
-                    left_out.append(stream.name)
-            except TocsinError as error:
-                log.warning("the lanes show nothing of table %s: %s", stream.name, error)
-                left_out.append(stream.name)
+    ends_s = time.monotonic() + _ALL_S
+    alarms, left_out = read_tables(
+        lake_folder, streams, now, grid, lambda folder, stream: read.take(folder, stream, grid, known, ends_s)
+    )
     for name, scored in now.scores.items():
         _take_heard(scored, name, grid, known)
-    # Tables tell better when an alarm was over: the newest row may be of an acknowledgement since then.
-    alarms |= {id: one for id, one in now.alarms.items() if id not in alarms or alarms[id].over_ms is None}
     machines = now.machines | known.keys()
     for one in alarms.values():
         mark(known, owner(one.key, machines), one, grid)
-    order = sorted(
-        filter(is_wanted, known), key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name)
-    )
+    order = [name for name in worst_first(known) if is_wanted(name)]
     note = f"Not all of {', '.join(left_out)} has been read; more comes by itself." if left_out else ""
     return Lanes(
         begin_ms=grid.begin_ms,
@@ -116,7 +104,40 @@ def lanes(
     )
 
 
-def tables_of(lake_folder: Path, streams: Collection[StreamColumns]) -> list[StreamColumns]:
+def read_tables(
+    lake_folder: Path | None,
+    streams: Collection[StreamColumns],
+    now: Heard,
+    grid: Grid,
+    take: Callable[[Path, StreamColumns], bool],
+) -> tuple[Mapping[str, Lasting], list[str]]:
+    """Returns the alarms of a range, from the tables and from what the page has heard, and the tables left out.
+
+    ``take`` takes in the scores of a table that has some, and says whether it has read it whole.
+    """
+    alarms: dict[str, Lasting] = {}
+    left_out = []
+    if lake_folder is not None and lake_folder.is_dir():
+        for stream in _tables(lake_folder, streams):
+            try:
+                if stream.kind == "alarms":
+                    alarms |= _alarms(lake_folder, stream.name, grid)
+                elif "score" in dict(stream.band) and not take(lake_folder, stream):
+                    left_out.append(stream.name)
+            except TocsinError as error:
+                log.warning("the lanes show nothing of table %s: %s", stream.name, error)
+                left_out.append(stream.name)
+    # Tables tell better when an alarm was over: the newest row may be of an acknowledgement since then.
+    alarms |= {id: one for id, one in now.alarms.items() if id not in alarms or alarms[id].over_ms is None}
+    return alarms, left_out
+
+
+def worst_first(known: Mapping[str, Cells]) -> list[str]:
+    """Returns who has a lane, the worst first."""
+    return sorted(known, key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name))
+
+
+def _tables(lake_folder: Path, streams: Collection[StreamColumns]) -> list[StreamColumns]:
     """The tables to read: those of the streams; if none of these has scores, others that have, as the anomalies."""
     shown = list(kept(lake_folder, streams))
     if not streams or any("score" in dict(stream.band) for stream in shown):
@@ -138,7 +159,7 @@ def mark(known: dict[str, Cells], machine: str, alarm: Lasting, grid: Grid) -> N
     cells[part] = np.maximum(cells[part], rank(alarm.severity))
 
 
-def alarms_of(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
+def _alarms(lake_folder: Path, table: str, grid: Grid) -> Mapping[str, Lasting]:
     """Returns the alarms of a table that were active in the range, by id."""
     from tocsin.lake.read import query, quoted, schema
 

@@ -5,7 +5,6 @@ As `serve.lanes` has machines by time; which signal a score is about is what its
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -13,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tocsin.engine.wire import StreamColumns
-from tocsin.errors import TocsinError
 from tocsin.pipeline.assets import owner
-from tocsin.serve.lanes import Heard, Lasting, alarms_of, mark, tables_of
+from tocsin.serve.lanes import Heard, mark, read_tables, worst_first
 from tocsin.serve.live import Live
 from tocsin.serve.messages import Lane, Lanes
 from tocsin.serve.scores import Cells, Grid, cells_of, machine_of, ranks
 from tocsin.serve.series import COLUMNS
 
-log = logging.getLogger(__name__)
 SIGNALS_MAX = 64
 """So many have a lane, the worst."""
 _QUERY_S = 4.0
@@ -53,26 +50,19 @@ def signal_lanes(
     ``now`` is what the page has heard of alarms, ``scored`` of scores. A table that cannot be read is named in a note.
     """
     known: dict[str, Cells] = {}
-    alarms: dict[str, Lasting] = {}
-    left_out = []
-    if lake_folder is not None and lake_folder.is_dir():
-        for stream in tables_of(lake_folder, streams):
-            try:
-                if stream.kind == "alarms":
-                    alarms |= alarms_of(lake_folder, stream.name, grid)
-                elif "score" in dict(stream.band):
-                    for name, scores, times in _kept(lake_folder, stream, machine, grid):
-                        _take(known, name, scores, times, grid)
-            except TocsinError as error:
-                log.warning("the lanes of %s show nothing of table %s: %s", machine, stream.name, error)
-                left_out.append(stream.name)
+
+    def take(folder: Path, stream: StreamColumns) -> bool:
+        for name, scores, times in _kept(folder, stream, machine, grid):
+            _take(known, name, scores, times, grid)
+        return True
+
+    alarms, left_out = read_tables(lake_folder, streams, now, grid, take)
     for name, scores, times in scored:
         _take(known, name, scores, times, grid)
-    alarms |= {id: one for id, one in now.alarms.items() if id not in alarms or alarms[id].over_ms is None}
     for one in alarms.values():
         if owner(one.key, {machine}) == machine:
             mark(known, one.signal or one.key.removeprefix(f"{machine}/"), one, grid)
-    order = sorted(known, key=lambda name: (-int(known[name].max()), -int(known[name].clip(0).sum()), name))
+    order = worst_first(known)
     note = f"Table {', '.join(left_out)} could not be read in time." if left_out else ""
     return Lanes(
         begin_ms=grid.begin_ms,
